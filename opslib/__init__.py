@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING
 from opslib.foundation.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from opslib.dashboard.live import Live
+    from opslib.dashboard import Live
     from opslib.desk import Desk
-    from opslib.runbooks.checklist_session import ChecklistSession
-    from opslib.runbooks.session import RunbookSession
+    from opslib.runbooks import ChecklistSession, RunbookSession
     from opslib.simulation.drills.scoreboard_view import ScoreboardView
 
 __all__ = ["__version__", "checklist", "connect", "live", "runbook", "scoreboard"]
@@ -88,9 +87,9 @@ def runbook(
         subject, severity, limit, window: Of the alert, as they were when this was opened.
         as_of: A moment to look at everything as of; empty is now.
     """
-    from opslib.runbooks import session, widgets
+    from opslib.runbooks import RunbookSession, widgets
 
-    return session.RunbookSession(
+    return RunbookSession(
         connect(app, _home_around(Path.cwd(), incident)),
         name,
         incident,
@@ -117,9 +116,9 @@ def checklist(
         as_of: A moment to look at everything as of; empty is now.
         practice: Write nothing anywhere.
     """
-    from opslib.runbooks import checklist_session, widgets
+    from opslib.runbooks import ChecklistSession, widgets
 
-    return checklist_session.ChecklistSession(connect(app), name, operator, as_of, practice, widgets)
+    return ChecklistSession(connect(app), name, operator, as_of, practice, widgets)
 
 
 def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str = "5s") -> "Live":
@@ -132,17 +131,17 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
         window: How far back each figure looks, such as ``1h``.
         every: How often it is looked, ``1s`` to ``60s``.
     """
-    from opslib.dashboard import live as live_module
+    from opslib.dashboard import Live
     from opslib.foundation import time_parsing
-    from opslib.runbooks import opening
+    from opslib.runbooks import open_runbook
 
     at = time_parsing.parse(as_of, "close") if as_of else None
-    return live_module.Live(
+    return Live(
         connect(app),
         time_parsing.parse_span(window),
         time_parsing.parse_span(every).total_seconds(),
         at,
-        opening.open_for,
+        open_runbook,
     )
 
 

@@ -11,24 +11,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting.notifications.store import NotificationStore
-from opslib.dashboard import alert_log, status
+from opslib.alerting.notifications import NotificationStore
+from opslib.dashboard import Status, alert_log, status
 from opslib.dashboard.alert_log import AlertLog
 from opslib.dashboard.probe_details import ProbeDetails
-from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
 from opslib.foundation.config import settings
 from opslib.foundation.config.workspace import Workspace
-from opslib.incidents.lifecycle import Incidents
+from opslib.incidents import Incidents
 from opslib.reports import daily
 from opslib.reports.daily import Daily
-from opslib.telemetry.markers import Markers
+from opslib.telemetry import Markers
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
     import pandas
 
-    from opslib.dashboard.chain_details import ChainView
+    from opslib.dashboard.chain_details import ChainView, ChainViews
     from opslib.dashboard.doctor import Examination
     from opslib.dashboard.pnl_details import PnlView
     from opslib.reports.periodic import PeriodicReport
@@ -75,9 +74,9 @@ class Desk(Workspace):
         *,
         since: Moment = None,
         replay: bool = False,
-        progress: Callable[[Iterable], Iterable] = lambda items: items,
+        progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
     ) -> AlertLog:
-        """The history of alerts; see `alertlog.log_of`."""
+        """The history of alerts; see `alert_log.log_of`."""
         return alert_log.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
 
     def pnl(
@@ -89,7 +88,7 @@ class Desk(Workspace):
         window: str = "",
         known_at: Moment = None,
     ) -> "PnlView":
-        """The result of trades, beside the backtest; see `accuracy.accuracy_of`."""
+        """The result of trades, beside the backtest; see `pnl_details.accuracy_of`."""
         from opslib.dashboard import pnl_details
 
         return pnl_details.accuracy_of(self, fills, backtest, costs, as_of, window, known_at)
@@ -99,7 +98,7 @@ class Desk(Workspace):
         return daily.daily_of(self, day, as_of, known_at)
 
     def review(self, name: str, period: str = "", as_of: Moment = None, known_at: Moment = None) -> "PeriodicReport":
-        """A report over a period; see `publish.review`."""
+        """A report over a period; see `publishing.review`."""
         from opslib.reports import publishing
 
         return publishing.review(self, name, period, as_of, known_at)
@@ -112,8 +111,8 @@ class Desk(Workspace):
 
     def greeks(
         self, what: str | Path, provider: str = "", as_of: Moment = None, known_at: Moment = None
-    ) -> "ChainView":
-        """The quality of a chain, in a file or of a symbol; see `assay.chain_of`."""
+    ) -> "ChainView | ChainViews":
+        """The quality of a chain, in a file or of a symbol; see `chain_sources.chain_of`."""
         from opslib.dashboard import chain_sources
 
         return chain_sources.chain_of(self, what, provider, as_of, known_at)
@@ -125,7 +124,7 @@ class Desk(Workspace):
         return doctor.examine(self.settings, self.store, self.rules)
 
     def samples(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> "pandas.DataFrame":
-        """The snapshots of a window as a frame; see `panels.frame`."""
+        """The snapshots of a window as a frame; see `status.frame`."""
         return status.frame(self.status(as_of, window, known_at))
 
     def __repr__(self) -> str:

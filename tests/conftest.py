@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nbval.plugin import IPyNbCell
 
-from tests.support.system import RECORDED, absent
+from tests.support.system import RECORDED, REQUIRE_ALL, absent
 
 # Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is
 # collected.
@@ -27,11 +28,51 @@ if _OWN:
     os.environ["TEST_DEMO"] = tempfile.mkdtemp(prefix="ops-demo-")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the slow tests out of a run of everything, unless all is required or a file or a marker is named."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
+    # Workers inherit the word; they are given every path by name.
+    os.environ.setdefault("TEST_SLOW", "no" if everything and not REQUIRE_ALL else "yes")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are cores: many tests wait for a server, a kernel or a browser."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Mark tests by what they need, deselect the slow ones, and begin with their files.
+
+    A file that takes minutes and begins last would leave the other workers idle.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "postgres_server" in fixtures or "[postgresql" in item.nodeid or "-postgresql" in item.nodeid:
+            item.add_marker("postgres")
+        if isinstance(item, IPyNbCell):
+            item.add_marker("kernel")
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if os.environ["TEST_SLOW"] == "no":
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    first = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in first)
+
+
 def pytest_sessionfinish() -> None:
     """Leave nothing behind."""
     shutil.rmtree(_HOME, ignore_errors=True)
     if _OWN:
         shutil.rmtree(os.environ["TEST_DEMO"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def logged() -> None:
+    """What is logged is shown on stderr, as every command has it."""
+    from opslib.foundation import logs  # Not before the environment is as tests want it.
+
+    logs.to_stderr("ops")
 
 
 @pytest.fixture
@@ -94,12 +135,13 @@ def postgres_server() -> Iterator[str]:
     try:
         import psycopg
 
-        for attempt in range(200):
+        for _attempt in range(200):
             try:
                 psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
                 break
             except psycopg.OperationalError:
-                running.poll() is None or pytest.fail("PostgreSQL did not start")
+                if running.poll() is not None:
+                    pytest.fail("PostgreSQL did not start")
                 import time
 
                 time.sleep(0.05)  # A server's start can only be awaited.

@@ -137,9 +137,13 @@ class Alert:
     @property
     def state(self) -> str:
         """pending, firing, unknown or idle."""
-        return (
-            "idle" if self.id is None else "pending" if not self.rises else "unknown" if self.unknown_told else "firing"
-        )
+        if self.id is None:
+            return "idle"
+        if not self.rises:
+            return "pending"
+        if self.unknown_told:
+            return "unknown"
+        return "firing"
 
     def as_json(self) -> dict[str, Any]:
         """For the store; `of_json` reads it."""
@@ -396,13 +400,12 @@ class Alerts:
     def _rises(self, alert: Alert, finding: Finding, severity: str, inhibitor: str | None, at_us: int) -> Transition:
         kind = "rose" if alert.rises else "fired"
         rung = alert.rungs.get(severity) or alert.rungs[MISSING]
-        limit = (
-            None
-            if severity not in alert.rungs
-            else finding.limit
-            if finding.severity == severity
-            else dict(finding.rule.ladder)[severity]
-        )
+        if severity not in alert.rungs:
+            limit = None
+        elif finding.severity == severity:
+            limit = finding.limit
+        else:
+            limit = dict(finding.rule.ladder)[severity]
         alert.rises.append(
             OpenSeverity(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor)
         )
@@ -454,9 +457,9 @@ class Alerts:
                 order = {source: i for i, source in enumerate(rule.sources)}
                 if order.get(other.source, len(order)) >= order.get(alert.source, len(order)):
                     continue
-            elif other.rule not in rule.inhibited_by:
-                continue
-            elif other.subject not in (alert.subject, *WIDER) and (alert.subject != "app" or other.rule == alert.rule):
+            elif other.rule not in rule.inhibited_by or (
+                other.subject not in (alert.subject, *WIDER) and (alert.subject != "app" or other.rule == alert.rule)
+            ):
                 continue
             rank = _rank(rule.inhibited_from.get(other.rule, alert.severity))
             sources = self.rules[other.rule].sources

@@ -16,7 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from opslib.alerting import evaluator, history as alerting_history, replay
+from opslib.alerting import evaluator, replay
+from opslib.alerting import history as alerting_history
 from opslib.alerting.alerts import GRID_US, Alerts
 from opslib.alerting.history import SeverityChange
 from opslib.foundation import clock, files, formatting, time_parsing
@@ -36,8 +37,8 @@ LASTING = (5, 15, 40)  # How long troubles last is told in these classes, up to 
 BLOCK_US = 600 * SECOND
 WARM_UP_S = 300
 _COUNTERS = tuple(c.name for c in COUNTERS)
-_EMPTY = dict.fromkeys(SnapshotRow._fields)
-Progress = Callable[[Iterable, int | None, str, str], Iterable]
+_EMPTY: dict[str, Any] = dict.fromkeys(SnapshotRow._fields)
+Progress = Callable[[Iterable[Any], int | None, str, str], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +111,10 @@ def scored(found: list[SeverityChange], troubles: list[KnownIncident], rules: Ru
     score = Score(sessions)
     pages = [r for r in found if r.sent]
 
-    def until(t, r):
+    def until(t: KnownIncident, r: SeverityChange) -> int:
         return t.end_us + clock.span_us(rules[r.rule].reach(r.severity) + rules[r.rule].keep_firing_for)
 
-    def during(t, r):
+    def during(t: KnownIncident, r: SeverityChange) -> bool:
         return t.start_us <= r.fired_us <= until(t, r)
 
     for t in troubles:
@@ -314,7 +315,7 @@ def _worsened(
             continue
         limit = _limit(rules, t.rule)
 
-        def some(n, p):
+        def some(n: int, p: float) -> int:
             return sum(rng.random() < p for _ in range(n))
 
         match t.rule:
@@ -352,14 +353,14 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[KnownInci
         "tradier_successes": 100,
     }
     plain = {f.name: 0.0 for f in FIELDS if f.kind == "number"}
-    steps: tuple = ()
+    steps: tuple[tuple[dict[str, int], float], ...] = ()
     for n, at_us in enumerate(range(opens - WARM_UP_S * SECOND, closes + 1, GRID_US), 1):
         steps = steps or rng.choice(back.blocks)
         (rose, stood), steps = steps[0], steps[1:]
         rose, stood, connected = _worsened(rng, rules, troubles, at_us, rose, stood)
         for name, more in rose.items():
             held[name] += more
-        now = {
+        now: dict[str, Any] = {
             "seq": n,
             "ts_us": at_us,
             "known_at_us": at_us,
@@ -368,17 +369,8 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[KnownInci
             "page_clock_ms": at_us // 1000,
             "uptime_s": (at_us - loaded) / SECOND,
         }
-        yield SnapshotRow(
-            **{
-                **_EMPTY,
-                **plain,
-                **held,
-                **now,
-                "trades": 40,
-                "backtest_variance_pp": stood,
-                "websocket_connected": connected,
-            }
-        )
+        now |= {"trades": 40, "backtest_variance_pp": stood, "websocket_connected": connected}
+        yield SnapshotRow(**(_EMPTY | plain | held | now))
 
 
 def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Score]:

@@ -98,21 +98,20 @@ RUNBOOK_OF = {
         for c in CAUSES
         if c.startswith("provider_") or c in ("both_providers_down", "our_network", "our_timeout_too_short")
     },
-    **{c: "greeks_quality" for c in (*(c for c in CAUSES if c.startswith("greeks_")), "market_stress", "expiry")},
+    **dict.fromkeys((*(c for c in CAUSES if c.startswith("greeks_")), "market_stress", "expiry"), "greeks_quality"),
     **{c: "backtest_variance" for c in CAUSES if c.startswith("costs_") or c == "too_few_trades"},
     **{c: "websocket_down" for c in CAUSES if c.startswith("socket_")},
     "memory_leak": "memory_growth",
     "error_storm": "error_rate",
     "dashboard_slow": "dashboard_slow",
-    **{c: "monitor_down" for c in ("app_down", "app_restarted", "app_slow", "clock_skew", "monitor_down")},
+    **dict.fromkeys(("app_down", "app_restarted", "app_slow", "clock_skew", "monitor_down"), "monitor_down"),
 }
 # What a collector that gets too little time cannot mistake slowness for: an answer that came, and what stood in it.
 NOT_BY_LAG = frozenset(
     c
     for c in CAUSES
     if c.startswith("greeks_")
-    or c.startswith("provider_")
-    and c not in ("provider_timeout", "provider_intermittent", "provider_dns")
+    or (c.startswith("provider_") and c not in ("provider_timeout", "provider_intermittent", "provider_dns"))
 )
 MASSIVE_OUT = ("provider_5xx", "provider_timeout", "provider_refused", "provider_dns", "provider_tls")
 

@@ -216,4 +216,7 @@ def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
     """
     found = ADVICE.get(f"{cause} of {about}") or ADVICE.get(cause)
     named = str(about).title() if about in PROVIDERS else "the provider"
-    return found and found._replace(action=found.action.format(named) + OTHER * (found.other and other))
+    if found is None:
+        return None
+    then = OTHER if found.other and other else ""
+    return found._replace(action=found.action.format(named) + then)

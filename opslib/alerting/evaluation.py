@@ -110,20 +110,19 @@ def _variance(tape: CounterHistory, window: Window, at_least: int) -> Figure:
     if "backtest_variance" not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     found = indicators.decisive_variance(tape, window, at_least)
-    if found is None or found[1].backtest_variance_pp is None or found[1].trades is None:
+    page, look = found or (None, None)
+    if page is None or look is None or look.backtest_variance_pp is None or look.trades is None:
         return Figure(None, absent=_absent(tape, window, tape.coverage(window)))
-    page, look = found
-    return (
-        Figure(abs(look.backtest_variance_pp), count=look.trades, page=_of(page))
-        if look.trades >= at_least
-        else Figure(None, count=look.trades, absent=TOO_FEW)
-    )
+    if look.trades < at_least:
+        return Figure(None, count=look.trades, absent=TOO_FEW)
+    return Figure(abs(look.backtest_variance_pp), count=look.trades, page=_of(page))
 
 
 def _memory(tape: CounterHistory, window: Window) -> Figure:
     """That of the largest open page; where none is open, of those seen last."""
     now = [(page.looks[i].memory_bytes, page) for page, i in tape.open_at(window.end_us)]
-    used = [u for u in now or [(look.memory_bytes, page) for page, look in tape.seen_in(window)] if u[0] is not None]
+    asked = now or [(look.memory_bytes, page) for page, look in tape.seen_in(window)]
+    used = [(size, page) for size, page in asked if size is not None]
     most = max(used, key=lambda u: u[0], default=None)
     return Figure(most[0] / 1e6, page=_of(most[1])) if most else Figure(None, absent=NOT_MEASURED)
 
@@ -198,13 +197,13 @@ def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> BudgetBurn:
         all(f.value is not None and (f.coverage is None or f.coverage >= rule.min_coverage) for f in (long, short))
         and (short.count or 0) >= rule.min_count
     )
-    times = [None if f.value is None else (1 - f.value) / (1 - of.objective) for f in (long, short)]
+    over_long, over_short = (None if f.value is None else (1 - f.value) / (1 - of.objective) for f in (long, short))
     least = (
         [(1 - wilson(f.part or 0, f.count or 0, rule.confidence)[1]) / (1 - of.objective) for f in (long, short)]
         if known
         else []
     )
-    return BudgetBurn(*times, min(least) if known else None)
+    return BudgetBurn(over_long, over_short, min(least) if known else None)
 
 
 class Windows(dict[timedelta, Window]):
@@ -357,16 +356,18 @@ def of_every_provider(rule: Rule, subject: str) -> bool:
 
 def _sources(rule: Rule, subject: str, probed: ProbeHistory | None) -> list[str]:
     """Who says anything of what a rule is about? Our own looks only where we have ever looked."""
-
-    def seen(source):
-        return (
-            probe_conditions.seen(probed, rule)
-            if rule.name in probe_conditions.NAMES
-            else probe_figures.seen(probed, rule, subject, source)
-        )  # type: ignore[arg-type]
-
-    ours = [source for source in rule.sources if source != PAGE and seen(source)] if probed else []
+    ours = (
+        [source for source in rule.sources if source != PAGE and _looked(probed, rule, subject, source)]
+        if probed
+        else []
+    )
     return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
+
+
+def _looked(probed: ProbeHistory, rule: Rule, subject: str, source: str) -> bool:
+    if rule.name in probe_conditions.NAMES:
+        return probe_conditions.seen(probed, rule)
+    return probe_figures.seen(probed, rule, subject, source)
 
 
 def _all(

@@ -212,7 +212,9 @@ class Evaluator:
         self._probed, self._sampled_us, self._sample_seq = ProbeHistory(self.settings.fallback), self._probed_from_us, 0
         self._unseen: deque[tuple[int, Sample]] = deque()
         beat = self._samples.last(
-            "beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us
+            "beat",
+            self._sampled_us,
+            clock.micros(self._session.opens) if self.live and self._session else self.known_at_us,
         )
         self._probed.add([beat] if beat else [])
         # As soon as they are known, so that what our clock jumped over is.

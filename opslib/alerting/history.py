@@ -61,7 +61,7 @@ class SeverityChange:
     def as_json(self, rules: Rules, incident: str | None = None) -> dict[str, Any]:
         """The row of CONTRACT.md's ``ops alerts``; `incident` is the one that it is in."""
 
-        def at(us):
+        def at(us: int | None) -> str | None:
             return None if us is None else formatting.iso(clock.instant(us))
 
         resolved = self.over_us if self.state != "ended" else None
@@ -138,9 +138,9 @@ def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | Non
             for rise in mine:
                 rise.peak = worse(rules[t.rule], rise.peak, t.value)
     for alert in standing.alerts.values() if standing else ():
-        for rise in alert.rises:
-            if (str(alert.id), rise.severity) in held:
-                held[str(alert.id), rise.severity].peak = rise.peak
+        for now in alert.rises:
+            if (str(alert.id), now.severity) in held:
+                held[str(alert.id), now.severity].peak = now.peak
     return found
 
 
@@ -218,7 +218,12 @@ def active_alerts(transitions: Iterable[Transition], rules: Rules) -> list[dict[
         elif t.kind == "released":
             row["inhibited_by"] = None
         unknown = (row["state"] == "unknown" and t.kind != "known") or t.kind == "unknown"
-        row["state"] = "pending" if not now else "unknown" if unknown else "firing"
+        if not now:
+            row["state"] = "pending"
+        elif unknown:
+            row["state"] = "unknown"
+        else:
+            row["state"] = "firing"
         row["severity"], row["limit"] = now[-1] if now else (t.severity, t.limit)
         row["value"], row["sentence"] = t.value, t.sentence
     return sorted(held.values(), key=lambda r: (-SEVERITIES.index(r["severity"]), r["since"], r["id"]))

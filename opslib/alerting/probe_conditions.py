@@ -2,7 +2,7 @@
 Measure conditions of our own probes that a rule of their own judges: our network, restarts, a slow app, clocks, units,
 whole chains.
 
-`measures` has the other figures of our probes. What nothing measures is ``not measured``; nothing here has a limit.
+`probe_figures` has the other figures of our probes. What nothing measures is ``not measured``. No limit is here.
 """
 
 from collections.abc import Iterable
@@ -87,7 +87,7 @@ def _skew(probed: ProbeHistory, rule: Rule, subject: str, at_us: int) -> Figure:
     """
     Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is.
 
-    See `skews.compare`.
+    See `clock_skew.compare`.
     """
     known = probed.skews(at_us)
     clocks = compare(known, float(dict(rule.ladder)["warning"]))

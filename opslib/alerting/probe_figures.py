@@ -1,8 +1,9 @@
 """Measure the figure of each rule from our own probes."""
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from opslib.alerting.verdicts import NOT_EXPECTED, NOT_MEASURED, Figure
 from opslib.foundation import clock
@@ -164,7 +165,7 @@ def _chain(probed: ProbeHistory, at_us: int, read: Callable[[dict[str, int]], in
     return Figure(part / count, part, count) if count else Figure(None, absent=NOT_MEASURED)
 
 
-def _valid(told: dict[str, int]) -> int:
+def _valid(told: Mapping[str, Any]) -> int:
     """What is old is no wrong Greek: `answers` has it, and one trouble is one alert."""
     # As chains were kept before.
     flagged = (
@@ -172,7 +173,7 @@ def _valid(told: dict[str, int]) -> int:
         if "flagged" not in told
         else told["flagged"] - told["faults"].get("stale", 0)
     )
-    return max(0, told["core"] - flagged)
+    return max(0, int(told["core"] - flagged))
 
 
 def lag_s(tape: CounterHistory, window: Window) -> float | None:

@@ -1,5 +1,6 @@
 """Export the alert rules for Prometheus."""
 
+from datetime import timedelta
 from typing import Any
 
 from opslib.alerting import evaluation
@@ -47,7 +48,7 @@ def _prometheus_rule(rule: Rule, subject: str, rung: str, limit: float | str) ->
         else f"trading_rule_bound{which} {'<' if rule.better == 'higher' else '>'} {limit!r}"
     )
 
-    def seconds(span):
+    def seconds(span: timedelta) -> str:
         return f"{round(span.total_seconds())}s"
 
     return {

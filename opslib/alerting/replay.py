@@ -1,7 +1,7 @@
 """
 Evaluate the alerts of a session anew, once for what it rests on.
 
-`watch.replayed` judges thousands of instants. The store is only ever added to, so how many rows are known of the time
+A replay evaluates thousands of instants. The store is only ever added to, so how many rows are known of the time
 that is looked at, and which is the newest, tells whether that would come out otherwise.
 """
 
@@ -33,7 +33,7 @@ def of(
 ) -> tuple[list[Transition], Alerts]:
     """
     What do today's data and rules say became of alerts from a session's open to its close, and how do they stand there?
-    As `watch.replayed`.
+    The alerts of a session, replayed from its snapshots and samples.
     """
 
     def judged() -> dict[str, Any]:
@@ -130,7 +130,7 @@ def replay_session(
     since_us: int,
     upto_us: int,
     known_at_us: int | None = None,
-    progress: Callable[[Iterable], Iterable] = lambda items: items,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> tuple[list[Transition], Alerts]:
     """
     What do today's data and rules say became of alerts in (since, upto]?

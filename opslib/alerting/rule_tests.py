@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from opslib.alerting.alerts import Alerts
 from opslib.alerting.verdicts import Figure, judge
-from opslib.foundation import clock, files as files_module, formatting, time_parsing
+from opslib.foundation import clock, formatting, time_parsing
+from opslib.foundation import files as files_module
 from opslib.foundation.config import rules
 from opslib.foundation.config.rules import SEVERITIES, Rule, Rules
 from opslib.foundation.errors import ImportRefused, RulesError, UsageError
@@ -63,6 +64,9 @@ class RuleTestResult:
     failures: list[str] = field(default_factory=list)
 
 
+_Series: TypeAlias = tuple[dict[str, str], list[float | None]]  # Labels, and a value for each interval.
+
+
 @dataclass(frozen=True)
 class _Judged:
     """
@@ -89,13 +93,14 @@ def run(path: Path, in_force: Rules) -> RuleTestResult:
     _keys(path, "", found, {"rule_files", "evaluation_interval", "group_eval_order", "tests"})
     every = _interval(path, "evaluation_interval", found.get("evaluation_interval", "1m"))
     judged, table, refused = _rules(path, found.get("rule_files") or [], in_force, every)
-    count, failures = 0, []
+    count = 0
+    failures: list[str] = []
     for n, test in enumerate(_list(path, found.get("tests")), 1):
         place = f"{path}, test {test.get('name') or n}"
         _keys(place, "", test, {"name", "interval", "input_series", "alert_rule_test"})
         asked = [(_span(place, a.get("eval_time", "0s")), a) for a in _list(place, test.get("alert_rule_test"))]
-        for _, a in asked:
-            _keys(place, "alert_rule_test: ", a, {"eval_time", "alertname", "exp_alerts"})
+        for _, question in asked:
+            _keys(place, "alert_rule_test: ", question, {"eval_time", "alertname", "exp_alerts"})
         series = [_series(place, s) for s in _list(place, test.get("input_series"))]
         interval = _interval(place, "interval", test.get("interval", found.get("evaluation_interval", "1m")))
         for a in asked:
@@ -109,13 +114,13 @@ def run(path: Path, in_force: Rules) -> RuleTestResult:
                 f" times; ask for an earlier eval_time, or take a longer interval."
             )
         for at_us, next_us, alerts in _ticks(judged, table, series, interval, until):
-            for asked_us, a in asked:
+            for asked_us, question in asked:
                 if at_us <= asked_us < next_us:
                     count += 1
                     failures += _compared(
                         place,
-                        a,
-                        _firing(judged, alerts, series, a["alertname"], at_us, interval),
+                        question,
+                        _firing(judged, alerts, series, question["alertname"], at_us, interval),
                         foreign=bool(refused or judged[0].past),
                     )
     return RuleTestResult(count, failures)
@@ -224,7 +229,7 @@ def _labels(place: object, found: str) -> dict[str, str]:
     return labels
 
 
-def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[float | None]]:
+def _series(place: object, found: dict[str, Any]) -> _Series:
     """A series: its labels, and a value for each interval; None is missing."""
     _keys(place, "input_series: ", found, {"series", "values"})
     values: list[float | None] = []
@@ -330,9 +335,7 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: 
     )
 
 
-def _read_by(
-    one: _Judged, series: Iterable[tuple[dict[str, str], list[float | None]]]
-) -> Iterator[tuple[str, str, dict[str, str], list[float | None]]]:
+def _read_by(one: _Judged, series: Iterable[_Series]) -> Iterator[tuple[str, str, dict[str, str], list[float | None]]]:
     """Which series does a rule read? Each as subject and source, with its labels and values."""
     for labels, values in series:
         if all(labels.get(key) == value for key, value in one.matches.items()):
@@ -348,7 +351,7 @@ def _read_by(
 
 
 def _ticks(
-    judged: list[_Judged], table: Rules, series: list, interval: int, until: int
+    judged: list[_Judged], table: Rules, series: list[_Series], interval: int, until: int
 ) -> Iterator[tuple[int, int, Alerts]]:
     """The alerts after each tick, with the tick and the next one: every rule at its own group's."""
     alerts = Alerts(table)
@@ -379,7 +382,9 @@ def _figure(one: _Judged, values: list[float | None], at_us: int, interval: int)
     return Figure(float(one.past(value)) if one.past else value)
 
 
-def _within(place: str, asked: tuple[int, dict[str, Any]], judged: list[_Judged], series: list, interval: int) -> None:
+def _within(
+    place: str, asked: tuple[int, dict[str, Any]], judged: list[_Judged], series: list[_Series], interval: int
+) -> None:
     at_us, a = asked
     mine = [one for one in judged if one.name == a.get("alertname")]
     if not mine:
@@ -396,7 +401,7 @@ def _within(place: str, asked: tuple[int, dict[str, Any]], judged: list[_Judged]
 
 
 def _firing(
-    judged: list[_Judged], alerts: Alerts, series: list, name: str, at_us: int, interval: int
+    judged: list[_Judged], alerts: Alerts, series: list[_Series], name: str, at_us: int, interval: int
 ) -> list[tuple[dict[str, str], dict[str, str]]]:
     """The labels and annotations of what fires under a name."""
     found = []
@@ -417,16 +422,13 @@ def _firing(
             told = next(
                 (v for t in range(at_us, -1, -interval) if (v := _value(values, t, interval)) is not None), math.nan
             )
-            found.append(
-                (
-                    own,
-                    {
-                        k: _TEMPLATE.sub(lambda m: f"{told:.16g}" if m[1] else labels.get(m[2], ""), v)
-                        for k, v in one.annotations.items()
-                    },
-                )
-            )
+            found.append((own, {k: _filled_in(v, told, labels) for k, v in one.annotations.items()}))
     return found
+
+
+def _filled_in(template: str, value: float, labels: dict[str, str]) -> str:
+    """An annotation with the value and the labels in their places."""
+    return _TEMPLATE.sub(lambda found: f"{value:.16g}" if found[1] else labels.get(found[2], ""), template)
 
 
 def _compared(
@@ -440,12 +442,11 @@ def _compared(
     expected = []
     for e in _list(place, a.get("exp_alerts")):
         _keys(place, "exp_alerts: ", e, {"exp_labels", "exp_annotations"})
-        expected.append(
-            tuple(
-                {k: v for k, v in _mapping(place, key, e.get(key)).items() if k != "alertname"}
-                for key in ("exp_labels", "exp_annotations")
-            )
+        labels, annotations = (
+            {k: v for k, v in _mapping(place, key, e.get(key)).items() if k != "alertname"}
+            for key in ("exp_labels", "exp_annotations")
         )
+        expected.append((labels, annotations))
     left = list(found)
     missing = []
     for labels, annotations in expected:
@@ -458,10 +459,13 @@ def _compared(
             ),
             None,
         )
-        left.remove(match) if match else missing.append((labels, annotations))
+        if match:
+            left.remove(match)
+        else:
+            missing.append((labels, annotations))
     if missing or left:
 
-        def shown(rows):
+        def shown(rows: list[tuple[dict[str, str], dict[str, str]]]) -> str:
             return "; ".join(str(row[0]) for row in rows) or "nothing"
 
         yield (

@@ -70,7 +70,7 @@ class AlertStore:
         turn: Lease,
         since_us: int,
         upto_us: int,
-        transitions: Iterable[tuple],
+        transitions: Iterable[tuple[Any, ...]],
         states: Iterable[Mapping[str, Any]],
         told: Mapping[int, str],
     ) -> bool:
@@ -151,7 +151,9 @@ class AlertStore:
             ).one_or_none()
         return (found.begun_us, found.upto_us) if found else None
 
-    def transitions(self, upto_us: int, known_at_us: int | None = None, since_us: int | None = None) -> list[tuple]:
+    def transitions(
+        self, upto_us: int, known_at_us: int | None = None, since_us: int | None = None
+    ) -> list[tuple[Any, ...]]:
         """
         What became of alerts up to an instant, as rows of `COLUMNS` in order; since another one where it is given.
         """
@@ -167,7 +169,7 @@ class AlertStore:
         with self.store.reading() as connection:
             return [tuple(row) for row in connection.execute(query)]
 
-    def outbox(self) -> list[tuple[str, str, tuple]]:
+    def outbox(self) -> list[tuple[str, str, tuple[Any, ...]]]:
         """What is to be told, in order: (id, firing or resolved, the transition it tells)."""
         query = (
             sa.select(OUTBOX.c.id, OUTBOX.c.edge, *_COLUMNS)

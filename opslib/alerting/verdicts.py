@@ -48,7 +48,7 @@ class Figure(NamedTuple):
 
     value: float | None
     part: int | None = None
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # Nobody calls the tuple's own count.
     coverage: float | None = None
     absent: str = ""
     deviation: float | None = None
@@ -132,7 +132,12 @@ def named(rule: Rule, subject: str) -> str:
 
 def past_limit(rule: Rule, subject: str, value: float | None, limit: float | str) -> str:
     """That a value is past a limit, in one sentence."""
-    sign = "=" if isinstance(limit, str) else "<" if rule.better == "higher" else ">"
+    if isinstance(limit, str):
+        sign = "="
+    elif rule.better == "higher":
+        sign = "<"
+    else:
+        sign = ">"
     return f"{named(rule, subject)} ({rule.told(value)}) {sign} {rule.limit_told(limit)}"
 
 
@@ -149,10 +154,11 @@ def _spending(rule: Rule, figure: Figure, rung: str | None) -> str:
 
 def _exhausted(rule: Rule, figure: Figure, rung: str) -> str:
     """When is a budget gone that is spent like this?"""
-    if not rule.burn or not figure.spent or not figure.spent[rung].long:
+    speed = figure.spent[rung].long if rule.burn and figure.spent else None
+    if not rule.burn or not speed:
         return ""
     budget = rule.burn.budget
-    return f"; at this rate the budget of {budget.days} days is gone in {_days(budget / figure.spent[rung].long)}"
+    return f"; at this rate the budget of {budget.days} days is gone in {_days(budget / speed)}"
 
 
 def _days(span: timedelta) -> str:
@@ -236,7 +242,8 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
     first = rule.ladder[0][1]
     if figure.spent is None and not isinstance(first, str) and not rule.past(figure.value, first):
         return None  # Whose value is not past the first limit, its interval is past none.
-    end, found = bound(rule, figure), None
+    end = bound(rule, figure)
+    found: tuple[str, float | str] | None = None
     spread = rule.gate == "t" and figure.deviation is not None
     if spread and end <= 0:
         return None  # That there is a gap at all could be chance.

@@ -1,8 +1,8 @@
 """
 Run the commands of CONTRACT.md: options, errors and exit codes.
 
-Results go to stdout, progress and errors to stderr. What can be typed is `usage`; what a command does stands elsewhere;
-here it is asked for and shown. Imports that cost time happen in the command that needs them.
+Results go to stdout, progress and errors to stderr. `parser` has the options; what a command does stands elsewhere.
+Imports that cost time happen in the command that needs them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.cli import output, parser
 from opslib.cli.commands import alerts
 from opslib.cli.stdout import Stdout
-from opslib.foundation import clock, crash_log, formatting, time_parsing
+from opslib.foundation import clock, crash_log, formatting, logs, time_parsing
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
@@ -46,17 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
     ours, what, home = sys.stdout, "ops", None
     try:
         if ours is not None:
-            sys.stdout = Stdout(ours)  # type: ignore[assignment]
-        options = parser.parser().parse_args(asked)
+            sys.stdout = Stdout(ours)
+        options = parser.parser(COMMANDS).parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
         options.command = options.command or "help"
         what, home = f"ops {options.command}", options.home
+        logs.to_stderr(what)
         crash_log.watch_threads(home, what)
         for words in parser.moments(options):
             _say(f"ops: {words}")
-        code = globals()[f"_{options.command}"](options)
+        code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -112,7 +113,7 @@ def _print_json(found: Any) -> None:
     print(formatting.escaped_json(json.dumps(found, indent=1, ensure_ascii=False)))
 
 
-def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts") -> Iterator:
+def _progress(items: Iterable[Any], total: int | None, words: str, unit: str = "posts") -> Iterator[Any]:
     """A bar on stderr where somebody looks at it, one line where nobody does."""
     if not sys.stderr.isatty():
         _say(words)
@@ -123,12 +124,12 @@ def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts
     yield from tqdm(items, total=total, desc=formatting.printable(words), unit=f" {unit}", leave=False)
 
 
-def _importing(path: Path) -> Callable[[Iterable], Iterable]:
+def _importing(path: Path) -> Callable[[Iterable[Any]], Iterable[Any]]:
     return lambda lines: _progress(lines, None, f"reading {path.name}")
 
 
 def _help(options: argparse.Namespace) -> int:
-    print(parser.help_text(getattr(options, "topic", None)), end="")
+    print(parser.help_text(COMMANDS, getattr(options, "topic", None)), end="")
     return DONE
 
 
@@ -181,8 +182,9 @@ def _import(options: argparse.Namespace) -> int:
         return DONE
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
-    totals, refused = [], []
-    how = {
+    totals: list[tuple[Path, importing.ImportResult]] = []
+    refused: list[str] = []
+    how: dict[str, Any] = {
         "rules": desk.rules,
         "as_of": time_parsing.parse(options.as_of) if options.as_of else None,
         "known_at_ts": options.known_at_ts,
@@ -203,24 +205,24 @@ def _import(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json([{"path": str(path), **found.as_json()} for path, found in totals])
     else:
-        for path, found in totals:
+        for path, result in totals:
             errors = (
                 ""
-                if found.errors is None
-                else f"; {formatting.number(found.errors)} errors"
-                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in found.by_kind.items())})" if found.by_kind else "")
+                if result.errors is None
+                else f"; {formatting.number(result.errors)} errors"
+                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in result.by_kind.items())})" if result.by_kind else "")
             )
             _print(
-                f"{path}: {found.accepted:,} accepted, {found.duplicate:,} duplicate, {found.rejected:,} "
+                f"{path}: {result.accepted:,} accepted, {result.duplicate:,} duplicate, {result.rejected:,} "
                 f"rejected{errors}"
             )
-    for path, found in totals:
-        if found.remark:
-            _say(f"{path}: {found.remark}.")
+    for path, result in totals:
+        if result.remark:
+            _say(f"{path}: {result.remark}.")
     if any(found.rejected for _, found in totals):
         _say("ops: rows were rejected; ops import --rejects says why, line by line.")
-    for problem in refused:
-        _say(f"ops: {problem}")
+    for words in refused:
+        _say(f"ops: {words}")
     return FAILED if refused or any(found.rejected for _, found in totals) else DONE
 
 
@@ -239,7 +241,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from opslib.services import server
+    from opslib.services import serve
 
     if not 0 < options.port < 65_536:
         raise UsageError(f"--port is 1 to 65535, found {options.port}.")
@@ -249,7 +251,7 @@ def _serve(options: argparse.Namespace) -> int:
     except SettingsError as problem:  # What is posted is received all the same.
         _say(f"ops: {problem} Until that is set right, what a dead collector leaves untold is told on this terminal.")
         staff = Contacts()
-    server.serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
+    serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
     return DONE
 
 
@@ -263,10 +265,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from opslib.runbooks.diagnosis import diagnosis
+    from opslib.runbooks import diagnose
 
     desk = _desk(options)
-    return _judged(options, diagnosis.diagnose(desk.status(options.as_of, options.window, options.known_at)))
+    return _judged(options, diagnose(desk.status(options.as_of, options.window, options.known_at)))
 
 
 def _pnl(options: argparse.Namespace) -> int:
@@ -299,7 +301,7 @@ def _alerts(options: argparse.Namespace) -> int:
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from opslib.services import collector
+    from opslib.services import collect
 
     every_s = time_parsing.parse_span(options.every).total_seconds()
     if not 1 <= every_s <= 60:
@@ -311,7 +313,7 @@ def _collect(options: argparse.Namespace) -> int:
         f"{', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of "
         f"{desk.settings.app}; Ctrl-C stops"
     )
-    collector.collect(desk.settings, desk.store, desk.rules, staff, every_s)
+    collect(desk.settings, desk.store, desk.rules, staff, every_s)
     return DONE
 
 
@@ -368,12 +370,12 @@ def _checklist(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from opslib.foundation.config import settings
-    from opslib.reports import verification
+    from opslib.reports import verify
 
     found = settings.load(options.home, options.app)
     # To verify a copied folder lays nothing out.
     there = bool(found.store_url) or (found.home / "store.sqlite").exists()
-    return _judged(options, verification.verify(options.path, _desk(options) if there else None))
+    return _judged(options, verify(options.path, _desk(options) if there else None))
 
 
 def _shown(options: argparse.Namespace, reply: "output.Reply") -> int:
@@ -421,7 +423,7 @@ def _judged(options: argparse.Namespace, found: Any) -> int:
         _print_json(found.as_json())
     else:
         _print(found)
-    return found.exit_code
+    return int(found.exit_code)
 
 
 def _rules(options: argparse.Namespace) -> int:
@@ -517,13 +519,9 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
             else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"}
         )
     else:
-        done = (
-            "published as incomplete"
-            if outcome.state == "incomplete"
-            else "published"
-            if outcome.record
-            else "executed"
-        )
+        done = "published" if outcome.record else "executed"
+        if outcome.state == "incomplete":
+            done = "published as incomplete"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
         _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]
@@ -548,6 +546,40 @@ def _runs(options: argparse.Namespace) -> int:
             )
         )
     return DONE
+
+
+COMMANDS: dict[str, parser.Run] = {
+    "help": _help,
+    "demo": _demo,
+    "drill": _drill,
+    "import": _import,
+    "export": _export,
+    "serve": _serve,
+    "status": _status,
+    "diagnose": _diagnose,
+    "pnl": _pnl,
+    "alerts": _alerts,
+    "collect": _collect,
+    "ack": _ack,
+    "silence": _silence,
+    "notify": _notify,
+    "incident": _incident,
+    "mark": _mark,
+    "runbook": _runbook,
+    "postmortem": _postmortem,
+    "checklist": _checklist,
+    "verify": _verify,
+    "greeks": _greeks,
+    "lab": _lab,
+    "dashboard": _dashboard,
+    "doctor": _doctor,
+    "rules": _rules,
+    "report": _report,
+    "schedule": _schedule,
+    "feedback": _feedback,
+    "run": _run,
+    "runs": _runs,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +23,16 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}.{near} See {self.prog} --help.")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every command of CONTRACT.md with its options; `command` is its name."""
+Run = Callable[[argparse.Namespace], int]
+
+
+def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
+    """
+    Make the parser of every command of CONTRACT.md with its options.
+
+    Args:
+        runs: What does each command, by its name; it is `run` of the options, and `command` is the name.
+    """
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--home", metavar="DIR", help="the desk's folder (else OPS_HOME, else the project's outputs/)")
     common.add_argument(
@@ -46,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         description="An operations notebook suite for an options-trading app.",
         epilog="example: ops demo",
     )
+    top.set_defaults(run=runs["help"])
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
@@ -58,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        found.set_defaults(run=runs[name])
         return found
 
     asked = command("help", "show this help, or that of one command", "ops help status")
@@ -499,9 +510,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def help_text(topic: str | None) -> str:
+def help_text(runs: Mapping[str, Run], topic: str | None) -> str:
     """The help of one command; of all where none is named."""
-    top = parser()
+    top = parser(runs)
     (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     return (commands.choices[topic] if topic else top).format_help()
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from opslib.alerting import alerts as watch, evaluation, evaluator, history, replay as alerting_replay
+from opslib.alerting import alerts as watch
+from opslib.alerting import evaluation, evaluator, history
+from opslib.alerting import replay as alerting_replay
 from opslib.alerting.alerts import Alert, Alerts
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.store import AlertStore
@@ -48,7 +50,7 @@ class Timeline:
         )
         charts.show(
             {"text/plain": repr(self)},
-            lambda ax: (charts.alerts(ax, self.rises, self.window, self.rules), charts.with_markers(ax, self.marks)),
+            lambda ax: charts.with_markers(charts.alerts(ax, self.rises, self.window, self.rules), self.marks),
             "alerts over time",
             f"Alerts over time: {told or 'nothing was told'}",
         )
@@ -91,7 +93,7 @@ class AlertLog:
             a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
         ]
         head = f"{self.app}, {formatting.moment(self.window.end)}: " + (
-            f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on"
+            f"{len(loud)} alert{'s' if len(loud) > 1 else ''} to act on" if loud else "nothing to act on"
         )
         lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
         quiet = [a for a in self.standing if a not in loud]
@@ -149,7 +151,7 @@ class AlertLog:
         names = dict.fromkeys(r.rule for r in self.rises)
         mine = {name: [r for r in self.rises if r.rule == name] for name in names}
 
-        def count(name, keep):
+        def count(name: str, keep: Callable[[SeverityChange], bool]) -> int:
             return sum(1 for r in mine[name] if keep(r))
 
         rows = [
@@ -203,6 +205,9 @@ class AlertLog:
                     f"{f.rule.told(None if spent is None else v)} over {formatting.duration(w.total_seconds())}"
                     for v, w in ((spent and spent.long, long), (spent and spent.short, short))
                 ]
+                past = "unknown" if spent is None or spent.bound is None else "no"
+                if f.severity == rung:
+                    past = "yes"
                 rows.append(
                     [
                         f.rule.title,
@@ -210,7 +215,7 @@ class AlertLog:
                         rung,
                         f.rule.limit_told(limit),
                         *told,
-                        "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no",
+                        past,
                     ]
                 )
         return table(
@@ -240,7 +245,7 @@ def alertlog(
     *,
     known_at: datetime | None = None,
     replay: bool = False,
-    progress: Callable[[Iterable], Iterable] = lambda items: items,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> AlertLog:
     """
     What did alerts do over a window?
@@ -289,7 +294,7 @@ def log_of(
     *,
     since: str | datetime | None = None,
     replay: bool = False,
-    progress: Callable[[Iterable], Iterable] = lambda items: items,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> AlertLog:
     """
     What alerts did.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.verdicts import EXIT_CODES, VERDICTS, Figure, Finding, judge, worst
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
@@ -14,6 +14,9 @@ from opslib.trading.options.chain import SENT
 from opslib.trading.options.chain_quality import EXAMPLES, ChainQuality, listed_columns
 from opslib.trading.options.iv_baseline import IvBaseline, iv_atm
 from opslib.trading.options.provider_comparison import Crosscheck
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SOURCE = "chain"
 
@@ -139,6 +142,7 @@ class ChainView:
         q, n, w = self.quality, len(self.quality.chain.frame), self.weighted
         valid = q.core_count - q.flagged
         low, high = wilson(valid, q.core_count)
+        nothing_held = "no positions are known: import fills" if self.held is None else "nothing of it is held"
         rows = [
             [
                 "core",
@@ -171,11 +175,7 @@ class ChainView:
                 "by our positions",
                 formatting.ratio(w["positions"]),
                 "",
-                "the core, by contracts that we hold"
-                if self.held
-                else "no positions are known: import fills"
-                if self.held is None
-                else "nothing of it is held",
+                "the core, by contracts that we hold" if self.held else nothing_held,
             ],
         ]
         return table("How much of it is right?", ["counted", "valid", "contracts", "what that is"], rows)
@@ -255,7 +255,7 @@ class Smile:
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        def draw(ax):
+        def draw(ax: "Axes") -> "Axes":
             return charts.smile(ax, self.view.quality)
 
         charts.show({"text/plain": repr(self)}, draw, "volatilities by strike", repr(self))
@@ -303,13 +303,11 @@ def why_none(quality: ChainQuality) -> str:
 def name_of(quality: ChainQuality) -> str:
     """The symbol of a chain, or how many it holds."""
     names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
-    return (
-        formatting.single_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
-    )
-
-
-def _rate(part: int, count: int) -> float | None:
-    return round(part / count, 6) if count else None
+    if len(names) == 1:
+        return formatting.single_line(names[0], 20)
+    if names:
+        return f"{len(names)} symbols"
+    return "the chain"
 
 
 def _array(values: list[float]) -> Any:

@@ -6,15 +6,16 @@ so; a gap is never bridged by a line. Colour never stands alone: lines differ in
 """
 
 import io
+import itertools
 from collections.abc import Callable, Iterable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import named
 from opslib.foundation import formatting
 from opslib.foundation.clock import Window, instant
-from opslib.foundation.config.rules import NO_SUCCESS, SEVERITIES, Rule, Rules
+from opslib.foundation.config.rules import SEVERITIES, Rule, Rules
 from opslib.telemetry.markers import Marker
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.pages.counters import CounterHistory
@@ -47,7 +48,7 @@ def show(
     )
 
 
-def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules) -> None:
+def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules) -> "Axes":
     """
     When did alerts fire, and how loud?
 
@@ -60,8 +61,8 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
         thick = 0.25 + 0.15 * SEVERITIES.index(r.severity)
         ax.barh(
             y,
-            end - begin,
-            left=begin,
+            _on_axis(end - begin),
+            left=_on_axis(begin),
             height=thick,
             color="none" if r.inhibited_by else LIMITS[r.severity],
             edgecolor=LIMITS[r.severity],
@@ -73,7 +74,7 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
             o.alert == r.alert and SEVERITIES.index(o.severity) > SEVERITIES.index(r.severity) for o in rises
         ):
             ax.text(
-                begin,
+                _on_axis(begin),
                 y + 0.42,
                 f"{r.severity} {begin.astimezone(formatting.NEW_YORK):%H:%M:%S}",
                 fontsize=7,
@@ -94,12 +95,18 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
     )
+    return ax
+
+
+def _on_axis(at: datetime | timedelta) -> Any:
+    """A time, or a span of it, as matplotlib takes it on an axis, though its types only name numbers."""
+    return at
 
 
 def with_markers(ax: "Axes", marks: Iterable[Marker]) -> "Axes":
     """The same picture with a line for each marker, named where it stands."""
     for mark in marks:
-        at = instant(mark.ts_us)
+        at = _on_axis(instant(mark.ts_us))
         ax.axvline(at, color="#555555", linestyle=(0, (2, 2)), linewidth=1)
         ax.annotate(
             f" {mark.kind}: {formatting.single_line(mark.words, 24)}".replace("$", r"\$"),
@@ -130,7 +137,7 @@ def _steps(window: Window) -> list[Window]:
     edges = [window.start]
     while edges[-1] < window.end:
         edges.append(min(edges[-1] + step, window.end))
-    return [Window(a, b) for a, b in zip(edges, edges[1:])]
+    return [Window(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _time(ax: "Axes", window: Window) -> None:
@@ -140,7 +147,7 @@ def _time(ax: "Axes", window: Window) -> None:
     locator = AutoDateLocator(tz=formatting.NEW_YORK, minticks=4, maxticks=9)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=formatting.NEW_YORK))
-    ax.set_xlim(window.start, window.end)
+    ax.set_xlim(_on_axis(window.start), _on_axis(window.end))
     ax.set_xlabel("New York time", color=GREY, fontsize=8)
     ax.tick_params(labelsize=8, colors=INK)
     for side in ("top", "right"):
@@ -152,10 +159,18 @@ def _frame(ax: "Axes", tape: CounterHistory, window: Window, unit: str) -> None:
     _time(ax, window)
     ax.set_ylabel(unit, color=INK, fontsize=9)
     for gap in tape.gaps(window):
-        ax.axvspan(gap.start, gap.end, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, alpha=0.5)
+        ax.axvspan(
+            _on_axis(gap.start),
+            _on_axis(gap.end),
+            facecolor="none",
+            edgecolor=GREY,
+            hatch="////",
+            linewidth=0,
+            alpha=0.5,
+        )
         if gap.seconds > window.seconds / 20:
             ax.text(
-                gap.start + (gap.end - gap.start) / 2,
+                _on_axis(gap.start + (gap.end - gap.start) / 2),
                 0.5,
                 "no looks",
                 transform=ax.get_xaxis_transform(),
@@ -164,7 +179,7 @@ def _frame(ax: "Axes", tape: CounterHistory, window: Window, unit: str) -> None:
                 fontsize=8,
                 rotation=90 if gap.seconds < window.seconds / 8 else 0,
             )
-    for at in tape.reloads(window):
+    for at in map(_on_axis, tape.reloads(window)):
         ax.axvline(at, color=GREY, linestyle=":", linewidth=1)
         ax.text(
             at,
@@ -186,7 +201,7 @@ def _limits(ax: "Axes", rule: Rule, scale: float, highest: float | None = None) 
     low, high = ax.get_ylim()
     labels: list[tuple[float, list[str]]] = []
     for rung, limit in rule.ladder:
-        if limit == NO_SUCCESS or (highest is not None and limit * scale > highest):
+        if isinstance(limit, str) or (highest is not None and limit * scale > highest):
             continue
         at = limit * scale
         ax.axhline(at, color=LIMITS[rung], linewidth=1, linestyle=(0, (6, 3)), zorder=1)
@@ -217,9 +232,9 @@ def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str
     xs, ys = [], []
     for i, (step, value) in enumerate(points):
         if i and points[i - 1][0].end != step.start:
-            xs.append(points[i - 1][0].end)
+            xs.append(_on_axis(points[i - 1][0].end))
             ys.append(float("nan"))
-        xs.append(step.start + (step.end - step.start) / 2)
+        xs.append(_on_axis(step.start + (step.end - step.start) / 2))
         ys.append(value)
     ax.plot(xs, ys, color=colour, linestyle=dash, marker=marker, markersize=3, linewidth=1.4, label=label, zorder=3)
 
@@ -262,9 +277,9 @@ def pnl(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes
             highest = max(highest, found["backtest_variance_pp"] * 1.1)
         if found["trades"] and found["net_pct"] is not None:
             ax.bar(
-                step.start + (step.end - step.start) / 2,
+                _on_axis(step.start + (step.end - step.start) / 2),
                 found["net_pct"],
-                width=(step.end - step.start) * 0.8,
+                width=_on_axis((step.end - step.start) * 0.8),
                 color=LINES[1][0],
                 alpha=0.45,
                 zorder=2,
@@ -285,9 +300,9 @@ def system(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "A
         errors = tape.rise("errors", step)
         if errors:
             ax.bar(
-                step.start + (step.end - step.start) / 2,
+                _on_axis(step.start + (step.end - step.start) / 2),
                 errors,
-                width=(step.end - step.start) * 0.8,
+                width=_on_axis((step.end - step.start) * 0.8),
                 color=LINES[0][0],
                 zorder=2,
             )
@@ -295,7 +310,11 @@ def system(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "A
     down = tape.websocket_down_spans(window) if "websocket" in tape.alive else []
     for i, (a, b) in enumerate(down):
         ax.axvspan(
-            instant(a), instant(b), color=LIMITS["critical"], alpha=0.25, label="WebSocket down" if i == 0 else None
+            _on_axis(instant(a)),
+            _on_axis(instant(b)),
+            color=LIMITS["critical"],
+            alpha=0.25,
+            label="WebSocket down" if i == 0 else None,
         )
     ax.set_ylim(bottom=0)
     if ax.get_ylim()[1] < 5:
@@ -311,11 +330,11 @@ def looked(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subje
     for i, subject in enumerate(subjects):
         colour, _, marker = LINES[i]
         found = probed.within(IS_THERE[subject], subject, window)
-        good = [s for s in found if OUTCOMES[s.outcome].usable and s.seconds is not None]
+        good = [(s.ts_us, s.seconds) for s in found if OUTCOMES[s.outcome].usable and s.seconds is not None]
         bad = [s for s in found if not OUTCOMES[s.outcome].usable]
         ax.plot(
-            [instant(s.ts_us) for s in good],
-            [s.seconds for s in good],
+            [_on_axis(instant(ts_us)) for ts_us, _ in good],
+            [seconds for _, seconds in good],
             linestyle="none",
             marker=marker,
             markersize=2.5,
@@ -324,7 +343,7 @@ def looked(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subje
             zorder=3,
         )
         ax.plot(
-            [instant(s.ts_us) for s in bad],
+            [_on_axis(instant(s.ts_us)) for s in bad],
             [0.98 - 0.05 * i] * len(bad),
             linestyle="none",
             marker="x",
@@ -334,7 +353,7 @@ def looked(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subje
             transform=ax.get_xaxis_transform(),
             zorder=3,
         )
-        slowest = max([slowest, *(s.seconds or 0.0 for s in good)])
+        slowest = max([slowest, *(seconds for _, seconds in good)])
     warning = rule.ladder[0][1]
     ax.set_ylim(0, max(slowest * 1.25, float(warning) * 1.4))
     _limits(ax, rule, 1, max(slowest * 1.25, float(warning)))
@@ -494,7 +513,7 @@ def _named(ax: "Axes") -> "Axes":
     return ax
 
 
-def png(draw: Callable[["Axes"], "Axes"], size: tuple[float, float] = SIZE_INCHES) -> bytes:
+def png(draw: Callable[["Axes"], Any], size: tuple[float, float] = SIZE_INCHES) -> bytes:
     """A picture as PNG: the same bytes for the same tape."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

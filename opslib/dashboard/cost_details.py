@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from opslib.dashboard.pnl_details import PnlView, accuracy_of
-from opslib.dashboard.text_blocks import TextBlock, bullet_list, table as tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list
+from opslib.dashboard.text_blocks import table as tabled
 from opslib.foundation import formatting
 from opslib.foundation.errors import ImportRefused
 from opslib.trading.pnl import costs
@@ -122,12 +123,13 @@ class CostComparison:
             return Line("commission", None, None), Line("slippage", None, None), Line("total", None, None)
         told = [(*_expected(p), p.result.costs, p.result.slippage) for p in self.pairs]
 
-        def add(i):
-            return None if any(t[i] is None for t in told) else sum((t[i] for t in told if t[i] is not None), ZERO)
+        def add(i: int) -> Decimal | None:
+            known = [amount for t in told if (amount := t[i]) is not None]
+            return sum(known, ZERO) if len(known) == len(told) else None
 
         commission, slippage = Line("commission", add(0), add(2)), Line("slippage", add(1), add(3))
 
-        def both(a, b):
+        def both(a: Decimal | None, b: Decimal | None) -> Decimal | None:
             return None if a is None or b is None else a + b
 
         return (
@@ -202,7 +204,7 @@ class CostComparison:
         sides = sum((leg.quantity + leg.traded for p in self.pairs for leg in p.live.legs), ZERO)
         turned = sum((abs(leg.entry_value) + abs(leg.exit_value) for p in self.pairs for leg in p.live.legs), ZERO)
 
-        def rate(v, of, times=1):
+        def rate(v: Decimal | None, of: Decimal | int, times: int = 1) -> Decimal | None:
             return None if v is None or not of else v / of * times
 
         return (
@@ -248,7 +250,7 @@ class CostComparison:
             )
         units = {name: unit for name, _, _, unit in self.rates}
 
-        def line(name, value):
+        def line(name: str, value: Decimal) -> str:
             return f"{name} = {float(value):.4f}  # {units[name]}"
 
         before = [
@@ -269,11 +271,10 @@ class CostComparison:
         plain = "\n".join(
             ["The change to the backtest's costs", *(f"    {t}" for t in told), f"  - {cushion}", f"  - {verdict}"]
         )
-        e = formatting.in_html
         return TextBlock(
             plain,
-            f"<p><strong>The change to the backtest's costs</strong></p><pre>{e(chr(10).join(told))}</pre><ul>"
-            f"<li>{e(cushion)}</li><li>{e(verdict)}</li></ul>",
+            "dashboard/templates/cost_change.html",
+            {"diff": told, "lines": [cushion, verdict]},
             "\n".join(
                 [
                     "### The change to the backtest's costs",

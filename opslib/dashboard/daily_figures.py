@@ -5,6 +5,7 @@ A day's figures are computed once and remembered, under what they rest on: so ma
 limits. Whatever comes later is another basis, and is computed anew.
 """
 
+import itertools
 import statistics
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ def figures(view: Status) -> dict[str, dict[str, float | None]]:
     """The template's figures of one window."""
     f = view.figures
 
-    def ratio(v):
+    def ratio(v: float | None) -> float | None:
         return None if v is None else percent(v * 100)
 
     return {
@@ -132,7 +133,8 @@ class DailyFigures:
         needs.
         """
         count = int(self._rules.days.usual_days)
-        sessions, first = [], SnapshotStore(self._store).first_ts(self._settings.app)
+        sessions: list[Session] = []
+        first = SnapshotStore(self._store).first_ts(self._settings.app)
         while first is not None and len(sessions) < count:
             session = market_calendar.previous_session(day)
             day = session.day
@@ -199,7 +201,7 @@ def _hours(window: Window) -> list[Window]:
     edges = [window.start]
     while edges[-1] < window.end:
         edges.append(min(edges[-1] + HOUR, window.end))
-    return [Window(a, b) for a, b in zip(edges, edges[1:])]
+    return [Window(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _counts(view: Status, window: Window) -> dict[str, int | None]:

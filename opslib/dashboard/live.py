@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.dashboard import live_state, status
 from opslib.dashboard.live_state import DashboardState
 from opslib.dashboard.status import DEEPER, Status
-from opslib.foundation import clock, formatting, market_calendar, time_parsing
+from opslib.foundation import clock, formatting, market_calendar, templates, time_parsing
 from opslib.foundation.errors import OpsError, UsageError
 from opslib.incidents import lifecycle
 from opslib.incidents.feedback import Feedback
@@ -147,7 +147,7 @@ class Live:
 
     Args:
         as_of: A moment to begin at; None is now.
-        opener: Opens the runbook of an alert for its incident; see `opening.opened`. None opens none.
+        opener: Opens the runbook of an alert for its incident; see `opening.open_for`. None opens none.
 
     Attributes:
         feed: Who reads for it.
@@ -212,10 +212,8 @@ def _words(view: Status) -> str:
 
 def _static_text(view: Status) -> str:
     """What stands where a front end draws no widgets."""
-    return (
-        f"<p>{formatting.in_html(STILL.format(moment=formatting.moment(view.window.end)))}</p>"
-        f"{''.join(panel._html() for panel in view.panels)}"
-    )
+    words = STILL.format(moment=formatting.moment(view.window.end))
+    return templates.render("dashboard/templates/still.html", words=words, panels=view.panels)
 
 
 def _picture(view: Status) -> bytes:
@@ -237,7 +235,7 @@ _FEEDS: dict[tuple[str, str, float], Feed] = {}
 
 def _feed(desk: "Workspace", window: timedelta) -> Feed:
     """The one feed of a desk and a window in this kernel."""
-    key = (desk.settings.url, desk.settings.app, window.total_seconds())
+    key = (str(desk.settings.url), desk.settings.app, window.total_seconds())
     return _FEEDS.setdefault(key, Feed(desk, window, 5.0))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.alerting import evaluation
 from opslib.alerting.verdicts import VERDICTS, Finding
 from opslib.dashboard.probe_summary import ProbeSummary
-from opslib.foundation import formatting
+from opslib.foundation import formatting, templates
 
 if TYPE_CHECKING:
     pass
@@ -79,14 +79,7 @@ class Panel:
         )
 
     def _html(self) -> str:
-        e = formatting.in_html
-        rows = "".join(f"<tr><th scope='row'>{e(a)}</th><td>{e(b)}</td><td>{e(c)}</td></tr>" for a, b, c in self.rows)
-        return (
-            f"<section class='panel {self.verdict}'><p><strong>{e(self.title)}: {e(self.told)}</strong></p>"
-            f"<ul>{''.join(f'<li>{e(s)}</li>' for s in self.sentences)}</ul>"
-            f"<table><thead><tr><th>figure</th><th>value</th><th>guide reads</th></tr></thead><tbody>{rows}</"
-            f"tbody></table>{''.join(f'<p>{e(n)}</p>' for n in self.notes)}</section>"
-        )
+        return templates.render("dashboard/templates/panel.html", panel=self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": repr(self), "text/html": self._html()}

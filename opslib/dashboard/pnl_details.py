@@ -19,8 +19,9 @@ from opslib.foundation.config.rules import Rule
 from opslib.foundation.config.settings import SAMPLE_FILLS
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import ImportRefused, UsageError
-from opslib.trading.pnl import costs as pnl_costs, pnl, reader
-from opslib.trading.pnl.backtest_variance import TERMS
+from opslib.trading.pnl import costs as pnl_costs
+from opslib.trading.pnl import pnl, reader
+from opslib.trading.pnl.backtest_variance import TERMS, Pair
 from opslib.trading.pnl.fills import CENT, ZERO, Fill, FillsFile
 from opslib.trading.pnl.pnl import Order, Pnl
 from opslib.trading.pnl.positions import Leg, Trade
@@ -54,6 +55,10 @@ def _cents(value: Decimal | None) -> float | None:
 
 def _rounded(value: Decimal | float | None, digits: int = 2) -> float | None:
     return None if value is None else round(float(value), digits) + 0.0
+
+
+def _largest_part(pair: Pair) -> str:
+    return max(TERMS, key=lambda term: abs(getattr(pair.parts, term)))
 
 
 def _usd(value: Decimal | None) -> str:
@@ -155,8 +160,8 @@ class PnlView:
         The backtest variance by its rule, where there is a backtest; without one, ok where every row was read. A row
         that was refused makes what is not critical unknown: the sums may lack it.
         """
-        found = [self.finding.verdict if self.finding else "ok"] + ["unknown"] * bool(self.refused)
-        return worst(found)
+        found = self.finding.verdict if self.finding else "ok"
+        return worst([found, "unknown"] if self.refused else [found])
 
     @property
     def why(self) -> str:
@@ -300,7 +305,7 @@ class PnlView:
         """Of quotes, which nobody traded at: what each trade would have cost by the model."""
         dear = sorted(self.pnl.results, key=lambda r: -(r[1].costs + (r[1].slippage or ZERO)))[:WORST]
 
-        def share(r):
+        def share(r: pnl_costs.Result) -> str:
             return (
                 formatting.number(_rounded((r.costs + (r.slippage or ZERO)) / r.base * 100), "%", 2)
                 if r.base
@@ -358,10 +363,10 @@ class PnlView:
             return bullet_list("The app's page was not asked", [])
         theirs, app = self.page, self.again(pnl_costs.APP)
 
-        def percent(v):
+        def percent(v: Decimal | None) -> str:
             return formatting.number(_rounded(v), "%", 2)
 
-        def money(v):
+        def money(v: Decimal | None) -> str:
             return formatting.dollars(_rounded(v))
 
         p = self.pnl
@@ -423,13 +428,13 @@ class PnlView:
         if spread is None or money is None:
             return bullet_list("Backtest variance", [self.why])
 
-        def between(low, high, told):
+        def between(low: float | None, high: float | None, told: Callable[[float | None], str]) -> str:
             return "unknown" if low is None or high is None else f"{told(low)} to {told(high)}"
 
-        def points(v):
+        def points(v: Decimal | float | None) -> str:
             return formatting.number(_rounded(v), "points", 2)
 
-        def dollars(v):
+        def dollars(v: Decimal | float | None) -> str:
             return formatting.dollars(_rounded(v))
 
         confidence = formatting.ratio(p.rule.of("fills").confidence, 0)
@@ -479,7 +484,7 @@ class PnlView:
                 formatting.number(_rounded(pair.result.net_pct), "%", 2),
                 formatting.number(_rounded(pair.gap_pp), "points", 2),
                 _usd(pair.gap_usd),
-                LABELS[max(TERMS, key=lambda t, pair=pair: abs(getattr(pair.parts, t)))],
+                LABELS[_largest_part(pair)],
             ]
             for pair in far
         ]
@@ -770,8 +775,9 @@ def told(
         return found if since is None else found.within(since)
 
     last = max((f.at for f in fills), default=None) or max((m.at for m in book.moneys), default=None)
-    assert as_of or last
-    return PnlView(again(model(reading)), book, theirs, as_of or last, again, page)  # type: ignore[arg-type]
+    moment = as_of or last
+    assert moment
+    return PnlView(again(model(reading)), book, theirs, moment, again, page)
 
 
 def of_file(
@@ -867,7 +873,12 @@ def accuracy_of(
     page = status.status_of(desk, asked.end, window, known_at).page_pnl if asked else None
     span: dict[str, Any] = {"as_of": asked.end if asked else end, "since": asked.start if asked else None, "page": page}
     own = desk.settings.home / SAMPLE_FILLS
-    path = Path(fills) if fills else own if own.exists() else None
+    if fills:
+        path = Path(fills)
+    elif own.exists():
+        path = own
+    else:
+        path = None
     theirs = Path(backtest) if backtest else None
     if path:
         return of_file(path, rule, costs, theirs, **span)

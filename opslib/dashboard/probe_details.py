@@ -1,7 +1,9 @@
 """Show our own probes in detail: each question one table or picture."""
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
@@ -11,6 +13,9 @@ from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.telemetry.probes.history import IS_THERE, REQUEST_PROBES, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NOBODY_LOOKED = "nobody looked: ops collect does, at what the settings name"
 SHOWN = 20
@@ -35,17 +40,15 @@ class Speed:
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        def draw(ax):
-            return (
-                charts.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects),
-                charts.with_markers(ax, self.view.marks),
-            )
+        def draw(ax: "Axes") -> "Axes":
+            looked = charts.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects)
+            return charts.with_markers(looked, self.view.marks)
 
         charts.show(
             {"text/plain": repr(self)},
             draw,
             "our looks over time",
-            f"How long our looks took, and which failed: {repr(self)}",
+            f"How long our looks took, and which failed: {self!r}",
         )
 
 
@@ -285,7 +288,7 @@ class ProbeDetails:
     @property
     def socket(self) -> TextBlock:
         """How was the app's WebSocket, look by look?"""
-        found = [s for s in self._probed.within("socket", "app", self._window)]
+        found = list(self._probed.within("socket", "app", self._window))
         counts = Counter(s.outcome for s in found)
         trips = self._probed.round_trips(self._window)
         ages = [s.value for s in found if s.value is not None]
@@ -337,7 +340,7 @@ class ProbeDetails:
             return bullet_list("Our collector", [NOBODY_LOOKED])
         memory = [b.value for b in beats if b.value is not None]
         files = [self._probed.told(b).get("files") for b in beats]
-        gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:])]
+        gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(beats)]
         lines = [
             f"{len(beats):,} beats, the longest gap {formatting.duration(max(gaps, default=0.0))}",
             f"memory {min(memory):.0f} to {max(memory):.0f} MB",

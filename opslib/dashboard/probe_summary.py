@@ -6,7 +6,7 @@ rule has the verdict; a sight has one of its own only where no limit is needed t
 """
 
 from datetime import timedelta
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 from opslib.alerting import probe_figures
@@ -196,8 +196,10 @@ class ProbeSummaries:
         gone = self.probed.network_gone(at_us)
         if gone:
             told = ", ".join(
-                f"{s} {OUTCOMES[self.probed.now('liveness', s, at_us).outcome].words.split(':')[0]}" for s in PROVIDERS
-            )  # type: ignore[union-attr]
+                f"{s} {OUTCOMES[last.outcome].words.split(':')[0]}"
+                for s in PROVIDERS
+                if (last := self.probed.now("liveness", s, at_us))
+            )
             found.append(
                 ProbeSummary(
                     "providers",
@@ -256,7 +258,7 @@ class ProbeSummaries:
             s for s in reversed(self.probed.within(failed.probe, failed.subject, self._lately())) if s.outcome != KEPT
         ]
         streak = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, line))
-        return next((newer for newer, older in zip(streak, streak[1:]) if newer.outcome == older.outcome), failed)
+        return next((newer for newer, older in pairwise(streak) if newer.outcome == older.outcome), failed)
 
     def _lately(self) -> Window:
         return Window.before(self.window.end, lately(self.rules))
@@ -437,8 +439,9 @@ class ProbeSummaries:
         slow = (
             p95 is not None
             and isinstance(limit["critical"], float)
+            and not isinstance(limit["warning"], str)
             and self.rules["response_time"].past(p95, limit["warning"])
-        )  # type: ignore[arg-type]
+        )
         up = self.probed.now("health", "app", self.at_us)
         age = f", up for {formatting.duration(up.value)}" if up and up.value is not None else ""
         return [
@@ -475,7 +478,12 @@ class ProbeSummaries:
                 else ", no message heard yet"
             )
             return [ProbeSummary("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
-        code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
+        if "code" in told:
+            code = f" (code {told['code']})"
+        elif "status" in told:
+            code = f" (HTTP {told['status']})"
+        else:
+            code = ""
         silent = (
             f", nothing for {formatting.duration(last.value)}"
             if last.outcome == "silent" and last.value is not None

@@ -5,13 +5,12 @@ Gauges speak of the last hour, those of a rule of the rule's own window; a figur
 nobody alerts on an invented number.
 """
 
-import sys
 from datetime import datetime, timedelta
 
 from opslib.alerting import evaluation
-from opslib.alerting.verdicts import bound
+from opslib.alerting.verdicts import Finding, bound
 from opslib.dashboard.status import Status
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, logs
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
@@ -49,23 +48,23 @@ def errors_total(store: Database, settings: Settings, rules: Rules, as_of: datet
         total += tape.came_to_light("errors", window) or 0
         upto = until
         if begun < upto <= settled:
-            _remember(store, key, f"{clock.micros(upto)} {total}")
+            _remember(store, settings, key, f"{clock.micros(upto)} {total}")
     return total
 
 
-def _remember(store: Database, key: str, value: str) -> None:
+def _remember(store: Database, settings: Settings, key: str, value: str) -> None:
     """Remember a total where that is possible: one that cannot be remembered is right all the same, and made again."""
     try:
         store.remember(key, value)
     except StoreError as problem:
-        print(formatting.printable(f"ops serve: {problem}"), file=sys.stderr)
+        logs.of(settings.redact).warning(str(problem))
 
 
 def prometheus(view: Status, total_errors: int | None) -> str:
     """The figures of a view of the last hour as Prometheus text, format 0.0.4, ending in a newline."""
     figures = view.figures
 
-    def percent(v):
+    def percent(v: float | None) -> float | None:
         return None if v is None else v * 100
 
     down = figures["system"]["websocket_connected"]
@@ -75,7 +74,7 @@ def prometheus(view: Status, total_errors: int | None) -> str:
         if f.figure.value is not None and f.verdict != "unknown"
     ]
 
-    def of(f):
+    def of(f: Finding) -> str:
         return f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'
 
     families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [

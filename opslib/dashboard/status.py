@@ -7,7 +7,8 @@ same view, so that a figure is the same wherever it stands.
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import cached_property
+from decimal import Decimal
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import UsageError
 from opslib.foundation.storage.database import Database
-from opslib.foundation.storage.snapshot_columns import FIELDS, PROVIDERS
+from opslib.foundation.storage.snapshot_columns import FIELDS, PROVIDERS, SnapshotRow
 from opslib.incidents.lifecycle import Incidents
 from opslib.telemetry.markers import Marker, Markers
 from opslib.telemetry.pages import counters, indicators, refused_posts
@@ -62,7 +63,7 @@ class Status:
         recorded: What became of alerts, where they were judged up to the moment of the view; else None.
         evaluated: The part of the window for which alerts are evaluated where nothing is recorded; None is all of it.
         probed: What our own looks saw; None where nobody ever looked.
-        acks, silences: What people said of alerts: see `dispatch.NotificationStore`.
+        acks, silences: What people said of alerts: see `NotificationStore`.
         filed: What the fills of the window came to; None where there are none, and the page is asked.
         traded: What all fills up to the moment of the view came to; None where there are none.
         rows: Those fills, for the alerts where nobody judged.
@@ -273,7 +274,7 @@ class Status:
         """All four."""
         return [self.panel(name) for name in NAMES]
 
-    def _guide(self, read: Callable[[Any], str]) -> str:
+    def _guide(self, read: Callable[[SnapshotRow], str]) -> str:
         """What the guide's recipe would read off the page seen last: its own figures, since it was loaded."""
         seen = self.tape.seen_in(self.window)
         return read(seen[-1][1]) if seen else "nothing"
@@ -282,9 +283,7 @@ class Status:
         rows = []
         for name in PROVIDERS:
             f = self.figures["providers"][name]
-            guide = self._guide(
-                lambda k, name=name: _page_uptime(getattr(k, f"{name}_successes"), getattr(k, f"{name}_requests"))
-            )
+            guide = self._guide(partial(_page_uptime, name))
             rows += [
                 (f"{name} availability", formatting.ratio(f["availability"]), guide),
                 (
@@ -346,7 +345,7 @@ class Status:
     def _pnl_rows(self) -> list[tuple[str, str, str]]:
         f = self.figures["pnl"]
 
-        def percent(v):
+        def percent(v: float | None) -> str:
             return formatting.number(v, "%", 2)
 
         return [
@@ -452,10 +451,10 @@ class Status:
             for name, f in figures["providers"].items()
         }
 
-        def head(name):
+        def head(name: str) -> dict[str, Any]:
             return {"verdict": self._verdict_of(name), "source": evaluation.PAGE, "coverage": coverage, **seen(name)}
 
-        def seen(name):
+        def seen(name: str) -> dict[str, Any]:
             return {"sights": told} if (told := [s.words for s in self.sights if s.panel == name]) else {}
 
         return {
@@ -513,10 +512,10 @@ def _of_fills(filed: Pnl) -> dict[str, Any]:
     """
     spread = filed.points
 
-    def cents(v):
+    def cents(v: Decimal | None) -> float | None:
         return None if v is None else round(float(v), 2) + 0.0
 
-    def percent(v):
+    def percent(v: Decimal | None) -> float | None:
         return None if v is None else float(v)
 
     enough = spread is not None and spread.n >= filed.rule.of("fills").min_count
@@ -553,8 +552,9 @@ def _by_type(types: Mapping[str, int] | None, errors: int | None) -> str:
     )
 
 
-def _page_uptime(successes: int | None, requests: int | None) -> str:
+def _page_uptime(provider: str, look: SnapshotRow) -> str:
     """The page's own ``uptime``: cumulative, rounded half up to a whole percent, 100 before the first request."""
+    successes, requests = getattr(look, f"{provider}_successes"), getattr(look, f"{provider}_requests")
     if requests is None or successes is None:
         return "nothing"
     return f"{(200 * successes + requests) // (2 * requests) if requests else 100} %"

@@ -1,19 +1,35 @@
 """Make pieces of text that read as plain text, HTML and Markdown: lists, tables, paragraphs."""
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
-from opslib.foundation import formatting
+from opslib.foundation import formatting, templates
+
+if TYPE_CHECKING:
+    from mistune import Markdown
 
 
 @dataclass(frozen=True)
 class TextBlock:
-    """A piece of the report as people read it: plain, HTML and Markdown."""
+    """
+    A piece of the report as people read it: plain, HTML and Markdown.
+
+    Attributes:
+        template: Of its HTML, which is rendered where it is asked for: a terminal asks for none.
+        values: What the template shows.
+    """
 
     plain: str
-    html: str
+    template: str
+    values: Mapping[str, Any]
     markdown: str
+
+    @cached_property
+    def html(self) -> str:
+        """It as a part of a page; what comes from outside is inert."""
+        return templates.render(self.template, **self.values)
 
     def __repr__(self) -> str:
         return self.plain
@@ -24,10 +40,10 @@ class TextBlock:
 
 def bullet_list(title: str, lines: list[str]) -> TextBlock:
     """A heading and lines under it, as text, HTML and Markdown; what comes from outside is inert in each."""
-    e = formatting.in_html
     return TextBlock(
         "\n".join([title, *(f"  - {line}" for line in lines)]),
-        f"<p><strong>{e(title)}</strong></p><ul>{''.join(f'<li>{e(line)}</li>' for line in lines)}</ul>",
+        "dashboard/templates/bullet_list.html",
+        {"title": title, "lines": lines},
         "\n".join(
             [f"### {formatting.in_markdown(title)}", "", *(f"- {formatting.in_markdown(line)}" for line in lines)]
         ),
@@ -38,18 +54,14 @@ def table(title: str, header: list[str], rows: list[list[str]], empty: str = "")
     """A heading and a table under it, as text, HTML and Markdown; without rows, `empty` stands there instead."""
     if not rows:
         return bullet_list(title, [empty])
-    e = formatting.in_html
-    html = "".join(
-        f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
-    )
 
-    def cells(row):
+    def cells(row: list[str]) -> str:
         return f"| {' | '.join(formatting.in_markdown(c) for c in row)} |"
 
     return TextBlock(
         f"{title}\n{formatting.table(header, rows)}",
-        f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</"
-        f"tr></thead><tbody>{html}</tbody></table>",
+        "dashboard/templates/table.html",
+        {"title": title, "header": header, "rows": rows},
         "\n".join(
             [
                 f"### {formatting.in_markdown(title)}",
@@ -62,29 +74,36 @@ def table(title: str, header: list[str], rows: list[list[str]], empty: str = "")
     )
 
 
+def one_after_another(*blocks: TextBlock) -> TextBlock:
+    """Several pieces as one."""
+    return TextBlock(
+        "\n\n".join(block.plain for block in blocks),
+        "dashboard/templates/one_after_another.html",
+        {"blocks": blocks},
+        "\n\n".join(block.markdown for block in blocks),
+    )
+
+
 def markdown_to_html(markdown: str) -> str:
-    """What our own prose uses of Markdown, as HTML; everything else stays text."""
-    found, items = [], list[str]()
+    """Markdown as HTML: markup in it stays text, and a link is its words and its address, so that paper has both."""
+    return str(_converter()(formatting.printable(markdown))).strip()
 
-    def close() -> None:
-        if items:
-            found.append(f"<ul>{''.join(items)}</ul>")
-            items.clear()
 
-    for block in markdown.splitlines():
-        line = re.sub(
-            r"`([^`]+)`",
-            r"<code>\1</code>",
-            re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", formatting.in_html(block.strip())),
-        )
-        line = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"\1 (\2)", line)
-        if head := re.match(r"(#{1,4}) (.+)", line):
-            close()
-            found.append(f"<h{len(head[1])}>{head[2]}</h{len(head[1])}>")
-        elif item := re.match(r"(?:[-*]|\d+\.) (.+)", line):
-            items.append(f"<li>{item[1]}</li>")
-        else:
-            close()
-            found += [f"<p>{line}</p>"] if line else []
-    close()
-    return "\n".join(found)
+@cache
+def _converter() -> "Markdown":
+    import mistune
+
+    class Renderer(mistune.HTMLRenderer):
+        def text(self, text: str) -> str:
+            return formatting.in_html(text)
+
+        def codespan(self, text: str) -> str:
+            return f"<code>{formatting.in_html(text)}</code>"
+
+        def link(self, text: str, url: str, title: str | None = None) -> str:
+            return text if text == url else f"{text} ({formatting.in_html(url)})"
+
+        def image(self, text: str, url: str, title: str | None = None) -> str:
+            return f"{text} ({formatting.in_html(url)})"
+
+    return mistune.create_markdown(renderer=Renderer(escape=True), plugins=["table"])

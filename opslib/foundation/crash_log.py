@@ -7,7 +7,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from opslib.foundation import clock, formatting, version
+from opslib.foundation import clock, formatting, logs, version
 from opslib.foundation.config import settings
 from opslib.foundation.errors import SettingsError
 
@@ -66,6 +66,6 @@ def watch_threads(home: str | Path | None, what: str) -> None:
 
     def ended(thread: threading.ExceptHookArgs) -> None:
         if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):
-            print(record(thread.exc_value, home, f"a thread of {what}"), file=sys.stderr)
+            logs.of(settings.redacted).error(record(thread.exc_value, home, f"a thread of {what}"))
 
     threading.excepthook = ended

@@ -122,7 +122,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raw.seek(0)
             if is_zipped:
                 with gzip.open(raw, "rb") as expanding:
-                    yield expanding  # type: ignore[misc]
+                    yield expanding  # type: ignore[misc]  # It reads as a file does.
             else:
                 yield raw
     except IsADirectoryError:

@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     minutes, secs = divmod(rest, 60)
-    parts = [f"{hours} h"] * bool(hours) + [f"{minutes} min"] * bool(minutes)
+    parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count]
     if not hours and (secs or not parts):
         parts.append(f"{secs} s")
     return " ".join(parts)
@@ -89,7 +89,13 @@ def printable(outside: object) -> str:
     Newlines and tabs stay. Colour sequences and format characters (bidirectional, zero-width, tags) are dropped; any
     other control character, separator or lone surrogate becomes a space.
     """
-    return _UNPRINTABLE.sub(lambda found: "" if found[1] else "\n" if found[0] == "\r\n" else " ", str(outside))
+    return _UNPRINTABLE.sub(_in_place_of, str(outside))
+
+
+def _in_place_of(unprintable: re.Match[str]) -> str:
+    if unprintable[1]:
+        return ""
+    return "\n" if unprintable[0] == "\r\n" else " "
 
 
 def printable_values(outside: Any) -> Any:
@@ -105,8 +111,8 @@ def printable_values(outside: Any) -> Any:
 
 
 def escaped_json(document: str) -> str:
-    """
-    A JSON document with what `printable` would remove from its strings written as ``\\uXXXX``: the same values, safe to
+    r"""
+    A JSON document with what `printable` would remove from its strings written as ``\uXXXX``: the same values, safe to
     show.
     """
     return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], document)

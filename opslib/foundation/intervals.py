@@ -36,7 +36,9 @@ def _within(t: float, df: int) -> float:
     """
     angle = math.atan(t / math.sqrt(df))
     cosine, odd = math.cos(angle), df % 2
-    term = total = (cosine if df > 1 else 0.0) if odd else 1.0
+    term = total = 1.0
+    if odd:
+        term = total = cosine if df > 1 else 0.0
     for k in range(3 if odd else 2, df - 1, 2):
         term *= (k - 1) / k * cosine**2
         total += term
@@ -53,7 +55,8 @@ def _t(df: int, confidence: float) -> float:
     z = _z(confidence)
     if df >= MANY_FOR_T:
         terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-        return z + sum(term / df ** (i + 1) for i, term in enumerate(terms))
+        tail: float = sum(term / df ** (i + 1) for i, term in enumerate(terms))
+        return z + tail
     low, high = z, 2 * z
     while _within(high, df) < confidence:
         low, high = high, 2 * high

@@ -86,7 +86,7 @@ def session(day: date) -> Session | None:
     if day.weekday() >= 5 or kind == "closed" or (day in _declared and closes is None):
         return None
 
-    def at(clock):
+    def at(clock: time) -> datetime:
         return datetime.combine(day, clock, NEW_YORK).astimezone(UTC)
 
     return Session(day, at(OPEN), at(closes or (HALF_DAY_CLOSE if kind == "half" else CLOSE)))

@@ -120,7 +120,9 @@ def close_of(text: str) -> str:
     if day is None:
         return ""
     found = _session_or_none(day)
-    how = "which has no session: taken as its end" if found is None else f"taken as its {'early ' * found.half}close"
+    how = "which has no session: taken as its end"
+    if found is not None:
+        how = "taken as its early close" if found.half else "taken as its close"
     return f"{day} is a day, {how}, {moment(parse(text, 'close'))}"
 
 

@@ -192,7 +192,7 @@ def digest(entry: Entry) -> str:
 
 
 def _told(entry: Entry) -> dict[str, Any]:
-    def at(us):
+    def at(us: int) -> str:
         return formatting.iso(clock.instant(us))
 
     return {
@@ -217,7 +217,7 @@ def read(line: str) -> Entry:
     try:
         found = json.loads(line)
 
-        def us(key):
+        def us(key: str) -> int:
             return clock.micros(time_parsing.parse(found[key]))
 
         return Entry(
@@ -257,7 +257,12 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[IntegrityError]]:
             continue
         if digest(entry) != entry.digest or line != entry.line:
             broken.append(IntegrityError(entry.id, EDITED, "its bytes do not give its SHA-256"))
-        wanted = before.seq + 1 if before else (1 if n == 1 else entry.seq)
+        if before:
+            wanted = before.seq + 1
+        elif n == 1:
+            wanted = 1
+        else:
+            wanted = entry.seq
         if entry.seq != wanted:
             broken.append(
                 IntegrityError(

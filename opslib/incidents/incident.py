@@ -161,7 +161,7 @@ class Incident:
     def as_json(self) -> dict[str, Any]:
         """For a program."""
 
-        def at(us):
+        def at(us: int | None) -> str | None:
             return None if us is None else formatting.iso(clock.instant(us))
 
         return {
@@ -296,13 +296,11 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
         case "step":
             key, state = (body["runbook"], body["step"]), body["state"]
             before = found.steps.get(key)
-            intended = (
-                entry
-                if state == "intended"
-                else before.intended
-                if before and state in ("done", "failed", "rehearsed", "undone")
-                else None
-            )
+            intended: Entry | None = None
+            if state == "intended":
+                intended = entry
+            elif before and state in ("done", "failed", "rehearsed", "undone"):
+                intended = before.intended
             found.steps[key] = StepRecord(state, entry, intended)
             if state == "done" and body.get("mitigates"):
                 found.status = "mitigated" if found.status == "open" else found.status

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from opslib.alerting.alerts import Transition
 from opslib.alerting.notifications.planner import NotificationState
-from opslib.alerting.notifications.store import EXPIRED, SENT as DELIVERED
+from opslib.alerting.notifications.store import EXPIRED
+from opslib.alerting.notifications.store import SENT as DELIVERED
 from opslib.alerting.store import COLUMNS
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.rules import Rules
@@ -43,7 +44,7 @@ class Incidents:
     def __init__(self, store: Database, settings: Settings, rules: Rules):
         self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
         self.records = EntryStore(store, settings)
-        self._seen: tuple = ()
+        self._seen: tuple[int | tuple[str, str] | None, ...] = ()
 
     # Reading.
 
@@ -334,7 +335,7 @@ class Incidents:
         self._seen = now
         return sorted(grown)
 
-    def _fingerprint(self, connection: sa.Connection) -> tuple:
+    def _fingerprint(self, connection: sa.Connection) -> tuple[int | tuple[str, str] | None, ...]:
         """What could be taken in: asked often, so without taking the writers' turn, and without reading a record."""
         newest = tuple(
             connection.execute(sa.select(sa.func.max(t.c.seq)).where(t.c.app == self.app)).scalar()
@@ -507,7 +508,7 @@ class Incidents:
         return len(now) > before
 
     def _became(self, t: Transition) -> dict[str, Any]:
-        def at(us):
+        def at(us: int) -> str:
             return formatting.iso(clock.instant(us))
 
         rule = self.rules.rules.get(t.rule)

@@ -40,7 +40,7 @@ class DueJob(NamedTuple):
         at: When it was due.
         due: Its name in the ledger, and until when it is in time.
         rows: Its runs, oldest first.
-        standing: What is to be done about it; see `ledger.standing`.
+        standing: What is to be done about it; see `ledger`.
     """
 
     job: Job
@@ -91,7 +91,8 @@ class DueJobs:
 
     def since(self) -> dict[str, int]:
         """From when on is each job due, microseconds? Of a desk whose schedule never ran, nothing is."""
-        return json.loads(self.store.recall(self._key) or "{}")
+        kept: dict[str, int] = json.loads(self.store.recall(self._key) or "{}")
+        return kept
 
     def begin(self, now: datetime) -> None:
         """From now on what these jobs make is due; of a job that is new, what is not late yet is due, too."""
@@ -129,7 +130,7 @@ class DueJobs:
                     )
                 )
         runs: dict[str, list[dict[str, Any]]] = {}
-        for row in self.store.runs_due(self.settings.app, [due.name for _, _, due in found]):
+        for row in ledger.rows_due(self.store, self.settings.app, [due.name for _, _, due in found]):
             runs.setdefault(row["due"], []).append(row)
         now_us, named = clock.micros(now), set[str]()
         items = []

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import AlreadyMade, NotebookFailed, StoreError, UsageError
@@ -100,7 +100,7 @@ def _engine(
     sockets: str,
     executed: dict[str, Any],
     kernels: "KernelPool | None",
-) -> type:
+) -> Any:
     """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
     from jupyter_core.utils import run_sync
     from nbclient.exceptions import CellExecutionError
@@ -113,7 +113,7 @@ def _engine(
             raise TimeoutError("the notebook's time ran out between two cells")
         return max(1, round(rest))
 
-    class Client(PapermillNotebookClient):
+    class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has no types.
         async def async_start_new_kernel(self, **kwargs: Any) -> None:
             if kernels is not None:
                 from opslib.jobs.kernels import NAME
@@ -159,7 +159,7 @@ def _engine(
                         raise RuntimeError(f"the kernel refused its settings: {reply['content'].get('evalue')}")
                     return
 
-    class Engine(NBClientEngine):
+    class Engine(NBClientEngine):  # type: ignore[misc]  # papermill has no types.
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **_: Any) -> Any:
             executed["notebook"] = nb_man.nb
@@ -342,7 +342,12 @@ def execute(
     fault = reason or (_fault(seen, executed.get("error")) if seen is not None else None)
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
-    state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
+    if fault or seen is None:
+        state = "failed"
+    elif incomplete:
+        state = "incomplete"
+    else:
+        state = "ok"
     return Outcome(
         state,
         settings.redact(fault or incomplete or "") or None,
@@ -484,10 +489,8 @@ def publish_run(
     try:
         index_page.write(settings, store)
     except OSError as problem:  # The run is what it is; the next one makes the page anew.
-        print(
-            f"ops: {settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has "
-            f"every run.",
-            file=sys.stderr,
+        logs.of(settings.redact).warning(
+            f"{settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has every run."
         )
     return replace(outcome, state=state, reason=reason), place
 

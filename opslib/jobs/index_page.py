@@ -14,28 +14,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from opslib.foundation import formatting, time_parsing
+from opslib.foundation import formatting, templates, time_parsing
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import UsageError
 from opslib.foundation.storage import temporary_files
 from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
-from opslib.jobs.html_export import STYLE
 
 NAME = "index.html"
 NEWEST = 2000  # More runs than this are in the ledger alone.
-SCRIPT = """
-const box = document.getElementById('search'), told = document.getElementById('told');
-const rows = [...document.querySelectorAll('#runs tbody tr')];
-const sift = () => {
-  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
-  let shown = 0;
-  for (const row of rows) { row.hidden = !words.every(w => row.textContent.toLowerCase().includes(w)); shown += \
-!row.hidden }
-  told.textContent = shown + ' of ' + rows.length + ' runs';
-};
-box.addEventListener('input', sift); sift();
-"""
+SCRIPT = (Path(__file__).parent / "templates" / "index.js").read_text(encoding="utf-8")
 MARKS = {"ok": "✓", "warning": "!", "critical": "✗", "unknown": "?"}
 
 
@@ -64,28 +52,15 @@ def page(settings: Settings, runs: list[dict[str, Any]]) -> str:
     newest: dict[str, tuple[dict[str, Any], str]] = {}
     for run, verdict in shown:
         newest.setdefault(_name(run), (run, verdict))
-    e = formatting.in_html
     hash_ = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash_}'"
-    head = "<thead><tr><th>notebook</th><th>of</th><th>verdict</th><th>ended</th><th>run</th><th>why</th></tr></thead>"
-    more = (
-        f"<p>{len(found) - NEWEST:,} older runs are in the ledger: <code>ops runs</code>.</p>"
-        if len(found) > NEWEST
-        else ""
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
-        f'http-equiv="Content-Security-Policy" content="{policy}"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1">'
-        f"<title>{e(settings.app)}: every run</title><style>{STYLE}body {{ max-width: 80rem }} input {{ font: "
-        f"inherit; padding: .3rem .6rem; width: 24rem; max-width: 100% }} td:not(:last-child) {{ white-space: "
-        f"nowrap }}</style></head>\n<body>\n"
-        f"<h1>{e(settings.app)}: the newest of each notebook</h1>\n<table>{head}<tbody>"
-        f"{''.join(_row(settings, run, verdict) for run, verdict in newest.values())}</tbody></table>\n"
-        f'<h2>Every run</h2>\n<p><label>Search <input id="search" type="search" placeholder="weekly critical '
-        f'2026-03"></label> <span id="told">{len(shown)} runs</span></p>\n'
-        f'<table id="runs">{head}<tbody>{"".join(_row(settings, run, verdict) for run, verdict in shown)}</'
-        f"tbody></table>{more}\n<script>{SCRIPT}</script>\n</body></html>\n"
+    return templates.render(
+        "jobs/templates/index.html",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash_}'",
+        app=settings.app,
+        newest=[_row(settings, run, verdict) for run, verdict in newest.values()],
+        runs=[_row(settings, run, verdict) for run, verdict in shown],
+        older=len(found) - NEWEST,
+        script=SCRIPT,
     )
 
 
@@ -117,19 +92,18 @@ def _local(moment: Any) -> str:
         return str(moment)
 
 
-def _row(settings: Settings, run: dict[str, Any], verdict: str) -> str:
-    e = formatting.in_html
+def _row(settings: Settings, run: dict[str, Any], verdict: str) -> dict[str, str]:
+    """What the page shows of a run; its link leads from the page to what the run published, where that still is."""
     page = next((Path(p) for p in run["outputs"] if p.endswith(".html")), None)
-    name, given = _name(run), run["parameters"]
-    of = given.get("day") or given.get("period") or given.get("incident") or _local(given.get("as_of") or "")
-    link = (
-        f'<a href="{e(quote(os.path.relpath(page, settings.home)))}">{e(name)}</a>'
-        if page and page.exists()
-        else e(name)
-    )
+    given = run["parameters"]
     when = time_parsing.parse(run["ended_at"] or run["started_at"])
-    return (
-        f"<tr><th scope='row'>{link}</th><td>{e(str(of))}</td><td>{MARKS.get(verdict, '')} {e(verdict)}</"
-        f"td><td>{when:%Y-%m-%d %H:%M} UTC</td><td>{e(run['state'])}</td><td>"
-        f"{e(formatting.single_line(run['reason'] or '', 160))}</td></tr>"
-    )
+    return {
+        "link": quote(os.path.relpath(page, settings.home)) if page and page.exists() else "",
+        "name": _name(run),
+        "of": str(given.get("day") or given.get("period") or given.get("incident") or _local(given.get("as_of") or "")),
+        "mark": MARKS.get(verdict, ""),
+        "verdict": verdict,
+        "ended": f"{when:%Y-%m-%d %H:%M}",
+        "state": run["state"],
+        "why": formatting.single_line(run["reason"] or "", 160),
+    }

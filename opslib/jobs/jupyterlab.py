@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
@@ -180,7 +181,7 @@ def _entry(catalog: str, title: str, path: str) -> dict[str, object]:
 
 def _page(app: str) -> dict[str, object]:
     """The notebook behind the dashboard without code."""
-    cell = {
+    cell: dict[str, Any] = {
         "cell_type": "code",
         "id": "live",
         "execution_count": None,

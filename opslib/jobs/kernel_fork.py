@@ -21,6 +21,7 @@ IMPORTED = (
     "ipykernel.ipkernel",
     "ipykernel.kernelapp",
     "ipykernel.zmqshell",
+    "jinja2",
     "numpy",
     "opslib",
     "opslib.reports.daily",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from opslib.foundation.config.settings import without_secrets
 
@@ -38,7 +38,8 @@ class Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, pid: int):
-        self.pid, self.returncode = pid, None
+        self.pid = pid
+        self.returncode: int | None = None
         self._fd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
@@ -167,6 +168,7 @@ class WarmProvisioner(LocalProvisioner):
         )
         if forked is None:
             return await super().launch_kernel(cmd, **kwargs)
-        self.way, self.process, self.pid, self.pgid = WARM, forked, forked.pid, forked.pid
+        self.way, self.pid, self.pgid = WARM, forked.pid, forked.pid
+        self.process = forked  # type: ignore[assignment]  # What is needed of a Popen.
         self.cwd = kwargs.get("cwd", os.getcwd())
         return self.connection_info

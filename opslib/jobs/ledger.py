@@ -11,8 +11,11 @@ import socket
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
+
 from opslib.foundation import clock, formatting
-from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.database import Database, chunks
+from opslib.foundation.storage.schema import RUNS
 
 MADE = ("ok", "incomplete", "late", "missed")  # States after which nothing is to be made any more.
 FAILURES, BEGINNINGS = 3, 10  # So often it is tried, where it fails; and where those that made it die.
@@ -93,24 +96,25 @@ def begins(store: Database, due: JobKey | None, **row: Any) -> bool:
     Write a run into the ledger before it begins; False where what is due is no longer to be made: then nothing is
     written.
     """
-
-    def taken(rows: list[dict[str, Any]]) -> bool:
-        return job_state(due, rows, clock.micros(store.now())) != OPEN if due else False
-
     _mine.add(row["id"])
     begun = False
     try:
-        begun = store.run_begins(
-            taken if due and due.at_us is not None else None,
-            **row,
-            process=process(),
-            outputs="[]",
-            due=due.name if due else None,
-        )
+        with store.committing() as connection:
+            if due and due.at_us is not None:
+                made = _select_due(connection, row["app"], [due.name])
+                if job_state(due, made, clock.micros(store.now())) != OPEN:
+                    return False
+            _insert(connection, {"outputs": "[]", "due": due.name if due else None} | row)
+        begun = True
     finally:
         if not begun:
             _mine.discard(row["id"])
     return begun
+
+
+def _insert(connection: sa.Connection, row: dict[str, Any]) -> None:
+    """Write a row of the ledger, of this process, which has not ended unless it says so."""
+    connection.execute(sa.insert(RUNS).values({"ended_at_us": None, "reason": None, "process": process()} | row))
 
 
 def ends(
@@ -125,7 +129,9 @@ def ends(
 ) -> None:
     """Write into the ledger how a run ended; where that fails, nobody takes it for going on."""
     _mine.discard(run_id)
-    store.run_ends(run_id, state=state, reason=reason, ended_at_us=ended_at_us, outputs=outputs, kernel=kernel)
+    values = {"state": state, "reason": reason, "ended_at_us": ended_at_us, "outputs": json.dumps(outputs)}
+    with store.committing() as connection:
+        connection.execute(sa.update(RUNS).where(RUNS.c.id == run_id).values(values | {"kernel": kernel}))
 
 
 def missed(store: Database, app: str, due: JobKey, notebook: str, why: str) -> None:
@@ -156,6 +162,22 @@ def _noted(store: Database, app: str, due: JobKey, notebook: str, state: str, wh
     _mine.discard(name)
 
 
+def all_rows(store: Database) -> list[dict[str, Any]]:
+    """The rows of the ledger as they are stored, oldest first."""
+    return [dict(row._mapping) for row in store.stream(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
+
+
+def rows_due(store: Database, app: str, names: list[str]) -> list[dict[str, Any]]:
+    """Every run of what is due under these names, oldest first."""
+    with store.reading() as connection:
+        return [row for some in chunks(names, 500) for row in _select_due(connection, app, some)]
+
+
+def _select_due(connection: sa.Connection, app: str, names: list[str]) -> list[dict[str, Any]]:
+    found = sa.select(RUNS).where(RUNS.c.app == app, RUNS.c.due.in_(names)).order_by(RUNS.c.started_at_us, RUNS.c.id)
+    return [dict(row._mapping) for row in connection.execute(found)]
+
+
 def runs(store: Database) -> list[dict[str, Any]]:
     """
     The ledger as CONTRACT.md has it, oldest first.
@@ -163,7 +185,7 @@ def runs(store: Database) -> list[dict[str, Any]]:
     A run that was begun and not ended, whose process is gone, is *unknown*: it may have done anything.
     """
     found = []
-    for row in store.runs():
+    for row in all_rows(store):
         state, reason = row["state"], row["reason"]
         if state == "running" and not _going_on(row):
             state, reason = "unknown", "the process that ran it is gone, and did not say how it ended"
@@ -190,27 +212,25 @@ def anchor(store: Database, app: str, incident: str, entry_id: str, digest: str)
     Write the head of an incident's record into the ledger: who changes that record later does not change this with it.
     """
     now_us = clock.micros(store.now())
-    row = {
+    row: dict[str, Any] = {
         "id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry_id}-{digest[:8]}",
         "app": app,
         "notebook": f"incidents/{incident}",
+        "parameters": json.dumps({"incident": incident, "entry": entry_id, "digest": digest}),
         "started_at_us": now_us,
+        "ended_at_us": now_us,
+        "state": "ok",
         "outputs": "[]",
-        "process": process(),
     }
-    store.run_begins(
-        **row,
-        parameters=json.dumps({"incident": incident, "entry": entry_id, "digest": digest}),
-        state="ok",
-        ended_at_us=now_us,
-    )
+    with store.committing() as connection:
+        _insert(connection, row)
 
 
 def anchors(store: Database, app: str, incident: str) -> dict[str, str]:
     """The heads of an incident's record that the ledger has: digest by entry."""
     found = (
         json.loads(row["parameters"])
-        for row in store.runs()
+        for row in all_rows(store)
         if row["app"] == app and row["notebook"] == f"incidents/{incident}"
     )
     return {p["entry"]: p["digest"] for p in found if "entry" in p and "digest" in p}

@@ -23,7 +23,7 @@ def load(path: Path) -> "NotebookNode":
     import nbformat
 
     try:
-        found = nbformat.from_dict(nbformat.reads(_with_ids(files.read_text(path)), as_version=4))
+        found: NotebookNode = nbformat.from_dict(nbformat.reads(_with_ids(files.read_text(path)), as_version=4))
         nbformat.validate(found)
         written(found)
         return found
@@ -56,11 +56,12 @@ def without_slow_import() -> None:
     jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema
     uses.
     """
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None stands for what cannot be imported.
 
 
 def written(notebook: "NotebookNode") -> bytes:
     """A notebook as the bytes of its file."""
     import nbformat
 
-    return (nbformat.writes(notebook) + "\n").encode()
+    text: str = nbformat.writes(notebook)
+    return (text + "\n").encode()

@@ -56,16 +56,19 @@ def _kind(annotation: ast.expr) -> str:
         "Union",
     ):
         members = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        return " | ".join([_kind(m) for m in members] + ["None"] * ast.unparse(annotation.value).endswith("Optional"))
+        kinds = [_kind(member) for member in members]
+        if ast.unparse(annotation.value).endswith("Optional"):
+            kinds.append("None")
+        return " | ".join(kinds)
     return ast.unparse(annotation)
 
 
 def _typed(name: str, kind: str | None, given: Any) -> Any:
     """A parameter's value in its declared type, from a shell's text or from Python."""
     kinds = [k.strip() for k in (kind or "").split("|")]
-    if given is None or (isinstance(given, str) and given in ("None", "null") and "None" in kinds):
-        if kind is None or "None" in kinds:
-            return None
+    is_none = given is None or (isinstance(given, str) and given in ("None", "null") and "None" in kinds)
+    if is_none and (kind is None or "None" in kinds):
+        return None
     converters = {"bool": _as_bool, "int": _as_int, "float": _as_float, "str": _as_str}
     tried = [k for k in kinds if k in converters]
     for k in tried:

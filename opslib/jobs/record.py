@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from opslib.foundation import formatting
+from opslib.foundation import templates
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,9 @@ class RunRecord:
         return as_json(self.values).rstrip()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        folded = (
-            f"<details><summary>every number of this report</summary><pre>"
-            f"{formatting.in_html(repr(self))}</pre></details>"
-        )
         return {
             "text/plain": repr(self),
-            "text/html": folded,
+            "text/html": templates.render("jobs/templates/record.html", numbers=repr(self)),
             self.MIME: {"values": self.values, "markdown": self.markdown},
         }
 

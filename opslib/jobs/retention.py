@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from opslib.foundation import clock
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.storage.schema import ENTRIES
+from opslib.jobs import ledger
 
 EVERY_US = 86_400_000_000  # So often it is looked; more often would only cost.
 
@@ -43,7 +44,7 @@ def sweep(desk: Workspace) -> list[str]:
         desk.settings.keep_runs_mb * 1e6,
     )
     now, cited = desk.now(), _cited(desk)
-    ended = {row["id"]: row["ended_at_us"] for row in desk.store.runs() if row["ended_at_us"] is not None}
+    ended = {row["id"]: row["ended_at_us"] for row in ledger.all_rows(desk.store) if row["ended_at_us"] is not None}
     there = (
         sorted((ended[p.name], p) for p in folder.iterdir() if p.is_dir() and p.name in ended)
         if folder.is_dir()
@@ -62,7 +63,7 @@ def sweep(desk: Workspace) -> list[str]:
 
 def _cited(desk: Workspace) -> set[str]:
     """The runs that an incident, a checklist or a report names."""
-    ids = {row["id"] for row in desk.store.runs()}
+    ids = {row["id"] for row in ledger.all_rows(desk.store)}
     return {word for text in _texts(desk) for word in ids if word in text}
 
 

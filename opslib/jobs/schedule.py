@@ -6,67 +6,29 @@ time in the file or another scheduler makes nothing twice. Times are New York's:
 one that it repeats is the first of the two.
 """
 
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from opslib.foundation import clock, formatting, market_calendar, periods, time_parsing
+from opslib.foundation import clock, market_calendar, periods, time_parsing
 from opslib.foundation.clock import Window
+from opslib.foundation.config import documents
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.config.settings import toml
-from opslib.foundation.errors import SettingsError, UsageError
 from opslib.foundation.formatting import NEW_YORK
+from opslib.jobs import triggers
+from opslib.jobs.triggers import Trigger
 
 NAME = "schedule.toml"
 REPORT, CHECKLIST, NOTEBOOK = "report", "checklist", "notebook"
 DAILY = "daily"
-BY_HAND = "by hand"
 SEVERITIES = ("warning", "notify", "critical")
-FARTHEST = timedelta(days=1)  # From the open or the close; what is further is of another day.
 TIMEOUT = timedelta(minutes=15)
-KEYS = ("runs", "when", "parameters", "wait", "grace", "timeout", "owner", "severity", "catch_up", "deliver")
-_UNITS = {
-    "minute": timedelta(minutes=1),
-    "hour": timedelta(hours=1),
-    "day": timedelta(days=1),
-    "week": timedelta(days=7),
-}
-_DAYS = (
-    r"(?:, (?:(?P<every>every day)|trading days|(?P<end>first|last) trading day of the (?P<of>week|month"
-    r"|quarter|year)))?"
-)
-_ANCHORED = re.compile(
-    r"(?:at|(?P<n>\d{1,4}) (?P<unit>minute|hour)s? (?P<side>before|after)) the (?P<anchor>open|close)" + _DAYS
-)
-_TIMED = re.compile(r"(?P<time>(?:[01]\d|2[0-3]):[0-5]\d)" + _DAYS)
-_DEPLOYED = re.compile(r"(?P<n>\d{1,3}) (?P<unit>minute|hour|day|week)s? after a deploy")
-_HOURLY = "every hour while open"
-
-
-class Trigger(NamedTuple):
-    """
-    When something is due.
-
-    Attributes:
-        kind: open, close, time, hourly, deploy, hand.
-        offset: From the open, the close or a deployment.
-        at: Of `time`: New York's.
-        every: Of `time`: also on days without a session.
-        end, of: Only on the first or last trading day of a week, month, quarter or year; empty is each.
-    """
-
-    kind: str
-    offset: timedelta = timedelta()
-    at: time = time()
-    every: bool = False
-    end: str = ""
-    of: str = ""
+_FORM = Path(__file__).with_name("schedule_form.py")
 
 
 class Occurrence(NamedTuple):
@@ -139,7 +101,7 @@ class Job:
         else:
             first, last = (
                 (at + by).astimezone(NEW_YORK).date()
-                for at, by in ((window.start, -2 * FARTHEST), (window.end, 2 * FARTHEST))
+                for at, by in ((window.start, -2 * triggers.FARTHEST), (window.end, 2 * triggers.FARTHEST))
             )
             found = (m for n in range((last - first).days + 1) for m in _of_day(self.when, first + timedelta(days=n)))
         return sorted(m for m in found if window.start < m.at <= window.end)
@@ -174,114 +136,37 @@ def _of_day(when: Trigger, day: date) -> list[Occurrence]:
     return [Occurrence((session.opens if when.kind == "open" else session.closes) + when.offset, str(day))]
 
 
-def _when(said: str) -> Trigger | None:
-    if said == BY_HAND:
-        return Trigger("hand")
-    if said == _HOURLY:
-        return Trigger("hourly")
-    if found := _DEPLOYED.fullmatch(said):
-        return Trigger("deploy", int(found["n"]) * _UNITS[found["unit"]])
-    if (found := _ANCHORED.fullmatch(said)) and not found["every"]:
-        offset = int(found["n"] or 0) * _UNITS[found["unit"] or "minute"]
-        return (
-            Trigger(
-                found["anchor"],
-                -offset if found["side"] == "before" else offset,
-                end=found["end"] or "",
-                of=found["of"] or "",
-            )
-            if offset <= FARTHEST
-            else None
-        )
-    if found := _TIMED.fullmatch(said):
-        return Trigger(
-            "time",
-            at=time.fromisoformat(found["time"]),
-            every=bool(found["every"]),
-            end=found["end"] or "",
-            of=found["of"] or "",
-        )
-    return None
-
-
 def read(home: Path, staff: Contacts) -> dict[str, Job]:
     """
     What is made when: the shipped file, with ``schedule.toml`` of a home over it.
 
     Raises:
-        SettingsError: What stands there cannot be meant; named by its place.
+        SettingsError: What stands there cannot be meant; every problem with its place.
     """
-    path, shipped = (
-        home / NAME,
-        tomllib.loads(resources.files("opslib.jobs").joinpath(NAME).read_text(encoding="utf-8")),
-    )
-    own = toml(path)
-
-    def wrong(where: str, what: str) -> NoReturn:
-        raise SettingsError(f"{path}, {where}: {what}")
-
-    for name, told in own.items():
-        if not isinstance(told, dict):
-            wrong(name, "a table such as [morning] was wanted.")
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
-            wrong(name, "a job's name is lower-case letters, digits and -.")
-    return {
-        name: _job(name, shipped.get(name, {}) | own.get(name, {}), staff, wrong)
-        for name in [*shipped, *(n for n in own if n not in shipped)]
+    shipped = tomllib.loads(resources.files("opslib.jobs").joinpath(NAME).read_text(encoding="utf-8"))
+    own = documents.read(home / NAME)
+    known = {
+        "roles": PATH,
+        "severities": SEVERITIES,
+        "kinds": (REPORT, CHECKLIST, NOTEBOOK),
+        "reports": (DAILY, *periods.REPORTS),
+        "channels": {name: channel.kind for name, channel in staff.channels.items()},
     }
 
+    def problems() -> list[str]:
+        from opslib.jobs import schedule_form
 
-def _job(name: str, told: dict[str, Any], staff: Contacts, wrong: Any) -> Job:
-    for key in told:
-        if key not in KEYS:
-            wrong(name, f"{key!r} is nothing that a job has; it has {', '.join(KEYS)}.{formatting.nearest(key, KEYS)}")
-    kind, _, what = str(told.get("runs", "")).partition(" ")
-    reports = (DAILY, *periods.REPORTS)
-    if kind not in (REPORT, CHECKLIST, NOTEBOOK) or not what or (kind == REPORT and what not in reports):
-        wrong(
-            name,
-            f"runs is {told.get('runs')!r}; report {', '.join(reports)}, checklist NAME or notebook PATH was wanted.",
-        )
-    said = str(told.get("when", ""))
-    when = _when(said)
-    if when is None:
-        wrong(
-            name,
-            f"when is {said!r}; such as 15 minutes after the close, 08:00 every day, or 09:00, first trading "
-            f"day of the month was wanted (see the shipped file's head).",
-        )
-    spans = {}
-    for key in ("wait", "grace", "timeout"):
-        if key in told:
-            try:
-                spans[key] = time_parsing.parse_span(str(told[key]))
-            except UsageError as problem:
-                wrong(name, f"{key}: {problem}")
-    if spans.get("timeout", TIMEOUT) > timedelta(days=1):
-        wrong(name, f"timeout is {told['timeout']}; up to a day was wanted.")
-    if (owner := told.get("owner", "Tech Lead")) not in PATH:
-        wrong(name, f"owner is {owner!r}; there are: {', '.join(PATH)}.{formatting.nearest(str(owner), PATH)}")
-    if (severity := told.get("severity", "notify")) not in SEVERITIES:
-        wrong(name, f"severity is {severity!r}; it may be {', '.join(SEVERITIES)}.")
-    if not isinstance(catch_up := told.get("catch_up", True), bool):
-        wrong(name, f"catch_up is {catch_up!r}; true or false was wanted.")
-    deliver, parameters = told.get("deliver", []), told.get("parameters", {})
-    if not isinstance(deliver, list) or any(c not in staff.channels for c in deliver):
-        wrong(name, f"deliver is {deliver!r}; a list of channels was wanted; there are: {', '.join(staff.channels)}.")
-    if wordless := [c for c in deliver if staff.channels[c].kind in ("pagerduty", "alertmanager")]:
-        wrong(name, f"deliver names {wordless[0]!r}, which takes alerts and no words.")
-    if not isinstance(parameters, dict) or (parameters and kind != NOTEBOOK):
-        wrong(name, "parameters is a table, and of a notebook.")
-    return Job(
-        name,
-        kind,
-        what,
-        said,
-        when,
-        parameters,
-        owner=owner,
-        severity=severity,
-        catch_up=catch_up,
-        deliver=tuple(deliver),
-        **spans,
-    )
+        return schedule_form.problems(shipped, own.table, str(own.path), known)
+
+    own.validate(_FORM, {**known, "shipped": shipped}, problems)
+    return {name: _job(name, shipped.get(name, {}) | own.table.get(name, {})) for name in {**shipped, **own.table}}
+
+
+def _job(name: str, told: dict[str, Any]) -> Job:
+    """One valid table of the schedule."""
+    kind, _, what = told["runs"].partition(" ")
+    when = triggers.parse(told["when"])
+    assert when is not None
+    others: dict[str, Any] = {key: told[key] for key in ("parameters", "owner", "severity", "catch_up") if key in told}
+    others |= {key: time_parsing.parse_span(told[key]) for key in ("wait", "grace", "timeout") if key in told}
+    return Job(name, kind, what, told["when"], when, **others, deliver=tuple(told.get("deliver", ())))

@@ -40,7 +40,8 @@ class Annual(Quarterly):
             if not rule.burn and name not in {r.rule for r in self.log.rises}
         ]
         items = [
-            f"step {step} of {book} was {state} {count} time{'s' * (count > 1)}: {REMEDIES.get(state, 'find out why')}"
+            f"step {step} of {book} was {state} {count} time{'s' if count > 1 else ''}: "
+            f"{REMEDIES.get(state, 'find out why')}"
             for ((book, step), state), count in steps.most_common(SHOWN)
         ]
         items += [f"no alert told of it: {words}" for words in self.missed[:SHOWN]]

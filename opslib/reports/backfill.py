@@ -12,7 +12,8 @@ from datetime import date, timedelta
 from typing import Any
 
 from opslib.foundation import clock, market_calendar, periods, time_parsing
-from opslib.foundation.config.workspace import Workspace, open as open_workspace
+from opslib.foundation.config.workspace import Workspace
+from opslib.foundation.config.workspace import open as open_workspace
 from opslib.foundation.errors import AlreadyMade, OpsError, UsageError
 from opslib.jobs.kernels import KernelPool, with_kernel_pool
 from opslib.jobs.ledger import JobKey
@@ -96,7 +97,12 @@ def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: KernelP
 
 
 def here(
-    desk: Workspace, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]
+    desk: Workspace,
+    name: str,
+    ofs: list[str],
+    workers: int,
+    timeout_s: float,
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> list[Made]:
     """Reports by so many workers on this machine; in order."""
     with with_kernel_pool(lambda: desk) as (_, kernels), ThreadPoolExecutor(workers) as pool:
@@ -111,7 +117,12 @@ def _there(home: str, app: str, name: str, of: str, timeout_s: float) -> Made:
 
 
 def there(
-    desk: Workspace, url: str, name: str, ofs: list[str], timeout_s: float, progress: Callable[[Iterable], Iterable]
+    desk: Workspace,
+    url: str,
+    name: str,
+    ofs: list[str],
+    timeout_s: float,
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> list[Made]:
     """
     Reports on a Dask cluster, whose workers have the same home and store; in order.
@@ -120,7 +131,8 @@ def there(
         UsageError: Dask is not installed, or nobody answers there.
     """
     try:
-        from distributed import Client, as_completed as completed
+        from distributed import Client
+        from distributed import as_completed as completed
     except ImportError:
         raise UsageError("--scheduler needs Dask: pip install -e '.[cluster]'.") from None
     try:

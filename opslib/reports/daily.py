@@ -17,7 +17,8 @@ from opslib.alerting import history, replay
 from opslib.alerting.history import AlertEpisode
 from opslib.alerting.verdicts import VERDICT_OF, named
 from opslib.dashboard import panels, status
-from opslib.dashboard.daily_figures import SECTIONS, WORDS, DailyFigures, Day, figures as figures_of, usual
+from opslib.dashboard.daily_figures import SECTIONS, WORDS, DailyFigures, Day, usual
+from opslib.dashboard.daily_figures import figures as figures_of
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -127,7 +128,7 @@ class Daily:
         before = market_calendar.previous_session(day)
         window = self._window(self.session, day, as_of)
 
-        def at(w):
+        def at(w: Window) -> Status:
             return status.view(store, settings, rules, w, known_at)
 
         self.view = at(window)
@@ -487,20 +488,19 @@ class Daily:
         for name, found in self.changes.items():
             words, unit = WORDS[name]
 
-            def gap(a, b, unit=unit):
+            def gap(a: float | None, b: float | None, unit: str = unit) -> str:
                 return (
                     formatting.UNKNOWN
                     if a is None or b is None
                     else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()
                 )
 
-            band = (
-                f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}"
-                if found["usual_low"] is not None
-                else f"median {_told(found['usual_middle'], unit)}"
-                if found["n"]
-                else formatting.UNKNOWN
-            )
+            if found["usual_low"] is not None:
+                band = f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}"
+            elif found["n"]:
+                band = f"median {_told(found['usual_middle'], unit)}"
+            else:
+                band = formatting.UNKNOWN
             rows.append(
                 [
                     words,

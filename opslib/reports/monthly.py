@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opslib.dashboard.cost_details import CUSHION, CostComparison
-from opslib.dashboard.text_blocks import TextBlock, bullet_list, table as tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list
+from opslib.dashboard.text_blocks import table as tabled
 from opslib.foundation import formatting
 from opslib.foundation.intervals import t_interval
 from opslib.reports.periodic import PeriodicReport
@@ -37,7 +38,7 @@ class Rate(NamedTuple):
     def told(self) -> list[str]:
         """As a row for people."""
 
-        def number(v):
+        def number(v: float | None) -> str:
             return formatting.UNKNOWN if v is None else f"{v:.3f}"
 
         return [

@@ -175,7 +175,7 @@ class PeriodicReport:
             return "it was over before the first look came"
         needed = self.desk.rules["availability"].min_coverage
 
-        def came(day):
+        def came(day: Day | None) -> str:
             return "nothing was seen" if day is None else f"only {formatting.ratio(day.coverage, 1)} of the looks came"
 
         short = [
@@ -259,10 +259,10 @@ class PeriodicReport:
         before = total(self.previous)
         n = f"{len(self.previous)} and {len(self.seen)}"
 
-        def unit(name):
+        def unit(name: str) -> str:
             return WORDS[name][1].replace("%", "points")
 
-        def gap(name, a, b):
+        def gap(name: str, a: float | None, b: float | None) -> str:
             return (
                 formatting.UNKNOWN
                 if a is None or b is None
@@ -282,7 +282,7 @@ class PeriodicReport:
             count = sum((r.rule, r.subject) == (name, subject) for r in self.rises if r.sent)
             if rule:
                 items.append(
-                    f"{named(rule, subject)}, {count} time{'s' * (count > 1)}: {rule.action} ({rule.who}; "
+                    f"{named(rule, subject)}, {count} time{'s' if count > 1 else ''}: {rule.action} ({rule.who}; "
                     f"runbook {rule.runbooks[subject]})"
                 )
         items += [
@@ -371,7 +371,7 @@ class PeriodicReport:
     def values(self) -> dict[str, Any]:
         """The report as numbers."""
 
-        def hour(h):
+        def hour(h: tuple[str, float, dict[str, Any]]) -> dict[str, Any]:
             return {"from": h[0], "massive_uptime_pct": percent(h[1] * 100), "errors": h[2]["errors"]}
 
         return {
@@ -428,8 +428,10 @@ class PeriodicReport:
         ]
         lines = [f"INCOMPLETE: {self.incomplete}."] if self.incomplete else []
         lines = (
-            [f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it."]
-            + lines
+            [
+                f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it.",
+                *lines,
+            ]
             if self.partial
             else lines
         )
@@ -539,7 +541,7 @@ class PeriodicReport:
         if not self.hours:
             return bullet_list("Best and worst hour", ["no hour with a request to Massive was seen"])
 
-        def words(h):
+        def words(h: tuple[str, float, dict[str, Any]]) -> str:
             return (
                 f"{formatting.span(time_parsing.parse(h[0]), time_parsing.parse(h[0]) + daily_figures.HOUR)}: "
                 f"{formatting.ratio(h[1])} "
@@ -556,12 +558,12 @@ class PeriodicReport:
     def alerts_told(self) -> TextBlock:
         """Every alert at its worst; what another explains is counted."""
 
-        def at(us):
+        def at(us: int) -> str:
             return f"{clock.instant(us).astimezone(formatting.NEW_YORK):%m-%d %H:%M:%S}"
 
         first = {r.alert: r for r in reversed(self.log.rises)}  # The first rise of an alert is over when the alert is.
 
-        def lasted(r):
+        def lasted(r: SeverityChange) -> str:
             return "still" if r.over_us is None else formatting.duration((r.over_us - r.pending_us) / 1e6)
 
         rows = [

@@ -15,7 +15,7 @@ def place(settings: Settings, name: str, day: date | str, partial: bool = False)
 
 
 def next_name(path: Path) -> str:
-    """The name under which the published report steps back when a restatement takes its place: r1, r2, …"""
+    """The name under which the published report steps back when a restatement takes its place: r1, r2 and so on."""
     n = 1
     while path.with_name(f"{path.name}.r{n}.json").exists():
         n += 1
@@ -30,7 +30,8 @@ def published(path: Path) -> dict[str, Any] | None:
         ReportRefused: They cannot be read, so what changed could not be told.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return earlier
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:

@@ -114,7 +114,7 @@ def publish_daily(
         )
     given = {"app": desk.settings.app, "day": str(meant)}
     given |= {"as_of": formatting.iso(at)} if early else {}
-    given |= {"known_at": formatting.iso(time_parsing.instant_of(known_at))} if known_at else {}
+    given |= {"known_at": formatting.iso(known)} if (known := time_parsing.instant_of(known_at)) else {}
     whole = JobKey(f"report {daily.NAME} {meant}") if not early and not known_at else None
     return _published(desk, daily.NAME, given, meant, timeout_s, due or whole, kernels)
 
@@ -147,7 +147,7 @@ def publish_review(
     given = {"app": desk.settings.app, "period": meant.period.name} | (
         {"as_of": formatting.iso(at)} if meant.partial else {}
     )
-    given |= {"known_at": formatting.iso(time_parsing.instant_of(known_at))} if known_at else {}
+    given |= {"known_at": formatting.iso(known)} if (known := time_parsing.instant_of(known_at)) else {}
     whole = JobKey(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
     return _published(desk, name, given, meant.period.name, timeout_s, due or whole, kernels)
 

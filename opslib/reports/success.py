@@ -4,7 +4,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opslib.dashboard import daily_figures
-from opslib.dashboard.text_blocks import TextBlock, table as tabled
+from opslib.dashboard.text_blocks import TextBlock
+from opslib.dashboard.text_blocks import table as tabled
 from opslib.foundation.market_calendar import Session
 from opslib.incidents import lifecycle
 from opslib.incidents.feedback import MISSED, Feedback
@@ -50,19 +51,23 @@ class Success(PeriodicReport):
         """Each line of the guide's Success Metrics."""
         rules, f = self.desk.rules, self.figures
 
-        def aim(rule, name):
-            return (
-                None
-                if f[name] is None
-                else not rules[rule].past(f[name] / (100 if rules[rule].unit == "ratio" else 1), rules[rule].objective)
-            )  # type: ignore[operator]
+        def aim(rule: str, name: str) -> bool | None:
+            value, held = f[name], rules[rule]
+            if value is None:
+                return None
+            return not held.past(value / (100 if held.unit == "ratio" else 1), held.objective)
 
         # A week that was not seen whole has not passed.
-        def whole(passed):
+        def whole(passed: bool | None) -> bool | None:
             return None if passed and (self.incomplete or not self.seen) else passed
 
         uptime = [aim("availability", f"{name}_uptime_pct") for name in ("massive", "tradier")]
-        both = False if False in uptime else None if None in uptime else True
+        if False in uptime:
+            both = False
+        elif None in uptime:
+            both = None
+        else:
+            both = True
         critical = [r for r in self.rises if r.severity in ("critical", "escalate")]
         counted = None if self.unjudged or not self.seen else len(critical) < rules.days.most_critical
         missed = [
@@ -129,7 +134,12 @@ class Success(PeriodicReport):
             for (_, step), did in sheet.steps.items()
             if step == box and did.state == "judged" and did.entry.at_us > self.period.window.start_us
         ]
-        passed = False if late or False in answers else True if True in answers else None
+        if late or False in answers:
+            passed = False
+        elif True in answers:
+            passed = True
+        else:
+            passed = None
         words = [f"{len(late)} alerts of its age"] if late else []
         words += (
             ["a person found it so" if answers[-1] else "a person found it not so"]
@@ -164,7 +174,11 @@ class Success(PeriodicReport):
     def verdict(self) -> str:
         """critical where a line failed, unknown where one is, ok."""
         states = {m.passed for m in self.metrics}
-        return "critical" if False in states else "unknown" if None in states else "ok"
+        if False in states:
+            return "critical"
+        if None in states:
+            return "unknown"
+        return "ok"
 
     @property
     def table(self) -> TextBlock:

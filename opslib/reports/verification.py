@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,11 @@ class Verification:
     @property
     def verdict(self) -> str:
         """ok, critical (something is broken), or unknown."""
-        return "critical" if self.broken else "unknown" if self.lacking else "ok"
+        if self.broken:
+            return "critical"
+        if self.lacking:
+            return "unknown"
+        return "ok"
 
     @property
     def exit_code(self) -> int:
@@ -338,9 +343,9 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
         told = json.loads(files.read_bytes(place))
         known, over = told["evidence"], "period" in told
         made: Callable[[Workspace], Any] = (
-            (lambda at: publishing.review(at, told["report"], told["period"]))
+            partial(publishing.review, name=told["report"], period=told["period"])
             if over
-            else (lambda at, day=time_parsing.parse_day(told["day"]): daily.daily_of(at, day))
+            else partial(daily.daily_of, day=time_parsing.parse_day(told["day"]))
         )
     except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"

@@ -6,6 +6,7 @@ markers), with every secret taken out and nobody's name in it; it is walked with
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 import zlib
@@ -72,7 +73,7 @@ def deviations(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str
         f"step {step} is new" for step in now if step not in was
     ]
     kept = [step for step in was if step in now]
-    moved = [f"step {b} is walked before {a}" for a, b in zip(kept, kept[1:]) if now.index(b) < now.index(a)]
+    moved = [f"step {b} is walked before {a}" for a, b in itertools.pairwise(kept) if now.index(b) < now.index(a)]
     signs = dict(found)
     told = {sign: state for state, sign in SIGNS.items()} | {ASKED: "left to people"}
     return (

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from opslib.dashboard.text_blocks import markdown_to_html
-from opslib.foundation import formatting
+from opslib.foundation import formatting, templates
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError, UsageError
+from opslib.jobs import html_export
 from opslib.runbooks import steps
 from opslib.runbooks.steps import Step
 
@@ -42,7 +43,8 @@ class Runbook:
     @property
     def cells(self) -> list[dict[str, Any]]:
         """Its cells in order."""
-        return self.notebook["cells"]
+        cells: list[dict[str, Any]] = self.notebook["cells"]
+        return cells
 
     @property
     def steps(self) -> list[Step]:
@@ -64,25 +66,15 @@ class Runbook:
         return [steps.step(name) for name in _STEP.findall(source(cell))] if cell["cell_type"] == "code" else []
 
     @property
-    def html(self) -> str:
-        """The same as a part of a page; only headings, paragraphs, lists and code become markup."""
-        return "\n".join(
-            [
-                f"<article id='{formatting.in_html(self.name)}'>",
-                *(self._cell(cell) for cell in self.cells),
-                "</article>",
-            ]
-        )
-
-    def _cell(self, cell: Mapping[str, Any]) -> str:
-        if cell["cell_type"] == "markdown":
-            return markdown_to_html(source(cell))
-        e = formatting.in_html
-        return "".join(
-            f"<div class='step'><p><strong>☐ {e(s.do)}</strong> <small>{e(_kind(s))}</small></p><p>Expect: "
-            f"{e(s.expect)}</p></div>"
-            for s in self._of(cell)
-        )
+    def parts(self) -> list[tuple[str, list[dict[str, str]]]]:
+        """It for a page, cell by cell: prose as HTML, and steps."""
+        return [
+            (
+                markdown_to_html(source(cell)) if cell["cell_type"] == "markdown" else "",
+                [{"do": s.do, "kind": _kind(s), "expect": s.expect} for s in self._of(cell)],
+            )
+            for cell in self.cells
+        ]
 
 
 def source(cell: Mapping[str, Any]) -> str:
@@ -186,7 +178,7 @@ def _likely_first(cells: list[dict[str, Any]], causes: set[str]) -> list[dict[st
     )
     parts = [cells[a:b] for a, b in zip(starts, [*starts[1:], end])]
 
-    def fits(part):
+    def fits(part: list[dict[str, Any]]) -> bool:
         return bool(causes & {tag.removeprefix(CAUSE) for tag in part[0]["metadata"]["tags"]})
 
     for part in parts:
@@ -200,26 +192,10 @@ def _likely_first(cells: list[dict[str, Any]], causes: set[str]) -> list[dict[st
     ]
 
 
-STYLE = (
-    ".step { border-left: 4px solid #8a94a0; padding-left: .8rem; margin: .6rem 0 } article { "
-    "page-break-after: always } small { color: #667 } nav li { margin: .2rem 0 }"
-)
-
-
-def page(policy: str, style: str) -> str:
+def page() -> str:
     """All runbooks on one page that opens anywhere and prints."""
     books = [runbook(name) for name in names()]
-    e = formatting.in_html
-    contents = "".join(f"<li><a href='#{e(b.name)}'>{e(b.title)}</a> <small>{e(b.name)}</small></li>" for b in books)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
-        f'http-equiv="Content-Security-Policy" content="{policy}"><title>Runbooks</title><style>{style}{STYLE}'
-        f"</style></head>\n"
-        f"<body><h1>Runbooks</h1><p>For the hour when Jupyter, the store or the network is what is down. "
-        f"Write down when you did what, and who you are.</p><nav><ul>{contents}</ul></nav>\n"
-        + "\n".join(b.html for b in books)
-        + "\n</body></html>\n"
-    )
+    return templates.render("runbooks/templates/runbooks.html", policy=html_export.POLICY, books=books)
 
 
 def titles() -> dict[str, str]:

@@ -23,8 +23,7 @@ from opslib.incidents.store import EntryStore
 from opslib.runbooks import checklists
 from opslib.runbooks.checklists import DAY, DEPLOY, DEPLOYED, HOUR, RELEASE, Checklist
 from opslib.runbooks.execution import RunbookRun, StepStatus
-from opslib.runbooks.hooks import Outcome
-from opslib.runbooks.session import RunbookSession, StepCard, Widgets
+from opslib.runbooks.session import RunbookSession, StepCard, Widgets, clock_of
 from opslib.runbooks.steps import LOOK, Step
 from opslib.telemetry.markers import Markers
 
@@ -93,7 +92,9 @@ class ChecklistSession(RunbookSession):
     ):
         self.checklist: Checklist = checklists.checklist(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), ""
-        self._as_of = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
+        at = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
+        self._as_of = at if isinstance(at, datetime) else None
+        self._now = clock_of(desk, self._as_of)
         self.practice, self.window = practice, timedelta(hours=1)
         self._subject, self._severity = "app", ""
         deployed = (
@@ -109,7 +110,7 @@ class ChecklistSession(RunbookSession):
             if self.checklist.each == DEPLOY
             else None
         )
-        told = {
+        told: dict[str, Any] = {
             "title": self.checklist.title,
             "runbook": name,
             "severity": "notify",
@@ -138,7 +139,7 @@ class ChecklistSession(RunbookSession):
             if records.read(self.id) is None:
                 journal.append(self.id, OPENED, told, by=self.operator, key=OPENED, at=self.now())
         self._journal = journal
-        self.walk = RunbookRun(journal, self.id, name, self.now, desk.rules.hash)
+        self.walk = RunbookRun(journal, self.id, name, self._now, desk.rules.hash)
         self.widgets = widgets
         self._looked, self._seen, self.pads = None, None, []
 
@@ -281,14 +282,6 @@ class ChecklistSession(RunbookSession):
         """Who signed it; where somebody is there and nobody has, the place to do so."""
         return Signature(self)
 
-    def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
-        ended = super()._act(step, asked)
-        if step.hook == "deploy" and ended.state == "done":
-            Markers(self.desk.store, self.desk.settings).put(
-                "deploy", f"{self.id}: {ended.words}", str(asked["operator"])
-            )
-        return ended
-
     def clock_words(self, incident: Incident) -> str:
         """How far it is."""
         stands = self.stands()
@@ -353,7 +346,7 @@ class ChecklistSession(RunbookSession):
                 "state": stands[s.name].state,
                 "said": stands[s.name].words.removeprefix(f"{s.name}: ") or None,
                 "by": stands[s.name].by or None,
-                "evidence": stands[s.name].entry.id if stands[s.name].entry else None,
+                "evidence": entry.id if (entry := stands[s.name].entry) else None,
             }
             for s in self.steps
         ]

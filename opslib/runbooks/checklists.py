@@ -12,7 +12,6 @@ from opslib.runbooks import steps
 from opslib.runbooks.steps import Step
 
 DAY, HOUR, RELEASE, DEPLOY = "day", "hour", "release", "deploy"
-_MUST, _MAY = {"title", "each", "boxes"}, {"after"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +48,24 @@ def table() -> dict[str, Checklist]:
     Every checklist by its name.
 
     Raises:
-        UsageError: checklists.toml has one that cannot be meant.
+        UsageError: checklists.toml has one that cannot be meant; every problem with its place.
     """
-    found = {}
-    for name, row in tomllib.loads(
-        resources.files("opslib.runbooks").joinpath("checklists.toml").read_text(encoding="utf-8")
-    ).items():
-        if not _MUST <= set(row) <= _MUST | _MAY or row["each"] not in (DAY, HOUR, RELEASE, DEPLOY):
-            raise UsageError(
-                f"checklists.toml, {name}: {', '.join(sorted(_MUST))} were wanted, each one of {DAY}, {HOUR}, "
-                f"{RELEASE}, {DEPLOY}; found {row}."
-            )
-        sections = {head: tuple(steps.step(box) for box in boxes) for head, boxes in row["boxes"].items()}
-        found[name] = Checklist(
+    from opslib.runbooks import steps_form
+
+    rows = tomllib.loads(resources.files("opslib.runbooks").joinpath("checklists.toml").read_text(encoding="utf-8"))
+    known = {"each": (DAY, HOUR, RELEASE, DEPLOY), "steps": tuple(steps.table())}
+    if problems := steps_form.checklist_problems(rows, known):
+        raise UsageError("\n".join(problems))
+    return {
+        name: Checklist(
             name,
             row["title"],
             row["each"],
             time_parsing.parse_span(row["after"]) if "after" in row else timedelta(0),
-            sections,
+            {head: tuple(steps.step(box) for box in boxes) for head, boxes in row["boxes"].items()},
         )
-    return found
+        for name, row in rows.items()
+    }
 
 
 def checklist(name: str) -> Checklist:

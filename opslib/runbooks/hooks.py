@@ -15,17 +15,25 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import IO, Any
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
+from opslib.alerting.notifications import NotificationStore
 from opslib.foundation import formatting, time_parsing
-from opslib.foundation.config.settings import Settings, toml
-from opslib.foundation.errors import SettingsError, UsageError
+from opslib.foundation.config import documents
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.config.workspace import Workspace
+from opslib.incidents import Incident
+from opslib.telemetry import Markers
 from opslib.telemetry.probes.log_lines import ANSI
 
+T = TypeVar("T")
+SILENCE_FOR = timedelta(hours=1)
 REHEARSAL, BUILT_IN = "rehearsal", "built-in"
 BUILT_IN_ONES = ("tell_channel", "silence")
 HOOKS = {
@@ -53,7 +61,8 @@ HOOKS = {
     "raise_error": "raise one error in the app, on purpose",
 }
 TIMEOUTS = "timeouts"
-USUAL_TIMEOUT, LONGEST_TIMEOUT = timedelta(minutes=2), timedelta(hours=24)
+_FORM = Path(__file__).with_name("hooks_form.py")
+USUAL_TIMEOUT = timedelta(minutes=2)
 # What builds, tests or rolls out takes minutes; so does a server until it answers again.
 _TIMEOUT_OF = {
     **dict.fromkeys(("test_monitoring", "test_integration", "build", "deploy", "roll_back"), timedelta(minutes=15)),
@@ -131,49 +140,81 @@ def read(settings: Settings) -> dict[str, Hook]:
     Raises:
         SettingsError: It names a hook that is none, something that is neither a command nor ``built-in``, or no time.
     """
-    path = settings.base / "settings.toml"
-    found = dict(toml(path).get("hooks", {}))
-    timeouts = _timeouts(found.pop(TIMEOUTS, {}), f"{path}, hooks.{TIMEOUTS}")
-    hooks = {name: Hook(name, timeout=timeouts.get(name)) for name in HOOKS}
-    for name, how in found.items():
-        if name not in HOOKS:
-            raise SettingsError(
-                f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}"
-                f".{formatting.nearest(name, HOOKS)}"
-            )
-        command = isinstance(how, list) and how and all(isinstance(part, str) and part for part in how)
-        if not command and not (how == REHEARSAL or (how == BUILT_IN and name in BUILT_IN_ONES)):
-            raise SettingsError(
-                f"{path}, hooks: {name} is {how!r}; a command as a list, {REHEARSAL!r}"
-                f"{' or ' + repr(BUILT_IN) if name in BUILT_IN_ONES else ''} was wanted."
-            )
-        hooks[name] = Hook(name, tuple(how) if command else how, timeouts.get(name))
-    return hooks
+    document = documents.read(settings.base / "settings.toml")
+    found = document.table.get("hooks", {})
+    known = {"hooks": list(HOOKS), "built-in": BUILT_IN_ONES}
 
+    def problems() -> list[str]:
+        from opslib.runbooks import hooks_form
 
-def _timeouts(found: object, place: str) -> dict[str, timedelta]:
-    """How long each hook may take, where the settings say so."""
-    if not isinstance(found, dict):
-        raise SettingsError(
-            f'{place} is {formatting.single_line(repr(found), 40)}; a table such as build = "30m" was expected.'
+        return hooks_form.problems(found, str(document.path), known)
+
+    document.validate(_FORM, known, problems)
+    timeouts = found.get(TIMEOUTS, {})
+    return {
+        name: Hook(
+            name,
+            tuple(how) if isinstance(how := found.get(name, REHEARSAL), list) else how,
+            time_parsing.parse_span(timeouts[name]) if name in timeouts else None,
         )
-    read = dict[str, timedelta]()
-    for name, span in found.items():
-        if name not in HOOKS:
-            raise SettingsError(
-                f"{place}: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{formatting.nearest(name, HOOKS)}"
-            )
-        try:
-            read[name] = time_parsing.parse_span(span)
-        except (UsageError, AttributeError):
-            raise SettingsError(
-                f"{place}: {name} is {formatting.single_line(repr(span), 40)}; a span of time such as 30m was expected."
-            ) from None
-        if read[name] > LONGEST_TIMEOUT:
-            raise SettingsError(
-                f"{place}: {name} is {span}; at most {LONGEST_TIMEOUT.total_seconds() / 3600:g}h was expected."
-            )
-    return read
+        for name in HOOKS
+    }
+
+
+def perform(
+    name: str,
+    hook: Hook,
+    workspace: Workspace,
+    incident: Incident,
+    now: Callable[[], datetime],
+    asked: Mapping[str, Any],
+) -> Outcome:
+    """
+    Do what a step asks: by a command, by our own channels or silences, or as a dry run.
+
+    A deployment that was done gets its marker.
+    """
+    if hook.how == BUILT_IN:
+        return _silence(workspace, incident, asked) if name == "silence" else _tell_channel(workspace, now(), asked)
+    ended = run(hook, asked, workspace.settings)
+    if name == "deploy" and ended.state == "done":
+        words, by = f"{asked['incident']}: {ended.words}", str(asked["operator"])
+        Markers(workspace.store, workspace.settings).put("deploy", words, by)
+    return ended
+
+
+def _silence(workspace: Workspace, incident: Incident, asked: Mapping[str, Any]) -> Outcome:
+    held = NotificationStore(workspace.store, workspace.settings.app).silence(
+        str(asked["operator"]),
+        f"incident {incident.id}",
+        SILENCE_FOR,
+        rule=incident.rule,
+        subject=incident.subject if incident.rule else "",
+    )
+    return Outcome(
+        "done",
+        f"silence {held.id} keeps {incident.rule or 'everything'} of {incident.subject} quiet for "
+        f"{formatting.duration(SILENCE_FOR.total_seconds())}",
+    )
+
+
+def _tell_channel(workspace: Workspace, at: datetime, asked: Mapping[str, Any]) -> Outcome:
+    from opslib.alerting.notifications import sender
+
+    words = str(asked["says"])
+    told = in_own_thread(lambda: sender.broadcast(workspace.settings, workspace.staff, str(asked["id"]), words, at))
+    failed = [f"{name}: it {why}" for name, why in told if why]
+    return Outcome(
+        "failed" if len(failed) == len(told) else "done",
+        f"told {', '.join(name for name, why in told if not why) or 'nobody'}"
+        f"{'; not told: ' + '; '.join(failed) if failed else ''}",
+    )
+
+
+def in_own_thread(what: Callable[[], T]) -> T:
+    """Done in a thread of its own: a kernel has a loop already, and only one can run in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(what).result()
 
 
 def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
@@ -217,7 +258,7 @@ def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
     return Outcome("done", f"done{': ' + said if said else ''}", output)
 
 
-def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) -> str:
+def _awaited(process: subprocess.Popen[bytes], timeout_s: float, printed: IO[bytes]) -> str:
     """Wait until a command has ended; why it must be ended, where it has not."""
     until_s = time.monotonic() + timeout_s
     while (left_s := until_s - time.monotonic()) > 0:
@@ -230,7 +271,7 @@ def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) ->
     return f"took longer than {formatting.duration(timeout_s)}" if process.poll() is None else ""
 
 
-def _end(process: subprocess.Popen) -> bool:
+def _end(process: subprocess.Popen[bytes]) -> bool:
     """
     End a command and all that it started: SIGTERM, then SIGKILL for what is still there; also what has left its process
     group.
@@ -262,7 +303,7 @@ def _signal(group: int, started: list[Any], which: signal.Signals) -> None:
             child.send_signal(which)
 
 
-def _await_end(process: subprocess.Popen, started: list[Any]) -> None:
+def _await_end(process: subprocess.Popen[bytes], started: list[Any]) -> None:
     """Wait until a command, its process group and what it started have ended, `ENDING_S` at most."""
     until_s = time.monotonic() + ENDING_S
     while time.monotonic() < until_s and (
@@ -275,7 +316,7 @@ def _runs(child: Any) -> bool:
     import psutil
 
     try:
-        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

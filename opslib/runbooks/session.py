@@ -6,13 +6,11 @@ was seen or done is in the incident's record before it is shown.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.verdicts import named
 from opslib.dashboard import cost_details, impact, status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
@@ -23,12 +21,12 @@ from opslib.incidents.incident import Incident
 from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.jobs.executor import attended
 from opslib.runbooks import catalog, hooks, steps
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import run_check
 from opslib.runbooks.checks.context import CheckContext, said
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis
 from opslib.runbooks.execution import RunbookRun, StepStatus
-from opslib.runbooks.hooks import Hook, Outcome
+from opslib.runbooks.hooks import Hook
 from opslib.runbooks.steps import ASK, BOXES, CHANGE, LOOK, Step
 from opslib.telemetry.probes.runner import ProbeRunner
 
@@ -37,9 +35,7 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
 
-T = TypeVar("T")
 AGAIN = timedelta(seconds=10)  # Looks of our own so new are not made again.
-SILENCE_FOR = timedelta(hours=1)
 
 
 class Widgets(Protocol):
@@ -87,7 +83,9 @@ class RunbookSession:
     ):
         self.shelved = catalog.runbook(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
-        self._as_of = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
+        at = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
+        self._as_of = at if isinstance(at, datetime) else None
+        self._now = clock_of(desk, self._as_of)
         self.practice = incident == PRACTICE
         self.window = time_parsing.parse_span(window) if window else timedelta(minutes=10)
         self._subject, self._severity = subject, severity
@@ -96,7 +94,7 @@ class RunbookSession:
             if self.practice
             else lifecycle.of(desk)
         )
-        self.walk = RunbookRun(journal, incident, name, self.now, desk.rules.hash)
+        self.walk = RunbookRun(journal, incident, name, self._now, desk.rules.hash)
         self._journal = journal
         self.incident  # noqa: B018  # Refused at once where there is none.
         self._looked: datetime | None = None
@@ -106,7 +104,7 @@ class RunbookSession:
 
     def now(self) -> datetime:
         """What time it is here."""
-        return self._as_of or self.desk.now()
+        return self._now()
 
     @property
     def incident(self) -> Incident:
@@ -137,7 +135,7 @@ class RunbookSession:
             and self.desk.settings.looked_at
             and (self._looked is None or self.now() - self._looked >= AGAIN)
         ):
-            _apart(lambda: asyncio.run(self._look()))
+            hooks.in_own_thread(lambda: asyncio.run(self._look()))
             self._looked, self._seen = self.now(), None
         return self.seen()
 
@@ -159,7 +157,7 @@ class RunbookSession:
         """Look at one step's matter, now, and write down what was seen."""
         step = steps.step(name)
         view = self.view()
-        seen = providers.seen(CheckContext(view, self.desk, step, self.incident))
+        seen = run_check(CheckContext(view, self.desk, step, self.incident))
         picture = self._picture(view, seen.view)
         self.walk.see(
             step,
@@ -201,7 +199,7 @@ class RunbookSession:
 
     def do(self, name: str, by: str = "", confirmed: bool = False, note: str = "") -> StepStatus:
         """
-        Change the world, once; see `walk.Walk.do`.
+        Change the world, once; see `execution`.
 
         Raises:
             OperatorNeeded: Nobody puts their name to it.
@@ -209,9 +207,8 @@ class RunbookSession:
         """
         step = steps.step(name)
         self._looked = self._seen = None  # What was seen before it may be no longer so.
-        return self.walk.do(
-            step, by or self.operator, confirmed, lambda asked: self._act(step, asked), self._asked(step, note)
-        )
+        act = partial(hooks.perform, step.hook, self.hooks[step.hook], self.desk, self.incident, self._now)
+        return self.walk.do(step, by or self.operator, confirmed, act, self._asked(step, note))
 
     def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> StepStatus:
         """A person says whether an act happened of which nobody wrote down how it ended."""
@@ -250,38 +247,6 @@ class RunbookSession:
             standing="; ".join(parts),
             cause=cause,
             requests=", ".join(_requests(incident)) or "none recorded",
-        )
-
-    def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
-        hook = self.hooks[step.hook]
-        if hook.how != hooks.BUILT_IN:
-            return hooks.run(hook, asked, self.desk.settings)
-        if step.hook == "silence":
-            alert = self.incident
-            held = NotificationStore(self.desk.store, self.desk.settings.app).silence(
-                str(asked["operator"]),
-                f"incident {alert.id}",
-                SILENCE_FOR,
-                rule=alert.rule,
-                subject=alert.subject if alert.rule else "",
-            )
-            return Outcome(
-                "done",
-                f"silence {held.id} keeps {alert.rule or 'everything'} of {alert.subject} quiet for "
-                f"{formatting.duration(SILENCE_FOR.total_seconds())}",
-            )
-        from opslib.alerting.notifications import sender
-
-        told = _apart(
-            lambda: sender.broadcast(
-                self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now()
-            )
-        )
-        failed = [f"{name}: it {why}" for name, why in told if why]
-        return Outcome(
-            "failed" if len(failed) == len(told) else "done",
-            f"told {', '.join(name for name, why in told if not why) or 'nobody'}"
-            f"{'; not told: ' + '; '.join(failed) if failed else ''}",
         )
 
     # What it comes to.
@@ -526,10 +491,9 @@ class StepCard:
             display(self.text)
 
 
-def _apart(what: Callable[[], T]) -> T:
-    """Done in a thread of its own: a kernel has a loop already, and only one can run in a thread."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(what).result()
+def clock_of(desk: "Workspace", as_of: datetime | None) -> Callable[[], datetime]:
+    """The clock of a session: it stands still at `as_of`, or is the workspace's."""
+    return desk.now if as_of is None else lambda: as_of
 
 
 def _requests(incident: Incident) -> list[str]:

@@ -19,8 +19,6 @@ from opslib.runbooks.hooks import HOOKS
 LOOK, ASK, CHANGE = "look", "ask", "change"
 # Minutes since it was detected: the guide's boxes.
 BOXES = {"0-5": (0, 5), "5-15": (5, 15), "15-60": (15, 60), "after": (60, None)}
-_MUST = ("kind", "box", "do", "expect")
-_MAY = {LOOK: ("check", "of", "fresh"), ASK: (), CHANGE: ("hook", "mitigates", "says")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +62,25 @@ def table() -> dict[str, Step]:
     Every step by its name.
 
     Raises:
-        UsageError: One of the files has one that cannot be meant.
+        UsageError: The files have a step that cannot be meant; every problem with its place.
     """
-    boxes = {name: row | {"box": ""} for name, row in _rows("checklist_items.toml").items()}
-    return {name: _read("steps.toml", name, row) for name, row in _rows("steps.toml").items()} | {
-        name: _read("checklist_items.toml", name, row) for name, row in boxes.items()
-    }
+    from opslib.runbooks import steps_form
+
+    known = {"boxes": (*BOXES, ""), "hooks": tuple(HOOKS)}
+    steps = _rows("steps.toml")
+    items = {name: row | {"box": ""} for name, row in _rows("checklist_items.toml").items()}
+    problems = steps_form.step_problems(steps, "steps.toml", known)
+    if problems := problems + steps_form.step_problems(items, "checklist_items.toml", known):
+        raise UsageError("\n".join(problems))
+    return {name: _step(name, row) for name, row in (steps | items).items()}
 
 
 def _rows(file: str) -> dict[str, dict[str, Any]]:
     return tomllib.loads(resources.files("opslib.runbooks").joinpath(file).read_text(encoding="utf-8"))
 
 
-def _read(file: str, name: str, row: dict[str, Any]) -> Step:
-    kind = row.get("kind", "")
-    if kind not in _MAY:
-        raise UsageError(f"{file}, {name}: kind is {kind!r}; {', '.join(_MAY)} was wanted.")
-    needed = {LOOK: ("check", "fresh"), ASK: (), CHANGE: ("hook",)}[kind]
-    missing, more = (
-        [key for key in (*_MUST, *needed) if key not in row],
-        [key for key in row if key not in (*_MUST, *_MAY[kind])],
-    )
-    if missing or more or row["box"] not in (*BOXES, "") or row.get("hook", "tell_channel") not in HOOKS:
-        raise UsageError(
-            f"{file}, {name}: missing {missing}, unknown {more}, box {row.get('box')!r}, hook {row.get('hook')!r}."
-        )
-    return Step(name, **{**row, "fresh": time_parsing.parse_span(row["fresh"]) if "fresh" in row else timedelta(0)})
+def _step(name: str, row: dict[str, Any]) -> Step:
+    return Step(name, **row | ({"fresh": time_parsing.parse_span(row["fresh"])} if "fresh" in row else {}))
 
 
 def step(name: str) -> Step:

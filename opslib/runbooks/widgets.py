@@ -7,10 +7,11 @@ in the card. The same stands as plain words in the same output, so that a saved 
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opslib.dashboard.text_blocks import TextBlock
-from opslib.foundation import formatting
+from opslib.foundation import templates
 from opslib.foundation.errors import OpsError
 from opslib.runbooks.steps import ASK, LOOK
 
@@ -78,13 +79,13 @@ class StepWidget:
                 act()
                 self._said.value = ""
             except OpsError as problem:
-                self._said.value = (
-                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> "
-                    f"{formatting.in_html(self._book.desk.settings.redact(str(problem)))}</p>"
-                )
+                self._said.value = _refused(self._book.desk.settings.redact(str(problem)))
             finally:
                 button.description, button.disabled = before, False
             refresh(self._book)
+
+    def _answer(self, good: bool | None) -> None:
+        self._book.answer(self._step.name, good, self._who.value, self._note.value)
 
     def refresh(self) -> None:
         """Show how the step stands now."""
@@ -114,7 +115,7 @@ class StepWidget:
                 *(
                     self._button(
                         words,
-                        lambda good=good: self._book.answer(self._step.name, good, self._who.value, self._note.value),
+                        partial(self._answer, good),
                         style,
                     )
                     for words, good, style in answers
@@ -163,30 +164,20 @@ class ProgressWidget:
             try:
                 entry = self._book.note(self._note.value, self._who.value or " ")
                 self._note.value = ""
-                self._said.value = f"<p>noted{f' as {entry.id}' if entry else ''}</p>"
+                self._said.value = templates.render("runbooks/templates/noted.html", entry=entry.id if entry else "")
             except OpsError as problem:
-                self._said.value = (
-                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> "
-                    f"{formatting.in_html(str(problem))}</p>"
-                )
+                self._said.value = _refused(str(problem))
             refresh(self._book)
 
     def refresh(self) -> None:
         """Show how all steps stand now."""
-        book, incident, e = self._book, self._book.incident, formatting.in_html
-        chips = []
-        for step in book.steps:
-            stands = book.walk.standing(step, incident)
-            title = e(f"{step.do} {stands.words}")
-            chips.append(
-                f'<span title="{title}" style=\'display:inline-block;border:1px solid {COLOURS[stands.state]}'
-                f";border-left-width:5px;border-radius:3px;padding:0 6px;margin:2px;white-space:nowrap'>"
-                f"{e(stands.mark)} {e(step.name)} <small>{e(stands.state)}</small></span>"
-            )
-        holder = e(incident.holder or "nobody")
-        self._told.value = (
-            f"<p style='margin:2px 0'><strong>{e(incident.id)}, {e(incident.status)}</strong>, "
-            f"held by {holder}. {e(book.clock_words(incident))}</p><div style='line-height:1.9'>{''.join(chips)}</div>"
+        book, incident = self._book, self._book.incident
+        self._told.value = templates.render(
+            "runbooks/templates/progress.html",
+            incident=incident,
+            clock=book.clock_words(incident),
+            steps=[(step, book.walk.standing(step, incident)) for step in book.steps],
+            colours=COLOURS,
         )
 
 
@@ -214,10 +205,7 @@ class SignatureWidget:
             try:
                 self._sheet.sign(self._who.value)
             except OpsError as problem:
-                said = (
-                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> "
-                    f"{formatting.in_html(str(problem))}</p>"
-                )
+                said = _refused(str(problem))
             refresh(self._sheet)
             self._told.value += said
 
@@ -225,6 +213,10 @@ class SignatureWidget:
         """Show who signed it, or where to."""
         self._told.value = self._sheet.signature.text.html
         self._row.children = () if self._sheet.signed else (self._who, self._sign)
+
+
+def _refused(why: str) -> str:
+    return templates.render("runbooks/templates/refused.html", why=why)
 
 
 def refresh(book: "RunbookSession") -> None:

@@ -9,20 +9,20 @@ import asyncio
 import json
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 from opslib.alerting import evaluation, replay
 from opslib.alerting.alerts import GRID_US, Alert, Transition
 from opslib.alerting.evaluator import SETTLE_US, Evaluator, evaluation_time
-from opslib.alerting.notifications import sender
 from opslib.alerting.notifications.planner import OF_COLLECTOR
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore, Lease
-from opslib.foundation import clock, formatting, market_calendar
+from opslib.foundation import clock, formatting, logs, market_calendar
 from opslib.foundation.clock import SECOND
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import SENT, Rules
@@ -31,11 +31,15 @@ from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import cache
 from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.database import Database
-from opslib.services import notifying
+from opslib.services import periodic
+from opslib.services.notifying import NotificationTasks
+from opslib.services.periodic import PeriodicTask
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.runner import SLEPT_S, ProbeRunner
 from opslib.telemetry.probes.store import SampleStore
 
+HEARTBEAT_S = 60.0
+PATIENCE_S = 10.0  # For the answer of a heartbeat service.
 WELL_S = 60.0  # Who has judged, or seen that nothing is to be judged, so lately is well.
 SET_BACK_US = 30 * SECOND  # A clock that is set back by less is not worth a word.
 AT_ONCE = 60  # Instants that are kept together; who catches up loses no more than these when killed.
@@ -80,7 +84,9 @@ class Collector:
         self._watch: Evaluator | None = None
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
+        self._drift_s: float | None = None
         self._blind_until_us: int | None = None
+        self._logger = logs.of(settings.redact)
 
     @property
     def well(self) -> bool:
@@ -129,7 +135,7 @@ class Collector:
                 if not self._keep(turn, kept_us, at_us, transitions):
                     return None
                 kept_us, transitions = at_us, []
-        if (kept_us < upto_us or turn.upto_us is None and not count) and not self._keep(
+        if (kept_us < upto_us or (turn.upto_us is None and not count)) and not self._keep(
             turn, kept_us, upto_us, transitions
         ):
             return None
@@ -159,7 +165,7 @@ class Collector:
         NotificationStore(self.record.store, self.settings.app).heard(
             [alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}]
         )
-        print(formatting.printable(f"ops collect: {words}"), file=sys.stderr)
+        self._logger.warning(words)
 
     def _keep(self, turn: Lease, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
         assert self._watch
@@ -186,7 +192,7 @@ class Collector:
             "ended": "resolved",
         }.get(t.kind)
 
-    def _tell_jump(self, before_s: float | None) -> float:
+    def _tell_jump(self) -> None:
         """
         Keep a beat that says so where our own clock was set forward, or the machine slept, since the last time.
 
@@ -194,7 +200,7 @@ class Collector:
         """
         now = self.now()
         drift_s = now.timestamp() - time.monotonic() * clock.speed()
-        stepped_s = 0.0 if before_s is None else drift_s - before_s
+        stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
         if stepped_s > SLEPT_S * max(1.0, clock.speed() / 10) and self._watch is not None:
             samples = SampleStore(self.record.store, self.settings.app)
             last = samples.last("beat", clock.micros(now))
@@ -203,29 +209,24 @@ class Collector:
                     {"every_s": last.told()["every_s"], "stepped_s": round(stepped_s, 1)}, sort_keys=True
                 )
                 samples.keep([last._replace(ts_us=clock.micros(now), detail=detail)])
-        return drift_s
+        self._drift_s = drift_s
 
-    def run(self, stop: threading.Event) -> None:
-        """Judge every instant as it comes, until stopped; a store that cannot be reached is told and tried again."""
-        told, drift_s = "", None
-        while not stop.is_set():
-            try:
-                drift_s = self._tell_jump(drift_s)
-                self.judge()
-                told = ""
-            except StoreError as problem:
-                if str(problem) != told:
-                    told = str(problem)
-                    print(formatting.printable(f"ops collect: {told}"), file=sys.stderr)
-            now_us = clock.micros(self.now())
-            stop.wait((GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND / clock.speed())
+    def evaluate(self) -> None:
+        """Judge what is due by now, having said first whether our clock jumped; raises as `judge` does."""
+        self._tell_jump()
+        self.judge()
+
+    def until_next_s(self) -> float:
+        """How long it is until the next instant is to be judged."""
+        now_us = clock.micros(self.now())
+        return (GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND
+
+    def leave(self) -> None:
+        """Let another collector go on at once."""
         try:
             self.record.leave(self.holder)
         except StoreError as problem:
-            print(
-                formatting.printable(f"ops collect: {problem} The next collector waits until our turn is over."),
-                file=sys.stderr,
-            )
+            self._logger.error(f"{problem} The next collector waits until our turn is over.")
 
 
 class Standby:
@@ -244,8 +245,9 @@ class Standby:
         now: Callable[[], datetime] = clock.now,
     ):
         self._samples, self._rules, self._now = SampleStore(store, settings.app), rules, now
+        self._logger = logs.of(settings.redact)
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
-        self._notifier = notifying.notifier(store, settings, rules, staff, now)
+        self._notifying = NotificationTasks(store, settings, rules, staff, now)
 
     def needed(self) -> bool:
         """Has the collector fallen silent for longer than its rule bears?"""
@@ -266,15 +268,11 @@ class Standby:
                 if self.needed():
                     self._collector.judge()
                     if telling is None:
-                        print(
-                            "ops serve: the collector has fallen silent; alerts are judged and told from "
-                            "here until it is back",
-                            file=sys.stderr,
+                        self._logger.warning(
+                            "the collector has fallen silent; alerts are judged and told from here until it is back"
                         )
                         quiet.clear()
-                        telling = threading.Thread(
-                            target=sender.run, args=(self._notifier, quiet), name="standby notify"
-                        )
+                        telling = threading.Thread(target=self._notifying.run, args=(quiet,), name="standby notify")
                         telling.start()
                 elif telling is not None:
                     self._collector.record.leave(self._collector.holder)
@@ -285,18 +283,53 @@ class Standby:
             except StoreError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    print(formatting.printable(f"ops serve: {told}"), file=sys.stderr)
+                    self._logger.error(told)
             stop.wait(GRID_US / SECOND / clock.speed())
         quiet.set()
         if telling is not None:
             telling.join()
 
 
+def periodic_tasks(judge: Collector, notifying: NotificationTasks, own_thread: Executor) -> list[PeriodicTask]:
+    """List what the collector does again and again, beside probing; judging has a thread of its own."""
+
+    async def evaluate() -> None:
+        await asyncio.get_running_loop().run_in_executor(own_thread, judge.evaluate)
+
+    return [
+        PeriodicTask("judging alerts", evaluate, judge.until_next_s),
+        *notifying.tasks(),  # Watch what is due, plan, follow alerts into incidents; send.
+        periodic.every("the heartbeat", HEARTBEAT_S, partial(send_heartbeat, judge, notifying)),
+    ]
+
+
+async def send_heartbeat(judge: Collector, notifying: NotificationTasks) -> None:
+    """
+    Tell a heartbeat service that we are well, so that somebody hears of it when all of this machine is gone.
+
+    Nothing is sent while we are not, or where no service is configured.
+    """
+    url, complaints = judge.settings.secret("OPS_HEARTBEAT_URL"), notifying.complaints
+    if not url or not judge.well or not notifying.well:
+        return
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, follow_redirects=False) as client:
+            answer = await client.get(url)
+        if not answer.is_success:
+            complaints.say("pulse", f"the heartbeat service answered {answer.status_code}")
+        else:
+            complaints.over("pulse")
+    except (httpx.RequestError, httpx.InvalidURL) as problem:
+        complaints.say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
+
+
 def collect(settings: Settings, store: Database, rules: Rules, staff: Contacts, every_s: float) -> None:
     """
     Look at everything that the settings name, judge every rule and tell people, until SIGTERM or SIGINT.
 
-    Judging and telling have threads of their own, so that however long one takes, every look is made in time.
+    The periodic tasks have a thread of their own, so that however long one takes, every look is made in time.
 
     Raises:
         StoreError: The store can only be read.
@@ -305,12 +338,12 @@ def collect(settings: Settings, store: Database, rules: Rules, staff: Contacts, 
     stop = threading.Event()
     rounds = ProbeRunner(settings, store, rules, every_s=every_s)
     judge = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=rounds.fetch_chains_again)
-    judging = threading.Thread(target=judge.run, args=(stop,), name="judge")
-    telling = threading.Thread(
-        target=sender.run,
-        args=(notifying.notifier(store, settings, rules, staff, beating=lambda: judge.well), stop),
-        name="notify",
-    )
+    notifying = NotificationTasks(store, settings, rules, staff)
+
+    def work() -> None:
+        with ThreadPoolExecutor(1, "judge") as own_thread:
+            periodic.run_until_stopped(periodic_tasks(judge, notifying, own_thread), stop, notifying.complaints)
+        judge.leave()
 
     async def looking() -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
@@ -318,11 +351,10 @@ def collect(settings: Settings, store: Database, rules: Rules, staff: Contacts, 
             loop.add_signal_handler(name, stopping.set)
         await rounds.run(stopping)
 
-    judging.start()
-    telling.start()
+    working = threading.Thread(target=work, name="periodic tasks")
+    working.start()
     try:
         asyncio.run(looking())
     finally:
         stop.set()
-        judging.join()
-        telling.join()
+        working.join()

@@ -29,9 +29,6 @@ def webserver(app: Starlette) -> "uvicorn.Server":
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    # Until when each connection may be in its phase, oldest first.
-    in_phase: tuple[dict[HttpToolsProtocol, float], ...] = ({}, {}, {}, {})
-
     class Bounded(HttpToolsProtocol):
         _head_bytes: int | None = 0  # None outside of a head.
         _phase: int | None = None
@@ -53,6 +50,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             else:
                 self._enter(IDLE if self._head_bytes is None else HEAD)
 
+        # uvicorn's own narrows the transport in the same way.
         def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._enter(HEAD)
@@ -65,13 +63,13 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             """
             unfinished = [next(iter(in_phase[phase].items())) for phase in (HEAD, BODY) if in_phase[phase]]
 
-            def begun(waiting):
-                return waiting[1] - SECONDS[waiting[0]._phase]  # type: ignore[attr-defined]
+            def begun(waiting: tuple[Bounded, float]) -> float:
+                return waiting[1] - SECONDS[waiting[0]._phase or HEAD]
 
             oldest = min(unfinished, key=begun)[0]
             if len(in_phase[HEAD]) + len(in_phase[BODY]) <= MOST_CONNECTIONS // 2:
                 oldest = next(iter(in_phase[IDLE]), oldest)
-            oldest.drop()  # type: ignore[attr-defined]
+            oldest.drop()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
@@ -114,6 +112,9 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             super().data_received(data)
             self._settle()
 
+    # Until when each connection may be in its phase, oldest first.
+    in_phase: tuple[dict[Bounded, float], ...] = ({}, {}, {}, {})
+
     class Swept(uvicorn.Server):
         _swept = time.monotonic()
 
@@ -127,7 +128,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
                         if stalled > 0:
                             connections[connection] = until + stalled
                         elif now > until:
-                            connection.drop()  # type: ignore[attr-defined]
+                            connection.drop()
                 self._swept = now
             return await super().on_tick(counter)
 

@@ -7,19 +7,18 @@ be killed, asleep or moved in time; whoever looks next finds the same, and any n
 
 import asyncio
 import json
+import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib.alerting.notifications import sender
 from opslib.alerting.notifications.store import NotificationStore
-from opslib.foundation import clock, formatting, market_calendar, periods
+from opslib.foundation import clock, formatting, logs, market_calendar, periods
 from opslib.foundation.config.settings import without_secrets
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import AlreadyMade, OpsError, SettingsError, StoreError
@@ -30,7 +29,7 @@ from opslib.jobs.kernels import KernelPool, with_kernel_pool
 from opslib.jobs.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.reports import publishing
 from opslib.runbooks import checklists
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from opslib.telemetry.pages.store import SnapshotStore
 
 LOOK_S = 5.0
@@ -100,7 +99,9 @@ class Scheduler:
             else:
                 self._begin(desk, item)
         if gone := retention.sweep_daily(desk):
-            self._say("sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", prefix="")
+            self._say(
+                "sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", logging.INFO
+            )
         return left
 
     def _renew(self) -> None:
@@ -134,7 +135,7 @@ class Scheduler:
         except StoreError as problem:
             self._say("store", str(problem))
         # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             why = desk.settings.redact(
                 str(problem)
                 if isinstance(problem, OpsError)
@@ -148,7 +149,7 @@ class Scheduler:
 
     def _end(self, item: DueJob, state: str, why: str) -> None:
         self.ended.append((item, state, why))
-        self._say(item.due.name, f"{item.due.name}: {state}{f' ({why})' if why else ''}", prefix="")
+        self._say(item.due.name, f"{item.due.name}: {state}{f' ({why})' if why else ''}", logging.INFO)
 
     def _send(self, item: DueJob, now: datetime) -> None:
         """Have what was made sent, once, where it is to be sent."""
@@ -166,11 +167,11 @@ class Scheduler:
         )
         self._sent.add(run["id"])
 
-    def _say(self, about: str, words: str, prefix: str = "ops: ") -> None:
-        """On stderr, without secrets; the same of one thing once."""
+    def _say(self, about: str, words: str, level: int = logging.WARNING) -> None:
+        """Log it; the same of one thing once."""
         if self._said.get(about) != words:
             self._said[about] = words
-            print(formatting.printable(self.desk.settings.redact(f"{prefix}{words}")), file=sys.stderr, flush=True)
+            logs.of(self.desk.settings.redact).log(level, words)
 
     def run(self, stop: threading.Event) -> None:
         """Make what is due until stopped, and tell people."""
@@ -191,7 +192,7 @@ class Scheduler:
 
     def _tell(self, stop: threading.Event) -> None:
         desk = self.desk
-        sender.run(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now), stop)
+        NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run(stop)
 
     def once(self) -> int:
         """
@@ -207,9 +208,11 @@ class Scheduler:
                 thread.join(0.2)
             left = self.look()
         desk = self.desk
-        asyncio.run(sender.flush(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
+        asyncio.run(NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run_once())
         states = {state for _, state, _ in self.ended}
-        return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
+        if "failed" in states:
+            return 70
+        return 3 if left or states & {"incomplete", "missed"} else 0
 
 
 def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:
@@ -220,9 +223,11 @@ def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tu
         AlreadyMade: Somebody else makes it, or has made it.
         OpsError: It cannot be made.
     """
-    job, due, how = item.job, item.due, {"timeout_s": item.job.timeout.total_seconds()}
+    job, due = item.job, item.due
+    how: dict[str, Any] = {"timeout_s": job.timeout.total_seconds()}
     if job.kind == REPORT:
-        of, told = job.of(item.at), {"as_of": None, "known_at": None, "partial": False, "due": due}
+        of = job.of(item.at)
+        told: dict[str, Any] = {"as_of": None, "known_at": None, "partial": False, "due": due}
         return (
             publishing.publish_daily(desk, of, **told, **how, kernels=kernels)
             if job.what == DAILY
@@ -292,7 +297,7 @@ def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:
 
 
 def rehearse(
-    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]
+    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Any]], Iterable[Any]]
 ) -> list[tuple[Job, Outcome, Path]]:
     """
     Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not
@@ -309,9 +314,10 @@ def rehearse(
 
 
 def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: KernelPool) -> tuple[Outcome, Path]:
-    how, moment = {"timeout_s": job.timeout.total_seconds()}, formatting.iso(as_of)
+    moment = formatting.iso(as_of)
+    how: dict[str, Any] = {"timeout_s": job.timeout.total_seconds()}
     if job.kind == REPORT:
-        told = {"as_of": moment, "known_at": None, "partial": True}
+        told: dict[str, Any] = {"as_of": moment, "known_at": None, "partial": True}
         if job.what == DAILY:
             return publishing.publish_daily(desk, None, **told, **how, kernels=kernels)
         return publishing.publish_review(

@@ -12,7 +12,6 @@ import ipaddress
 import json
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -30,7 +29,7 @@ from starlette.routing import Route
 from opslib.alerting.notifications import external_alerts
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.dashboard import prometheus, status
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config import rules as config_rules
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.settings import Settings
@@ -53,7 +52,7 @@ CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
-EVERYWHERE = ("", "0.0.0.0", "::")  # To listen on every address is no name.
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # To listen on every address is no name.
 UNSHARED = {
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
@@ -78,11 +77,11 @@ class Writer:
 
     def __init__(self, store: Database, app: str, now: Callable[[], datetime], known_at_ts: bool):
         self._store, self._app, self._now, self._known_at_ts = store, app, now, known_at_ts
-        self._waiting: queue.Queue[tuple[Post | RejectedPost, Future] | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[tuple[Post | RejectedPost, Future[None]] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def keep(self, found: Snapshot | RejectedPost) -> Future:
+    def keep(self, found: Snapshot | RejectedPost) -> Future[None]:
         """
         A future that is done when this is on the disk, and raises where it could not be kept.
 
@@ -90,7 +89,7 @@ class Writer:
             queue.Full: So many wait already that one more would only wait in vain.
         """
         item = Post(clock.micros(self._now()), found) if isinstance(found, Snapshot) else found
-        done: Future = Future()
+        done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # Who stops waiting for it stops neither the write nor the writer.
         self._waiting.put_nowait((item, done))
         return done
@@ -106,7 +105,7 @@ class Writer:
                 batch.append(following)
             self._write(batch)
 
-    def _write(self, batch: list[tuple[Post | RejectedPost, Future]]) -> None:
+    def _write(self, batch: list[tuple[Post | RejectedPost, Future[None]]]) -> None:
         try:
             rejects = [item for item, _ in batch if isinstance(item, RejectedPost)]
             if rejects and SnapshotStore(self._store).post_rejects(self._app) >= MOST_POST_REJECTS:
@@ -169,6 +168,7 @@ def build(
     started = now()
     writer = Writer(store, settings.app, now, known_at_ts)
     refusals = Refusals(store, settings.app, now, settings.redact)
+    log = logs.of(settings.redact)
     origins = frozenset(origin.lower() for origin in settings.cors_origins)
     write_key, read_key = settings.secret("OPS_INGEST_KEY"), settings.secret("OPS_READ_KEY")
 
@@ -224,14 +224,11 @@ def build(
             await asyncio.wrap_future(writer.keep(found))
         # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
         except (Exception, asyncio.CancelledError) as problem:
-            why = (
-                "too many are waiting"
-                if isinstance(problem, queue.Full)
-                else f"{problem}"
-                if isinstance(problem, StoreError)
-                else repr(problem)
-            )
-            print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
+            if isinstance(problem, queue.Full):
+                why = "too many are waiting"
+            else:
+                why = str(problem) if isinstance(problem, StoreError) else repr(problem)
+            log.error(f"a post could not be kept: {why}")
             raise Problem(
                 503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}
             ) from None
@@ -272,7 +269,7 @@ def build(
         except BadLogs as problem:
             raise Problem(400, "These are no lines of a log", settings.redact(str(problem))) from None
         except StoreError as problem:
-            print(f"ops serve: lines of a log could not be kept: {settings.redact(str(problem))}", file=sys.stderr)
+            log.error(f"lines of a log could not be kept: {problem}")
             raise Problem(
                 503,
                 "The lines could not be kept",
@@ -379,11 +376,14 @@ def build(
     ]
     names = settings.allowed_hosts if host in EVERYWHERE else (*settings.allowed_hosts, host.lower())
     checks = Middleware(RequestChecks, origins=origins, hosts=names, refusals=refusals)
-    app = Starlette(
-        routes=routes,
-        middleware=[checks],
-        exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone},
-    )
+    # Starlette's own type wants each handler to take any exception.
+    handlers: dict[Any, Any] = {
+        Problem: refused,
+        OpsError: store_fails,
+        HTTPException: no_route,
+        ClientDisconnect: gone,
+    }
+    app = Starlette(routes=routes, middleware=[checks], exception_handlers=handlers)
     app.router.redirect_slashes = False  # A redirect would repeat the query, and with it a key.
     app.state.writer, app.state.refusals = writer, refusals
     return app
@@ -435,9 +435,8 @@ def serve(
             f"running? Give another --port."
         ) from None
     app = build(settings, store, rules, host=host)
-    print(
-        f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C",
-        file=sys.stderr,
+    logs.of(settings.redact).info(
+        f"{settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C"
     )
     stop = threading.Event()
     standing_by = threading.Thread(target=Standby(store, settings, rules, staff).run, args=(stop,), name="standby")

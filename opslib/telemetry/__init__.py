@@ -1,1 +1,17 @@
 """Collect what is observed: snapshots that pages post, our own probes, markers, imported files."""
+
+from typing import TYPE_CHECKING
+
+from opslib.foundation import lazy
+
+if TYPE_CHECKING:
+    from opslib.telemetry.markers import Markers
+else:
+    __getattr__ = lazy.names(
+        __name__,
+        {
+            "Markers": "markers:Markers",
+        },
+    )
+
+__all__ = ["Markers"]

@@ -4,6 +4,7 @@ Work out from our own probes for how long the app's server has been down, and wh
 Nothing is said of a time in which nobody probed.
 """
 
+import itertools
 from bisect import bisect_right
 from datetime import timedelta
 from itertools import takewhile
@@ -59,7 +60,7 @@ def _began_us(sample: Sample) -> int:
 def _pace_us(samples: list[Sample]) -> int:
     """How far the newest probes are apart: the middle one of their distances; 0 of fewer than two."""
     ends = [s.ts_us for s in samples[-OF_PACE:] if s.last]
-    gaps = sorted(b - a for a, b in zip(ends, ends[1:]))
+    gaps = sorted(b - a for a, b in itertools.pairwise(ends))
     return gaps[len(gaps) // 2] if gaps else 0
 
 

@@ -19,7 +19,8 @@ from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages.store import RejectedPost, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
-from opslib.trading.options import chain as chain_module, chain_quality, iv_baseline
+from opslib.trading.options import chain as chain_module
+from opslib.trading.options import chain_quality, iv_baseline
 from opslib.trading.options.contracts import day_end
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def read(
     found = chain_module.read(path, as_of)
     parts = list(found.frame.groupby(["underlying", "as_of"], sort=True))
     samples, counts = SampleStore(store, app), {True: 0, False: 0}
-    for (named, moment), part in parts:
+    for (named, _), part in parts:
         symbol = str(named).upper() or _by_file(path)
         at = _fetched(
-            moment.to_pydatetime(),
+            part["as_of"].iloc[0].to_pydatetime(),
             as_of if len(parts) == 1 or part["as_of"].max() == found.frame["as_of"].max() else None,
         )
         pages = (_as_sent(path, found, at) if len(parts) == 1 else None) or _rows(part, symbol)
@@ -132,4 +133,6 @@ def _rows(frame: "DataFrame", symbol: str) -> list[dict[str, Any]]:
     for name in TIMES:
         table[name] = [None if pandas.isna(at) else formatting.iso(at.to_pydatetime()) for at in table[name]]
     table = table.drop(columns=[name for name in table.columns if all(pandas.isna(v) or v == "" for v in table[name])])
-    return [{name: value for name, value in row.items() if not pandas.isna(value)} for row in table.to_dict("records")]
+    return [
+        {str(name): value for name, value in row.items() if not pandas.isna(value)} for row in table.to_dict("records")
+    ]

@@ -35,16 +35,18 @@ class Clocks(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Whose clock is off, ours first."""
-        return [OURS] * bool(self.ours_s) + list(self.off)
+        return [OURS, *self.off] if self.ours_s else list(self.off)
 
     @property
     def sentences(self) -> list[str]:
         """Whose clock is off and by how much, one sentence each; empty where all agree."""
         doubt = "" if self.sure else ", or another is: too few clocks are known to say whose. Compare them with a third"
-        found = [
-            f"our own clock is {_by(self.ours_s)} the others'{doubt}: every time shown is off by that. Set it (NTP)."
-        ] * bool(self.ours_s)
-        right = "the others'" if self.ours_s else "ours"
+        found, right = list[str](), "ours"
+        if self.ours_s:
+            right = "the others'"
+            found.append(
+                f"our own clock is {_by(self.ours_s)} {right}{doubt}: every time shown is off by that. Set it (NTP)."
+            )
         return found + [
             f"the clock of {'the ' if party in ('app', 'page') else ''}{party} is {_by(skew_s)} {right}{doubt}."
             for party, skew_s in self.off.items()
@@ -69,7 +71,7 @@ def compare(skews: Mapping[str, float], limit_s: float) -> Clocks:
         for middle_s in voices.values()
     ]
     largest = [group for group in groups if len(group) == max(map(len, groups))]
-    with_providers = [group for group in largest if PROVIDERS <= group]
+    with_providers = [group for group in largest if group >= PROVIDERS]
     if len(set(largest)) == 1 or all(OURS in group for group in largest):
         right, sure = largest[0], True
     else:

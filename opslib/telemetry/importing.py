@@ -99,7 +99,12 @@ def _post(line: bytes) -> Post:
 
 
 def read_file(
-    store: Database, app: str, path: Path, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter
+    store: Database,
+    app: str,
+    path: Path,
+    *,
+    known_at_ts: bool = False,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> ImportResult:
     """
     Read one file of snapshots into the store. Reading it again changes nothing.
@@ -178,7 +183,7 @@ def read_any(
     as_of: datetime | None = None,
     known_at_ts: bool = False,
     redact: Callable[[str], str] = str,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> ImportResult:
     """
     Read one file into the store, of the kind that is named, else of the one its content shows.

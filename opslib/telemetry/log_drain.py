@@ -178,7 +178,12 @@ def _placed(batch: Batch, now_us: int) -> Iterator[_Placed]:
         head = batch.lines[begins] if at_us is not None and at_us % 1_000_000 else ""
         digests: list[bytes | None] = []
         for n in range(begins, begins + entry.count):
-            key = f"{head}\0{n - begins}\0{batch.lines[n]}" if head else f"{named}\0{n}" if named else ""
+            if head:
+                key = f"{head}\0{n - begins}\0{batch.lines[n]}"
+            elif named:
+                key = f"{named}\0{n}"
+            else:
+                key = ""
             digests.append(sha256(key.encode("utf-8", "replace")).digest()[:DIGEST_BYTES] if key else None)
         yield _Placed(entry, now_us if at_us is None else min(at_us, now_us), digests)
         begins += entry.count

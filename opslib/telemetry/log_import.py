@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from opslib.foundation import clock, files, formatting
 from opslib.foundation.errors import ImportRefused
@@ -119,7 +120,7 @@ def read(
     as_of: datetime | None = None,
     known_at_ts: bool = False,
     redact: Callable[[str], str] = str,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Counts:
     """
     Read a log into the store. Reading it again, or a longer copy of it, adds only what is new.
@@ -139,13 +140,12 @@ def read(
     def lines() -> Iterator[LogLine]:
         for number, raw in progress(files.lines(path)):
             line = log_lines.read(raw[: app_log.LONGEST_LINE].decode("utf-8", "replace"))
-            why = (
-                f"the line has more than {files.LONGEST_LINE:,} bytes"
-                if len(raw) > files.LONGEST_LINE
-                else "the line holds bytes that are no text"
-                if b"\0" in raw
-                else ""
-            )
+            if len(raw) > files.LONGEST_LINE:
+                why = f"the line has more than {files.LONGEST_LINE:,} bytes"
+            elif b"\0" in raw:
+                why = "the line holds bytes that are no text"
+            else:
+                why = ""
             at = None if why else instants.of(number, line.at)
             if at is None:
                 rejects.append(
@@ -287,7 +287,7 @@ class _Keeping:
                 made += [self._sample(at, 0, {"lines": 0, "kinds": {}, "newest": {}, "imported": ""}) for at in quiet]
         return made
 
-    def _sample(self, at_us: int, errors: int, detail: dict) -> Sample:
+    def _sample(self, at_us: int, errors: int, detail: dict[str, Any]) -> Sample:
         return Sample(
             at_us,
             "log",

@@ -56,7 +56,7 @@ class Markers:
         if not words.strip():
             raise UsageError("a marker has words: what happened, such as the version that was deployed.")
 
-        def clean(given):
+        def clean(given: str) -> str:
             return formatting.single_line(self.settings.redact(given.strip()))
 
         with self.store.committing() as connection:

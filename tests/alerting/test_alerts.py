@@ -14,7 +14,9 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given, settings as hypothesis_settings, strategies as st
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.alerting.alerts import Alert, Alerts
 from opslib.alerting.verdicts import Figure, judge
@@ -97,6 +99,15 @@ def lived(rule, values, sample_s, every_s):
     return life
 
 
+def promtools(value: object) -> str:
+    """A value in promtool's notation."""
+    if value is None:
+        return "_"
+    if value == STALE:
+        return STALE
+    return "NaN" if math.isnan(value) else repr(value)
+
+
 class Pair(NamedTuple):
     """A rule and a series, for promtool and for us; spans in seconds."""
 
@@ -117,9 +128,7 @@ class Pair(NamedTuple):
     @property
     def series(self):
         """Its values in promtool's notation."""
-        return " ".join(
-            "_" if v is None else v if v == STALE else "NaN" if math.isnan(v) else repr(v) for v in self.values
-        )
+        return " ".join(map(promtools, self.values))
 
     @property
     def life(self):
@@ -618,9 +627,8 @@ def test_what_was_explained_is_released_only_where_it_breaches_by_itself():
             [judge(one, "app", "page", figure(first)), judge(two, "app", "page", figure(second_value))],
         )
         released += [(second, t.severity) for t in found if t.kind == "released"]
-        assert [t.inhibited_by is not None for t in found if t.rule == "two" and t.kind == "fired"] == [True] * (
-            second == 0
-        )
+        fired = [t.inhibited_by is not None for t in found if t.rule == "two" and t.kind == "fired"]
+        assert fired == ([True] if second == 0 else [])
     assert [(second, severity) for second, severity in released if severity in rules.SENT] == [(150, "critical")], (
         released
     )

@@ -312,7 +312,7 @@ def test_a_process_that_is_gone_is_evidence_where_it_has_no_address(tmp_path: Pa
         assert world.server
         pid.write_text(str(world.server.pid))
 
-    world.start = started  # type: ignore[method-assign]
+    world.start = started
     _, _, sent = lived(world, killed, 65)
     assert [s[:2] for s in sent] == [("app_down", "critical")] and 30 < sent[0][2] <= 60
 

@@ -28,7 +28,7 @@ def test_a_named_cause_says_what_to_do_first(cause: str) -> None:
     Of each cause that has a runbook, one of its effects leads there, for Massive and for whoever else it is about.
     """
     for about in ("massive", "tradier") if cause.startswith("provider_") else (None, "app"):
-        runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))  # type: ignore[attr-defined]
+        runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))
         found = leading_rule(cause, about, runbook, RULES)
         assert found and found.action and runbook in found.runbooks.values(), (cause, about)
 
@@ -108,9 +108,14 @@ def test_what_to_do_first_fits_each_cause() -> None:
     """
     assert {cause for cause, _ in FIRST} == {cause for cause, rules_ in EFFECTS.items() if rules_}
     for (cause, about), (wanted, unwanted) in FIRST.items():
-        runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))  # type: ignore[attr-defined]
+        runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))
         rule, of_cause = leading_rule(cause, about, runbook or "", RULES), advice(cause, about)
-        said = of_cause.action if of_cause else rule.action if rule else ""
+        if of_cause:
+            said = of_cause.action
+        elif rule:
+            said = rule.action
+        else:
+            said = ""
         assert wanted.lower() in said.lower() and unwanted.lower() not in said.lower() and "{" not in said, (
             cause,
             said,

@@ -16,7 +16,7 @@ from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import days
 from tests.support.snapshots import PageOf, at, post, store, us
 
-DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
+DESK = settings.Settings(home=None, app="desk")
 
 
 @functools.cache

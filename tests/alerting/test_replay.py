@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from opslib.alerting import alerts as watch, history, replay
-from opslib.desk import Desk, open as open_desk
+from opslib.alerting import alerts as watch
+from opslib.alerting import history, replay
+from opslib.desk import Desk
+from opslib.desk import open as open_desk
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.database import Database
@@ -101,7 +103,7 @@ def judged_live(desk: Desk, *minutes: float) -> None:
 
 
 def test_a_session_that_was_judged_live_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where everything was known in time, what a replay would find is kept at the close: its report asks for no other."""
+    """Where everything was known in time, what a replay would find is kept at the close, and the report reads that."""
     desk = held(tmp_path)
     judged_live(desk, 60.3, 61, 90.7)
     transitions, standing = plainly(desk)

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -278,9 +277,7 @@ def test_the_command_judges_until_it_is_stopped(home):
     while record.judged() is None and time.monotonic() < deadline:
         time.sleep(0.05)  # Another process's first instant can only be awaited.
     assert record.judged() and record.acquire_lease("other") is None
-    stop = threading.Event()
-    stop.set()
-    Collector(store, desk("desk"), rules.load(), "other").run(stop)
+    Collector(store, desk("desk"), rules.load(), "other").leave()
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 0 and record.acquire_lease("other")
     first.stderr.close()

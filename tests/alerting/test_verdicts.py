@@ -3,7 +3,9 @@
 import math
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.alerting.verdicts import BudgetBurn, Figure, judge, worst
 from opslib.foundation.config import rules

@@ -20,7 +20,7 @@ sys.path.insert(0, str(PROJECT / "tests"))  # Where the tests' own JupyterLab is
 from tests.support.lab import IDLE, beside_a_world, launched, notebook, running_lab  # noqa: E402
 
 MINUTES = float(os.environ.get("BENCH_MINUTES", "30"))
-EVERY_S, SETTLED_S, STILL_S, SPEED = 5, 60, 60, 4.0
+EVERY_S, SETTLED_S, STILL_S, MINUTE_S, SPEED = 5, 60, 60, 60.0, 4.0
 _PEER = """import threading, time
 import ipywidgets
 from IPython.display import display
@@ -43,7 +43,10 @@ threading.Thread(target=go, daemon=True).start()
 CELLS = {
     "a JupyterLab in which nothing moves": "1",
     "live, one view": 'import opslib as ops\n\nops.live("desk", window="10m")',
-    "live, ten views": 'import opslib as ops\nfrom IPython.display import display\n\nfor _ in range(10):\n    display(ops.live("desk", window="10m"))',
+    "live, ten views": (
+        "import opslib as ops\nfrom IPython.display import display\n\n"
+        'for _ in range(10):\n    display(ops.live("desk", window="10m"))'
+    ),
     "HTML with SVG": _PEER.format(kind="HTML", first="", made="_html(view)"),
     "PNG": _PEER.format(kind="Image", first="width=1300", made="_picture(view)"),
 }
@@ -120,7 +123,7 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         seconds = [_share(ways, 1.0, time.monotonic) for _ in range(4 * EVERY_S)]
         shares = list[dict[str, float]]()
         for _ in range(max(1, round(MINUTES))):
-            shares.append(_share(ways, 60.0, time.monotonic))
+            shares.append(_share(ways, MINUTE_S, time.monotonic))
             for way in ways.values():
                 way.heaps.append(way.heap_mb())
         for name, way in ways.items():

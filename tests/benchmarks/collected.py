@@ -5,6 +5,7 @@ anything?
 Its peer is itself: the last quarter of the day beside the first.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def measure(folder: Path) -> Iterator[dict]:
 
     yield {
         "what": "a day of ops collect",
-        "world_h": 24,
+        "world_h": LASTS.total_seconds() / 3600,
         "speed": SPEED,
         "samples": len(kept),
         "beats": len(beats),
@@ -103,4 +104,4 @@ def _row(quarters: list[list[float]]) -> dict[str, float]:
 
 
 def _gaps(beats: list[Sample]) -> list[float]:
-    return [(b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:])]
+    return [(b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(beats)]

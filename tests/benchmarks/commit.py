@@ -40,7 +40,8 @@ def measure(folder: Path) -> Iterator[dict]:
         [
             sys.executable,
             "-c",
-            "from opslib import desk\nd = desk.open('desk')\nn = 0\nwhile True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)",
+            "from opslib import desk\nd = desk.open('desk')\nn = 0\n"
+            "while True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)",
         ],
         env={**os.environ, "OPS_HOME": str(folder)},
         stdout=subprocess.PIPE,
@@ -53,9 +54,14 @@ def measure(folder: Path) -> Iterator[dict]:
         began = time.perf_counter()
         SnapshotStore(store).write("desk", [post])
         times.append(time.perf_counter() - began)
-    errors = "" if reader.poll() is None else reader.stderr.read() if reader.stderr else "?"
-    reader.kill()
-    reader.wait()
+    if reader.poll() is None:
+        errors = ""
+    elif reader.stderr:
+        errors = reader.stderr.read()
+    else:
+        errors = "?"
+    with reader:  # Its pipes are closed, and it is waited for.
+        reader.kill()
     bare = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         bare.execute(f"PRAGMA {pragma}")

@@ -22,7 +22,7 @@ from opslib.dashboard.status import Status
 from opslib.desk import Desk
 from opslib.foundation.config import settings
 from opslib.simulation.demo_day import replay
-from tests.looks import CLOSES, at
+from tests.support.snapshots import CLOSES, at
 
 HOUR, UPDATES, MANY, VIEWS = timedelta(hours=1), 60, 100_000, 10
 _SESSION = Session(key=b"a" * 36, username="kernel")
@@ -148,7 +148,7 @@ def _growth(feed: Feed, view: Status) -> dict[str, Any]:
     for n in range(MANY // VIEWS):
         feed._send({"change": turned[n % 10].after(turned[(n - 1) % 10]), "n": n})
     return {
-        "measure": "dashboard, growth over 100,000 updates (10,000 to ten views), MB",
+        "measure": f"dashboard, growth over {MANY:,} updates ({MANY // VIEWS:,} to each of {VIEWS} views), MB",
         "growth_mb": round(rss() - before, 2),
         "cpu_ms_each": round(1000 * (time.process_time() - begun) / MANY, 3),
         "whole_bytes": len(json.dumps(live_state.whole(view, first))),

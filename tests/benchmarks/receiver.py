@@ -19,13 +19,13 @@ from pathlib import Path
 from tests.benchmarks import month
 
 CONNECTIONS = 32
-POSTS = 20_000
+POSTS, BEFORE = 20_000, 500  # Those before are not measured.
 
 
 def _bodies() -> list[bytes]:
     body = month.template()
     found = []
-    for i in range(POSTS):
+    for _i in range(POSTS):
         body["lastUpdateAt"] += 1
         body["providers"]["massive"]["requestCount"] += 1
         found.append(json.dumps(body).encode())
@@ -101,7 +101,7 @@ def _bare(folder: Path, bodies: list[bytes]) -> float:
             with lock:
                 return next(plain)
 
-    source = Locked()  # type: ignore[assignment]
+    source = Locked()
     callers = [threading.Thread(target=caller) for _ in range(CONNECTIONS)]
     began = time.perf_counter()
     for c in callers:
@@ -132,8 +132,8 @@ def measure(folder: Path) -> Iterator[dict]:
                 break
             except OSError:
                 time.sleep(0.1)
-        asyncio.run(_post_all(port, bodies[:500]))
-        seconds, times, bad = asyncio.run(_post_all(port, bodies[500:]))
+        asyncio.run(_post_all(port, bodies[:BEFORE]))
+        seconds, times, bad = asyncio.run(_post_all(port, bodies[BEFORE:]))
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from opslib.alerting import evaluation, evaluator, verdicts as findings
+from opslib.alerting import evaluation, evaluator
+from opslib.alerting import verdicts as findings
 from opslib.alerting.alerts import GRID_US, Alerts
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
@@ -22,6 +23,7 @@ from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 
 PAIRS = 10_000
+LASTS = timedelta(hours=6.5)  # So much of the day is replayed, from the open on.
 
 
 def measure(folder: Path) -> Iterator[dict]:
@@ -34,8 +36,9 @@ def measure(folder: Path) -> Iterator[dict]:
     )
     began, count = time.perf_counter(), 0
     made = evaluator.Evaluator(store, desk, table)
-    for at_us, _ in made.judge(clock.micros(script.opens), clock.micros(script.closes) + GRID_US):
-        count += at_us <= clock.micros(script.closes)
+    upto_us = clock.micros(script.opens + LASTS)
+    for at_us, _ in made.judge(clock.micros(script.opens), upto_us + GRID_US):
+        count += at_us <= upto_us
     seconds = time.perf_counter() - began
     pairs = sum(len(rule.subjects) for rule in table.rules.values())
     rungs = sum(len(rule.subjects) * len(rule.ladder) for rule in table.rules.values())
@@ -51,7 +54,7 @@ def measure(folder: Path) -> Iterator[dict]:
     plain = {
         name: rule
         for name, rule in table.without_budgets().rules.items()
-        if evaluation.SOURCE in rule.sources and name != "availability"
+        if evaluation.PAGE in rule.sources and name != "availability"
     }
     wide = {
         f"{name} {i}": (name, replace(rule, name=f"{name} {i}"))
@@ -68,7 +71,7 @@ def measure(folder: Path) -> Iterator[dict]:
     for name, rule in wide.values():
         for subject in rule.subjects:
             figure = evaluation.measure_page(tape._tape, table, table[name], subject, windows, rule.window)
-            found.append(findings.judge(rule, subject, evaluation.SOURCE, figure))
+            found.append(findings.judge(rule, subject, evaluation.PAGE, figure))
     alerts.advance(clock.micros(at), found)
     yield {
         "what": "rules and subjects judged at one instant",

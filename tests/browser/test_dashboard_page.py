@@ -18,6 +18,8 @@ from tests.support.lab import browsing
 from tests.support.snapshots import CLOSES, OPENS
 from tests.support.system import needs
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 HERE = live.HERE
 AT = OPENS + timedelta(hours=2)
 MODEL = """async ([code, style, whole]) => {

@@ -20,9 +20,12 @@ from opslib.cli import main
 from opslib.foundation.config import settings
 from opslib.jobs import jupyterlab
 from opslib.runbooks import catalog
-from tests.support import demo, lab as labs
+from tests.support import demo
+from tests.support import lab as labs
 from tests.support.lab import address_of, browsing
 from tests.support.system import needs
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

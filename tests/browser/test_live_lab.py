@@ -3,6 +3,7 @@ The live dashboard in a real JupyterLab beside a world that runs: updates, pause
 a busy kernel.
 """
 
+import itertools
 import os
 import random
 import re
@@ -27,6 +28,8 @@ from tests.support import demo
 from tests.support.lab import IDLE, beside_a_world, browsing, notebook, running_lab
 from tests.support.snapshots import CLOSES, OPENS
 from tests.support.system import needs
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SPEED, EVERY_S = 8.0, 5
 MOMENTS = 40  # Others each day.
@@ -94,7 +97,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 def seconds(moment: str) -> int:
     """The second of the day that a moment says."""
-    hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())  # type: ignore[union-attr]
+    hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())
     return 3600 * hours + 60 * minutes + secs
 
 
@@ -105,9 +108,9 @@ def test_updates_come_by_themselves(shown: Shown) -> None:
     for _ in range(4):
         moments.append(shown.moved(moments[-1], 3 * EVERY_S))
         clocked.append(time.monotonic())
-    gaps = [b - a for a, b in zip(clocked, clocked[1:])]
+    gaps = [b - a for a, b in itertools.pairwise(clocked)]
     assert all(abs(gap - EVERY_S) < 2.0 for gap in gaps), gaps
-    assert [seconds(b) > seconds(a) for a, b in zip(moments, moments[1:])] == [True] * 4
+    assert [seconds(b) > seconds(a) for a, b in itertools.pairwise(moments)] == [True] * 4
     assert shown.text(".badge") == "live" and all(
         figure.strip() for figure in shown.page.locator(".ops-live td").all_inner_texts()
     )

@@ -20,6 +20,8 @@ from tests.services.test_request_checks import ALERTS, alerts_kept
 from tests.services.test_server import POST, Receiver, a_body, asked, awaited, receiving
 from tests.support.system import needs
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 EVIL = "evil.example"
 # Everything that a page can send without and with a preflight, to an address, with a body.
 SENDS = """async ({to, body}) => {

@@ -24,6 +24,8 @@ from tests.runbooks.test_execution import HOOK
 from tests.support.lab import browsing, running_lab
 from tests.support.system import needs
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 OPERATOR = "Tech Lead"
 
 

@@ -23,6 +23,8 @@ from tests.support.lab import IDLE, browsing, notebook, running_lab
 from tests.support.snapshots import CLOSES
 from tests.support.system import needs
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "dashboard.ipynb"
 AS_OF = "2026-03-10T11:27"
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings as how, strategies as st
+from hypothesis import HealthCheck, Phase, event, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
 
 from opslib.cli import main, parser
 from tests.support import days, demo
@@ -255,7 +257,7 @@ def values(action: argparse.Action) -> st.SearchStrategy[str]:
 
 def lines() -> st.SearchStrategy[list[str]]:
     """A command with some of its options, in the order of a shell; sometimes anything."""
-    (subparsers,) = (a for a in parser.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (subparsers,) = (a for a in parser.parser(main.COMMANDS)._actions if isinstance(a, argparse._SubParsersAction))
 
     @st.composite
     def line(draw: Any) -> list[str]:

@@ -26,7 +26,7 @@ def ops(*arguments: str, env: dict[str, str] | None = None, **how: object) -> su
     """One command in a process of its own."""
     return subprocess.run(
         [*OPS, *arguments], env=os.environ | (env or {}), text=True, stderr=subprocess.PIPE, timeout=120, **how
-    )  # type: ignore[call-overload, no-any-return]
+    )
 
 
 def raising(problem: BaseException) -> Callable[..., int]:
@@ -65,7 +65,7 @@ def test_an_unexpected_exception_is_70_with_a_log(
     the log that it names.
     """
     home.mkdir()
-    monkeypatch.setattr(main, "_status", raising(problem))
+    monkeypatch.setitem(main.COMMANDS, "status", raising(problem))
     assert main.main(["status"]) == 70
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err[:-1].isprintable() and "Traceback" not in err
@@ -80,7 +80,7 @@ def test_a_disk_that_refuses_is_no_defect(
     number: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file that the system does not let us write is named, exit 70, without a log."""
-    monkeypatch.setattr(main, "_runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
+    monkeypatch.setitem(main.COMMANDS, "runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
     assert main.main(["runs"]) == 70
     err = capsys.readouterr().err
     assert (
@@ -94,7 +94,7 @@ def test_a_log_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch, caps
     """A token in an exception's text stands neither in the sentence nor in the log."""
     home.mkdir()
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", SECRET)
-    monkeypatch.setattr(main, "_runs", raising(ValueError(f"https://h/?apiKey={SECRET}")))
+    monkeypatch.setitem(main.COMMANDS, "runs", raising(ValueError(f"https://h/?apiKey={SECRET}")))
     assert main.main(["runs"]) == 70
     assert SECRET not in capsys.readouterr().err + (home / "crash.log").read_text()
 
@@ -134,7 +134,7 @@ def test_a_thread_that_ends_unexpectedly_is_recorded(
         thread.join()
         return 0
 
-    monkeypatch.setattr(main, "_serve", command)
+    monkeypatch.setitem(main.COMMANDS, "serve", command)
     assert main.main(["serve"]) == 0
     assert "a thread of ops serve failed unexpectedly (ZeroDivisionError" in capsys.readouterr().err
     assert "ZeroDivisionError" in (home / "crash.log").read_text()
@@ -189,6 +189,6 @@ def test_a_broken_pipe_of_a_connection_is_no_success(
             ours.sendall(b"x")
         return 0
 
-    monkeypatch.setattr(main, "_demo", command)
+    monkeypatch.setitem(main.COMMANDS, "demo", command)
     assert main.main(["demo"]) == 70
     assert "ops demo failed unexpectedly (BrokenPipeError" in capsys.readouterr().err

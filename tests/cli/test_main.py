@@ -106,7 +106,7 @@ def test_import_counts_every_row(home: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     path = tmp_path / "mixed.jsonl"
     path.write_text("\n".join([*good, good[0], "", *bad]))
-    code, out, err = ops(capsys, "import", str(path), "-o", "json")
+    code, out, _err = ops(capsys, "import", str(path), "-o", "json")
     assert code == 70 and json.loads(out) == [
         {"path": str(path), "kind": "snapshots", "accepted": 5, "duplicate": 1, "rejected": 4}
     ]
@@ -221,7 +221,7 @@ def test_status_does_not_import_what_costs_time() -> None:
     """
     The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws or executes.
     """
-    heavy = "pandas numpy exchange_calendars matplotlib papermill nbformat IPython".split()
+    heavy = ["pandas", "numpy", "exchange_calendars", "matplotlib", "papermill", "nbformat", "IPython", "pydantic"]
     code = (
         f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
         f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"

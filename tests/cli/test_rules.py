@@ -16,7 +16,8 @@ from opslib.alerting.history import SeverityChange
 from opslib.cli.commands import rules
 from opslib.cli.main import main
 from opslib.foundation import clock, time_parsing
-from opslib.foundation.config import rules as config_rules, settings
+from opslib.foundation.config import rules as config_rules
+from opslib.foundation.config import settings
 from opslib.foundation.errors import RulesError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import days

@@ -12,7 +12,8 @@ from opslib import desk
 from opslib.cli import main
 from opslib.cli.commands import schedule
 from opslib.foundation import time_parsing
-from opslib.jobs import ledger, schedule as jobs_schedule
+from opslib.jobs import ledger
+from opslib.jobs import schedule as jobs_schedule
 from opslib.services import scheduler
 from tests.services.test_scheduler import job, scheduled
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from opslib import desk
-from opslib.dashboard import chain_details as assay, chain_sources
+from opslib.dashboard import chain_details as assay
+from opslib.dashboard import chain_sources
 from opslib.foundation import clock
 from opslib.foundation.config import rules
 from opslib.foundation.errors import UsageError

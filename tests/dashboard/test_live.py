@@ -44,7 +44,8 @@ def taken_in(before: list[str], change: str) -> list[str]:
     """What a browser makes of a change: place by place."""
     told = change.split(BETWEEN)
     assert len(told) == len(before)
-    return [was if now == "" else "" if now == BLANK else now for was, now in zip(before, told)]
+    changed = {place: "" if now == BLANK else now for place, now in enumerate(told) if now}
+    return [changed.get(place, was) for place, was in enumerate(before)]
 
 
 class Listening:
@@ -353,7 +354,7 @@ def test_an_alert_opens_its_runbook(feed: Feed, desk: Desk) -> None:
     """Filled in for its incident, as of the moment that is shown; an alert that does not stand then is refused."""
     alert = next(a for a in desk.status(AT).alerts if a["runbook"] == "massive_down" and a["state"] == "firing")
     said = asked(feed, do="open", alert=alert["id"], at="2026-03-10T15:25:00Z")
-    opened = [p for p in desk.chronicle.folder(alert["incident"]).glob("*_massive_down.ipynb")]
+    opened = list(desk.chronicle.folder(alert["incident"]).glob("*_massive_down.ipynb"))
     newest = max(opened)
     assert said["said"].startswith("runbook massive_down is open for incident") and said["link"].endswith(newest.name)
     assert '"2026-03-10T15:25:00' in newest.read_text() or "15:25:00" in newest.read_text()

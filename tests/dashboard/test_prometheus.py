@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.dashboard import prometheus
 from opslib.foundation import clock
@@ -272,7 +274,10 @@ def test_the_total_lives_through_a_restart(home: Path) -> None:
                     == 204
                 )
             totals.append(samples(asked(found.url, "GET", "/metrics").body.decode())[TOTAL])
-            found.process.kill() if life else found.process.terminate()
+            if life:
+                found.process.kill()
+            else:
+                found.process.terminate()
             found.process.wait(30)
     assert totals == [0, 9, 9, 19, 19, 29]
 

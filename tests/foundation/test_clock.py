@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import Window
@@ -177,14 +178,10 @@ def test_the_last_session_that_has_closed() -> None:
 if __name__ == "__main__":
     theirs = exchange_sessions()
     weekdays = [day for day in all_days() if day.weekday() < 5]
-    kinds = {
-        day: "closed"
-        if day not in theirs
-        else "half"
-        if theirs[day][1].astimezone(formatting.NEW_YORK).time() < time(16)
-        else ""
-        for day in weekdays
-    }
+    kinds = {day: "closed" for day in weekdays if day not in theirs}
+    for day, (_, closes) in theirs.items():
+        if closes.astimezone(formatting.NEW_YORK).time() < time(16):
+            kinds[day] = "half"
     SESSIONS.write_text(
-        "\n".join(["day,kind", *(f"{day},{kind}" for day, kind in kinds.items() if kind)]) + "\n", encoding="utf-8"
+        "\n".join(["day,kind", *(f"{day},{kind}" for day, kind in sorted(kinds.items()))]) + "\n", encoding="utf-8"
     )

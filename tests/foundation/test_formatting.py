@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opslib.cli import main
 from opslib.foundation import formatting
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from tests.alerting.notifications.test_message_commands import OBEYED
 
 OBEYED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -117,8 +118,8 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
         "endsAt": "2199-01-01T00:00:00Z",
     }
     found.dispatch.heard(external_alerts.read(json.dumps([alert]).encode(), found.now()).alerts)
-    notifier = notifying.notifier(found.store, found.settings, found.rules, Contacts())
-    notifier.plan()
+    notifying = NotificationTasks(found.store, found.settings, found.rules, Contacts())
+    notifying.plan()
     typed = [
         ("import", str(bad)),
         ("import", "--rejects"),
@@ -162,7 +163,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
         for how in ("text", "json"):
             assert main.main([*words, "-o", how]) in (0, 1, 2, 3, 64, 70), words
             shown(capsys)
-    sent = [notifier.rendered(d.message) for d, _ in found.dispatch.deliveries()]
+    sent = [notifying.sender.rendered(d.message) for d, _ in found.dispatch.deliveries()]
     assert sent and not [m for m in sent if OBEYED.search(m.plain) or OBEYED.search(m.slack) or OBEYED.search(m.html)]
 
 

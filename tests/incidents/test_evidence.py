@@ -5,7 +5,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
@@ -58,7 +60,7 @@ def test_any_byte_that_changes_is_named(place: int, by: int) -> None:
     lines = "\n".join(e.line for e in chain({"words": "a"}, {"n": 1.5}, {"words": "c", "list": [1, 2, 3]})).encode()
     n = place % len(lines)
     edited = (lines[:n] + bytes([lines[n] ^ by]) + lines[n + 1 :]).decode("utf-8", "replace").split("\n")
-    found, broken = evidence.checked(edited)
+    _found, broken = evidence.checked(edited)
     assert broken, (n, edited)
 
 

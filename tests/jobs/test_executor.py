@@ -20,8 +20,11 @@ import pytest
 from opslib import desk
 from opslib.cli import main
 from opslib.foundation import clock
-from opslib.jobs import executor, ledger as ledger_module
+from opslib.jobs import executor
+from opslib.jobs import ledger as ledger_module
 from tests.support.system import absent, needs
+
+pytestmark = pytest.mark.kernel
 
 TOKENS = {
     "OPS_INGEST_KEY": "ingest-sesame-1",
@@ -796,14 +799,15 @@ def test_a_dead_runner_that_nobody_has_buried(home: Path) -> None:
     store = desk.open().store
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         process = f"{socket.gethostname()}|{other.pid}|{psutil.Process(other.pid).create_time():.2f}"
-        store.run_begins(
+        ledger_module.begins(
+            store,
+            None,
             id="a",
             app="desk",
             notebook="n",
             parameters="{}",
             state="running",
             started_at_us=clock.micros(clock.now()),
-            outputs="[]",
             process=process,
         )
         assert [r["state"] for r in ledger_module.runs(store)] == ["running"]

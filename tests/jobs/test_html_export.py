@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opslib.jobs import html_export, notebook_file as runner
+from opslib.jobs import html_export
+from opslib.jobs import notebook_file as runner
 from tests.support.system import needs
 
 if TYPE_CHECKING:

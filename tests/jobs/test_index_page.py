@@ -32,17 +32,18 @@ def run(
     place.with_suffix(".json").write_text(json.dumps({"verdict": verdict}))
     place.with_suffix(".html").write_text("<p>x</p>")
     at = clock.micros(time_parsing.parse("2026-03-10T16:15")) + n * 10**6
-    store.run_begins(
+    ledger.begins(
+        store,
+        None,
         id=f"r{n:04}",
         app="desk",
         notebook=notebook,
         started_at_us=at,
-        outputs="[]",
-        process=ledger.process(),
         parameters=json.dumps(given),
         state="running",
     )
-    store.run_ends(
+    ledger.ends(
+        store,
         f"r{n:04}",
         state=state,
         reason=reason,

@@ -17,10 +17,13 @@ import pytest
 
 from opslib import desk
 from opslib.foundation.config.settings import without_secrets
-from opslib.jobs import executor, ledger, notebook_file as runner
+from opslib.jobs import executor, ledger
+from opslib.jobs import notebook_file as runner
 from opslib.jobs.executor import Outcome
 from opslib.jobs.kernels import KernelPool
 from tests.jobs.test_executor import notebook, shown
+
+pytestmark = pytest.mark.kernel
 
 PLOTS = """
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -69,7 +72,10 @@ def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: Kernel
     """
     path = notebook(
         tmp_path / "k.ipynb",
-        "import os, random, numpy, time, opslib, sys\nprint(random.random(), numpy.random.random(), os.getcwd(), hasattr(opslib, 'spoilt'), os.environ.get('MARK'), time.tzname[0], 'OPS_MASSIVE_TOKEN' in os.environ, os.getpgid(0) == os.getpid())\nopslib.spoilt = 1\nos.environ['MARK'] = 'spoilt'",
+        "import os, random, numpy, time, opslib, sys\n"
+        "print(random.random(), numpy.random.random(), os.getcwd(), hasattr(opslib, 'spoilt'), os.environ.get('MARK'), "
+        "time.tzname[0], 'OPS_MASSIVE_TOKEN' in os.environ, os.getpgid(0) == os.getpid())\n"
+        "opslib.spoilt = 1\nos.environ['MARK'] = 'spoilt'",
     )
     told = []
     for zone in ("UTC", "Asia/Tokyo"):

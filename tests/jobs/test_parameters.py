@@ -4,10 +4,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from opslib.foundation.errors import UnknownParameter, UsageError
-from opslib.jobs import notebook_file as runner, parameters
+from opslib.jobs import notebook_file as runner
+from opslib.jobs import parameters
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -1,10 +1,12 @@
 """What is due when: the calendar as a desk lives it, read from a file that is refused where it cannot be meant."""
 
+import itertools
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opslib.foundation import clock, market_calendar, periods, time_parsing
 from opslib.foundation.clock import Window
@@ -12,7 +14,7 @@ from opslib.foundation.config import settings
 from opslib.foundation.config.contacts import Channel, Contacts
 from opslib.foundation.errors import SettingsError
 from opslib.foundation.formatting import NEW_YORK
-from opslib.jobs import schedule
+from opslib.jobs import schedule, triggers
 from opslib.jobs.schedule import Job
 
 STAFF = Contacts(
@@ -152,7 +154,7 @@ def test_a_closure_that_cannot_be_meant(declared: Path, said: str) -> None:
     """It is refused by its place."""
     declared.mkdir(parents=True)
     (declared / "settings.toml").write_text(f"[sessions]\n{said}\n")
-    with pytest.raises(SettingsError, match=r"settings.toml, sessions: .*(2026-05-14|14 May)"):
+    with pytest.raises(SettingsError, match=r"settings.toml, \[sessions\]: .*(2026-05-14|14 May)"):
         settings.load(declared)
 
 
@@ -187,13 +189,13 @@ WRONG = [
     ('runs = "report daily"\nwhen = "at noon"', "when is 'at noon'"),
     ('runs = "report daily"\nwhen = "25:00"', "when is '25:00'"),
     ('runs = "report daily"\nwhen = "08:00"\ngrase = "5m"', "Did you mean 'grace'"),
-    ('runs = "report daily"\nwhen = "08:00"\ngrace = "soon"', "grace: a span of time"),
+    ('runs = "report daily"\nwhen = "08:00"\ngrace = "soon"', "grace is 'soon'; a span of time"),
     ('runs = "report daily"\nwhen = "08:00"\nowner = "Tech Leed"', "Did you mean 'Tech Lead'"),
     ('runs = "report daily"\nwhen = "08:00"\nseverity = "loud"', "severity is 'loud'"),
-    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["fax"]', "deliver is"),
+    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["fax"]', "deliver names 'fax'"),
     ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["pager"]', "takes alerts and no words"),
     ('runs = "report daily"\nwhen = "08:00"\ncatch_up = "no"', "catch_up is 'no'"),
-    ('runs = "report daily"\nwhen = "08:00"\nparameters = {a = 1}', "of a notebook"),
+    ('runs = "report daily"\nwhen = "08:00"\nparameters = {a = 1}', "only of a notebook"),
     ('runs = "report daily"\nwhen = "08:00"\ntimeout = "2d"', "up to a day"),
     ('runs = "report daily"\nwhen = "3000 minutes after the close"', "when is"),
 ]
@@ -204,7 +206,7 @@ def test_what_cannot_be_meant_is_refused_by_its_place(home: Path, said: str, why
     """With what was wanted."""
     with pytest.raises(SettingsError) as refused:
         jobs(home, f"[mine]\n{said}\n")
-    assert why in str(refused.value) and "schedule.toml, mine:" in str(refused.value)
+    assert why in str(refused.value) and "schedule.toml, [mine]:" in str(refused.value)
 
 
 @given(
@@ -226,11 +228,11 @@ def test_however_it_is_cut_nothing_is_due_twice_or_never(start: datetime, second
     Windows that follow one another hold together what the whole holds: each moment once, in order, each under a name of
     its own.
     """
-    job = Job("j", "notebook", "n.ipynb", said, schedule._when(said))
+    job = Job("j", "notebook", "n.ipynb", said, triggers.parse(said))
     ends = [start.replace(tzinfo=NEW_YORK).astimezone(clock.EPOCH.tzinfo)]
     for span in seconds:
         ends.append(ends[-1] + timedelta(seconds=span))
-    parts = [m for a, b in zip(ends, ends[1:]) for m in job.moments(Window(a, b), [])]
+    parts = [m for a, b in itertools.pairwise(ends) for m in job.moments(Window(a, b), [])]
     assert parts == job.moments(Window(ends[0], ends[-1]), []) == sorted(parts)
     assert len({job.made_at(m) for m in parts}) == len(parts)
 

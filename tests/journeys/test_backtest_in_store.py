@@ -18,10 +18,11 @@ import pytest
 from opslib import desk
 from opslib.alerting import evaluator, fill_figures
 from opslib.cli import main
-from opslib.dashboard import cost_details, pnl_details
+from opslib.dashboard import cost_details, pnl_details, status
 from opslib.desk import Desk
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.config import rules
+from opslib.runbooks.diagnosis.diagnosis import diagnose_at
 from opslib.telemetry import importing
 
 OPENS = time_parsing.parse("2026-03-10T09:30")
@@ -97,14 +98,15 @@ def made(
             ours = whose == "live"
             half = spread / 2 * (rng.uniform(7, 9) if ours and cause == "costs_spread" else rng.uniform(0.9, 1.1))
             mids = [m * (1 + (rng.gauss(0, 0.004) if ours else 0)) for m in (entry, exit_)]
-            beyond = (
-                entry * rng.uniform(0.05, 0.07)
-                if ours and cause == "costs_fill_quality"
-                else rng.gauss(0, 0.001) * entry
-                if ours
-                else 0.0
-            )
-            quantity = (1 if cause == "costs_size" else max(1, size + rng.randint(-1, 1))) if ours else size
+            if ours and cause == "costs_fill_quality":
+                beyond = entry * rng.uniform(0.05, 0.07)
+            elif ours:
+                beyond = rng.gauss(0, 0.001) * entry
+            else:
+                beyond = 0.0
+            quantity = size
+            if ours:
+                quantity = 1 if cause == "costs_size" else max(1, size + rng.randint(-1, 1))
             rate = rng.uniform(17, 21) if ours and cause == "costs_commission" else 0.65
             kept.append(
                 {
@@ -201,7 +203,7 @@ def opened(home: Path, *files: tuple[str, Path]) -> Desk:
 
 
 def diagnosed(own: Desk, at: Any = AT, length: timedelta = timedelta(minutes=10)) -> Any:
-    return own.diagnose(at, length)
+    return diagnose_at(own, at, length)
 
 
 def asked(own: Desk, at: Any = AT) -> str:
@@ -316,7 +318,7 @@ def test_without_quotes_prices_are_not_told_apart(tmp_path: Path) -> None:
 def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
     """Commission and spread both dearer: the larger is the cause, the other stands beside it."""
     world, dear = made("costs_spread", 4), made("costs_commission", 4)
-    for ours, other in zip(world.live, dear.live):
+    for ours, _other in zip(world.live, dear.live):
         ours["costs"] = 2 * (13 * ours["quantity"] + 2)
     found = diagnosed(
         opened(
@@ -450,7 +452,7 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
     assert "of the newest 20 trades, since 2026-03-04" in asked(own) and "alone hold fewer than 20" in asked(own)
     (told,) = [
         f
-        for f in own.view(AT, timedelta(hours=6)).findings
+        for f in status.view_at(own, AT, timedelta(hours=6)).findings
         if f.rule.name == "backtest_variance" and f.source == "fills"
     ]
     assert (
@@ -515,7 +517,7 @@ def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys
     assert counts(command(as_trades(tmp_path / "b.json", world.backtest))[1]) == [("backtest", 8, 40, 0)]
     rows = json.loads(path.read_text())
     (tmp_path / "wrong.json").write_text(json.dumps([*rows[:2], rows[3] | {"quantity": "lots"}]))
-    code, out, err = command(tmp_path / "wrong.json")
+    code, out, _err = command(tmp_path / "wrong.json")
     assert (code, counts(out)) == (70, [("backtest", 0, 4, 1)])
     _, out, _ = ops("import", "--rejects", "-o", "json", capsys=capsys)
     assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [

@@ -28,7 +28,8 @@ from opslib.foundation.config import rules, settings
 from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import refused_posts, snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes import app_log, log_lines as logs
+from opslib.telemetry.probes import app_log
+from opslib.telemetry.probes import log_lines as logs
 from tests.services.test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
 from tests.support import node_packages
 from tests.support.servers import free_port
@@ -111,7 +112,7 @@ def modules() -> Path:
     """The folder node_modules with express and helmet."""
     needs("node")
     found = node_packages.installed(needs("npm"))
-    return found if isinstance(found, Path) else absent(f"express and helmet from npm ({found})")  # type: ignore[return-value]
+    return found if isinstance(found, Path) else absent(f"express and helmet from npm ({found})")
 
 
 @pytest.fixture

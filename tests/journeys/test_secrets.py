@@ -86,7 +86,7 @@ def echo() -> Iterator[str]:
         await server.be("open")
         found.append(f"http://127.0.0.1:{server.port}")
         stop = asyncio.Event()
-        loop.stop_serving = stop.set  # type: ignore[attr-defined]
+        loop.stop_serving = stop.set
         ready.set()
         await stop.wait()
         await server.be("closed")
@@ -95,7 +95,7 @@ def echo() -> Iterator[str]:
     running.start()
     ready.wait(10)
     yield found[0]
-    loop.call_soon_threadsafe(loop.stop_serving)  # type: ignore[attr-defined]
+    loop.call_soon_threadsafe(loop.stop_serving)
     running.join(10)
     loop.close()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from opslib import desk
 from opslib.foundation import version
-from opslib.jobs import executor, notebook_file as runner
+from opslib.jobs import executor
+from opslib.jobs import notebook_file as runner
 
 FOLDERS = [Path(__file__).parents[2] / name for name in ("notebooks", "runbooks")]
 

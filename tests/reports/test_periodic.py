@@ -12,7 +12,7 @@ import pytest
 
 from opslib import desk as desk_module
 from opslib.cli import main
-from opslib.dashboard import daily_figures
+from opslib.dashboard import daily_figures, status
 from opslib.dashboard.daily_figures import WORDS, Day
 from opslib.desk import Desk
 from opslib.foundation import clock, market_calendar, periods, time_parsing
@@ -190,7 +190,7 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
         assert day is not None
         daily = held.daily_report(session.day, as_of=session.closes)
         assert day.figures == {k: v for section in daily.figures.values() for k, v in section.items()}
-        dashboard = held.view(session.closes, session.closes - session.opens).figures
+        dashboard = status.view_at(held, session.closes, session.closes - session.opens).figures
         assert (
             day.counts["massive_requests"] == dashboard["providers"]["massive"]["requests"]
             and day.counts["errors"] == dashboard["system"]["errors"]
@@ -198,7 +198,7 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
         assert sum(h["massive_requests"] for h in day.hours) == day.counts["massive_requests"]
         break  # One day of each is enough: a daily report judges its day anew.
     json.dumps(found.values)
-    assert found.markdown().count("\n### ") >= 6 and found.NAME == name
+    assert found.markdown().count("\n### ") >= 6 and name == found.NAME
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[
         == 0
     )
     assert json.loads(capsys.readouterr().out)["kind"] == "useful"
-    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)  # type: ignore[attr-defined]
+    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)
     assert verification.verify(held.chronicle.records.folder(feedback.SHELF, feedback.RECORD), held).verdict == "ok"
 
 

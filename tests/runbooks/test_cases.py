@@ -20,7 +20,7 @@ from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage.database import Database
 from opslib.reports.postmortem import document, drafting
 from opslib.runbooks import cases, catalog
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.execution import CheckResult
 from tests.support import demo
@@ -124,7 +124,7 @@ def _without(step: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def _blind(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(providers.CHECKS, "answers", lambda scene: CheckResult(True, "all is well"))
+    patch.setitem(CHECKS, "answers", lambda scene: CheckResult(True, "all is well"))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.Ca
     assert main.main([*asked, "our_network"]) == 70 and "not our_network" in capsys.readouterr().out
     assert main.main([*asked, "our_netwrk"]) == 70 and "our_network" in capsys.readouterr().err
     assert cases.read(opened(home).settings, ID).cause == "our_network"
-    assert main.main(asked[:6] + ["--cause", "our_network"]) == 64
+    assert main.main([*asked[:6], "--cause", "our_network"]) == 64
 
 
 def whole(cell: object) -> list[bytes]:

@@ -11,7 +11,7 @@ from opslib.foundation.config import contacts, rules
 from opslib.foundation.config.rules import RUNBOOKS, SENT
 from opslib.runbooks import catalog, hooks, steps
 from opslib.runbooks.catalog import BRANCH, CAUSE, LIKELY, Runbook, source
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.simulation.world.faults import NO_FAULT, STATES
 from tests.support.system import SHARED
 
@@ -233,7 +233,7 @@ def test_every_step_is_used_and_exists() -> None:
     """
     named = {s.name for name in NAMES for s in catalog.runbook(name).steps}
     assert named == {s.name for s in steps.table().values() if s.box}
-    assert {s.check for s in steps.table().values() if s.kind == steps.LOOK} == set(providers.CHECKS)
+    assert {s.check for s in steps.table().values() if s.kind == steps.LOOK} == set(CHECKS)
     assert {s.hook for s in steps.table().values() if s.kind == steps.CHANGE} == set(hooks.HOOKS)
 
 
@@ -351,6 +351,6 @@ def test_a_branch_for_each_state() -> None:
 
 def test_paper() -> None:
     """All of them fit on one page, each step with a box to tick."""
-    page = catalog.page("default-src 'none'", "")
+    page = catalog.page()
     assert all(f"<article id='{name}'>" in page for name in NAMES) and page.count("☐") >= len(steps.table())
     assert json.dumps(page)

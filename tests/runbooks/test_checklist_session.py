@@ -21,7 +21,7 @@ from opslib.foundation.errors import IncidentError, OperatorNeeded, UsageError
 from opslib.reports import verification
 from opslib.runbooks import checklist_session, checklists, hooks, steps
 from opslib.runbooks.checklist_session import ChecklistSession
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.runbooks.steps import ASK, CHANGE, LOOK
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
@@ -96,7 +96,7 @@ def test_the_nine_of_the_contract_are_there() -> None:
     boxes = {step.name for name in NAMES for step in checklists.checklist(name).steps}
     own = {name for name, step in steps.table().items() if not step.box}
     assert own <= boxes, own - boxes
-    assert all(steps.step(name).check in providers.CHECKS for name in boxes if steps.step(name).kind == LOOK)
+    assert all(steps.step(name).check in CHECKS for name in boxes if steps.step(name).kind == LOOK)
     assert (
         {step.hook for name in NAMES for step in checklists.checklist(name).steps if step.kind == CHANGE}
         == set(ALL_HOOKS)

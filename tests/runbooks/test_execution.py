@@ -93,7 +93,7 @@ def process(what: Callable[[], object]) -> int:
         try:
             what()
             os._exit(0)
-        except BaseException:  # noqa: BLE001  # Nothing of pytest's may run on in the child.
+        except BaseException:  # Nothing of pytest's may run on in the child.
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -139,10 +139,11 @@ def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
         assert (
             process(lambda step=step: (walk(book(home, name, torn), step.name), os.kill(os.getpid(), signal.SIGKILL)))
             == -signal.SIGKILL
-        )  # type: ignore[misc]
+        )
     assert record(home, torn) == record(home, whole) and counted(home) == done
     for step in steps:  # Everything once more: what was done is shown, not done again.
-        walk(book(home, name, torn), step.name) if step.kind != ASK else None
+        if step.kind != ASK:
+            walk(book(home, name, torn), step.name)
     assert counted(home) == done
 
 
@@ -157,7 +158,7 @@ def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str)
     changing = [s for s in book(home, name, incident).steps if s.kind == CHANGE]
     for step in changing:
         (home / when).touch()
-        assert process(lambda step=step: book(home, name, incident).do(step.name, confirmed=True)) == -signal.SIGKILL  # type: ignore[misc]
+        assert process(lambda step=step: book(home, name, incident).do(step.name, confirmed=True)) == -signal.SIGKILL
         again = book(home, name, incident, "Bob")
         assert again.walk.standing(step).state == "unsure" and "nobody wrote down how it ended" in repr(
             again.step(step.name)
@@ -206,7 +207,8 @@ def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
     try:
         client.wait_for_ready(timeout=60)
         cell(
-            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", "critical", "95.0 %", "10m", "{AS_OF}")'
+            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", '
+            f'"critical", "95.0 %", "10m", "{AS_OF}")'
         )
         yield cell
     finally:

@@ -65,7 +65,7 @@ def alive(pid: int) -> bool:
 
 def awaited(true: object, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -87,7 +87,7 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, m
 
     def once_all_run(process: subprocess.Popen, timeout_s: float, printed: object) -> str:
         family(tmp_path)  # On a busy machine they may take longer to begin than a short time-out.
-        return real(process, timeout_s, printed)  # type: ignore[arg-type]
+        return real(process, timeout_s, printed)
 
     monkeypatch.setattr(hooks, "_awaited", once_all_run)
     found = ran(Hook("build", (*command(tmp_path, FAMILY), str(tmp_path)), timedelta(seconds=1)))
@@ -150,7 +150,7 @@ def test_how_long_each_may_take(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('[hooks.timeouts]\nbiuld = "1m"', "no hook 'biuld'.*Did you mean 'build'"),
+        ('[hooks.timeouts]\nbiuld = "1m"', "there is no key 'biuld'.*Did you mean 'build'"),
         ("[hooks.timeouts]\nbuild = 40", "build is 40; a span"),
         ('[hooks.timeouts]\nbuild = "0s"', "build is '0s'; a span"),
         ('[hooks.timeouts]\nbuild = "25h"', "at most 24h"),

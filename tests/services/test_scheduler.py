@@ -7,6 +7,7 @@ import asyncio
 import email
 import email.policy
 import json
+import logging
 import os
 import random
 import re
@@ -27,16 +28,16 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from opslib import desk
-from opslib.alerting.notifications import sender
 from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
 from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
 from opslib.jobs.due import DueJobs
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from opslib.services.scheduler import Scheduler
 from tests.jobs.test_executor import notebook
+from tests.jobs.test_retention import run as old_run
 from tests.support.servers import free_port
 
 BY_HAND = "\n".join(
@@ -98,7 +99,7 @@ class Clocked:
     def states(self) -> list[tuple[str, str]]:
         """What the ledger has, by name."""
         assert self.store
-        return [(row["due"], row["state"]) for row in self.store.runs()]
+        return [(row["due"], row["state"]) for row in ledger.all_rows(self.store)]
 
 
 def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +195,18 @@ def test_a_desk_whose_clock_was_a_year_ahead(home: Path, monkeypatch: pytest.Mon
 # A week.
 
 
+def test_old_runs_go_and_it_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of old runs are taken away in passing, with a line of how many."""
+    scheduled(home)
+    of = Clocked(home, "2026-03-10T16:15")
+    kept = old_run(of(), "old", 100, 10)
+    with caplog.at_level(logging.INFO, "opslib"):
+        assert of.once("2026-03-10T16:15", monkeypatch) == 0
+    assert not kept.exists() and "the files of 1 old runs are gone" in caplog.text
+
+
 WEEK = ("2026-03-02T00:00", "2026-03-09T00:00")  # With a Sunday on which the clocks go forward.
 KILLS = 20
 
@@ -206,7 +219,7 @@ def started(home: Path, now: datetime, limit: bool = False, once: bool = False) 
     environ = os.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{now.isoformat()},{time.time()},1"}
     with (home.parent / "said").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "opslib.cli", "schedule", "run", *["--once"] * once],
+            [sys.executable, "-m", "opslib.cli", "schedule", "run", *(["--once"] if once else [])],
             env=environ,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -246,7 +259,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     due = [i.due.name for i in items]
     assert Counter(name.split()[1] for name in due) == {"daily": 5, "noon": 5, "night": 7, "broken": 1}, (seed, due)
     said = (home.parent / "said").read_text()
-    made = Counter(row["due"] for row in found.store.runs() if row["state"] in ledger.MADE)
+    made = Counter(row["due"] for row in ledger.all_rows(found.store) if row["state"] in ledger.MADE)
     assert made == Counter(name for name in due if "broken" not in name), (seed, said)
     capsys.readouterr()
     assert main.main(["--home", str(home), "runs", "-o", "json"]) == 0
@@ -281,10 +294,10 @@ class Told(Clocked):
         """What another process tells by then."""
         self.now = at(now)
         found = self()
-        notifier = notifying.notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
+        notifying = NotificationTasks(found.store, found.settings, found.rules, found.staff, lambda: self.now)
         for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
             self.now += timedelta(seconds=20)
-            asyncio.run(sender.flush(notifier))
+            asyncio.run(notifying.run_once())
 
 
 class Mailbox:
@@ -295,7 +308,7 @@ class Mailbox:
         self.refuses = False
 
     # The name that aiosmtpd asks for.
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         if self.refuses:
             return "451 later"
         self.got.append(email.message_from_bytes(envelope.content, policy=email.policy.default))

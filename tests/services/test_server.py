@@ -29,7 +29,9 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.cli import main
 from opslib.desk import Desk
@@ -1435,7 +1437,10 @@ class Poster:
                 connection.request("POST", POST, raw(sent), AS_JSON)
                 answer = connection.getresponse()
                 answer.read()
-                self.acknowledged.append(sent) if answer.status == 204 else self.refused.append(answer.status)
+                if answer.status == 204:
+                    self.acknowledged.append(sent)
+                else:
+                    self.refused.append(answer.status)
         connection.close()
 
 

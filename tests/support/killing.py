@@ -42,7 +42,7 @@ TABLE = rules.load()  # Read before anybody is forked: to read it again each tim
 def child(url: str, app: str, holder: str) -> None:
     """A collector from its first breath to its last instant."""
     collector.AT_ONCE = 7
-    Collector(Database(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()  # type: ignore[arg-type]
+    Collector(Database(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()
 
 
 def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:

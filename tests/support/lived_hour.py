@@ -19,12 +19,13 @@ from opslib.foundation.config import rules, settings
 from opslib.foundation.config.contacts import Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
-from opslib.services import notifying
 from opslib.services.collector import Collector
+from opslib.services.notifying import NotificationTasks
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
-from tests.support.snapshots import PageOf, us as after_open
+from tests.support.snapshots import PageOf
+from tests.support.snapshots import us as after_open
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
@@ -97,7 +98,7 @@ class Desk:
         self.page = copy.deepcopy(begun.page) if begun else PageOf(-600)
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)
         self.staff = Contacts({name: Role(name, (), ()) for name in PATH}, {})
-        self.notifier = notifying.notifier(self.store, self.settings, RULES, self.staff, lambda: self.now)
+        self.notifying = NotificationTasks(self.store, self.settings, RULES, self.staff, lambda: self.now)
         self.sent: list[dict[str, Any]] = []
         self.texts: list[str] = []
 
@@ -115,8 +116,8 @@ class Desk:
             SnapshotStore(self.store).write("desk", posts, known_at_ts=True)
             SampleStore(self.store, "desk").keep(samples, known_at_ts=True)
             self.judge.judge()
-            for name in self.notifier.plan():
-                told = self.notifier.rendered(name)
+            for name in self.notifying.plan():
+                told = self.notifying.sender.rendered(name)
                 self.sent.append(told.facts | {"after_s": self.second - BEGINS_S, "link": told.title})
                 self.texts.append(told.plain)
         return self

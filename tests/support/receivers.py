@@ -23,6 +23,7 @@ import httpx  # noqa: F401  # What a child would import is there before it is fo
 import sqlalchemy as sa
 
 from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.sender import Sender
 from opslib.alerting.notifications.store import PENDING, SENT, NotificationStore
 from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
@@ -30,7 +31,6 @@ from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import DELIVERIES, LEASES
-from opslib.services import notifying
 from tests.support.snapshots import at, us
 from tests.support.struck_process import struck
 
@@ -67,11 +67,14 @@ def receive(place: str) -> None:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             drawn = chance.random()
-            status = 500 if drawn < 0.15 else 0 if drawn < 0.25 else 204
-            told = [
-                [a["alert"], "over" if body["kind"] == "over" else "both" if body["kind"] == "passed" else "firing"]
-                for a in body["alerts"]
-            ]
+            if drawn < 0.15:
+                status = 500
+            elif drawn < 0.25:
+                status = 0
+            else:
+                status = 204
+            edge = {"over": "over", "passed": "both"}.get(body["kind"], "firing")
+            told = [[a["alert"], edge] for a in body["alerts"]]
             file.write(json.dumps({"id": body["id"], "status": status, "told": told}) + "\n")
             if drawn > 0.9:
                 time.sleep(0.03)
@@ -130,7 +133,7 @@ class Clock:
     def __init__(self, begins_s: float):
         self.begins_s, self.since = begins_s, time.monotonic()
 
-    def now(self):  # noqa: ANN201
+    def now(self):
         return at(self.begins_s + (time.monotonic() - self.since) * SPEED)
 
 
@@ -142,17 +145,16 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
     store = Database(url, ticking.now)
-    notifier = notifying.notifier(
+    # What still works is no matter here, and takes its time.
+    sender = Sender(
         store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
     )
-    # What still works is no matter here, and takes its time.
-    notifier._situations = None  # type: ignore[method-assign]
 
     async def until_done() -> None:
-        channel = notifier.staff.channels["hook"]
+        channel = sender.staff.channels["hook"]
         while True:
-            notifier.plan()
-            while await notifier.send(channel):
+            sender.dispatch.plan(sender.staff, TABLE)
+            while await sender.send(channel):
                 pass
             if settled(store, app):
                 return
@@ -221,7 +223,7 @@ if __name__ == "__main__":
         [sys.executable, "-m", "tests.support.receivers", "receive", str(place)], stdout=subprocess.PIPE, text=True
     )
     try:
-        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))  # type: ignore[union-attr]
+        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))
     finally:
         receiver.kill()
     store = Database(sys.argv[1])

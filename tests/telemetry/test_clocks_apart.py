@@ -17,7 +17,8 @@ from opslib.simulation.world.http_server import Answer, as_json
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 from tests.support import snapshots
-from tests.support.chains import AT as CHAIN_AT, healthy
+from tests.support.chains import AT as CHAIN_AT
+from tests.support.chains import healthy
 from tests.support.outside_world import BEGINS, RULES, Outside, probing, seen
 from tests.trading.options.test_chain import massive
 

@@ -38,7 +38,12 @@ def receiver(home: Path) -> Iterator[Receiver]:
 
 def sent(receiver: Receiver, body: str | bytes | Any, headers: dict[str, str] = PLAIN) -> Answer:
     """One post of a body to the drain; what is no text goes as JSON."""
-    raw = body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else json.dumps(body).encode()
+    if isinstance(body, str):
+        raw = body.encode()
+    elif isinstance(body, bytes):
+        raw = body
+    else:
+        raw = json.dumps(body).encode()
     return asked(receiver.url, "POST", LOGS, raw, headers)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import smtplib
 import ssl
-import sys
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.notifications.message import Message
 from opslib.alerting.notifications.planner import MISSED_SUMMARY, RESOLVED
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs, templates
 from opslib.foundation.config.contacts import PAGERDUTY, Channel
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.network import tls_context
 from opslib.foundation.version import VERSION
 
+# Kinds that accept free text too; the others accept only alerts.
+TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "command")
 PATIENCE_S = 20.0  # For one message by one channel; well below what a delivery is claimed for.
 if TYPE_CHECKING:
     import httpx
@@ -297,10 +298,10 @@ def mail(channel: Channel, message: Message, settings: Settings, now: datetime, 
     domain = told["from"].rpartition("@")[2].strip(">") or "localhost"
     found["Message-ID"] = f"<{message.id}.{message.facts['made_us']}@{domain}>"  # The same when it is sent again.
     found.set_content(settings.redact(message.plain))
-    page = settings.redact(message.html)
-    found.add_alternative(
-        page + ("<p><img src='cid:panel' alt='' style='max-width:100%'></p>" if picture else ""), subtype="html"
+    shown_html = templates.render(
+        "alerting/notifications/templates/mail.html", message=settings.redact(message.html), picture=bool(picture)
     )
+    found.add_alternative(shown_html, subtype="html")
     if picture:
         shown: Any = found.get_payload()
         shown[1].add_related(picture, "image", "png", cid="<panel>", filename="panel.png")
@@ -330,10 +331,7 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
                 server.login(told.get("user", told["from"]), password)
             refused = server.send_message(found)
         if refused:
-            print(
-                formatting.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"),
-                file=sys.stderr,
-            )
+            logs.of(settings.redact).warning(f"{channel.name} was not taken for {', '.join(sorted(refused))}")
     except TimeoutError:
         raise DeliveryFailed(f"gave no answer within {PATIENCE_S:g} s") from None
     except smtplib.SMTPResponseException as problem:

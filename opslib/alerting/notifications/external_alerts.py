@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from opslib.alerting.notifications.planner import COLLECTOR, NEIGHBOUR, OF_COLLECTOR, OF_SCHEDULE, SCHEDULE, AlertChange
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import SEVERITIES
 from opslib.foundation.errors import BadAlerts
+from opslib.foundation.storage.database import ResultRow
 
 UNNAMED = "unnamed"  # Alertmanager keeps alerts without an alertname.
 LONGEST_NAME, LONGEST_SENTENCE = 100, 1000
@@ -42,7 +41,7 @@ def severity(labels: Mapping[str, str]) -> str:
     return named if named in SEVERITIES else _SEVERITIES.get(named, "notify")
 
 
-def as_alert_change(row: sa.Row, now_us: int) -> AlertChange:
+def as_alert_change(row: ResultRow, now_us: int) -> AlertChange:
     """What another monitor says, as a change of ours."""
     labels, annotations = json.loads(row.labels), json.loads(row.annotations)
     over, own = row.ends_us <= now_us, {OF_SCHEDULE: SCHEDULE, OF_COLLECTOR: COLLECTOR}

@@ -8,9 +8,9 @@ not known.
 import html
 import re
 import shlex
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from opslib.alerting import effects
 from opslib.alerting.notifications.planner import (
@@ -24,7 +24,7 @@ from opslib.alerting.notifications.planner import (
     SCHEDULE,
 )
 from opslib.alerting.verdicts import named
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, templates
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
@@ -42,39 +42,37 @@ HEADS = {
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
 
 
-class Working(Protocol):
-    """Something that people trade by: whether it works, in words, and what it is about."""
+class Working(NamedTuple):
+    """
+    Something that people trade by, and whether it works.
 
-    @property
-    def state(self) -> str:
-        """works, fails or unknown."""
+    Attributes:
+        state: works, fails or unknown.
+        words: What it is, who says so, and how long ago.
+        about: massive, tradier, prices, greeks, server or data.
+    """
 
-    @property
-    def words(self) -> str:
-        """What it is, who says so, and how long ago."""
-
-    @property
-    def about(self) -> str:
-        """massive, tradier, prices, greeks, server or data."""
+    state: str
+    words: str
+    about: str
 
 
-class Situation(Protocol):
-    """How everything stood when a message was made."""
+@dataclass(frozen=True)
+class Situation:
+    """
+    How everything stood when a message was made.
 
-    @property
-    def things(self) -> Sequence[Working]:
-        """What people trade by, and whether it works."""
+    Attributes:
+        things: What people trade by, and whether it works.
+        fallback: The provider that serves where Massive does not; empty where there is none.
+        serving: Which provider serves: its name, or nobody; empty where that is not known.
+        picture: Draws a panel as it looked then, by its name, as PNG.
+    """
 
-    @property
-    def fallback(self) -> str:
-        """The provider that serves where Massive does not; empty where there is none."""
-
-    @property
-    def serving(self) -> str:
-        """Which provider serves: its name, or nobody; empty where that is not known."""
-
-    def picture(self, panel: str) -> bytes:
-        """A panel as it looked then, as PNG."""
+    things: Sequence[Working]
+    fallback: str
+    serving: str
+    picture: Callable[[str], bytes]
 
 
 class Code(str):
@@ -153,19 +151,11 @@ class Message:
     @property
     def html(self) -> str:
         """For a mail that shows HTML; whatever comes from outside is inert."""
-        e = formatting.in_html
-
-        def shown(words):
-            return f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)
-
-        lines = "".join(
-            f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{shown(words)}</p>"
-            for head, words in self.lines
-        )
-        link = f"<p><a href='{e(self.link)}'>Open the runbook</a></p>" if self.link else ""
-        return (
-            f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>"
-            f"{e(self.title)}</h2>{lines}{link}</div>"
+        return templates.render(
+            "alerting/notifications/templates/message.html",
+            title=self.title,
+            lines=[(head, words, isinstance(words, Code)) for head, words in self.lines],
+            link=self.link,
         )
 
 
@@ -252,7 +242,7 @@ def compose(
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = (
-        f"{len(alerts)} alert{'s' * (len(alerts) > 1)}"
+        f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
         if kind == MISSED_SUMMARY
         else f"{_ended(first, rules) if kind == RESOLVED else _said(first)}{more}"
     )
@@ -326,11 +316,12 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     """What is over, where its figure stands now, and how bad it was."""
     rule = rules.rules.get(alert["rule"])
     if rule is None:
-        return alert["sentence"]
-    known = alert["value"] is not None and alert["how"] != "ended"
-    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
-        alert["peak"] is not None
-    )
+        return str(alert["sentence"])
+    parts = []
+    if alert["value"] is not None and alert["how"] != "ended":
+        parts.append(f"now {rule.told(alert['value'])}")
+    if alert["peak"] is not None:
+        parts.append(f"at its worst {rule.told(alert['peak'])}")
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -367,7 +358,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
 
 
 def _for(roles: list[str], staff: Contacts) -> str:
-    def people(name):
+    def people(name: str) -> str:
         return (
             f"{name} ({', '.join(staff.roles[name].people)})"
             if name in staff.roles and staff.roles[name].people
@@ -416,7 +407,7 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
 
 def test_message(app: str, target: str, staff: Contacts, where: tuple[str, ...] = ()) -> Message:
     """A message that says it is only a trial."""
-    body = {
+    body: dict[str, Any] = {
         "id": f"{app}-test-{target}",
         "app": app,
         "kind": "test",

@@ -1,64 +1,45 @@
 """
-Deliver notifications: plan, render, send, retry, and give up after a day.
+Deliver notifications: render, send, retry, and give up after a day.
 
-Each channel has a task of its own, so that one which hangs delays no other. Any number of processes may do this on one
-store: what one has claimed no other sends, until it must be dead.
+Any number of processes may do this on one store: what one has claimed no other sends, until it must be dead.
 """
 
 import asyncio
 import base64
 import json
 import random
-import sys
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from opslib.alerting.notifications import channels, message as message_module
+from opslib.alerting.notifications import channels
+from opslib.alerting.notifications import message as message_module
 from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message, Situation
-from opslib.alerting.notifications.planner import REPORT, Cause, NotificationState, unknown_cause
+from opslib.alerting.notifications.planner import REPORT, NotificationState
 from opslib.alerting.notifications.store import Delivery, NotificationStore
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config.contacts import Channel, Contacts
 from opslib.foundation.config.rules import PATH, SENT, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError, UsageError
 from opslib.foundation.storage.database import Database
 
-LOOK_S = 1.0  # Between two looks whether there is anything to tell.
 BACKOFF_S, LONGEST_S = 1.0, 300.0
-STAND_AGAIN_S = 60.0
-PULSE_S = 60.0
-PATIENCE_S = 10.0
-# Kinds of channels that take words; the others take alerts.
-TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "command")
-
-
-class Situations(Protocol):
-    """Reads how everything stood at an instant (microseconds)."""
-
-    def at(self, at_us: int) -> Situation | None:
-        """How everything stood; None where that cannot be read."""
-
-    def cause_at(self, at_us: int) -> Callable[[NotificationState], Cause | None]:
-        """What sets an alert off."""
 
 
 class Complaints:
-    """Says what goes wrong on stderr, without secrets, and once for as long as it lasts."""
+    """Logs what goes wrong, once for as long as it lasts."""
 
     def __init__(self, settings: Settings):
-        self._settings, self._lasting = settings, set[str]()
+        self._logger, self._lasting = logs.of(settings.redact), set[str]()
 
     def say(self, about: str, words: str, always: bool = False) -> None:
         """Say what is wrong with something; not again while it lasts, unless always."""
         if always or about not in self._lasting:
-            print(formatting.printable(self._settings.redact(f"ops: {words}")), file=sys.stderr)
+            self._logger.warning(words)
         self._lasting.add(about)
 
     def over(self, about: str) -> None:
@@ -72,10 +53,7 @@ class Sender:
 
     Args:
         now: What time it is; only the demo and tests give another one.
-        chance: Jitter is drawn from it.
-        beating: Is whoever it works for well? While it is, a heartbeat service is told so, where one is configured.
-        situations: Reads how everything stood, and what set an alert off; None where nobody can.
-        before, after: What is done each time before and after it is planned what people are notified of.
+        situation: How everything stood at a moment; None where that cannot be read.
     """
 
     def __init__(
@@ -85,31 +63,14 @@ class Sender:
         rules: Rules,
         staff: Contacts,
         now: Callable[[], datetime] = clock.now,
-        chance: random.Random | None = None,
-        beating: Callable[[], bool] = lambda: False,
-        situations: "Situations | None" = None,
-        before: Sequence[Callable[[], None]] = (),
-        after: Sequence[Callable[[], None]] = (),
-        complaints: "Complaints | None" = None,
+        situation: Callable[[datetime], Situation | None] = lambda at: None,
+        complaints: Complaints | None = None,
     ):
         self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
-        self.dispatch, self._situations, self._before, self._after = (
-            NotificationStore(store, settings.app),
-            situations,
-            before,
-            after,
-        )
-        self._chance, self._beating = chance or random.Random(), beating
+        self.dispatch, self._situation = NotificationStore(store, settings.app), situation
         # Of a message that is tried again and again, not all that it was read from.
         self.rendered = lru_cache(maxsize=64)(self._rendered)
         self._complaints = complaints or Complaints(settings)
-        self._ill = False
-
-    def plan(self) -> list[str]:
-        """Write down what is to be told now; the ids of the messages."""
-        return self.dispatch.plan(
-            self.staff, self.rules, self._situations.cause_at if self._situations else lambda at_us: unknown_cause
-        )
 
     def _rendered(self, name: str) -> Message:
         """A message as people read it: the same whenever it is asked for."""
@@ -119,7 +80,7 @@ class Sender:
             body,
             self.rules,
             self.staff,
-            self._situation(body["made_us"]) if body["kind"] != REPORT else None,
+            self._situation(clock.instant(body["made_us"])) if body["kind"] != REPORT else None,
             self.settings.where,
         )
 
@@ -151,7 +112,7 @@ class Sender:
         except StoreError:
             raise
         # Whatever it is, the message waits, it is said, and the other channels go on.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             why = (
                 str(problem)
                 if isinstance(problem, DeliveryFailed)
@@ -175,7 +136,7 @@ class Sender:
 
     def _pause_s(self, delivery: Delivery, asked_s: float | None) -> float:
         longest_s = min(LONGEST_S, BACKOFF_S * 2 ** min(delivery.attempts, 16))
-        return max(self._chance.uniform(longest_s / 2, longest_s), min(asked_s or 0.0, 3600.0))
+        return max(random.uniform(longest_s / 2, longest_s), min(asked_s or 0.0, 3600.0))
 
     def _picture(self, channel: Channel, told: Message) -> bytes | None:
         """
@@ -186,13 +147,10 @@ class Sender:
             return _first_chart(Path(told.facts["notebook"]))
         if channel.kind != "smtp" or not told.facts["alerts"]:
             return None
-        found = self._situation(told.facts["made_us"])
+        found = self._situation(clock.instant(told.facts["made_us"]))
         return found.picture(told.facts["panel"]) if found else None
 
-    def _situation(self, at_us: int) -> Situation | None:
-        return self._situations.at(at_us) if self._situations else None
-
-    async def stand(self) -> None:
+    async def resend_firing(self) -> None:
         """Say to each Alertmanager what still fires and was told: it forgets what it does not hear again."""
         known = [c for c in self.staff.channels.values() if c.kind == "alertmanager"]
         if not known:
@@ -216,74 +174,10 @@ class Sender:
             name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")
         } | {"severity": notice.level, "runbook": rule.runbooks.get(notice.subject) if rule else None}
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Plan and send until stopped; what is on its way is finished first."""
-        tasks = [
-            asyncio.create_task(self._often(stop, LOOK_S, partial(self.send_all, channel)))
-            for channel in self.staff.channels.values()
-        ]
-        tasks += [
-            asyncio.create_task(self._often(stop, LOOK_S, self._plan)),
-            asyncio.create_task(self._often(stop, STAND_AGAIN_S, self.stand)),
-            asyncio.create_task(self._often(stop, PULSE_S, self._pulse)),
-        ]
-        await asyncio.gather(*tasks)
-
-    async def _often(self, stop: asyncio.Event, every_s: float, what: Callable[[], Awaitable[None]]) -> None:
-        while not stop.is_set():
-            try:
-                await what()
-                self._complaints.over("store")
-            except StoreError as problem:
-                self._complaints.say("store", str(problem))
-            # Whatever it is, it is said, and tried again; and we are not well.
-            except Exception as problem:  # noqa: BLE001
-                self._ill = True
-                self._complaints.say(
-                    f"fault {problem}",
-                    f"telling people failed: {problem.__class__.__name__}: {formatting.single_line(str(problem), 160)}",
-                    always=True,
-                )
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), every_s / clock.speed())
-
-    def plan_all(self) -> None:
-        """Write down what is to be told of alerts, between what is done before and after."""
-        for task in self._before:
-            task()
-        self.plan()
-        for task in self._after:
-            task()
-
-    async def _plan(self) -> None:
-        await asyncio.to_thread(self.plan_all)
-        self._ill = False
-        for lost in await asyncio.to_thread(self.dispatch.unreachable, self.staff.channels):
-            self._complaints.say(
-                "lost", f"{lost} is given up: that channel is not in the settings any more", always=True
-            )
-
     async def send_all(self, channel: Channel) -> None:
         """Send all that is due by a channel."""
         while await self.send(channel):
             pass
-
-    async def _pulse(self) -> None:
-        """Tell a heartbeat service that we are well, so that somebody hears of it when all of this machine is gone."""
-        url = self.settings.secret("OPS_HEARTBEAT_URL")
-        if not url or self._ill or not self._beating():
-            return
-        import httpx
-
-        try:
-            async with httpx.AsyncClient(timeout=PATIENCE_S, follow_redirects=False) as client:
-                answer = await client.get(url)
-            if not answer.is_success:
-                self._complaints.say("pulse", f"the heartbeat service answered {answer.status_code}")
-            else:
-                self._complaints.over("pulse")
-        except (httpx.RequestError, httpx.InvalidURL) as problem:
-            self._complaints.say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
 
 
 def _first_chart(notebook: Path) -> bytes | None:
@@ -297,25 +191,6 @@ def _first_chart(notebook: Path) -> bytes | None:
         return base64.b64decode("".join(found)) if found else None
     except (OSError, ValueError, KeyError):
         return None
-
-
-async def flush(notifier: Sender) -> None:
-    """Plan, and send what is due by now; what fails waits for the next time."""
-    notifier.plan_all()
-    await asyncio.gather(*(notifier.send_all(channel) for channel in notifier.staff.channels.values()))
-
-
-def run(notifier: Sender, stop: threading.Event) -> None:
-    """Tell people from a thread of its own, until stopped."""
-
-    async def telling() -> None:
-        stopping = asyncio.Event()
-        task = asyncio.create_task(notifier.run(stopping))
-        await asyncio.to_thread(stop.wait)
-        stopping.set()
-        await task
-
-    asyncio.run(telling())
 
 
 def test_delivery(settings: Settings, staff: Contacts, target: str, now: datetime) -> list[tuple[str, str]]:
@@ -369,7 +244,8 @@ def broadcast(
             name
             for role in staff.roles.values()
             for name in role.channels
-            if staff.channels[name].kind in TEXT_CHANNELS[not aloud :]
+            if staff.channels[name].kind in channels.TEXT_CHANNELS
+            and (aloud or staff.channels[name].kind != "terminal")
         )
     )
     return _each(
@@ -385,7 +261,7 @@ def _each(
             await channels.deliver(staff.channels[name], message(name), settings, now)
         except DeliveryFailed as problem:
             return name, str(problem)
-        except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.
+        except Exception as problem:  # A trial is there to show whatever is wrong with a way.
             return name, formatting.single_line(
                 settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
             )

@@ -36,9 +36,10 @@ from opslib.alerting.notifications.planner import (
 )
 from opslib.foundation import clock
 from opslib.foundation.config.contacts import Contacts
-from opslib.foundation.config.rules import SENT as SENT_SEVERITIES, SEVERITIES, Rules
+from opslib.foundation.config.rules import SENT as SENT_SEVERITIES
+from opslib.foundation.config.rules import SEVERITIES, Rules
 from opslib.foundation.storage.cell_types import decoding
-from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.database import Database, ResultRow
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
 
 CLAIM_US = 60_000_000  # Longer than any channel may take; who has not said by then how it went is dead.
@@ -349,7 +350,7 @@ class NotificationStore:
             )
         return found[edge.alert]
 
-    def _changed(self, connection: sa.Connection, now_us: int) -> list[sa.Row]:
+    def _changed(self, connection: sa.Connection, now_us: int) -> list[ResultRow]:
         """Alerts of a neighbour that fire and were not taken in, or are over and were not taken in as over."""
         told = sa.select(NOTICES.c.alert).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
         rows = connection.execute(
@@ -458,11 +459,12 @@ class NotificationStore:
     def message(self, name: str) -> dict[str, Any]:
         """What a message says, as it was written down."""
         with self.store.reading() as connection:
-            return json.loads(
+            body: dict[str, Any] = json.loads(
                 connection.execute(
                     sa.select(MESSAGES.c.body).where(MESSAGES.c.app == self.app, MESSAGES.c.id == name)
                 ).scalar_one()
             )
+        return body
 
     def claim(self, channel: str) -> Delivery | None:
         """
@@ -654,7 +656,7 @@ class NotificationStore:
         return True
 
 
-def _next(waiting: Iterable[sa.Row], now_us: int) -> sa.Row | None:
+def _next(waiting: Iterable[ResultRow], now_us: int) -> ResultRow | None:
     """The first that is due and nobody's, of those with none of their group before them."""
     before: set[str] = set()
     for row in waiting:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import UsageError
-from opslib.incidents.feedback import Feedback
+from opslib.incidents import Feedback
 
 if TYPE_CHECKING:
     from opslib.desk import Desk

@@ -2,10 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from opslib.cli.output import Reply
 from opslib.dashboard import status
@@ -25,7 +26,7 @@ from opslib.simulation.demo_day.home_lock import HomeLock
 LOCK_WAIT_S = 60.0  # What a killed demo left running ends within seconds, on a busy machine too.
 
 
-def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: Callable[[str], None]) -> Reply:
+def asked(options: argparse.Namespace, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]) -> Reply:
     """Live through the day, and show what came of it; not done where a figure is another than the script's."""
     settings = settings_module.load(options.home, settings_module.DEMO)
     seed = replay.SEED if options.seed is None else options.seed
@@ -39,7 +40,7 @@ def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: C
 
 
 def _lived(
-    settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterable], say: Callable[[str], None]
+    settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]
 ) -> Reply:
     # Its notebooks import what they need while the day is lived.
     with closing(KernelPool(without_secrets(os.environ))) as kernels:

@@ -2,20 +2,22 @@
 
 import argparse
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.errors import UsageError
 from opslib.foundation.formatting import NEW_YORK
-from opslib.runbooks import cases as cases_module, catalog
+from opslib.runbooks import cases as cases_module
+from opslib.runbooks import catalog
 from opslib.simulation.drills import game_day, mutation, scoreboard, scoreboard_view
 from opslib.simulation.drills.drill import Row, drill, tried
 from opslib.simulation.drills.scenarios import CONTROLS, FAULTS, PAIRS, SHARES, Scenario, trials
 
 SEEDS = 3
 MUTANTS_NOTICED = 0.9  # Of ten changes so many must be noticed.
-Progress = Callable[..., Iterable]
+Progress = Callable[..., Iterable[Any]]
 
 
 def asked(options: argparse.Namespace, progress: Progress, say: Callable[[str], None]) -> Reply:

@@ -13,7 +13,6 @@ from opslib.foundation.errors import IncidentError, UsageError
 from opslib.foundation.storage import atomic_files
 from opslib.incidents.incident import CLOSED, Incident
 from opslib.jobs import ledger
-from opslib.jobs.html_export import POLICY, STYLE
 from opslib.reports.postmortem import drafting
 from opslib.reports.postmortem.document import Postmortem, lint
 from opslib.runbooks import cases, catalog, opening, session
@@ -77,7 +76,7 @@ def _named(desk: "Desk", words: list[str]) -> tuple[str, str]:
     known = {i.id for i in desk.chronicle.all()} | set(desk.chronicle.of_alerts())
     if words and words[0] in known:
         return desk.chronicle.find(words[0]).id, " ".join(words[1:])
-    if words and (words[0][:4].isdigit() or len(words) == 1 and " " not in words[0]):
+    if words and (words[0][:4].isdigit() or (len(words) == 1 and " " not in words[0])):
         raise IncidentError(
             f"there is no incident {words[0]!r}.{formatting.nearest(words[0], known)} ops incident list has "
             f"those there are."
@@ -274,7 +273,7 @@ def shelved(options: argparse.Namespace) -> Reply:
         )
     if options.html:
         atomic_files.publish(
-            options.html.with_suffix(""), {options.html.suffix or ".html": catalog.page(POLICY, STYLE).encode()}, None
+            options.html.with_suffix(""), {options.html.suffix or ".html": catalog.page().encode()}, None
         )
         return Reply({"page": str(options.html)}, f"every runbook, for paper or a phone: {options.html}")
     if not options.name:

@@ -2,6 +2,7 @@
 
 import argparse
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,18 +63,14 @@ def _shown(rules: Rules) -> Answer:
         for r in rules.rules.values()
     ]
 
-    def told(v):
-        return (
-            ""
-            if v is None
-            else ", ".join(v)
-            if isinstance(v, list)
-            else "/".join(f"{x:g}" for x in v.values())
-            if isinstance(v, dict)
-            else f"{v:g}"
-            if isinstance(v, float)
-            else str(v)
-        )
+    def told(v: Any) -> str:
+        if isinstance(v, list):
+            return ", ".join(v)
+        if isinstance(v, dict):
+            return "/".join(f"{x:g}" for x in v.values())
+        if isinstance(v, float):
+            return f"{v:g}"
+        return "" if v is None else str(v)
 
     return Answer(
         {"hash": rules.hash, "rules": rows},
@@ -149,14 +146,14 @@ def _table(scores: dict[str, Score]) -> str:
         key=lambda k: (k.startswith("up to"), float("".join(c for c in k if c in "0123456789.") or 0)),
     )
 
-    def of(pair):
+    def of(pair: Sequence[int]) -> str:
         return f"{pair[1]} of {pair[0]}" + (f" ({formatting.ratio(pair[1] / pair[0], 0)})" if pair[0] else "")
 
     rows = [
         [f"told of troubles {key}", *(of(score.found.get(key, [0, 0])) for score in scores.values())] for key in keys
     ]
 
-    def lead(s):
+    def lead(s: Score) -> str:
         return (
             "no trouble was told"
             if not s.lead_s

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -17,7 +17,7 @@ from opslib.foundation.errors import OpsError, UsageError
 from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage import temporary_files
 from opslib.jobs import ledger, schedule
-from opslib.jobs.due import HORIZON, DueJobs
+from opslib.jobs.due import HORIZON, DueJob, DueJobs
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ WantedBy=timers.target
 """
 
 
-def asked(opened: Callable[[], "Desk"], options: argparse.Namespace, progress: Callable[..., Iterable]) -> Reply | int:
+def asked(
+    opened: Callable[[], "Desk"], options: argparse.Namespace, progress: Callable[..., Iterable[Any]]
+) -> Reply | int:
     """
     What is asked of the schedule: what to show, or of making what is due the exit code.
 
@@ -78,7 +80,7 @@ def run(opened: Callable[[], "Desk"], workers: int, once: bool) -> int:
 
 
 def ranged(
-    desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable]
+    desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable[Any]]
 ) -> tuple[Reply, set[str]]:
     """
     Make every report of a range that is not made yet; what became of each, and the states that they ended in.
@@ -99,7 +101,7 @@ def ranged(
         raise UsageError("a range is of a --day for the daily report, of a --period for the others.")
     ofs = backfill.span(options.name, options.day or options.period)
 
-    def bar(running):
+    def bar(running: Iterable[Any]) -> Iterable[Any]:
         return progress(running, len(ofs), f"making {len(ofs)} {options.name} reports", "reports")
 
     made = (
@@ -110,7 +112,7 @@ def ranged(
     rows = [[m.of, m.state, m.place and f"{m.place}.html", formatting.single_line(m.reason, 120)] for m in made]
     return Reply(
         [
-            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None}
+            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": (m.place and f"{m.place}.html") or None}
             for m in made
         ],
         formatting.table(["of", "state", "page", "why"], rows),
@@ -125,22 +127,14 @@ def listed(desk: "Desk") -> Reply:
         for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now))
         if m.kind == "deploy"
     ]
-    first, last = market_calendar.covered()
+    _first, last = market_calendar.covered()
     until = min(now + AHEAD, time_parsing.parse(f"{last}T00:00"))
     rows, values = [], []
     found = {item.job.name: item for item in agenda.items(now)}
     for name, job in agenda.jobs.items():
         following = next(iter(job.moments(Window(now, max(now, until)), deployed)), None)
         item = found.get(name)
-        last_state = (
-            ""
-            if item is None
-            else item.made["state"]
-            if item.made
-            else "not made"
-            if item.standing == ledger.OPEN
-            else item.standing
-        )
+        last_state = _last_state(item) if item else ""
         shown = f"{following.at.astimezone(NEW_YORK):%a %Y-%m-%d %H:%M}" if following else ""
         rows.append(
             [
@@ -176,7 +170,13 @@ def listed(desk: "Desk") -> Reply:
     return Reply(values, head + formatting.table(["job", "runs", "when", "next (New York)", "last", "owner"], rows))
 
 
-def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) -> Reply:
+def _last_state(item: DueJob) -> str:
+    if item.made:
+        return str(item.made["state"])
+    return "not made" if item.standing == ledger.OPEN else item.standing
+
+
+def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]]) -> Reply:
     """
     Make everything that is scheduled once, as of a moment: of the demo that of its last look, else now.
 
@@ -186,13 +186,11 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) ->
     from opslib.services import scheduler
 
     last = SnapshotStore(desk.store).last_snapshot(desk.settings.app, clock.micros(desk.now()), None)
-    at = (
-        time_parsing.parse(as_of)
-        if as_of
-        else clock.instant(last.ts_us)
-        if desk.settings.app == "demo" and last
-        else desk.now()
-    )
+    at = desk.now()
+    if as_of:
+        at = time_parsing.parse(as_of)
+    elif desk.settings.app == "demo" and last:
+        at = clock.instant(last.ts_us)
     jobs = schedule.read(desk.settings.base, desk.staff)
     ended = scheduler.rehearse(
         desk, jobs, at, lambda running: progress(running, len(running), f"making {len(running)} things once", "things")

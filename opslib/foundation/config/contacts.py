@@ -6,17 +6,17 @@ Slack webhook, a PagerDuty key, a password) stands in ``OPS_CHANNEL_NAME``, or i
 ``OPS_CHANNEL_NAME_FILE`` names, never in ``settings.toml``.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
-from typing import Any, NoReturn
-from urllib.parse import SplitResult, urlsplit
+from pathlib import Path
+from typing import Any
 
-from opslib.foundation import formatting, market_calendar, time_parsing
+from opslib.foundation import market_calendar, time_parsing
+from opslib.foundation.config import documents
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.config.settings import Settings, toml
-from opslib.foundation.errors import SettingsError, UsageError
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.errors import SettingsError
 from opslib.foundation.formatting import NEW_YORK
 
 ALWAYS, MARKET = "always", "market"
@@ -24,36 +24,16 @@ TERMINAL = "terminal"
 PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
 SOON = timedelta(days=8)  # Whatever the hours, they come round within it.
 
-# What each kind of channel may be told in settings.toml, and what of it must be there.
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "terminal": ((), ()),
-    "slack": ((), ()),
-    "pagerduty": (("url",), ()),
-    "alertmanager": (("url",), ("url",)),
-    "smtp": (("host", "port", "from", "to", "user", "tls"), ("host", "from", "to")),
-    "webhook": (("url",), ("url",)),
-    "command": (("command",), ("command",)),
-}
 # Kinds that can do nothing without one.
 SECRET_OF = {"slack": "the webhook's address", "pagerduty": "the integration's routing key"}
-_TYPES: dict[str, type] = {
-    "url": str,
-    "host": str,
-    "port": int,
-    "from": str,
-    "to": list,
-    "user": str,
-    "tls": str,
-    "command": list,
-}
 _SPANS = {
     "group_wait": timedelta(seconds=15),
     "escalate_after": timedelta(minutes=15),
     "repeat_every": timedelta(hours=4),
     "expire_after": timedelta(hours=24),
 }
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
-_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_FORM = Path(__file__).with_name("contacts_form.py")
+_TABLES = ("roles", "channels", "notify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +43,7 @@ class Channel:
 
     Attributes:
         name: Its name in the settings.
-        kind: One of `KINDS`.
+        kind: terminal, slack, pagerduty, alertmanager, smtp, webhook or command.
         told: What the settings say of it.
     """
 
@@ -171,137 +151,40 @@ def read(settings: Settings) -> Contacts:
     Who is told, by ``settings.toml`` of a desk?
 
     Raises:
-        SettingsError: What stands there cannot be meant; named by its place.
+        SettingsError: What stands there cannot be meant; every problem with its place.
     """
-    path = settings.base / "settings.toml"
-    found = toml(path)
+    document = documents.read(settings.base / "settings.toml")
+    found = {name: document.table[name] for name in _TABLES if name in document.table}
+    named = found.get("channels", {})
+    known = {"roles": PATH, "channels": [TERMINAL, *(named if isinstance(named, dict) else ())]}
 
-    def wrong(where: str, what: str) -> NoReturn:
-        raise SettingsError(f"{path}, {where}: {what}")
+    def problems() -> list[str]:
+        from opslib.foundation.config import contacts_form, validation
 
+        return validation.problems(contacts_form.ContactsForm, found, str(document.path), known)
+
+    document.validate(_FORM, known, problems)
     channels = {TERMINAL: Channel(TERMINAL, TERMINAL)} | {
-        name: _channel(name, told, settings, wrong) for name, told in _tables(found, "channels", wrong)
+        name: Channel(name, told["kind"], {key: value for key, value in told.items() if key != "kind"})
+        for name, told in found.get("channels", {}).items()
     }
+    if unset := [c for c in channels.values() if c.kind in SECRET_OF and not settings.secret(c.secret)]:
+        raise SettingsError(
+            "\n".join(
+                f"{document.path}, [channels.{c.name}]: {c.secret} is not set; it holds {SECRET_OF[c.kind]}. "
+                f"Set it, or {c.secret}_FILE."
+                for c in unset
+            )
+        )
     roles = {name: Role(name) for name in PATH} | {
-        name: _role(name, told, channels, wrong) for name, told in _tables(found, "roles", wrong)
+        name: Role(
+            name,
+            tuple(told.get("people", ())),
+            tuple(told.get("channels", (TERMINAL,))),
+            told.get("hours", ALWAYS),
+        )
+        for name, told in found.get("roles", {}).items()
     }
-    return Contacts(roles, channels, **_notify(found.get("notify", {}), wrong))
-
-
-def _tables(found: Mapping[str, Any], name: str, wrong: Any) -> list[tuple[str, dict[str, Any]]]:
-    tables = found.get(name, {})
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        wrong(name, f"tables such as [{name}.NAME] were wanted.")
-    return list(tables.items())
-
-
-def _channel(name: str, told: dict[str, Any], settings: Settings, wrong: Any) -> Channel:
-    where = f"channels.{name}"
-    if not _NAME.fullmatch(name):
-        wrong(where, "a channel's name is lower-case letters, digits and _.")
-    kind = told.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        wrong(where, f"kind is {kind!r}; it may be {', '.join(KINDS)}.{formatting.nearest(str(kind), KINDS)}")
-    may, must = KINDS[kind]
-    for key, value in told.items():
-        if key != "kind" and key not in may:
-            wrong(
-                where,
-                f"{key!r} is nothing that a {kind} channel knows; it may set: {', '.join(may) or 'nothing'}"
-                f".{formatting.nearest(key, may)} Secrets belong in OPS_CHANNEL_{name.upper()}.",
-            )
-        if key != "kind" and (
-            not isinstance(value, _TYPES[key])
-            or isinstance(value, bool)
-            or isinstance(value, list)
-            and not (value and all(isinstance(v, str) and v for v in value))
-        ):
-            wrong(where, f"{key} is {value!r}, which is not of the kind that is wanted there.")
-    for key in must:
-        if key not in told:
-            wrong(where, f"{key} is missing.")
-    if "url" in told:
-        parts = _parts(told["url"])
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            wrong(
-                where,
-                "url is no http address, or holds a password; what is secret belongs in "
-                + f"OPS_CHANNEL_{name.upper()}.",
-            )
-    if not 0 < told.get("port", 1) < 65_536:
-        wrong(where, f"port is {told['port']}; 1 to 65535 was wanted.")
-    if any(c in told.get("from", "") + "".join(told.get("to", ())) for c in "\r\n"):
-        wrong(where, "from and to are addresses on one line each.")
-    if told.get("tls", "none") not in ("none", "starttls", "tls"):
-        wrong(where, f"tls is {told['tls']!r}; it may be none, starttls or tls.")
-    channel = Channel(name, kind, {k: v for k, v in told.items() if k != "kind"})
-    if kind in SECRET_OF and not settings.secret(channel.secret):
-        wrong(where, f"{channel.secret} is not set; it holds {SECRET_OF[kind]}. Set it, or {channel.secret}_FILE.")
-    return channel
-
-
-def _parts(told: object) -> SplitResult:
-    """An address in its parts; of what is none, all are empty."""
-    try:
-        parts = urlsplit(told) if isinstance(told, str) else urlsplit("")
-        parts.port  # noqa: B018  # Reading it is what refuses a bad one.
-        return parts
-    except ValueError:
-        return urlsplit("")
-
-
-def _role(name: str, told: dict[str, Any], channels: Mapping[str, Channel], wrong: Any) -> Role:
-    where = f"roles.{name!r}"
-    if name not in PATH:
-        wrong(where, f"there is no such role; there are: {', '.join(PATH)}.{formatting.nearest(name, PATH)}")
-    for key, value in told.items():
-        if key not in ("people", "channels", "hours"):
-            wrong(
-                where,
-                f"{key!r} is nothing that a role has; it has people, channels and "
-                f"hours.{formatting.nearest(key, ('people', 'channels', 'hours'))}",
-            )
-        if key != "hours" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
-            wrong(where, f"{key} is {value!r}; a list of names was wanted.")
-    unknown = [c for c in told.get("channels", ()) if c not in channels]
-    if unknown:
-        wrong(
-            where,
-            f"channels names {unknown[0]!r}; there are: {', '.join(channels)}"
-            f".{formatting.nearest(unknown[0], channels)}",
-        )
-    if told.get("channels") == []:
-        wrong(where, "channels is empty: nobody would be told.")
-    hours = told.get("hours", ALWAYS)
-    if hours not in (ALWAYS, MARKET) and not (isinstance(hours, str) and _HOURS.fullmatch(hours)):
-        wrong(
-            where, f"hours is {hours!r}; always, market, or a span such as 08:30-17:00 (New York, weekdays) was wanted."
-        )
-    return Role(name, tuple(told.get("people", ())), tuple(told.get("channels", (TERMINAL,))), hours)
-
-
-def _notify(told: Any, wrong: Any) -> dict[str, Any]:
-    if not isinstance(told, dict):
-        wrong("notify", "a table was wanted.")
-    found: dict[str, Any] = {}
-    for key, value in told.items():
-        if key == "lab_url":
-            parts = _parts(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-                wrong(
-                    "notify",
-                    "lab_url is no address of JupyterLab such as https://HOST, without a name, password or token.",
-                )
-            found[key] = value.rstrip("/")
-            continue
-        if key not in _SPANS:
-            wrong(
-                "notify",
-                f"{key!r} is nothing that can be set there; it may set: lab_url, {', '.join(_SPANS)}"
-                f".{formatting.nearest(key, (*_SPANS, 'lab_url'))}",
-            )
-        try:
-            found[key] = time_parsing.parse_span(str(value))
-        except UsageError as problem:
-            wrong("notify", f"{key}: {problem}")
-    return found
+    notify = found.get("notify", {})
+    spans = {key: time_parsing.parse_span(notify[key]) for key in _SPANS if key in notify}
+    return Contacts(roles, channels, **spans, lab_url=notify.get("lab_url", "").rstrip("/"))

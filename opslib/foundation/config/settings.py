@@ -9,7 +9,6 @@ and no text that leaves this suite holds one: see `Settings.redact`.
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from opslib.foundation import files, formatting, market_calendar
+from opslib.foundation.config import addresses, documents
 from opslib.foundation.errors import ImportRefused, SettingsError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Settings:
         place = project()
         home = () if place is not None and self.base == place / "outputs" else ("--home", str(self.base))
         try:
-            usual = toml(self.base / "settings.toml").get("app", DESK)
+            usual = documents.read(self.base / "settings.toml").table.get("app", DESK)
         except SettingsError:
             usual = None  # The file was damaged after we read it; the command then names the app.
         return home if self.app == usual else (*home, "--app", self.app)
@@ -231,126 +231,50 @@ def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
     return Settings(Path(), "", secrets={name: value for name, value in found.items() if value}).redact(outgoing)
 
 
-def toml(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> dict[str, Any]:
     """
-    What a file of a home says; nothing where there is none.
+    What ``settings.toml`` says; of roles, channels, notify and hooks only that they are tables.
 
     Raises:
-        SettingsError: It is no TOML, or longer than `files.MOST_SETTINGS_BYTES`.
+        SettingsError: Every problem with its place.
     """
-    try:
-        return tomllib.loads(files.read_text(path, files.MOST_SETTINGS_BYTES)) if path.exists() else {}
-    except (ImportRefused, OSError, ValueError, RecursionError) as problem:
-        raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
+    document = documents.read(path)
+    known = {"wired": WIRED, "fallbacks": FALLBACKS}
+
+    def problems() -> list[str]:
+        from opslib.foundation.config import settings_form, validation
+
+        return validation.problems(settings_form.SettingsForm, document.table, str(path), known)
+
+    document.validate(_FORM, known, problems)
+    return document.table
 
 
-def _from_file(path: Path) -> dict:
-    found = toml(path)
-    for key, value in found.items():
-        if key not in _KINDS:
-            raise SettingsError(
-                f"{path} sets {key!r}; it may set: {', '.join(_KINDS)}.{formatting.nearest(key, _KINDS)} Secrets "
-                f"belong in the environment."
-            )
-        if (
-            not isinstance(value, _KINDS[key])
-            or isinstance(value, bool)
-            or (isinstance(value, list) and not all(isinstance(v, str) for v in value))
-        ):
-            raise SettingsError(f"{path}: {key} is {value!r}, which is not of the kind that is wanted there.")
-    if unknown := [w for w in found.get("wired", []) if w not in WIRED]:
-        raise SettingsError(
-            f"{path}: wired names {unknown[0]!r}; it may name: {', '.join(WIRED)}"
-            f".{formatting.nearest(str(unknown[0]), WIRED)}"
-        )
-    for key, most in (
-        ("post_every_s", 3600),
-        ("massive_per_min", 6000),
-        ("tradier_per_min", 6000),
-        ("keep_runs_days", 36_500),
-        ("keep_runs_mb", 10_000_000),
-    ):
-        if not 0 < found.get(key, 1) <= most:
-            raise SettingsError(f"{path}: {key} is {found[key]}; above 0 and up to {most} was wanted.")
-    return found
+_FORM = Path(__file__).with_name("settings_form.py")
 
 
-_NUMBER = (int, float)
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "app": str,
-    "store_url": str,
-    "cors_origins": list,
-    "allowed_hosts": list,
-    "wired": list,
-    "post_every_s": _NUMBER,
-    "app_url": str,
-    "app_ws_url": str,
-    "app_log": str,
-    "app_pid": (str, int),
-    "massive_url": str,
-    # Roles, channels, notify and hooks are read by `staff` and `hooks`.
-    "tradier_url": str,
-    "symbols": list,
-    "fallback": str,
-    "massive_per_min": _NUMBER,
-    "tradier_per_min": _NUMBER,
-    "keep_runs_days": _NUMBER,
-    "keep_runs_mb": _NUMBER,
-    "host_prefix": list,
-    "ca_file": str,
-    "roles": dict,
-    "channels": dict,
-    "notify": dict,
-    "hooks": dict,
-    "sessions": dict,
-}
-_URLS = {
-    "OPS_APP_URL": ("http", "https"),
-    "OPS_APP_WS_URL": ("ws", "wss"),
-    "OPS_MASSIVE_URL": ("http", "https"),
-    "OPS_TRADIER_URL": ("http", "https"),
-}
-
-
-def _sessions(found: Mapping[str, object], path: Path) -> dict[date, time | None]:
+def _sessions(found: Mapping[str, object]) -> dict[date, time | None]:
     """
     The days on which the exchanges closed though the shipped table does not know it, and at what time those that did
     not stay closed.
     """
-    told: dict[date, time | None] = {}
-    for day, said in found.items():
-        try:
-            told[date.fromisoformat(day)] = None if said == "closed" else time.fromisoformat(str(said))
-        except ValueError:
-            raise SettingsError(
-                f"{path}, sessions: {formatting.single_line(day, 40)} = "
-                f"{formatting.single_line(repr(said), 40)}; a day and "
-                f'"closed", or when it closed in New York, were wanted, such as "2026-05-14" = "13:00".'
-            ) from None
-        closes = told[date.fromisoformat(day)]
-        if closes is not None and (closes.tzinfo or not market_calendar.OPEN < closes < market_calendar.CLOSE):
-            raise SettingsError(
-                f"{path}, sessions: {day} closes at {said}; a time between {market_calendar.OPEN:%H:%M} and "
-                f"{market_calendar.CLOSE:%H:%M} in New York was wanted."
-            )
-    return told
+    return {
+        date.fromisoformat(day): None if said == "closed" else time.fromisoformat(str(said))
+        for day, said in found.items()
+    }
 
 
 def _url(name: str, told: str) -> str:
     """An address as it is set, refused where no program could ask there, or where it holds a secret."""
+    schemes = addresses.SOCKET if name == SOCKET else addresses.HTTP
     if not told:
         return ""
-    try:
-        parts = urlsplit(told)
-        parts.port  # noqa: B018  # Reading it is what refuses a bad one.
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in _URLS[name] or not parts.hostname or any(c.isspace() for c in told):
+    if not addresses.is_address(told, schemes):
         raise SettingsError(
             f"{name} is {formatting.single_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address "
-            f"such as {_URLS[name][-1]}://HOST:PORT was wanted."
+            f"such as {schemes[-1]}://HOST:PORT was wanted."
         )
-    if parts.username or parts.password or parts.query and name != SOCKET:
+    if addresses.holds_login(told) or (addresses.parts(told).query and name != SOCKET):
         raise SettingsError(
             f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN."
         )
@@ -363,23 +287,19 @@ def _socket_query(environ: Mapping[str, str]) -> dict[str, str]:
     return {SOCKET: query} if query else {}
 
 
-def _world(found: dict, environ: Mapping[str, str]) -> dict:
+def _world(found: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Where the world is: what CONTRACT.md names, each from the environment or else from the file."""
 
     def told(key: str) -> str:
         assert f"OPS_{key.upper()}" in WORLD
         return environ.get(f"OPS_{key.upper()}") or str(found.get(key, ""))
 
-    if "?" in str(found.get("app_ws_url", "")):
-        raise SettingsError(
-            f"settings.toml: app_ws_url holds a query, which is a secret. Set {SOCKET} in the environment instead."
-        )
     fallback = told("fallback") or "tradier"
     if fallback not in FALLBACKS:
         raise SettingsError(f"OPS_FALLBACK is {fallback!r}; it may be {' or '.join(FALLBACKS)}.")
     symbols = environ.get("OPS_SYMBOLS", "").split(",") if environ.get("OPS_SYMBOLS") else found.get("symbols", [])
     symbols = tuple(dict.fromkeys(s.strip().upper() for s in symbols if s.strip()))
-    if wrong := [s for s in symbols if not s.removeprefix("I:").replace(".", "").isalnum() or len(s) > 12]:
+    if wrong := [symbol for symbol in symbols if not addresses.is_symbol(symbol)]:
         raise SettingsError(
             f"OPS_SYMBOLS names {formatting.single_line(wrong[0], 40)!r}; symbols of underlyings, separated by commas, "
             f"were wanted."
@@ -406,7 +326,7 @@ def _hosts(named: Iterable[str]) -> tuple[str, ...]:
     """Names of hosts in lower case, refused where one can be no name in a request's Host."""
     hosts = tuple(name.strip().lower() for name in named if name.strip())
     for host in hosts:
-        if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
+        if not addresses.is_host(host):
             raise SettingsError(
                 f"OPS_ALLOWED_HOSTS names {formatting.single_line(host, 60)!r}; names or addresses without scheme, "
                 f"port or path were expected, separated by commas, such as ops.example."
@@ -461,9 +381,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
     secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))} | _socket_query(environ)
-    market_calendar.override_sessions(
-        {} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml")
-    )
+    market_calendar.override_sessions({} if name == DEMO else _sessions(found.get("sessions", {})))
     if name == DEMO:
         return Settings(home=base / DEMO, app=DEMO, secrets=secrets)
     origins = environ.get("OPS_CORS_ORIGINS")

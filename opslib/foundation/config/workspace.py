@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib.foundation import clock, formatting
-from opslib.foundation.config import contacts, rules, settings as settings_module
+from opslib.foundation.config import contacts, rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
@@ -51,7 +52,7 @@ class Workspace:
     @cached_property
     def rules(self) -> Rules:
         """The limits in force."""
-        return rules.load(self.settings.base)
+        return rules.load(self.settings.base, self.remembers)
 
     @cached_property
     def memory(self) -> Cache:

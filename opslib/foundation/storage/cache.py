@@ -12,14 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from opslib.foundation import files
+from opslib.foundation.errors import ImportRefused
 from opslib.foundation.storage import temporary_files
 
-
 FOLDER = ".memory"  # In the outputs of an app.
-
-
-def _digest(rests_on: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(rests_on).encode()).hexdigest()
 
 
 class Cache:
@@ -46,24 +43,31 @@ class Cache:
             return compute()
         basis, path = _digest(rests_on), self._folder / f"{name}.json"
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["basis"] == basis:
-                return kept["found"]
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(files.read_bytes(path))
+            if kept["basis"] == basis and kept["digest"] == _digest(kept["found"]):
+                remembered: dict[str, Any] = kept["found"]
+                return remembered
+        except (ImportRefused, ValueError, KeyError, TypeError, RecursionError):
             pass  # None is there, or it is broken.
         found = compute()
-        self._keep(path, {"basis": basis, "found": found})
+        self.keep(name, rests_on, found)
         return found
 
     def keep(self, name: str, rests_on: list[Any], found: dict[str, Any]) -> None:
         """Keep what `once` would compute, by whoever knows it already."""
         if self._folder is not None:
-            self._keep(self._folder / f"{name}.json", {"basis": _digest(rests_on), "found": found})
+            kept = {"basis": _digest(rests_on), "digest": _digest(found), "found": found}
+            self._keep(self._folder / f"{name}.json", kept)
 
     @staticmethod
     def _keep(path: Path, kept: dict[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary_files.replace(path, json.dumps(kept, sort_keys=True).encode())
+            temporary_files.replace(path, json.dumps(kept).encode())
         except OSError:
             return  # It is computed again.
+
+
+def _digest(found: Any) -> str:
+    """Of what was computed, so that damage which leaves valid JSON behind is seen; the order of keys counts."""
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()

@@ -94,7 +94,7 @@ def require_types(found: Any) -> None:
     Raises:
         ValueError: One is not.
     """
-    for name, kind in _hints(type(found)).items():
+    for name, kind in _hints(found.__class__).items():
         value = getattr(found, name)
         if not fits(value, kind) or (
             name.endswith("_us") and value is not None and not EARLIEST_US <= value <= LATEST_US
@@ -168,7 +168,7 @@ def _json(where: str, required: bool, kind: type) -> Callable[[Any], Any]:
     return check
 
 
-def _check_of(column: sa.Column, json_columns: dict[str, type]) -> Callable[[Any], Any]:
+def _check_of(column: sa.Column[Any], json_columns: dict[str, type]) -> Callable[[Any], Any]:
     where = f"{column.table.name}.{column.name}"
     required = not column.nullable and column.name != "seq"  # The greatest number of no rows is NULL.
     match column.type:
@@ -189,10 +189,10 @@ def _check_of(column: sa.Column, json_columns: dict[str, type]) -> Callable[[Any
     return _plain(where, required, (str,), "text")
 
 
-def _with(kind: type[sa.types.TypeEngine], check: Callable[[Any], Any]) -> sa.types.TypeEngine:
+def _with(kind: type[sa.types.TypeEngine[Any]], check: Callable[[Any], Any]) -> sa.types.TypeEngine[Any]:
     """A type as `kind` whose values are checked where they are read."""
 
-    class Checked(kind):  # type: ignore[misc, valid-type]
+    class Checked(kind):  # type: ignore[misc, valid-type]  # Of a class that is given.
         cache_ok = True
 
         def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any] | None:

@@ -7,14 +7,13 @@ inside the write and never goes back; so what was known at any moment can be ask
 Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq` and `known_at_us` rise together.
 """
 
-import json
 import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
@@ -22,7 +21,11 @@ from opslib.foundation import clock
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import migrations, sqlite
 from opslib.foundation.storage.cell_types import DamagedCell, decoding
-from opslib.foundation.storage.schema import FACTS, RUNS, TABLES
+from opslib.foundation.storage.schema import FACTS, TABLES
+
+T = TypeVar("T")
+Query: TypeAlias = sa.Select[*tuple[Any, ...]]
+ResultRow: TypeAlias = sa.Row[*tuple[Any, ...]]
 
 # Each brings the tables one schema further; the first schema is 1.
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
@@ -57,7 +60,8 @@ class Database:
 
     def __init__(self, url: str | sa.URL, now: Callable[[], datetime] = clock.now):
         self._known = (0, 0.0)  # The last time that was given, and when by the machine's steady clock.
-        self._now, self._name, self.file = now, "the store's URL", sqlite.Opened(None)  # type: ignore[arg-type]
+        self._now, self._name = now, "the store's URL"
+        self.file = sqlite.Opened(None)  # type: ignore[arg-type]  # So that it can be closed, should opening fail.
         try:
             parsed = sa.make_url(url)
             if parsed.drivername in ("postgresql", "postgres"):
@@ -127,12 +131,15 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS_LOCK)))
             try:
                 yield connection
-                connection.exec_driver_sql("COMMIT") if self.is_sqlite else connection.commit()
+                if self.is_sqlite:
+                    connection.exec_driver_sql("COMMIT")
+                else:
+                    connection.commit()
             except BaseException:
                 if not self.is_sqlite:
                     connection.rollback()
                 # On a full disk SQLite has rolled back by itself.
-                elif connection.connection.driver_connection.in_transaction:
+                elif (driver := connection.connection.driver_connection) is not None and driver.in_transaction:
                     connection.exec_driver_sql("ROLLBACK")
                 raise
 
@@ -175,57 +182,10 @@ class Database:
         self.put(connection, "known_at_us", str(known_at))
         return known_at
 
-    def stream(self, query: sa.Select | sa.TextClause) -> Iterator[sa.Row]:
+    def stream(self, query: Query | sa.TextClause) -> Iterator[ResultRow]:
         """The rows of a query, without holding them all."""
         with self.reading() as connection:
             yield from connection.execution_options(yield_per=1000).execute(query)
-
-    def run_begins(self, taken: Callable[[list[dict[str, Any]]], bool] | None = None, **row: Any) -> bool:
-        """
-        Write a run into the ledger before it begins.
-
-        Args:
-            taken: Of the runs of what is due there, oldest first: is it no longer anybody's? Asked in the same
-                transaction.
-
-        Returns:
-            False where it was taken: then nothing is written.
-        """
-        with self.committing() as connection:
-            if taken is not None and taken(self._runs_due(connection, row["app"], [row["due"]])):
-                return False
-            connection.execute(sa.insert(RUNS).values({"ended_at_us": None, "reason": None} | row))
-        return True
-
-    def run_ends(
-        self,
-        run_id: str,
-        *,
-        state: str,
-        reason: str | None,
-        ended_at_us: int,
-        outputs: list[str],
-        kernel: str | None = None,
-    ) -> None:
-        """Write into the ledger how a run ended, and which kind of kernel executed it."""
-        with self.committing() as connection:
-            connection.execute(
-                sa.update(RUNS)
-                .where(RUNS.c.id == run_id)
-                .values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs), kernel=kernel)
-            )
-
-    def runs_due(self, app: str, names: list[str]) -> list[dict[str, Any]]:
-        """Every run of what is due under these names, oldest first."""
-        with self.reading() as connection:
-            return [row for some in chunks(names, 500) for row in self._runs_due(connection, app, some)]
-
-    @staticmethod
-    def _runs_due(connection: sa.Connection, app: str, names: list[str]) -> list[dict[str, Any]]:
-        found = (
-            sa.select(RUNS).where(RUNS.c.app == app, RUNS.c.due.in_(names)).order_by(RUNS.c.started_at_us, RUNS.c.id)
-        )
-        return [dict(row._mapping) for row in connection.execute(found)]
 
     @contextmanager
     def committing(self) -> Iterator[sa.Connection]:
@@ -235,10 +195,6 @@ class Database:
                 yield connection
         except _FAILURES as problem:
             raise self._failure("written", problem) from problem
-
-    def runs(self) -> list[dict[str, Any]]:
-        """The ledger as it stands, oldest first."""
-        return [dict(row._mapping) for row in self.stream(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
 
     def recall(self, key: str) -> str | None:
         """A small fact remembered under a key, or None."""
@@ -255,6 +211,6 @@ class Database:
         self.file.close()
 
 
-def chunks(items: list, size: int) -> Iterator[list]:
+def chunks(items: list[T], size: int) -> Iterator[list[T]]:
     """A list in parts of a size, so that no statement has too many parameters."""
     return (items[i : i + size] for i in range(0, len(items), size))

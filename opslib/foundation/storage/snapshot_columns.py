@@ -1,7 +1,7 @@
 """Define the columns of a page's snapshot: name, type, and which of them count."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 PROVIDERS = ("massive", "tradier")
 
@@ -88,20 +88,52 @@ WIRED_FIELDS = {
     "websocket": ("websocket_connected",),
 }
 
-SnapshotRow = NamedTuple(
-    "Look",
-    [
-        ("seq", int),
-        ("ts_us", int),
-        ("known_at_us", int),
-        ("digest", bytes),
-        ("load_ms", int | None),
-        ("errors_by_type", str | None),
-    ]
-    + [(f.name, Any) for f in FIELDS],
-)
-SnapshotRow.__doc__ = """
-One snapshot as the store gives it back: `FIELDS`, and `ts_us` (when it happened), `known_at_us` (when we learned it),
-`seq`, `digest`, `load_ms` (when the page says it was loaded) and `errors_by_type` (JSON, None where the page's Map \
-was lost).
-"""
+
+class SnapshotRow(NamedTuple):
+    """
+    One snapshot as the store gives it back: its identity, then `FIELDS` in their order; None where the page said none.
+
+    Attributes:
+        seq: Position in the store.
+        ts_us: When it happened.
+        known_at_us: When we learned it.
+        digest: SHA-256 of the canonical JSON.
+        load_ms: When the page says it was loaded.
+        errors_by_type: JSON, None where the page's Map was lost.
+    """
+
+    seq: int
+    ts_us: int
+    known_at_us: int
+    digest: bytes
+    load_ms: int | None
+    errors_by_type: str | None
+    massive_requests: int | None
+    massive_successes: int | None
+    massive_failures: int | None
+    massive_fallbacks: int | None
+    tradier_requests: int | None
+    tradier_successes: int | None
+    tradier_failures: int | None
+    tradier_fallbacks: int | None
+    validations: int | None
+    greeks_valid: int | None
+    greeks_estimated: int | None
+    greeks_invalid: int | None
+    delta_out_of_bounds: int | None
+    gamma_zero: int | None
+    iv_anomalies: int | None
+    trades: int | None
+    gross_mean_pct: float | None
+    net_mean_pct: float | None
+    commission_total_usd: float | None
+    slippage_mean_usd: float | None
+    backtest_variance_pp: float | None
+    errors: int | None
+    uptime_s: float | None
+    websocket_connected: bool | None
+    last_error_at_ms: int | None
+    last_error_message: str | None
+    page_clock_ms: int
+    memory_bytes: int | None
+    page_id: str | None

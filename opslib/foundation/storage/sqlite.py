@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -29,6 +29,8 @@ BUSY_TIMEOUT_MS = 30_000
 # Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
 CHECKPOINT_PAGES = 8000
 LOG, LOG_INDEX = "-wal", "-shm"
+# Of the file and of its log: device, number, size, when it was written; None where it is not there.
+FileState: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
 _DAMAGE = (
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
@@ -56,7 +58,7 @@ class Opened:
     engine: sa.Engine
     path: Path | None = None
     is_read_only: bool = False
-    before: tuple | None = None
+    before: FileState | None = None
     identity: tuple[int, int] | None = None
     copied: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
 
@@ -188,9 +190,9 @@ def identity(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def state(path: Path) -> tuple:
+def state(path: Path) -> FileState:
     """Which file lies at a path, how large it and its log are, and when each was last written."""
-    found = []
+    found: list[tuple[int, int, int, int] | None] = []
     for ending in ("", LOG):
         try:
             stat = os.stat(f"{path}{ending}")

@@ -8,13 +8,12 @@ who.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib.dashboard.text_blocks import TextBlock, bullet_list, markdown_to_html, table
-from opslib.foundation import clock, formatting
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, markdown_to_html, one_after_another, table
+from opslib.foundation import clock, formatting, templates
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import TIMES, Incident, from_entries, words
@@ -107,7 +106,7 @@ class Postmortem:
         books = dict.fromkeys(e.body["runbook"] for e in self.incident.of_kind("runbook"))
         rows += [(f"change runbook {b} (runbooks/{b}.ipynb), step …: what was learnt", "process") for b in books]
 
-        def cell(c):
+        def cell(c: str) -> str:
             return formatting.in_markdown(c)
 
         return "\n".join([HEADER, *(f"| {cell(what)} | {kind} |  |  |  |  |" for what, kind in rows)])
@@ -244,11 +243,7 @@ class Postmortem:
             ("Impact", self.impact, ""),
             (
                 "Five times, four durations",
-                TextBlock(
-                    "\n\n".join((self.times.plain, self.durations.plain)),
-                    self.times.html + self.durations.html,
-                    "\n\n".join((self.times.markdown, self.durations.markdown)),
-                ),
+                one_after_another(self.times, self.durations),
                 "",
             ),
             ("Timeline", self.timeline, ""),
@@ -286,17 +281,14 @@ class Postmortem:
     @property
     def html(self) -> str:
         """The same as one page that opens anywhere: no script, no request."""
-        body = "".join(
-            f"<section><h2>{formatting.in_html(heading)}</h2>\n{facts.html if facts else ''}"
-            f"\n{markdown_to_html(self.written(section)) if section else ''}</section>\n"
-            for heading, facts, section in self.sections
-        )
-        return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
-            f'http-equiv="Content-Security-Policy" content="{html_export.POLICY}"><meta name="viewport" '
-            f'content="width=device-width, initial-scale=1">'
-            f"<title>Postmortem of {formatting.in_html(self.incident.id)}</title><style>{html_export.STYLE}</style></"
-            f"head>\n<body><h1>Postmortem of {formatting.in_html(self.incident.id)}</h1>\n{body}</body></html>\n"
+        return templates.render(
+            "reports/templates/postmortem.html",
+            policy=html_export.POLICY,
+            incident=self.incident.id,
+            sections=[
+                (heading, facts, markdown_to_html(self.written(section)) if section else "")
+                for heading, facts, section in self.sections
+            ],
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -363,7 +355,7 @@ class LintFinding(NamedTuple):
 
 def lint(found: Postmortem) -> list[LintFinding]:
     """What does a postmortem lack before others read it? Nothing found is an empty list."""
-    lacks = []
+    lacks: list[LintFinding] = []
     for section, asked in ASKED.items():
         told = found.written(section)
         if section != "actions" and (not told.strip() or told.strip() == f"[{asked}]"):
@@ -391,7 +383,7 @@ def lint(found: Postmortem) -> list[LintFinding]:
         lacks.append(
             LintFinding(
                 "factors",
-                f"lists {len(factors)} factor{'s' * (len(factors) != 1)}",
+                f"lists {len(factors)} factor{'' if len(factors) == 1 else 's'}",
                 "List at least two, one a line beginning with -.",
             )
         )
@@ -407,7 +399,7 @@ def _items(told: str) -> list[list[str]]:
     ][2:]
 
 
-def _of_actions(told: str) -> Iterable[LintFinding]:
+def _of_actions(told: str) -> list[LintFinding]:
     rows = _items(told)
     if not rows:
         return [

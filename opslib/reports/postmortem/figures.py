@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
     value: float | int | None
     part: int | None = None
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # Nobody calls the tuple's own count.
     why: str = ""
 
 
@@ -67,13 +67,11 @@ class Figure:
         if count is not None:
             share = formatting.ratio(value, 1) if self.unit == "ratio" else formatting.number(value, self.unit)
             return f"{share} ({formatting.number(part)} of {formatting.number(count)})"
-        return (
-            formatting.duration(value)
-            if self.unit == "s"
-            else formatting.ratio(value, 1)
-            if self.unit == "ratio"
-            else formatting.number(value, self.unit)
-        )
+        if self.unit == "s":
+            return formatting.duration(value)
+        if self.unit == "ratio":
+            return formatting.ratio(value, 1)
+        return formatting.number(value, self.unit)
 
     def as_json(self) -> dict[str, Any]:
         """For the postmortem's file; `verification` computes it again."""

@@ -132,7 +132,12 @@ def socket(scene: CheckContext) -> CheckResult:
             view="system",
         )
     outcome, told = OUTCOMES[last.outcome], scene.probed.told(last)
-    code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
+    if "code" in told:
+        code = f", code {told['code']}"
+    elif "status" in told:
+        code = f", HTTP {told['status']}"
+    else:
+        code = ""
     silent = (
         f", nothing for {formatting.duration(last.value)}"
         if last.outcome == "silent" and last.value is not None
@@ -279,8 +284,9 @@ def host(scene: CheckContext) -> CheckResult:
         )
     told = "; ".join(f"{name}: {scene.probed.told(s)['told']}" for name, s in last.items())
     states = [{"ok": True, "server_5xx": False}.get(s.outcome) for s in last.values()]
+    good = None if None in states else True
     return CheckResult(
-        False if False in states else None if None in states else True,
+        False if False in states else good,
         told,
         [looked(s) for s in last.values()],
         "host",
@@ -395,11 +401,13 @@ def beats(scene: CheckContext) -> CheckResult:
     """Does our collector look on?"""
     last, since = _stands(scene, "beat", "collector")
     told = scene.probed.told(last) if last else {}
-    parts = (
-        [f"stopped {since}"] * bool(last and last.outcome == "stopped")
-        + [f"failing: {', '.join(told.get('failing', ()))}"] * bool(told.get("failing"))
-        + [f"{told.get('lost')} samples lost"] * bool(told.get("lost"))
-    )
+    parts = []
+    if last and last.outcome == "stopped":
+        parts.append(f"stopped {since}")
+    if failing := told.get("failing"):
+        parts.append(f"failing: {', '.join(failing)}")
+    if lost := told.get("lost"):
+        parts.append(f"{lost} samples lost")
     found = scene.ruled(["heartbeat"], view="system", more="; ".join(parts))
     return found._replace(good=False) if parts else found
 
@@ -408,7 +416,7 @@ def store(scene: CheckContext) -> CheckResult:
     """Does the store give back what came, and how new is it?"""
     post_us, beat = scene.view.tape.last_seen_us(scene.at_us), scene.probed.now("beat", "collector", scene.at_us)
 
-    def ago(us):
+    def ago(us: int) -> str:
         return formatting.duration((scene.at_us - us) / 1e6)
 
     parts = ([f"the newest post {ago(post_us)} old"] if post_us is not None else []) + (

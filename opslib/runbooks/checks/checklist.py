@@ -194,11 +194,8 @@ def night_serious(scene: CheckContext) -> CheckResult:
     view = _night(scene)
     greeks, query = view.figures["greeks"], f"validations from {formatting.moment(view.window.start)} on"
     if not greeks["validations"]:
-        shut = (
-            _shut(view.window)
-            and greeks["validations"] is not None
-            or _shut(view.window)
-            and not view.tape.looks_in(view.window)
+        shut = (_shut(view.window) and greeks["validations"] is not None) or (
+            _shut(view.window) and not view.tape.looks_in(view.window)
         )
         return CheckResult(
             shut or None,
@@ -260,7 +257,12 @@ def keys(scene: CheckContext) -> CheckResult:
     }
     words = "; ".join(f"{provider}: {age}" for provider, age in ages.items())
     old = [p for p, age in told.items() if age is not None and age > most]
-    good = False if old else None if None in told.values() else True
+    if old:
+        good = False
+    elif None in told.values():
+        good = None
+    else:
+        good = True
     return CheckResult(good, f"{words}; at most {most:g} days are wanted", told, "settings", query)
 
 
@@ -471,13 +473,12 @@ def error_seen(scene: CheckContext) -> CheckResult:
         over = over and scene.at_us >= raised.at_us + round(2 * every_s * SECOND)
         window = Window(clock.instant(raised.at_us), clock.instant(max(upto, raised.at_us)))
         seen = status.view(scene.desk.store, scene.desk.settings, scene.view.rules, window)
-        found[who] = (
-            (seen.figures["system"]["errors"] if seen.tape.looks_in(window) else None)
-            if who == "page"
-            else seen.probed.errors(window)
-            if seen.probed
-            else None
-        )
+        if who == "page":
+            found[who] = seen.figures["system"]["errors"] if seen.tape.looks_in(window) else None
+        elif seen.probed:
+            found[who] = seen.probed.errors(window)
+        else:
+            found[who] = None
     told = ", ".join(f"by the {who} {'not told' if n is None else n}" for who, n in found.items())
     if any(found.values()):
         return CheckResult(
@@ -522,7 +523,7 @@ def no_slower(scene: CheckContext) -> CheckResult:
     back, least = clock.span_us(COMPARED), scene.view.rules.days.least_looks
     kept = SampleStore(scene.desk.store, scene.desk.settings.app)
 
-    def took(start_us, end_us):
+    def took(start_us: int, end_us: int) -> list[float]:
         return [
             s.seconds
             for s in kept.between(start_us, end_us)
@@ -567,7 +568,7 @@ def p95_interval(found: list[float]) -> tuple[float, float, float]:
     """
     from scipy.stats import quantile_test
 
-    at = quantile_test(found, p=0.95).confidence_interval(confidence_level=0.95)
+    at: Any = quantile_test(found, p=0.95).confidence_interval(confidence_level=0.95)  # Its type says a float.
     ordered = sorted(found)
     middle = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     low, high = float(at.low), float(at.high)
@@ -675,7 +676,7 @@ def independent(scene: CheckContext) -> CheckResult:
         return CheckResult(None, "nobody looked at anything in the last hour", None, "probe", query)
     now = {(probe, subject): scene.probed.now(probe, subject, scene.at_us) for probe, subject in kinds}
 
-    def named(probe, subject):
+    def named(probe: str, subject: str) -> str:
         return f"{probe} of {subject}"
 
     stopped = [named(*kind) for kind, last in now.items() if last is None]
@@ -718,7 +719,7 @@ def own_growth(scene: CheckContext) -> CheckResult:
         )
     third = max(1, len(beats) // 3)
 
-    def middle(part):
+    def middle(part: list[tuple[int, float]]) -> float:
         return sorted(value for _, value in part)[len(part) // 2]
 
     first, last = middle(beats[:third]), middle(beats[-third:])

@@ -115,7 +115,12 @@ class CheckContext:
             for f in told
         ]
         bad = [f for f in told if f.verdict in ("warning", "critical")]
-        good = False if bad else None if any(f.verdict == "unknown" for f in told) else True
+        if bad:
+            good = False
+        elif any(f.verdict == "unknown" for f in told):
+            good = None
+        else:
+            good = True
         words = "; ".join(f"{said(f.source)}{f.sentence}" for f in [*bad, *(f for f in told if f not in bad)])
         return CheckResult(good, f"{words}{_also(more)}", content, "rules", query, next if bad else "", view)
 

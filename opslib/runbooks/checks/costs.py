@@ -26,7 +26,9 @@ from opslib.dashboard.pnl_details import LABELS
 from opslib.foundation import formatting
 from opslib.runbooks.checks.context import CheckContext, said
 from opslib.runbooks.execution import CheckResult
+from opslib.trading.pnl.costs import Result
 from opslib.trading.pnl.fills import CENT, ZERO
+from opslib.trading.pnl.positions import Trade
 
 if TYPE_CHECKING:
     pass
@@ -51,7 +53,12 @@ def variance(scene: CheckContext) -> CheckResult:
     spent, page = _spent(scene), scene.ruled(["backtest_variance"], view="pnl", sources=["page"])
     found = spent.accuracy.finding if spent.accuracy else None
     spread = spent.accuracy.pnl.points if spent.accuracy else None
-    ours = f"{said('fills')}{found.sentence}" if found else NO_FILLS if not spent.accuracy else NO_PAIRS
+    if found:
+        ours = f"{said('fills')}{found.sentence}"
+    elif not spent.accuracy:
+        ours = NO_FILLS
+    else:
+        ours = NO_PAIRS
     content = {
         "page": page.content,
         "fills": None
@@ -59,7 +66,12 @@ def variance(scene: CheckContext) -> CheckResult:
         else {"n": spread.n, "mean_pp": spread.mean, "low_pp": spread.low, "high_pp": spread.high},
     }
     verdicts = [page.good, None if found is None or found.verdict == "unknown" else found.verdict == "ok"]
-    good = False if False in verdicts else True if True in verdicts else None
+    if False in verdicts:
+        good = False
+    elif True in verdicts:
+        good = True
+    else:
+        good = None
     return CheckResult(good, f"{page.words}; {ours}", content, "fills", _QUERY, view="pnl")
 
 
@@ -73,7 +85,7 @@ def enough(scene: CheckContext) -> CheckResult:
     if spread is None:
         return CheckResult(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
 
-    def points(v):
+    def points(v: float | None) -> str:
         return formatting.number(v, "points", 2)
 
     between = (
@@ -150,17 +162,20 @@ def _line(scene: CheckContext, at: int) -> CheckResult:
     spent = _spent(scene)
     line, (name, assumed, was, unit) = spent.lines[at], spent.rates[at]
     if line.as_assumed is None:
-        why = (
-            NO_FILLS
-            if not spent.accuracy
-            else NO_PAIRS
-            if not spent.pairs
-            else "nothing tells what was lost to the spread"
-        )
+        if not spent.accuracy:
+            why = NO_FILLS
+        elif not spent.pairs:
+            why = NO_PAIRS
+        else:
+            why = "nothing tells what was lost to the spread"
         return CheckResult(None, why, None, "fills", _QUERY)
 
-    def told(v):
-        return formatting.UNKNOWN if v is None else f"{float(v):.3f} %" if name.endswith("pct") else f"${float(v):.3f}"
+    def told(v: Decimal | None) -> str:
+        if v is None:
+            return formatting.UNKNOWN
+        if name.endswith("pct"):
+            return f"{float(v):.3f} %"
+        return f"${float(v):.3f}"
 
     return CheckResult(
         line.as_assumed,
@@ -194,7 +209,7 @@ def fees(scene: CheckContext) -> CheckResult:
     if not paid:
         return CheckResult(None, f"{QUOTED}: no fee is told" if spent.trades else NO_FILLS, None, "fills", _QUERY)
 
-    def rate(found):
+    def rate(found: list[tuple[Trade, Result]]) -> Decimal:
         return sum((r.costs for _, r in found), ZERO) / (
             sum((leg.quantity + leg.traded for t, _ in found for leg in t.legs), ZERO) or 1
         )

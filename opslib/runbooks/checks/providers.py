@@ -1,21 +1,21 @@
 """
-Run the checks of providers and their Greeks; list all checks by name.
+Run the checks of providers and their Greeks.
 
 A check reads what is in the store as of the moment of its scene; so asked later as of then it says the same. It says
 unknown where nobody has looked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from opslib.alerting import probe_figures
 from opslib.dashboard import chain_sources
+from opslib.dashboard.chain_details import ChainView
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import NAMES
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
-from opslib.runbooks.checks import app, checklist, costs
 from opslib.runbooks.checks.context import HOUR, LAST, LATELY, CheckContext, local, looked, seconds
 from opslib.runbooks.execution import CheckResult
 from opslib.telemetry.probes.outcomes import OURS, OUTCOMES, PLAN, TRANSPORT
@@ -65,11 +65,11 @@ def answers(scene: CheckContext) -> CheckResult:
         )
     since, told = scene.probed.since(worst.probe, of, scene.at_us), scene.probed.told(worst)
     status, quote = told.get("status", 200), formatting.single_line(str(told.get("said", "")), 80)
-    detail = (
-        [f"HTTP {status}"] * (status >= 400)
-        + [f'"{quote}"'] * bool(quote)
-        + ([f"since {local(since.ts_us)}"] if since else [])
-    )
+    detail = [f"HTTP {status}"] if status >= 400 else []
+    if quote:
+        detail.append(f'"{quote}"')
+    if since:
+        detail.append(f"since {local(since.ts_us)}")
     return CheckResult(
         False,
         f"{of} {OUTCOMES[worst.outcome].words} ({', '.join(detail)}); the fault is {OUTCOMES[worst.outcome].fault}",
@@ -148,16 +148,15 @@ def theirs(scene: CheckContext) -> CheckResult:
         )
     told = "; ".join(f"{s} {OUTCOMES[x.outcome].words}: {OUTCOMES[x.outcome].fault}" for s, x in bad.items())
     sure = bool(well) or not any(OUTCOMES[x.outcome].name in TRANSPORT for x in bad.values())
+    if well:
+        beside = f"{', '.join(well)} answers us over the same network"
+    elif len(stands) == 1:
+        beside = "nothing else was looked at beside it"
+    else:
+        beside = "both answer badly, and both can be connected to"
     return CheckResult(
         True if sure else None,
-        f"{told}"
-        + (
-            f"; {', '.join(well)} answers us over the same network"
-            if well
-            else "; nothing else was looked at beside it"
-            if len(stands) == 1
-            else "; both answer badly, and both can be connected to"
-        ),
+        f"{told}; {beside}",
         content,
         "probe",
         query,
@@ -248,13 +247,12 @@ def waits(scene: CheckContext) -> CheckResult:
         else None
     )
     content = {"timeouts": timeouts, "gave_up_after_ms": gave_up, "p95_s": p95}
-    ours = (
-        f"massive answers us within {seconds(p95)} (p95)"
-        if p95 is not None
-        else "massive does not answer us either"
-        if stands
-        else "nobody has looked at massive"
-    )
+    if p95 is not None:
+        ours = f"massive answers us within {seconds(p95)} (p95)"
+    elif stands:
+        ours = "massive does not answer us either"
+    else:
+        ours = "nobody has looked at massive"
     if not timeouts:
         return CheckResult(True, f"the app logged no time-out in 5 min; {ours}", content, "log", query)
     after = f"after {gave_up} ms" if gave_up is not None else "after a time that it does not tell"
@@ -373,7 +371,7 @@ def complete(scene: CheckContext) -> CheckResult:
             view="greeks",
         )
 
-    def lacks(t):
+    def lacks(t: Mapping[str, Any]) -> str:
         return (
             f"{t['missing']} of {t['core']} tradable contracts lack Greeks"
             if _more_than_good(scene, t["missing"], t["core"])
@@ -437,14 +435,19 @@ def usual(scene: CheckContext) -> CheckResult:
     stress = [s.words for s in scene.view.sights if s.panel == "greeks" and "market stress" in s.words]
     if not told:
         return CheckResult(None, "no chain of the last hour tells a volatility at the money", None, "chain", query)
-    good = False if stress or True in outside else None if None in outside else True
+    if stress or True in outside:
+        good = False
+    elif None in outside:
+        good = None
+    else:
+        good = True
     return CheckResult(good, "; ".join([*stress, *told]), content, "chain", query, view="greeks")
 
 
 def expiring(scene: CheckContext) -> CheckResult:
     """Do contracts expire today, whose wings rightly have a gamma of 0?"""
 
-    def said(t):
+    def said(t: Mapping[str, Any]) -> str:
         return (
             f"{t['expires_today']} contracts expire today: a gamma of 0 in their wings is right"
             if t.get("expires_today")
@@ -464,6 +467,7 @@ def chain(scene: CheckContext) -> CheckResult:
             view = chain_sources.chain_of(scene.desk, symbol, as_of=scene.view.window.end)
         except OpsError:
             continue
+        assert isinstance(view, ChainView)  # A symbol has one chain at a time.
         found = view.as_json()
         core, worst = found["core"], found["findings"][:1]
         first = (
@@ -488,85 +492,10 @@ def chain(scene: CheckContext) -> CheckResult:
             "chain",
             "kept chains, contract by contract",
         )
-    good = False if {"warning", "critical"} & set(verdicts) else None if "unknown" in verdicts else True
+    if {"warning", "critical"} & set(verdicts):
+        good = False
+    elif "unknown" in verdicts:
+        good = None
+    else:
+        good = True
     return CheckResult(good, "; ".join(told), content, "chain", "kept chains, contract by contract", view="greeks")
-
-
-CHECKS: dict[str, Callable[[CheckContext], CheckResult]] = {
-    "answers": answers,
-    "availability": availability,
-    "quick": quick,
-    "serving": serving,
-    "theirs": theirs,
-    "accepted": accepted,
-    "steady": steady,
-    "waits": waits,
-    "moved": moved,
-    "panels": panels,
-    "greeks": greeks,
-    "greeks_kinds": greeks_kinds,
-    "complete": complete,
-    "faults": faults,
-    "units": units,
-    "usual": usual,
-    "expiring": expiring,
-    "chain": chain,
-    "variance": costs.variance,
-    "enough": costs.enough,
-    "last_trades": costs.last_trades,
-    "costs": costs.cost_table,
-    "commission": costs.commission,
-    "slippage": costs.slippage,
-    "fees": costs.fees,
-    "sizes": costs.sizes,
-    "spreads": costs.spreads,
-    "strikes": costs.strikes,
-    "fills": costs.fill_quality,
-    "server": app.server,
-    "process": app.process,
-    "restarts": app.restarts,
-    "socket": app.socket,
-    "close_code": app.close_code,
-    "page_hears": app.page_hears,
-    "socket_quick": app.socket_quick,
-    "log": app.log,
-    "host": app.host,
-    "page_memory": app.page_memory,
-    "growth": app.growth,
-    "errors": app.errors,
-    "explained": app.explained,
-    "alerts": app.alerts,
-    "dashboard_age": app.dashboard_age,
-    "app_quick": app.lately,
-    "posts": app.posts,
-    "beats": app.beats,
-    "store": app.store,
-    "clocks": app.clocks,
-    "changed": app.changed,
-    "target": checklist.target,
-    "rule": checklist.rule,
-    "night_errors": checklist.night_errors,
-    "night_kinds": checklist.night_kinds,
-    "night_serious": checklist.night_serious,
-    "keys": checklist.keys,
-    "counted": checklist.counted,
-    "costs_recorded": checklist.costs_recorded,
-    "fallback_used": checklist.fallback_used,
-    "metrics": checklist.metrics,
-    "begins": checklist.begins,
-    "filled": checklist.filled,
-    "rhythm": checklist.rhythm,
-    "memory": checklist.memory,
-    "error_seen": checklist.error_seen,
-    "no_slower": checklist.no_slower,
-    "trends": checklist.trends,
-    "staged": checklist.staged,
-    "independent": checklist.independent,
-    "own_growth": checklist.own_growth,
-}
-
-
-def seen(scene: CheckContext) -> CheckResult:
-    """What does the check of a step see?"""
-    found = CHECKS[scene.step.check](scene)
-    return found._replace(words=formatting.single_line(found.words, 300))

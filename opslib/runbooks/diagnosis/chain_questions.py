@@ -170,7 +170,8 @@ class ChainInquiry:
 
     @staticmethod
     def _share(told: dict[str, Any], fault: str) -> float:
-        return told["faults"].get(fault, 0) / max(told["core"], 1)
+        share: float = told["faults"].get(fault, 0) / max(told["core"], 1)
+        return share
 
     def _whose(self, bad: list[str]) -> str:
         """Whose Greeks are bad: those of a symbol where it is the only one of several, else the provider's."""
@@ -186,7 +187,7 @@ class ChainInquiry:
         reached = found.severity in SENT  # What people are notified of; a mere warning at one instant may be chance.
         # A Greek is valid where nothing is wrong and nothing is missing: what no other count explains is missing.
         if cause == "greeks_missing":
-            reached = reached or began_us is not None and (self.newest_us or 0) < began_us
+            reached = reached or (began_us is not None and (self.newest_us or 0) < began_us)
             reached = reached and not any(
                 page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page
             )

@@ -31,7 +31,7 @@ class Denied(NamedTuple):
         at_us, since_us: When the newest and the first were read, microseconds since 1970.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # Nobody calls the tuple's own count.
     cause: str | None
     line: str
     at_us: int

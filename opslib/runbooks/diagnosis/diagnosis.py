@@ -8,7 +8,7 @@ that can produce its symptoms (`causes.PRODUCES`); every other is named beside t
 an alert the answer is never `none`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,7 +111,7 @@ class Diagnosis:
 
     @property
     def each(self) -> "list[Diagnosis]":
-        """This diagnosis, and each cause found beside it in its place."""
+        """The diagnosis itself, and each cause found beside it in its place."""
         first = Other(self.cause, self.subject)
         others = [
             replace(
@@ -179,10 +179,10 @@ class Diagnosis:
             *([f"  severity: {self.severity}"] if self.severity else []),
             *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else []),
         ]
-        groups = (
+        groups: tuple[tuple[str, Callable[[Evidence], bool]], ...] = (
             ("supports it", lambda e: self.cause in e.supports),
             ("contradicts it", lambda e: self.cause in e.contradicts),
-            ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
+            ("supports another cause", lambda e: bool(e.supports) and self.cause not in e.supports),
             ("not measured, or of unknown age", lambda e: not e.supports and e.age_s is None),
             (
                 "rules out other causes",
@@ -208,7 +208,7 @@ def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
             return len({p.cause for p in parts}) == 1
         return any(_explained(part, other, asked) for part in parts)
     if first.subject in PROVIDERS and (
-        other.cause == BOTH or other.subject in PROVIDERS and other.subject != first.subject
+        other.cause == BOTH or (other.subject in PROVIDERS and other.subject != first.subject)
     ):
         return False
     return (other.symptoms or frozenset({other.cause})) <= PRODUCES.get(first.cause, frozenset())
@@ -309,7 +309,7 @@ def _severity(inquiry: Questions, first: Found) -> str | None:
     is_greeks = (first.cause or "").startswith("greeks_")
     symptom = (
         {"availability", "answers", "response_time", "silence"}
-        if first.subject in PROVIDERS and not is_greeks or first.cause == BOTH
+        if (first.subject in PROVIDERS and not is_greeks) or first.cause == BOTH
         else set()
     )
     pointing = (
@@ -330,8 +330,7 @@ def _severity(inquiry: Questions, first: Found) -> str | None:
         and (
             f.subject == first.subject
             or first.cause == BOTH
-            or f.subject == "app"
-            and (is_greeks or first.subject not in PROVIDERS)
+            or (f.subject == "app" and (is_greeks or first.subject not in PROVIDERS))
         )
     ]
     return max(reached, key=SEVERITIES.index, default=None)

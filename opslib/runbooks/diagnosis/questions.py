@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting import evaluation, probe_figures
@@ -98,13 +98,11 @@ def _kind(bad: Counter[str], most: float) -> tuple[str, float]:
         for name in bad.elements()
     )
     (cause, count), *_ = kinds.most_common(1) or [("provider_intermittent", 0)]
-    return (
-        (cause, 1.0)
-        if len(kinds) == 1
-        else (cause, count / kinds.total())
-        if count and count >= most * kinds.total()
-        else ("provider_intermittent", 1.0 if kinds else 0.9)
-    )
+    if len(kinds) == 1:
+        return (cause, 1.0)
+    if count and count >= most * kinds.total():
+        return (cause, count / kinds.total())
+    return ("provider_intermittent", 1.0 if kinds else 0.9)
 
 
 class Questions:
@@ -146,7 +144,7 @@ class Questions:
             f._replace(excludes=tuple(c for c in f.excludes if c != logs[f.subject].cause)) if f.subject in logs else f
             for f in providers
         ]
-        found = [
+        answers = [
             *self._dated("server"),
             *providers,
             *logs.values(),
@@ -157,8 +155,8 @@ class Questions:
             *self._dated("restarted"),
             *self.socket(),
         ]
-        found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
-        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
+        answers += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
+        return through, [*answers, *self._dated("storm", [*through, *answers]), *self._dated("costs")]
 
     def _dated(self, name: str, *given: Any) -> list[Found]:
         """
@@ -170,20 +168,24 @@ class Questions:
             s.ts_us for probe, subject in DATED.get(name, ()) if (s := self.probed.now(probe, subject, self.at_us))
         ]
         at_us = max(newest, default=self.at_us) if name in DATED else self._page_us
-        return [
-            answer._replace(
-                source=answer.source or SOURCES.get(name, "probe"),
-                at_us=None if answer.cause is None else at_us if answer.at_us is None else answer.at_us,
-                excludes=answer.excludes or EXCLUDES.get(name, ()),
+        answers = []
+        for answer in [found] if isinstance(found, Found) else found:
+            own_us = at_us if answer.at_us is None else answer.at_us
+            answers.append(
+                answer._replace(
+                    source=answer.source or SOURCES.get(name, "probe"),
+                    at_us=None if answer.cause is None else own_us,
+                    excludes=answer.excludes or EXCLUDES.get(name, ()),
+                )
             )
-            for answer in ([found] if isinstance(found, Found) else found)
-        ]
+        return answers
 
     @property
     def _page_us(self) -> int | None:
         return self.view.tape.last_seen_us(self.at_us)
 
     def monitor(self) -> Found:
+        """Whether our collector looks."""
         question, rule = "Does our collector look?", self.view.rules["heartbeat"]
         missed = self.probed.missed_beats(self.at_us)
         if missed is None:
@@ -198,19 +200,22 @@ class Questions:
         )
 
     def starved(self) -> Found:
+        """Whether our collector had the time to look."""
         return monitoring_questions.collector(self.probed, self.view.rules.probes, self.at_us)
 
     def market(self) -> Found:
+        """Whether the market is open, by the calendar and by what the providers say."""
         return monitoring_questions.market(self.probed, self.at_us)
 
     def network(self) -> Found:
+        """Whether our own network works."""
         gone = self.probed.network_gone(self.at_us)
-        told = {
-            None: "fewer than two providers are looked at.",
-            True: "no: neither provider can even be connected to.",
-            False: "yes.",
+        told, cause = {
+            None: ("fewer than two providers are looked at.", None),
+            True: ("no: neither provider can even be connected to.", "our_network"),
+            False: ("yes.", ""),
         }[gone]
-        return Found("Does our own network work?", told, None if gone is None else "our_network" if gone else "")
+        return Found("Does our own network work?", told, cause)
 
     def stands(self, subject: str) -> list[Sample]:
         """The last probe of each kind of a subject, the worst first."""
@@ -241,7 +246,7 @@ class Questions:
         newest = [s.outcome for s in sorted(chain(*looks), key=lambda s: s.ts_us)[-2:]]
         goes_on = len(newest) == 2 and len({*newest}) == 1 and not OUTCOMES[newest[0]].usable
         said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
-        return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said) - goes_on
+        return max(sum(a != b for a, b in pairwise(usable)) for usable in said) - goes_on
 
     def _in_spells(self, subject: str) -> bool:
         """
@@ -250,7 +255,7 @@ class Questions:
         """
         said = [OUTCOMES[s.outcome].usable for s in self._looks("liveness", subject, self.flaps)]
         share = said.count(False) / max(1, len(said))
-        return sum(a != b for a, b in zip(said, said[1:])) < self.view.rules.diagnosis.spells_below * 2 * len(
+        return sum(a != b for a, b in pairwise(said)) < self.view.rules.diagnosis.spells_below * 2 * len(
             said
         ) * share * (1 - share)
 
@@ -406,7 +411,7 @@ class Questions:
         runs = [self._run(probe, subject) for probe in PROBES]
         steady = max(runs, key=len)
         page_fails = page is not None and bool(page.cause)
-        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least)
+        confirmed = len(steady) >= self.least or (bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least))
         flapping = turns > 2 and sum(bad.values()) >= self.least
         spells = flapping and self._in_spells(subject)
         if flapping and not (confirmed and self._apart(steady[0].outcome, runs, looks)):
@@ -557,6 +562,7 @@ class Questions:
         )
 
     def timeout(self) -> Found:
+        """Whether the app waits long enough for Massive."""
         question, gave_up_ms = "Does the app wait long enough for Massive?", self.probed.gave_up_after_ms(self.lately)
         if not self.probed.seen("log", "app"):
             return Found(question, "its log is not read.", None, "massive", source="logs")
@@ -629,18 +635,18 @@ class Questions:
         return Found(question, "yes.", "", "app")
 
     def restarted(self) -> Found:
+        """Whether the app's server was started anew."""
         question, at = "Was the app's server started anew?", self.probed.restarts(self.lately)
         if not self.probed.seen("process", "app") and not self.probed.seen("health", "app"):
             return Found(question, "nobody looks at it.", None, "app")
         before = at or self.probed.restarts(Window.before(self.view.window.end, RESTARTS_BACK))
         when = f"at {clock.instant(before[-1]).astimezone(formatting.NEW_YORK):%H:%M:%S} New York" if before else ""
-        told = (
-            f"yes, {when}."
-            if at
-            else f"yes, {when}, longer than {formatting.duration(BACK.total_seconds())} ago."
-            if before
-            else "no."
-        )
+        if at:
+            told = f"yes, {when}."
+        elif before:
+            told = f"yes, {when}, longer than {formatting.duration(BACK.total_seconds())} ago."
+        else:
+            told = "no."
         return Found(question, told, "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
 
     def slow(self) -> Found:
@@ -729,18 +735,21 @@ class Questions:
         page = list[Found]()
         if down_s is not None:
             lost = down_s >= rule.holds["warning"].total_seconds()
-            told = (
-                "yes."
-                if not down_s
-                else f"no: closed for {formatting.duration(down_s)}, and it comes back only when the page is refreshed."
-                if lost
-                else f"closed for {formatting.duration(down_s)}, which is too short to tell."
-            )
+            cause: str | None = None
+            if not down_s:
+                told, cause = "yes.", ""
+            elif lost:
+                cause = "socket_closed"
+                told = (
+                    f"no: closed for {formatting.duration(down_s)}, and it comes back only when the page is refreshed."
+                )
+            else:
+                told = f"closed for {formatting.duration(down_s)}, which is too short to tell."
             page = [
                 Found(
                     "Does the page's own WebSocket work?",
                     told,
-                    "socket_closed" if lost else None if down_s else "",
+                    cause,
                     "app",
                     0.8,
                     "page",
@@ -817,8 +826,12 @@ class Questions:
                 Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"),
                 *page,
             ]
-        told, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
-        code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
+        detail, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
+        code = ""
+        if "code" in detail:
+            code = f", code {detail['code']}"
+        elif "status" in detail:
+            code = f", HTTP {detail['status']}"
         symptom = self._of_socket(last)
         cause = OF_SOCKET.get(symptom, UNDETERMINED)
         agree = (
@@ -845,15 +858,14 @@ class Questions:
     def _of_socket(sample: Sample) -> str:
         """How a probe of the socket failed, as `OF_SOCKET` names it."""
         why = str(sample.told().get("why", ""))
-        return (
-            "no_token"
-            if why == NO_TOKEN
-            else "upgrade"
-            if sample.outcome == "timeout" and "upgrade" in why
-            else sample.outcome
-        )
+        if why == NO_TOKEN:
+            return "no_token"
+        if sample.outcome == "timeout" and "upgrade" in why:
+            return "upgrade"
+        return sample.outcome
 
     def skew(self) -> list[Found]:
+        """Whether the clocks of all parties agree."""
         return monitoring_questions.clocks(
             clock_skew.parties(self.probed, self.view.figures["system"], self.at_us), self.view.rules.skew_told_s
         )
@@ -886,9 +898,11 @@ class Questions:
         )
 
     def dashboard(self) -> Found:
+        """Whether what the dashboard shows is new."""
         return self._rule("Is what the dashboard shows new?", "dashboard_slow", "dashboard_lag")
 
     def memory(self) -> Found:
+        """Whether the app's memory stays as it is."""
         return self._rule("Does memory stay as it is?", "memory_leak", "memory", "memory_growth")
 
     def storm(self, faults: Sequence[Found]) -> Found:
@@ -1000,6 +1014,7 @@ class Questions:
         )
 
     def costs(self) -> list[Found]:
+        """Whether results fall behind the backtest, and by which cost."""
         return [
             Found(
                 "Do results keep what the backtest promised?", a.words, a.cause, a.subject, a.agree, a.source, a.at_us

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Self
 
 from opslib.foundation import clock, crash_log, market_calendar
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
@@ -82,6 +83,7 @@ class _Beside:
     @property
     def idle(self) -> bool:
         """Is it through with what it was asked for?"""
+        assert self._process.stdout
         if self._asked and select.select([self._process.stdout], [], [], 0)[0]:
             self.through()
         return self._asked is None
@@ -117,16 +119,24 @@ def main(home: str, app: str, *probed: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who lives the day; this ends with the pipe.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that the world is cleaned away.
     settings = settings_module.load(Path(home), app)
-    (_probe if probed else _judge)(settings, (clock.instant(int(line)) for line in sys.stdin), *probed)
+    moments = (clock.instant(int(line)) for line in sys.stdin)
+    if probed:
+        _probe(settings, moments, *probed)
+    else:
+        _judge(settings, moments)
 
 
 def _judge(settings: Settings, moments: Iterator[datetime]) -> None:
     collector: Collector | None = None
-    for now in moments:
+    at = clock.EPOCH
+
+    def now() -> datetime:
+        return at
+
+    for moment in moments:
+        at = moment
         if collector is None:
-            collector = Collector(
-                Database(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now
-            )
+            collector = Collector(Database(settings.url, now), settings, rules.load(settings.base), "demo", now)
         print(collector.judge(), flush=True)
 
 

@@ -5,16 +5,19 @@ It never asks the page's arithmetic: a figure of the suite that agrees with this
 recovered from the posts, not copied. Windows are (from, to], in UTC.
 """
 
+import itertools
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from opslib.simulation.world.script import Event, PageLife, Script
 
 
-def truth(script: Script) -> dict:
-    """The day's true figures, ready for JSON; instants are ISO 8601 in UTC.
+def truth(script: Script) -> dict[str, Any]:
+    """
+    The day's true figures, ready for JSON; instants are ISO 8601 in UTC.
 
     `hours` and `session` hold what the posts can show in each window; `lost` counts what
     happened between the first page's load and the close and no post ever shows.
@@ -26,7 +29,7 @@ def truth(script: Script) -> dict:
         "day": script.day.isoformat(),
         "opens": _iso(script.opens),
         "closes": _iso(script.closes),
-        "hours": [_window(script, shown, a, b) for a, b in zip(bounds, bounds[1:])],
+        "hours": [_window(script, shown, a, b) for a, b in itertools.pairwise(bounds)],
         "session": _window(script, shown, script.opens, script.closes),
         "lost": _counts(lost),
         "troubles": [
@@ -43,8 +46,9 @@ def truth(script: Script) -> dict:
     }
 
 
-def naive(script: Script) -> dict:
-    """What the trader page's fields give for the day as end minus start; wrong, on purpose.
+def naive(script: Script) -> dict[str, Any]:
+    """
+    What the trader page's fields give for the day as end minus start; wrong, on purpose.
 
     It forgets the refresh (counts can even be negative) and the other page, and its P&L means
     are those since the last page load.
@@ -93,7 +97,7 @@ def _bounds(opens: datetime, closes: datetime) -> list[datetime]:
     return [*bounds, closes]
 
 
-def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetime, ends: datetime) -> dict:
+def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetime, ends: datetime) -> dict[str, Any]:
     """What a reader of the posts can know of (begins, ends]."""
     # A page first seen inside the window but loaded before it has a first post that cannot
     # be told from its past: that post only sets the starting point.
@@ -111,9 +115,9 @@ def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetim
     }
 
 
-def _counts(events: Iterable[Event]) -> dict:
+def _counts(events: Iterable[Event]) -> dict[str, Any]:
     """Counts of the events by group; means are None without trades, sums are in dollars."""
-    by_kind: dict[str, list] = defaultdict(list)
+    by_kind: dict[str, list[Any]] = defaultdict(list[Any])
     for event in events:
         by_kind[event.kind].append(event.data)
     causes = [data["cause"] for data in by_kind["greeks"]]
@@ -139,7 +143,7 @@ def _counts(events: Iterable[Event]) -> dict:
     }
 
 
-def _provider(by_kind: dict[str, list], name: str) -> dict[str, int]:
+def _provider(by_kind: dict[str, list[Any]], name: str) -> dict[str, int]:
     outcomes = [data["ok"] for data in by_kind["request"] if data["provider"] == name]
     return {
         "requests": len(outcomes),

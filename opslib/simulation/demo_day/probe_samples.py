@@ -1,7 +1,7 @@
 """
 Make the probe samples of the scripted day without playing it.
 
-`tour.live` looks for itself, at a world; this is for who opens a notebook and wants a day to read, the same each time.
+`replay.live` probes a simulated world; this is for a reader of a notebook, who wants the same day each time.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
     value: float | None = None
     attempt: int = 1
     last: bool = True
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
 
 
 def seen(script: Script) -> Iterator[Seen]:
@@ -176,16 +176,13 @@ def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) 
         detail={"born": 1_772_900_000.0, "cpu_s": round(since_s * 0.04, 1), "pid": 4242, "threads": 11},
     )
     errors = rng.randint(5, 9) if down else int(rng.random() < 0.03)
-    kinds = {"access": rng.randint(20, 40)} | (
-        {"provider_5xx": errors} if down else {"other_error": errors} if errors else {}
-    )
-    newest = (
-        {"provider_5xx": "[v0] Massive proxy error (502): External API error"}
-        if down
-        else {"other_error": "[Trades API] Error: update was refused"}
-        if errors
-        else {}
-    )
+    kinds, newest = {"access": rng.randint(20, 40)}, dict[str, str]()
+    if down:
+        kinds |= {"provider_5xx": errors}
+        newest = {"provider_5xx": "[v0] Massive proxy error (502): External API error"}
+    elif errors:
+        kinds |= {"other_error": errors}
+        newest = {"other_error": "[Trades API] Error: update was refused"}
     yield Seen(
         _after(rng, at),
         "log",
@@ -207,7 +204,7 @@ def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen
             )
             continue
         zero = round(core * GAMMA_ZERO_SHARE) + rng.randint(-4, 4) if burst else 0
-        told = {
+        told: dict[str, Any] = {
             "contracts": contracts,
             "quoted": contracts - 60,
             "core": core,

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from opslib.foundation import clock
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.storage.database import Database
 from opslib.simulation.world.control import World

@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from opslib.dashboard import status
@@ -291,7 +291,7 @@ def live(
     settings: Settings,
     seed: int,
     lock: HomeLock,
-    progress: Callable[[Iterable, int, str], Iterator],
+    progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
     kernels: "KernelPool",
 ) -> Workspace:
     """
@@ -345,7 +345,7 @@ def _today(
     world: _World,
     judge: Judge,
     probes: Probes,
-    progress: Callable[[Iterable, int, str], Iterator],
+    progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
     kernels: "KernelPool",
 ) -> None:
     """The day itself is posted, page by page."""

@@ -18,7 +18,7 @@ CHAIN = (("SPX", 6810.0, "C"), ("SPX", 6790.0, "P"), ("QQQ", 604.0, "C"), ("NVDA
 
 def trades(scripted: Script) -> list[dict[str, object]]:
     """Every round trip of the session, in the app's own shape; prices to the hundredth of a cent."""
-    found = []
+    found: list[dict[str, object]] = []
     for event in (e for e in scripted.events if e.kind == "trade"):
         gross, net, commission, slippage = (
             float(str(event.data[k])) for k in ("gross_pct", "net_pct", "commission_usd", "slippage_usd")

@@ -25,7 +25,7 @@ from opslib.runbooks.cases import RegressionCase, Walked, walked
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
 from opslib.services.collector import breaches_greeks
-from opslib.services.notifying import SEEN, SURE
+from opslib.services.situations import SEEN, SURE
 from opslib.simulation.drills import expected_runs
 from opslib.simulation.drills.scenarios import ENOUGH, PAIR, TOO_FEW, Scenario
 from opslib.simulation.drills.stepped_desk import BEGINS, SPEED, STEP_S, SteppedProbes
@@ -61,7 +61,7 @@ class Row:
 
     Attributes:
         severity: The share of answers that was hit, percent.
-        kind: One of `trials.KINDS`, or `CASE`.
+        kind: One of `scenarios.KINDS`, or `CASE`.
         expected, found: The cause that is expected, and the one that was found.
         right: Cause, or an accepted one, subject and panel are right; of a control, nobody was told besides.
         exact: It is right, and the cause is the expected one.
@@ -70,7 +70,7 @@ class Row:
         detected_after_s: World seconds until somebody was told; None where nobody was.
         told: The severity that somebody was told of; empty where nobody was.
         steps: So many steps of the runbook were walked.
-        walk: Each of them in order, with how it stood (`case.SIGNS`).
+        walk: Each of them in order, with how it stood (`cases.SIGNS`).
         strayed: By what the way differs from the one that was agreed on; no part of `right`.
         seconds: World seconds until the cause was on record.
         alert: Which told of it; empty where nobody was told.
@@ -157,7 +157,7 @@ class _RunningScenario:
 
     def _held(self) -> bool:
         """
-        Whether nobody is notified for now, since the diagnosis is sure that nothing is at fault; see `notices.due`.
+        Whether nobody is notified for now, since the diagnosis is sure that nothing is at fault; see `planner.due`.
         """
         self._asked_again_at = self.looking.at + timedelta(microseconds=HELD_US)
         found = diagnose(self.looking.view(SEEN))
@@ -380,7 +380,10 @@ def tried(case: RegressionCase, settings: Settings) -> Row:
 
 
 def drill(
-    trials: Iterable[Scenario], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]
+    trials: Iterable[Scenario],
+    seeds: Iterable[int],
+    workers: int,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]],
 ) -> Iterator[Row]:
     """Drill trials on seeds, so many at once, each in a process of its own; rows as they come."""
     asked = [(trial, seed) for trial in trials for seed in seeds]

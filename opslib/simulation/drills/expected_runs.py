@@ -21,7 +21,7 @@ class Agreed:
     Attributes:
         runbook: Which is walked; empty is that nobody agreed on any.
         told: The severity that somebody is told of; empty is that nobody is, ``*`` that it differs.
-        walk: Its steps in order, each with how it stands, as `case.SIGNS`; ``*`` where that differs.
+        walk: Its steps in order, each with how it stands, as `cases.SIGNS`; ``*`` where that differs.
     """
 
     runbook: str = ""

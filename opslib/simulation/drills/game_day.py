@@ -262,7 +262,7 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
     with contextlib.closing(desk.store):
         begun_us = clock.micros(played.begun or now)
 
-        def after(at_us):
+        def after(at_us: int) -> float:
             return round((at_us - begun_us) / 1e6, 1)
 
         rises = [
@@ -294,7 +294,7 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
 def _words(played: GameDay, values: Mapping[str, Any]) -> str:
     """The debrief."""
 
-    def after(seconds):
+    def after(seconds: float | None) -> str:
         return formatting.UNKNOWN if seconds is None else formatting.duration(max(0.0, seconds))
 
     found = f"found after {after(values['found_after_s'])}" if played.found else "not found"

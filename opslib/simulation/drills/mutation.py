@@ -7,6 +7,7 @@ listed.
 """
 
 import contextlib
+import itertools
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ from opslib.foundation.config.workspace import Workspace
 from opslib.runbooks import catalog
 from opslib.runbooks.cases import SIGNS, alerts, walked
 from opslib.runbooks.catalog import Runbook
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.runbooks.steps import LOOK
 from opslib.simulation.drills import drill, expected_runs
 from opslib.simulation.drills.drill import Kept
@@ -82,7 +83,7 @@ def mutants(runbook: str) -> Iterator[Mutation]:
     steps = catalog.runbook(runbook).steps
     for step in steps:
         yield Mutation(runbook, DROPPED, step.name)
-    for step, following in zip(steps, steps[1:]):
+    for step, following in itertools.pairwise(steps):
         yield Mutation(runbook, SWAPPED, step.name, following.name)
     for check in dict.fromkeys(step.check for step in steps if step.kind == LOOK):
         yield Mutation(runbook, TURNED, check)
@@ -116,9 +117,11 @@ def _ruled(mutant: Mutation, rules: config_rules.Rules) -> config_rules.Rules:
 
 def _edited(mutant: Mutation, shelved: Runbook) -> Runbook:
     """The notebook with what the mutant changes in it."""
-    other = {DROPPED: {mutant.target: None}, SWAPPED: {mutant.target: mutant.other, mutant.other: mutant.target}}.get(
-        mutant.kind, {}
-    )
+    other: dict[str, str | None] = {}
+    if mutant.kind == DROPPED:
+        other = {mutant.target: None}
+    elif mutant.kind == SWAPPED:
+        other = {mutant.target: mutant.other, mutant.other: mutant.target}
 
     def call(found: re.Match[str]) -> str:
         name = other.get(found[1], found[1])
@@ -148,7 +151,7 @@ def _desk(kept: Kept, mutant: Mutation | None) -> Workspace:
     return desk
 
 
-def _way(kept: Kept, mutant: Mutation | None) -> tuple[Any, ...]:
+def _way(kept: Kept, mutant: Mutation | None) -> tuple[tuple[tuple[str, str], ...], tuple[str, str | None]]:
     """By which steps a case is walked, how each stands, and what is found; with a mutant in place, or as it is."""
     desk = _desk(kept, mutant)
     with contextlib.closing(desk.store), contextlib.ExitStack() as patched:
@@ -156,9 +159,7 @@ def _way(kept: Kept, mutant: Mutation | None) -> tuple[Any, ...]:
         if mutant and mutant.kind in (DROPPED, SWAPPED):
             book.shelved = _edited(mutant, book.shelved)
         if mutant and mutant.kind == TURNED:
-            patched.enter_context(
-                mock.patch.dict(providers.CHECKS, {mutant.target: _turned(providers.CHECKS[mutant.target])})
-            )
+            patched.enter_context(mock.patch.dict(CHECKS, {mutant.target: _turned(CHECKS[mutant.target])}))
         found = walked(book)
         return found.walk, (found.diagnosis.cause, found.diagnosis.subject)
 
@@ -183,7 +184,8 @@ class Lived(NamedTuple):
 
 def _lived(trial: Scenario, seed: int, folder: Path) -> Lived:
     kept = drill.kept(trial, seed, folder, LIVES_ON)
-    return Lived(kept, *_way(kept, None), _told(kept, None))
+    walk, found = _way(kept, None)
+    return Lived(kept, walk, found, _told(kept, None))
 
 
 def tried(mutant: Mutation, lived: list[Lived]) -> Mutation:
@@ -222,7 +224,7 @@ def _why(mutant: Mutation, lived: list[Lived]) -> str:
 
 
 def drilled(
-    runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable, int, str], Iterable]
+    runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable[Any], int, str], Iterable[Any]]
 ) -> list[Mutation]:
     """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
     wanted = [

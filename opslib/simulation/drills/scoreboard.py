@@ -22,17 +22,19 @@ def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
     their confidence, in at most fifty parts of equal size, no confidence in two: how many, how sure they were on
     average, how often right.
     """
-    ordered = sorted(
-        (v for row in rows if row.expected != UNDETERMINED for v in (row, *row.thinned)), key=lambda v: v.confidence
-    )
+    verdicts: list[Row | Thinned] = []
+    for row in rows:
+        if row.expected != UNDETERMINED:
+            verdicts += [row, *row.thinned]
+    ordered = sorted(verdicts, key=lambda verdict: verdict.confidence)
     size, found, part = max(BIN_HOLDS, len(ordered) // 50), list[tuple[int, float, float]](), list[Row | Thinned]()
-    for i, row in enumerate(ordered):
-        part.append(row)
+    for i, verdict in enumerate(ordered):
+        part.append(verdict)
         rest = len(ordered) - i - 1
         if (
             len(part) >= size
             and (rest >= BIN_HOLDS or not rest)
-            and (not rest or ordered[i + 1].confidence != row.confidence)
+            and (not rest or ordered[i + 1].confidence != verdict.confidence)
         ):
             found.append(_bin(part))
             part = []
@@ -71,7 +73,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
         part = recall.setdefault(f"{r.fault} {r.severity:g} %", [0, 0, 0])
         part[0], part[1], part[2] = part[0] + r.exact, part[1] + (r in accepted), part[2] + 1
 
-    def median(values):
+    def median(values: list[float]) -> float | None:
         return statistics.median(values) if values else None
 
     return {
@@ -90,7 +92,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
         "recall": recall,
         "confused": [[*pair, n] for pair, n in confused.most_common()],
         "calibration_error": calibration_error(rows),
-        "told_after_s": median([r.detected_after_s for r in told]),
+        "told_after_s": median([after_s for r in told if (after_s := r.detected_after_s) is not None]),
         "found_after_s": median([r.seconds for r in told]),
     }
 

@@ -90,7 +90,7 @@ class ScoreboardView:
         """
         shares = sorted({r.severity for r in self.rows if r.fault in FAULTS})
 
-        def cell(name, share):
+        def cell(name: str, share: float) -> str:
             return (lambda own: _found(own) if own else "")(
                 [r for r in self.rows if (r.fault, r.severity) == (name, share)]
             )
@@ -247,7 +247,12 @@ def _confusion(ax: "Axes", rows: list[Row], causes: list[str]) -> None:
         counts[r.expected, r.found] = counts.get((r.expected, r.found), 0) + 1
     for (expected, found), n in counts.items():
         accepted = all(r.right for r in rows if (r.expected, r.found) == (expected, found))
-        colour = LINES[0][0] if expected == found else INK if accepted else LIMITS["critical"]
+        if expected == found:
+            colour = LINES[0][0]
+        elif accepted:
+            colour = INK
+        else:
+            colour = LIMITS["critical"]
         ax.text(
             at[found],
             at[expected],

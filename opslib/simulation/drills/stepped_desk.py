@@ -86,6 +86,7 @@ class _Ahead(asyncio.SelectorEventLoop):
 
     def skip(self, upto_s: float) -> None:
         """Let it be as late as the next that waits for a time is due, and no later than this."""
+        # asyncio's types do not have what a loop waits for, nor what it listens to.
         next_s = min((handle.when() for handle in self._scheduled[:1]), default=upto_s)  # type: ignore[attr-defined]
         self.reach(min(upto_s, next_s))
 
@@ -324,6 +325,8 @@ class SteppedProbes:
 @contextmanager
 def looking(home: Path, seed: int = 1, **more: str) -> Iterator[SteppedProbes]:
     """A world of its own, and a desk that probes it."""
-    with World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever:
-        with closing(SteppedProbes(lever, home, more)) as desk:
-            yield desk
+    with (
+        World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
+        closing(SteppedProbes(lever, home, more)) as desk,
+    ):
+        yield desk

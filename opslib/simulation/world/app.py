@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import io
 import json
 import os
 import sys
@@ -203,10 +204,11 @@ class App:
         """The headers that tell what may still be asked in this world minute, and whether it was too much."""
         if not path.startswith("/api/"):
             return {}, False
-        headers, is_too_many = {}, False
-        limits = [("X-RateLimit", REQUESTS_PER_MINUTE)] + [
-            ("RateLimit", MASSIVE_REQUESTS_PER_MINUTE)
-        ] * path.startswith("/api/massive")
+        headers: dict[str, str] = {}
+        is_too_many = False
+        limits = [("X-RateLimit", REQUESTS_PER_MINUTE)]
+        if path.startswith("/api/massive"):
+            limits.append(("RateLimit", MASSIVE_REQUESTS_PER_MINUTE))
         minute, seconds_in = divmod(int(self._clock_s()), 60)
         for name, limit in limits:
             counted_in, count = self._counts.get(name, (minute, 0))
@@ -354,12 +356,13 @@ async def live() -> None:
     if not birth:
         return
     app = App(json.loads(birth))
-    _say(await app.open())
+    _say({**await app.open()})
     async with asyncio.TaskGroup() as tasks:
         for doing in (app.keep_beating(), app.feed.pass_on(), _listen(app, reader)):
             tasks.create_task(doing)
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     asyncio.run(live())

@@ -179,7 +179,12 @@ def _access(method: str, url: str, status: int, length: int, ms: float) -> str:
 def _heartbeat(rng: Random, failing: float) -> str:
     """How the scanner says it is: worse from an error rate of 10 %, worst from 50 %."""
     rate = failing * rng.uniform(0.85, 1.0)
-    how = "unhealthy" if rate >= 0.5 else "degraded" if rate >= 0.1 else "healthy"
+    if rate >= 0.5:
+        how = "unhealthy"
+    elif rate >= 0.1:
+        how = "degraded"
+    else:
+        how = "healthy"
     return f"[Composite Scanner] Heartbeat: status={how}, signals={rng.randint(0, 4)}, errorRate={100 * rate:.1f}%"
 
 

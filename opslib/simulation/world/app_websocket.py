@@ -152,7 +152,7 @@ class WebSocketServer:
         by_minute = sorted(topic.removeprefix("AM.") for topic in endpoint.topics if topic.startswith("AM."))
         if by_minute and endpoint.minute not in (None, minute):
             ends_ms = minute * 60_000
-            prices = {
+            prices: dict[str, object] = {
                 "o": bid,
                 "h": round(bid + 0.05, 2),
                 "l": round(bid - 0.05, 2),
@@ -162,7 +162,7 @@ class WebSocketServer:
                 "s": ends_ms - 60_000,
                 "e": ends_ms,
             }
-            found += [{"ev": "AM", "sym": CONTRACT if sym == "*" else sym} | prices for sym in by_minute]
+            found += [{"ev": "AM", "sym": CONTRACT if sym == "*" else sym, **prices} for sym in by_minute]
         endpoint.minute = minute if by_minute else None
         return found
 
@@ -212,6 +212,7 @@ class WebSocketServer:
 
     async def _attend(self, client: ServerConnection) -> None:
         """One client, from its upgrade to its end."""
+        assert client.request  # It has been upgraded.
         endpoint = self._endpoints[urlsplit(client.request.path).path]
         endpoint.clients.add(client)
         self._journal.line(f"[WS {endpoint.name}] client connected ({len(endpoint.clients)})")

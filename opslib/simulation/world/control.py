@@ -97,7 +97,7 @@ class World:
             answered = self._process.stdout.readline()
         if not answered:
             raise RuntimeError(f"the simulated world ended with {self._process.wait()}")
-        found = json.loads(answered)
+        found: dict[str, Any] = json.loads(answered)
         self.environ, self.hit = found["addresses"], found["hit"]
         if self._runs:
             self._clock = (
@@ -139,13 +139,14 @@ class World:
 
     def fills(self) -> list[dict[str, Any]]:
         """The round trips of the page so far, as the app keeps them, each with a backtest's percent."""
-        return self._say({"fills": True})["fills"]
+        fills: list[dict[str, Any]] = self._say({"fills": True})["fills"]
+        return fills
 
     def script(self) -> list[dict[str, Any]]:
         """What was the matter: state, share, from and to (None: it still is), in world time."""
         names = {code: name for name, code in self._codes.items()}
 
-        def instant(s):
+        def instant(s: float | None) -> datetime | None:
             return None if s is None else datetime.fromtimestamp(s, UTC)
 
         return [

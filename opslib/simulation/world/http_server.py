@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from opslib.foundation.network import free_port
@@ -66,12 +67,12 @@ class Answer:
     fault: str | None = None
 
 
-def as_json(found: object, status: int = 200, **how: object) -> Answer:
+def as_json(found: object, status: int = 200, **how: Any) -> Answer:
     """An answer in JSON."""
     return Answer(status, json.dumps(found, separators=(",", ":")).encode(), **how)
 
 
-def as_html(words: str, status: int = 200, **how: object) -> Answer:
+def as_html(words: str, status: int = 200, **how: Any) -> Answer:
     """An answer in HTML."""
     return Answer(
         status,

@@ -1,5 +1,6 @@
 """Answer as Massive does, whatever is the matter with it."""
 
+import operator
 from collections.abc import Callable
 from datetime import datetime
 from email.utils import formatdate
@@ -34,7 +35,11 @@ class Massive:
     def listening(self) -> str:
         """How its port is: open, closed, or swallowing every packet."""
         states = self._world.states
-        return "swallowing" if states.on("our_network_down") else "closed" if states.on("massive_refused") else "open"
+        if states.on("our_network_down"):
+            return "swallowing"
+        if states.on("massive_refused"):
+            return "closed"
+        return "open"
 
     def certificate(self) -> str:
         """Which certificate it shows: good or wrong."""
@@ -245,14 +250,15 @@ def nested(c: Contract, symbol: str, stamp: int) -> dict[str, Any]:
 
 def _wanted(c: Contract, query: dict[str, str]) -> bool:
     """Does a contract pass the filters of a query?"""
+    signs: dict[str, Callable[[Any, Any], bool]] = {
+        "": operator.eq,
+        ".gte": operator.ge,
+        ".gt": operator.gt,
+        ".lte": operator.le,
+        ".lt": operator.lt,
+    }
     for name, value, read in (("strike_price", c.strike, float), ("expiration_date", c.expiry, str)):
-        for sign, holds in (
-            ("", lambda a, b: a == b),
-            (".gte", lambda a, b: a >= b),
-            (".gt", lambda a, b: a > b),
-            (".lte", lambda a, b: a <= b),
-            (".lt", lambda a, b: a < b),
-        ):
+        for sign, holds in signs.items():
             if name + sign in query and not holds(value, read(query[name + sign])):
                 return False
     return query.get("contract_type", c.side) == c.side

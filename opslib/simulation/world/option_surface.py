@@ -97,7 +97,12 @@ class Surface:
 
     def _make(self, symbol: str, at_s: int, stressed: bool, expires_today: bool) -> list[Contract]:
         spot = self.spot(symbol, at_s, stressed)
-        step = 5.0 if spot >= 200 else 2.5 if spot >= 60 else 1.0
+        if spot >= 200:
+            step = 5.0
+        elif spot >= 60:
+            step = 2.5
+        else:
+            step = 1.0
         middle = round(spot / step) * step
         strikes = [middle + step * i for i in range(-STRIKES_A_SIDE, STRIKES_A_SIDE + 1) if middle + step * i > 0]
         calm = 0.165 if symbol in ("SPY", "QQQ") else 0.26
@@ -141,11 +146,7 @@ class Surface:
         solvable = price - intrinsic > LEAST_TIME_VALUE_USD or abs(delta) < 0.5
         traded = bid > 0 and rng.random() < 0.8
         ticker = f"{symbol}{expiry:%y%m%d}{side[0].upper()}{round(strike * 1000):08d}"
-        greeks = (
-            (round(delta, 4), round(gamma, 4), round(theta, 4), round(vega, 4), round(rho, 4))
-            if solvable
-            else (None,) * 5
-        )
+        sent = solvable or None  # A vendor sends no Greeks of what it cannot solve.
         last = round((bid + ask) / 2, 2) if traded else None
         volume = rng.randint(1, 9000) if traded else 0
         return Contract(
@@ -162,8 +163,12 @@ class Surface:
             last,
             volume,
             rng.randint(0, 20_000),
-            iv if solvable else None,
-            *greeks,
+            sent and iv,
+            sent and round(delta, 4),
+            sent and round(gamma, 4),
+            sent and round(theta, 4),
+            sent and round(vega, 4),
+            sent and round(rho, 4),
             spot,
             at_s,
         )

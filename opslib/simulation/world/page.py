@@ -6,10 +6,11 @@ whole percentage that is 100 before any request, error types that vanish in JSON
 latency that outlives its socket. All figures run since the page's load.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from math import floor, pi, sin
+from typing import Any
 
 from opslib.simulation.world.script import Event, PageLife, Script
 
@@ -24,7 +25,7 @@ class Post:
 
     at: datetime
     page: str
-    body: dict
+    body: dict[str, Any]
 
 
 def _js_round(value: float) -> int:
@@ -49,7 +50,7 @@ class Page:
             "ivAnomalies": 0,
             "lastUpdateAt": self._loaded_ms,
         }
-        self._pnl = {
+        self._pnl: dict[str, float] = {
             "totalTrades": 0,
             "avgGrossPnL": 0,
             "avgNetPnL": 0,
@@ -94,7 +95,7 @@ class Page:
             case _:
                 raise ValueError(f"a page cannot count a {event.kind!r} event")
 
-    def body(self, now: datetime) -> dict:
+    def body(self, now: datetime) -> dict[str, Any]:
         """The body posted at the true UTC instant `now`: a fresh dict, in the page's key order."""
         now_ms = self._clock_ms(now)
         body = {
@@ -126,7 +127,7 @@ class Page:
         off_s = self._life.clock_skew_s + self._life.clock_jitter_s * wander
         return round((true_s + off_s) * 1000)
 
-    def _new_provider(self, name: str) -> dict[str, object]:
+    def _new_provider(self, name: str) -> dict[str, Any]:
         return {
             "provider": name,
             "requestCount": 0,
@@ -160,7 +161,7 @@ class Page:
         greeks["gammaIsZero"] += sum("Gamma" in text for text in errors)
         greeks["lastUpdateAt"] = now_ms
 
-    def _count_trade(self, trade: dict[str, float], now_ms: int) -> None:
+    def _count_trade(self, trade: Mapping[str, float], now_ms: int) -> None:
         pnl = self._pnl
         pnl["totalTrades"] += 1
         count = pnl["totalTrades"]
@@ -178,7 +179,8 @@ class Page:
 
 
 def posts(script: Script) -> Iterator[Post]:
-    """Every post of the day in time order (ties by page key).
+    """
+    Every post of the day in time order (ties by page key).
 
     A body holds everything that happened on its page up to and including its instant.
     """

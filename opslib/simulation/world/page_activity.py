@@ -9,6 +9,7 @@ import heapq
 from datetime import UTC, datetime
 from math import floor
 from random import Random
+from typing import Any
 
 from opslib.simulation.world import market_hours, script
 from opslib.simulation.world.faults import OUR_CLOCK, SKEWED, States
@@ -85,14 +86,14 @@ class PageActivity:
         self._loads = 0
         self._load = None if states.on("page_closed") else self._new_load()
 
-    def fills(self) -> list[dict]:
+    def fills(self) -> list[dict[str, Any]]:
         """
         Return the round trips of this load of the page so far, as the app keeps them, each with the percent that a
         backtest gave it and nothing else of that.
         """
         return self._load.fills if self._load else []
 
-    def posts(self, upto_s: float) -> list[tuple[float, dict]]:
+    def posts(self, upto_s: float) -> list[tuple[float, dict[str, Any]]]:
         """
         What the page posts after the last call, up to and at `upto_s`: world time and body, oldest first.
 
@@ -136,7 +137,7 @@ class _Load:
         self.key = f"trader-{number}"
         self.loaded_s = at_s
         self.gaps: list[float] = []
-        self.fills: list[dict] = []
+        self.fills: list[dict[str, Any]] = []
         self.leaked_bytes = 0
         self.socket = "new"
         self._coming: list[tuple[float, int, Event]] = []
@@ -155,7 +156,7 @@ class _Load:
         while self._coming and self._coming[0][0] <= at_s:
             self._page.apply(heapq.heappop(self._coming)[2])
 
-    def body(self, at_s: float) -> dict:
+    def body(self, at_s: float) -> dict[str, Any]:
         """What the page posts at an instant."""
         body = self._page.body(_instant(at_s))
         body["client"]["memoryBytes"] += self.leaked_bytes
@@ -326,7 +327,12 @@ class _Second:
         contracts = 1 if on("smaller_size") else rng.randint(FEWEST_CONTRACTS, MOST_CONTRACTS)
         spread = (RAISED_SPREAD if on("spread_up") else script.CALM_SPREAD) * rng.uniform(0.9, 1.1)
         fee_usd = RAISED_FEE_USD_PER_CONTRACT_SIDE if on("commission_up") else script.COMMISSION_USD_PER_CONTRACT_SIDE
-        missed = UNLUCKY_FILL if few else BAD_FILL if on("bad_fills") else 0.0
+        if few:
+            missed = UNLUCKY_FILL
+        elif on("bad_fills"):
+            missed = BAD_FILL
+        else:
+            missed = 0.0
         live = _round_trip(
             entry_usd * (1 + missed),
             exit_usd * (1 - missed),
@@ -365,12 +371,11 @@ class _Second:
             self._load.add(self._moment(), "error", type=kind, message=message)
 
 
-def _stamped_off(body: dict, by_ms: int) -> dict:
+def _stamped_off(body: dict[str, Any], by_ms: int) -> dict[str, Any]:
     """Return a body whose every stamp is off by so much: what a right page posts, for who is wrong about the time."""
-    return {
-        key: _stamped_off(value, by_ms) if isinstance(value, dict) else value + by_ms if key in STAMPS else value
-        for key, value in body.items()
-    }
+    off = {key: body[key] + by_ms for key in body if key in STAMPS}
+    parts = {key: _stamped_off(part, by_ms) for key, part in body.items() if isinstance(part, dict)}
+    return body | off | parts
 
 
 def _instant(at_s: float) -> datetime:

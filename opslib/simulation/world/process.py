@@ -11,7 +11,6 @@ import os
 import signal
 import ssl
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ class WorldProcess:
         answered = await self._app.stderr.readline()
         if not answered.startswith(b"{"):
             raise RuntimeError(f"the app answered {answered + await self._app.stderr.read()!r}")
-        found = json.loads(answered)
+        found: dict[str, Any] = json.loads(answered)
         self._hit = found.get("hit", self._hit)
         return found
 
@@ -187,11 +186,22 @@ class WorldProcess:
 
     async def live_page(self) -> None:
         """Post what the page posts, as it comes, to the receiver."""
-        receiver = self._birth["receiver"]
-        while receiver:
-            for _, body in self._life.posts(self.world.now_s()):
-                await asyncio.to_thread(_post, receiver, self._birth.get("ingest_key"), body)
-            await asyncio.sleep(min(0.2, 1.0 / self.world.speed))
+        receiver, key = self._birth["receiver"], self._birth.get("ingest_key")
+        if not receiver:
+            return
+        import httpx
+
+        anew = httpx.Limits(max_keepalive_connections=0)  # No post is lost to a connection that was closed meanwhile.
+        async with httpx.AsyncClient(timeout=5, limits=anew, params={"key": key} if key else None) as client:
+            while True:
+                for _, body in self._life.posts(self.world.now_s()):
+                    with contextlib.suppress(httpx.TransportError):  # What does not arrive the page does not repeat.
+                        await client.post(
+                            f"{receiver}/api/metrics/export",
+                            content=json.dumps(body),
+                            headers={"Content-Type": "text/plain"},
+                        )
+                await asyncio.sleep(min(0.2, 1.0 / self.world.speed))
 
     async def obey(self, told: dict[str, Any]) -> dict[str, Any]:
         """Do what one line says, and answer it."""
@@ -211,14 +221,6 @@ class WorldProcess:
             "fills": fills,
             "hit": self.world.states.hit + self._hit,
         }
-
-
-def _post(receiver: str, key: str | None, body: dict[str, Any]) -> None:
-    """Post as the page does: what does not arrive is lost, and the page does not care."""
-    where = f"{receiver}/api/metrics/export" + (f"?key={key}" if key else "")
-    request = urllib.request.Request(where, json.dumps(body).encode(), {"Content-Type": "text/plain"})
-    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
-        answer.read()
 
 
 async def _main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 POST_INTERVAL_S = 5
 FULL_SESSION_MINUTES = 390  # the session length for which the minutes below are meant
@@ -43,7 +43,8 @@ UI_MESSAGES = ("ResizeObserver loop limit exceeded", "Chart canvas was resized t
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened on one page at a true UTC instant (whole milliseconds).
+    """
+    One thing that happened on one page at a true UTC instant (whole milliseconds).
 
     Kinds and their data: request (provider, ms, ok), fallback (provider), greeks (valid,
     estimated, cause, errors), iv_anomaly (), trade (gross_pct, net_pct, commission_usd,
@@ -54,12 +55,13 @@ class Event:
     at: datetime
     page: str
     kind: str
-    data: Mapping[str, object]
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class PageLife:
-    """One page load: instants are aware UTC, offsets and the clock's errors are seconds.
+    """
+    One page load: instants are aware UTC, offsets and the clock's errors are seconds.
 
     `page_id` is what the page posts as `page` (None: it posts none). `closed_at` None means
     the page stays open past the close. Skew is page clock minus true clock; jitter is how far
@@ -136,7 +138,8 @@ def script(
     closes: datetime,
     quiet: bool = False,
 ) -> Script:
-    """The day's script for a seed; `opens` and `closes` are the session's aware UTC instants.
+    """
+    The day's script for a seed; `opens` and `closes` are the session's aware UTC instants.
 
     Troubles stand at fixed minutes of a full session, shrunk for a shorter one and moved by a
     few minutes by the seed. A quiet day has the base rates only: no trouble and no refresh.
@@ -236,7 +239,7 @@ class _PageDay:
         self._events: list[Event] = []
 
     def events(self) -> list[Event]:
-        """This page's events between its load and its end, in no order."""
+        """Every event of the page between its load and its end, in no order."""
         self._write_requests()
         self._write_validations()
         self._write_trades()

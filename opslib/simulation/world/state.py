@@ -41,17 +41,18 @@ class WorldState:
         """Let just these be the matter from now on: share by name."""
         self.states.become(active)
         early = self.states.on("market_closes_early")
-        self._closed_early_s = (
-            (self.now_s() if self._closed_early_s is None else self._closed_early_s) if early else None
-        )
+        if early:
+            self._closed_early_s = self.now_s() if self._closed_early_s is None else self._closed_early_s
+        else:
+            self._closed_early_s = None
 
     def clock_s(self, party: str) -> float:
-        """Return what one of `states.PARTIES` takes for the time: seconds since 1970 UTC."""
+        """Return what one of `faults.PARTIES` takes for the time: seconds since 1970 UTC."""
         return self.now_s() + self.states.ahead_s(party)
 
     def session(self, at_s: float | None = None) -> str:
         """
-        Return which part of the day it is, as `hours.session` names them, also where the exchanges closed by surprise.
+        Return which part of the day it is, named as in `market_hours.session`; closed where the exchanges closed early.
         """
         shut = self.states.on("market_closed") or self._closed_early_s is not None
         return "closed" if shut else market_hours.session(self.now_s() if at_s is None else at_s)

@@ -347,7 +347,7 @@ class CounterHistory:
             return None
         awaited = self._awaited(window.end_us)  # A look that is not late yet is not missing.
 
-        def upto(at):
+        def upto(at: int) -> int:
             return seen.upto(min(at, awaited)) + max(0, at - awaited)
 
         return min(
@@ -378,7 +378,7 @@ class CounterHistory:
             return False
         window = self.rests_on(window)
 
-        def inside(at):
+        def inside(at: list[int]) -> list[int]:
             return at[bisect_left(at, window.start_us) : bisect_right(at, window.end_us)]
 
         return inside(a) != inside(b)
@@ -450,7 +450,7 @@ class CounterHistory:
                 if reloaded(before, look, self.how) and self.began_again(before._asdict(), before, look) & set(
                     PROVIDERS
                 ):
-                    found.append(look.ts_us - round(look.uptime_s * SECOND))
+                    found.append(look.ts_us - round((look.uptime_s or 0.0) * SECOND))
             if page.loaded_at_us is None:
                 continue
             gave_way = [
@@ -516,7 +516,7 @@ def load(
     earlier: dict[int, SnapshotRow] = {}
     for page in tape.pages:
         first = page.looks[0]
-        which = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
+        which: dict[str, Any] = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
             found = SnapshotStore(store).last_snapshot(app, start, known, **which)
             earlier |= (

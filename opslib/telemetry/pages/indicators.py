@@ -1,5 +1,6 @@
 """Compute the figures of a window from the counters of pages; no limits, no words for people."""
 
+import itertools
 import json
 from bisect import bisect_right
 from datetime import datetime
@@ -77,7 +78,7 @@ def decisive_variance(tape: CounterHistory, window: Window, at_least: int) -> tu
     found = [f for f in seen if id(f[0]) in open_now] or seen[-1:]
     enough = [f for f in found if f[1].backtest_variance_pp is not None and (f[1].trades or 0) >= at_least]
     if enough:
-        return max(enough, key=lambda f: abs(f[1].backtest_variance_pp))
+        return max(enough, key=lambda f: abs(f[1].backtest_variance_pp or 0.0))
     return max(found, key=lambda f: f[1].trades or 0, default=None)
 
 
@@ -98,23 +99,24 @@ def pnl(tape: CounterHistory, window: Window, at_least: int) -> dict[str, Any]:
     trades = tape.rise("trades", window)
     sums = {s: None if tape.has_nan(s, window) else tape.rise(s, window) for s in SUMS}
 
-    def mean(s):
-        return None if not trades or sums[s] is None else sums[s] / trades
+    def mean(name: str) -> float | None:
+        total = sums[name]
+        return None if not trades or total is None else total / trades
 
-    def cents(s):
-        return None if sums[s] is None else round(sums[s], 2) + 0.0
+    def cents(name: str) -> float | None:
+        total = sums[name]
+        return None if total is None else round(total, 2) + 0.0
 
     seen = decisive_variance(tape, window, at_least)
-    last = seen[1] if seen else None
-    alive = last is not None and "backtest_variance" in tape.alive
+    last = seen[1] if seen and "backtest_variance" in tape.alive else None
     return {
         "trades": trades,
         "gross_pct": mean("gross_sum_pct"),
         "net_pct": mean("net_sum_pct"),
         "commission_usd": cents("commission_total_usd"),
         "slippage_usd": cents("slippage_sum_usd"),
-        "backtest_variance_pp": last.backtest_variance_pp if alive else None,
-        "variance_trades": last.trades if alive else None,
+        "backtest_variance_pp": last.backtest_variance_pp if last else None,
+        "variance_trades": last.trades if last else None,
     }
 
 
@@ -172,11 +174,11 @@ def usual_gap_s(tape: CounterHistory, at_us: int, provider: str | None = None) -
         looks = page.looks[first:last]
         rises = [
             look.ts_us
-            for before, look in zip(looks, looks[1:])
+            for before, look in itertools.pairwise(looks)
             if any(getattr(look, n) not in (None, 0, getattr(before, n)) for n in names)
         ]
         recent = [us for us in rises if us > rises[-1] - round(tape.how.idle_back_s * SECOND)]
-        gaps = sorted((b - a) / SECOND for a, b in zip(recent, recent[1:]))
+        gaps = sorted((b - a) / SECOND for a, b in itertools.pairwise(recent))
         if len(gaps) >= LEAST_GAPS:
             found[id(page) in open_now].append(gaps[-2])
     return min(found[True] or found[False], default=None)

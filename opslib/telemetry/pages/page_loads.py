@@ -9,6 +9,7 @@ reload zeroes them, and after the app's partial ``reset()`` they go on from wher
 Everything here is a function of the looks alone, never of the order in which they reached us.
 """
 
+import itertools
 import statistics
 from collections.abc import Iterable
 
@@ -38,7 +39,7 @@ class PageLoad:
         down_since_us: At each look, since when its WebSocket is down without a break; None where it is not.
     """
 
-    __slots__ = ("looks", "times", "loaded_at_us", "providers_from_load", "intervals_us", "down_since_us")
+    __slots__ = ("down_since_us", "intervals_us", "loaded_at_us", "looks", "providers_from_load", "times")
 
     def __init__(self, first: SnapshotRow, how: PageLimits, usual_us: int):
         self.looks, self.times = [first], [first.ts_us]
@@ -57,7 +58,9 @@ class PageLoad:
         self.looks.append(look)
         self.times.append(look.ts_us)
         ts = self.times[-RHYTHM_GAPS - 1 :]
-        self.intervals_us.append(max(FASTEST, _rhythm_us([b - a for a, b in zip(ts, ts[1:])], self.intervals_us[-1])))
+        self.intervals_us.append(
+            max(FASTEST, _rhythm_us([b - a for a, b in itertools.pairwise(ts)], self.intervals_us[-1]))
+        )
         self.down_since_us.append((self.down_since_us[-1] or look.ts_us) if look.websocket_connected is False else None)
 
     @property
@@ -117,8 +120,12 @@ def running_sums(look: SnapshotRow) -> dict[str, float | None]:
     """The page's running means as running sums, which can be subtracted; None where a NaN spoiled the mean."""
     n = look.trades
 
-    def times(mean):
-        return 0.0 if n == 0 else None if mean is None or n is None else mean * n
+    def times(mean: float | None) -> float | None:
+        if n == 0:
+            return 0.0
+        if mean is None or n is None:
+            return None
+        return mean * n
 
     return dict(
         zip(
@@ -159,7 +166,7 @@ class _Candidate:
         off_load = abs(look.load_ms - statistics.median(loads)) / 1000 if loads and look.load_ms is not None else 0.0
         if len(recent) < 2:
             return off_load + 1
-        every = min(b.ts_us - a.ts_us for a, b in zip(recent, recent[1:])) or SECOND
+        every = min(b.ts_us - a.ts_us for a, b in itertools.pairwise(recent)) or SECOND
         gap = look.ts_us - self.last.ts_us
         off_rhythm = min(abs(gap - max(1, round(gap / every)) * every) / SECOND, 5.0)
         usual, leap = _total(self.last) - _total(recent[-2]), _total(look) - _total(self.last)

@@ -6,7 +6,6 @@ slow the receiver nor fill the disk, and every other process sees them.
 """
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FACTS
@@ -47,7 +46,7 @@ class Refused(NamedTuple):
     status: int
     reason: str
     origin: str
-    count: int
+    count: int  # type: ignore[assignment]  # Nobody calls the tuple's own count.
 
     @property
     def words(self) -> str:
@@ -185,11 +184,8 @@ class Refusals:
             self._unstored = []
         except (StoreError, OSError) as problem:
             self._unstored = rows[-MOST_ROWS:]  # They are added the next time.
-            print(
-                f"ops serve: {sum(r.count for r in rows)} refused posts could not be counted in the store: "
-                f"{self._redact(str(problem))}",
-                file=sys.stderr,
-            )
+            total = sum(r.count for r in rows)
+            logs.of(self._redact).error(f"{total} refused posts could not be counted in the store: {problem}")
 
     def _log(self, rows: list[Refused]) -> None:
         for row in rows:
@@ -198,7 +194,7 @@ class Refusals:
                 if len(self._logged) >= 2 * MOST_AT_ONCE:
                     self._logged.clear()
                 self._logged[which] = row.last_us
-                print(f"ops serve: {row.words}", file=sys.stderr)
+                logs.of(self._redact).warning(row.words)
 
     def close(self) -> None:
         """Store what was counted, then stop."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from opslib.foundation import formatting
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import cell_types
-from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.database import Database, Query
 from opslib.foundation.storage.schema import SNAPSHOTS
 
 _RAW = sa.types.NullType()  # Unchecked: a damaged cell is this row's matter, not that of all.
@@ -114,7 +114,7 @@ def _last(store: Database, given: set[int]) -> int:
 
 def _around(
     store: Database,
-    query: sa.Select,
+    query: Query,
     first: int,
     last: int,
     given: set[int],

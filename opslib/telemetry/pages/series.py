@@ -7,12 +7,12 @@ Times are microseconds since 1970; windows are (start, end].
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from opslib.foundation.clock import Window
 
 MOST_WINDOWS = 400
-_NOT_YET = object()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ class Found:
         self._windows: dict[tuple[int, int], dict[str, Any]] = {}
         self._last: tuple[Window | None, dict[str, Any]] = None, {}
 
-    def once(self, what: str, window: Window, find: Callable[[Window], Any]) -> Any:
+    def once(self, what: str, window: Window, find: Callable[[Window], T]) -> T:
         """What is found of a window, found once."""
         if self._last[0] is not window:  # One window is asked about many times in a row.
             if len(self._windows) > MOST_WINDOWS:
                 self._windows.clear()
             self._last = window, self._windows.setdefault((window.start_us, window.end_us), {})
         known = self._last[1]
-        found = known.get(what, _NOT_YET)
-        if found is _NOT_YET:
-            found = known[what] = find(window)
+        if what not in known:
+            known[what] = find(window)
+        found: T = known[what]
         return found

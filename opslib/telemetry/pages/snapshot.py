@@ -140,7 +140,7 @@ def read(metrics: Any, body: bytes | None = None) -> Snapshot:
     tops = ("providers", "greeksQuality", "pnl", "systemHealth")
     if not any(top in metrics for top in tops):
         bad.append(f"none of {', '.join(tops)} is there")
-    objects = {(top,): metrics.get(top) for top in (*tops, "client")}
+    objects: dict[tuple[str, ...], Any] = {(top,): metrics.get(top) for top in (*tops, "client")}
     if isinstance(metrics.get("providers"), dict):
         objects |= {("providers", p): metrics["providers"].get(p) for p in PROVIDERS}
     for path, part in objects.items():
@@ -154,9 +154,10 @@ def read(metrics: Any, body: bytes | None = None) -> Snapshot:
         if wrong:
             bad.append(f"{'.'.join(field.path)} is {_shown(found)}, expected {wrong}")
     system = metrics.get("systemHealth")
-    values["errors_by_type"], wrong = _by_type(system.get("errorsByType") if isinstance(system, dict) else None)
+    by_type = system.get("errorsByType") if isinstance(system, dict) else None
+    values["errors_by_type"], wrong = _by_type(by_type)
     if wrong:
-        bad.append(f"systemHealth.errorsByType is {_shown(system['errorsByType'])}, expected {wrong}")
+        bad.append(f"systemHealth.errorsByType is {_shown(by_type)}, expected {wrong}")
     if metrics.get("lastUpdateAt") is None:
         bad.append("lastUpdateAt is not there; without it one look cannot be told from the next")
     clock, uptime = values["page_clock_ms"], values["uptime_s"]

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib.foundation.storage.cell_types import check_time, decoding
-from opslib.foundation.storage.database import Database, chunks
+from opslib.foundation.storage.database import Database, Query, chunks
 from opslib.foundation.storage.schema import ALIVE, REJECTS, SNAPSHOTS
 from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.telemetry.pages.snapshot import Snapshot
@@ -101,7 +101,7 @@ class SnapshotStore:
         return len(rows)
 
     @staticmethod
-    def _note_alive(connection: sa.Connection, app: str, rows: list[dict], posts: dict[bytes, Post]) -> None:
+    def _note_alive(connection: sa.Connection, app: str, rows: list[dict[str, Any]], posts: dict[bytes, Post]) -> None:
         """
         Since when do we know, and of which time, that a field is wired?
 
@@ -214,7 +214,7 @@ class SnapshotStore:
         return self._one(found.order_by(s.ts_us.desc(), s.seq.desc()))
 
     def first_snapshot(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> SnapshotRow | None:
-        """What was the first look of a page (see `last_look`) after an instant? None where there is none."""
+        """What was the first look of a page (see `last_snapshot`) after an instant? None where there is none."""
         s = SNAPSHOTS.c
         return self._one(
             self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(
@@ -224,12 +224,12 @@ class SnapshotStore:
 
     @staticmethod
     def _of_page(
-        query: sa.Select,
+        query: Query,
         known_at_us: int | None,
         page_id: str | None = None,
         load_ms: int | None = None,
         jitter_ms: int = 0,
-    ) -> sa.Select:
+    ) -> Query:
         s = SNAPSHOTS.c
         if page_id:
             query = query.where(s.page_id == page_id)
@@ -237,12 +237,12 @@ class SnapshotStore:
             query = query.where(s.page_id.is_(None), s.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
         return query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
 
-    def _one(self, which: sa.Select) -> SnapshotRow | None:
+    def _one(self, which: Query) -> SnapshotRow | None:
         """The one look whose `seq` is found first: by an index alone, so that only its own row is read."""
         found = self._looks(sa.select(*_LOOK).where(SNAPSHOTS.c.seq == which.limit(1).scalar_subquery()), None)
         return found[0] if found else None
 
-    def _looks(self, query: sa.Select, known_at_us: int | None) -> list[SnapshotRow]:
+    def _looks(self, query: Query, known_at_us: int | None) -> list[SnapshotRow]:
         if known_at_us is not None:
             query = query.where(SNAPSHOTS.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:

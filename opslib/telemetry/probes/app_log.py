@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from opslib.foundation import formatting
-from opslib.telemetry.probes.log_lines import LogLine, read as read_line
+from opslib.telemetry.probes.log_lines import LogLine
+from opslib.telemetry.probes.log_lines import read as read_line
 
 MOST_BYTES = 1 << 20  # Read at one time; what is left is read the next time.
 MOST_LINES = 20_000
@@ -216,7 +217,8 @@ def _classified(line: LogLine) -> tuple[str, bool]:
         ),
         None,
     )
-    return kind.name if kind else "other_error" if line.is_error else "", line.is_error
+    unknown = "other_error" if line.is_error else ""
+    return kind.name if kind else unknown, line.is_error
 
 
 def entries(lines: Iterable[LogLine]) -> Iterator[Entry]:
@@ -333,6 +335,7 @@ class Log:
         if self._file is None:
             self._open(path)
         found = self._more()
+        assert self._file is not None
         if not found and stat.S_ISREG(os.fstat(self._file).st_mode) and self._moved(path):
             self.close()  # Rotated, and read to its end: what is there now is another file, from its beginning.
             self._at, left, self._rest = {}, self._rest, b""
@@ -364,12 +367,12 @@ class Log:
             and self._at["offset"] <= status.st_size
             and self._mark().startswith(self._at["mark"])
         ):
-            return self._at["offset"]
+            return int(self._at["offset"])
         for other in sorted(path.parent.glob(f"{path.name}*")):
             if other != path and other.is_file() and other.stat().st_ino == self._at.get("inode"):
                 os.close(self._file)
                 self._file = os.open(other, os.O_RDONLY | os.O_NONBLOCK)
-                return self._at["offset"]
+                return int(self._at["offset"])
         return None
 
     def _mark(self) -> str:

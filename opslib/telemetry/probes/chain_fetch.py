@@ -18,7 +18,7 @@ class Fetched(NamedTuple):
     A chain as it came.
 
     Attributes:
-        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        outcome: How it ended; a name of `outcomes.OUTCOMES`.
         pages: What each answer holds.
         results: Of Massive the contracts of all of them.
         detail: What else is worth keeping.
@@ -31,10 +31,12 @@ class Fetched(NamedTuple):
 
 
 async def _answer(prober: Prober, question: ProbeRequest) -> tuple[Sample | None, Any]:
-    last = payload = None
-    async for last, payload in prober.attempts(question):
-        pass
-    return last, payload
+    attempts = [attempt async for attempt in prober.attempts(question)]
+    return attempts[-1] if attempts else (None, None)
+
+
+def _ended(last: Sample | None) -> str:
+    return last.outcome if last else "timeout"
 
 
 async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
@@ -46,7 +48,7 @@ async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
         last, payload = await _answer(prober, providers.chain_question(settings, symbol, url))
         if last is None or last.outcome not in USABLE or not isinstance(payload, dict):
             detail |= last.told() if last else {}
-            return Fetched("partial" if pages else last.outcome if last else "timeout", pages, results, detail)
+            return Fetched("partial" if pages else _ended(last), pages, results, detail)
         pages.append(payload)
         results += [r for r in several(payload.get("results")) if isinstance(r, dict)]
         try:
@@ -76,7 +78,7 @@ async def tradier(prober: Prober, settings: Settings, symbol: str) -> Fetched:
         )
         if last is None or last.outcome not in USABLE:
             return Fetched(
-                "partial" if len(pages) > 1 else last.outcome if last else "timeout",
+                "partial" if len(pages) > 1 else _ended(last),
                 pages,
                 [],
                 last.told() if last else {},

@@ -5,6 +5,7 @@ Samples are laid in by their times and asked for any window (start, end]. A shar
 time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.
 """
 
+import itertools
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -35,7 +36,7 @@ class Share(NamedTuple):
     """So many of so many."""
 
     part: int
-    count: int
+    count: int  # type: ignore[assignment]  # Nobody calls the tuple's own count.
 
 
 class _Line:
@@ -218,7 +219,7 @@ class ProbeHistory:
     @staticmethod
     def _pace_us(line: _Line, looked: int) -> int:
         ends = [s.ts_us for s in line.samples[max(0, looked - 8) : looked] if s.last]
-        gaps = sorted(b - a for a, b in zip(ends, ends[1:]))
+        gaps = sorted(b - a for a, b in itertools.pairwise(ends))
         return gaps[len(gaps) // 2] if gaps else 0
 
     def since(self, probe: str, subject: str, at_us: int) -> Sample | None:
@@ -425,11 +426,11 @@ class ProbeHistory:
         """When was the app's server started anew? By the birth of its process, and by its own uptime that went back."""
         found: list[int] = []
 
-        def born(before, now):
-            return self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S
+        def born(before: Sample, now: Sample) -> bool:
+            return bool(self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S)
 
         # An uptime that went back to more than the time since is that of another process behind the same address.
-        def fell(before, now):
+        def fell(before: Sample, now: Sample) -> bool:
             return (now.value or 0.0) < (before.value or 0.0) and (now.value or 0.0) <= (
                 now.ts_us - before.ts_us
             ) / SECOND + BORN_APART_S
@@ -437,7 +438,7 @@ class ProbeHistory:
         for probe, anew in (("process", born), ("health", fell)):
             line = self._line(probe, "app")
 
-            def well(s):
+            def well(s: Sample) -> bool:
                 return s.outcome == "ok" and s.value is not None
 
             first = bisect_right(line.times, window.start_us)
@@ -445,7 +446,7 @@ class ProbeHistory:
             seen = [
                 s for s in (before, *line.samples[first : bisect_right(line.times, window.end_us)]) if s and well(s)
             ]
-            for before, now in zip(seen, seen[1:]):
+            for before, now in itertools.pairwise(seen):
                 if (
                     now.ts_us > window.start_us
                     and anew(before, now)
@@ -473,7 +474,7 @@ class ProbeHistory:
         beats = self.within(*BEAT, window)
         if not beats:
             return None
-        lost_s = [self.told(s).get("lag_s", 0.0) for s in beats]
+        lost_s: list[float] = [self.told(s).get("lag_s", 0.0) for s in beats]
         every_us = self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))
         since_us = max(window.start_us, beats[0].ts_us - max(every_us, round(lost_s[0] * SECOND)))
         lost_s[0] = min(lost_s[0], (beats[0].ts_us - window.start_us) / SECOND)
@@ -563,7 +564,8 @@ class ProbeHistory:
         """
         Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known.
         """
-        for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
+        subjects: list[str] = ["massive", "tradier"] if self.fallback == "tradier" else ["massive"]
+        for subject in subjects:
             stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
             if not stands:
                 return None
@@ -600,7 +602,7 @@ def doubtful(seconds: float, lag_s: float) -> bool:
 
 def _turns(samples: Iterable[Sample]) -> int:
     said = [o.answered for s in samples if (o := OUTCOMES[s.outcome]).answered is not None]
-    return sum(a != b for a, b in zip(said, said[1:]))
+    return sum(a != b for a, b in itertools.pairwise(said))
 
 
 def load(samples: SampleStore, window: Window, known_at: datetime | None, fallback: str) -> ProbeHistory:

@@ -13,7 +13,7 @@ import random
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -44,7 +44,7 @@ class ProbeReading(NamedTuple):
 
     outcome: str
     value: float | None = None
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Prober:
         return httpx.AsyncClient(
             transport=_transport(self._trust),
             follow_redirects=False,
-            timeout=None,
+            timeout=None,  # noqa: S113  # Who asks sets a deadline for the whole attempt.
             headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"},
         )
 
@@ -166,7 +166,7 @@ class Prober:
         """
         return [sample async for sample, _ in self.attempts(question)]
 
-    async def attempts(self, question: ProbeRequest) -> AsyncIterator[tuple[Sample, Any]]:
+    async def attempts(self, question: ProbeRequest) -> AsyncGenerator[tuple[Sample, Any], None]:
         """Each attempt as a sample, with what was in the answer where it could be read."""
         loop, bucket = asyncio.get_running_loop(), self.buckets.get(question.subject)
         until_s = loop.time() + LOOK_S / self.speed
@@ -194,7 +194,7 @@ class Prober:
             outcome = OUTCOMES[reading.outcome]
             again = (
                 attempt < ATTEMPTS
-                and (outcome.again or answer.wait_s is not None and outcome.name == "rate_limited_429")
+                and (outcome.again or (answer.wait_s is not None and outcome.name == "rate_limited_429"))
                 and loop.time() + pause_s / self.speed < until_s
             )
             yield (
@@ -296,13 +296,19 @@ def _backend() -> Any:
 
     class Stream(httpcore.AsyncNetworkStream):
         def __init__(self, inner: httpcore.AsyncNetworkStream):
-            self.read, self.write, self.aclose, self.get_extra_info, self._inner = (
-                inner.read,
-                inner.write,
-                inner.aclose,
-                inner.get_extra_info,
-                inner,
-            )  # type: ignore[method-assign]
+            self._inner = inner
+
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            return await self._inner.read(max_bytes, timeout)
+
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            await self._inner.write(buffer, timeout)
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._inner.get_extra_info(info)
 
         async def start_tls(
             self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -347,9 +353,8 @@ def transport(problem: BaseException) -> str:
             return "dns"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
-        if (
-            isinstance(cause, TimeoutError)
-            or isinstance(cause, OSError)
+        if isinstance(cause, TimeoutError) or (
+            isinstance(cause, OSError)
             and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT)
         ):
             return "unreachable"
@@ -457,7 +462,11 @@ def refusal(status: int, kind: str, words: str, keyed: bool) -> str:
         return "auth_401" if keyed else "no_key_401"
     if status == 403:
         by_address = "html" in kind or _ADDRESS.search(words)
-        return "ip_blocked_403" if by_address else "entitlement_403" if _PLAN.search(words) else "denied_403"
+        if by_address:
+            return "ip_blocked_403"
+        if _PLAN.search(words):
+            return "entitlement_403"
+        return "denied_403"
     if status == 404:
         return "not_found_404"
     return "server_5xx" if status >= 500 else "client_4xx"

@@ -15,16 +15,86 @@ NO_YEAR = 4  # The year of a time that states none, as syslog writes it; a leap 
 MOST_WRAPPERS = 8
 EARLIEST_S, LATEST_S = 500_000_000, 5_000_000_000  # 1985 to 2128: a number of JSON within is a time in seconds.
 ERRORS = frozenset(
-    "error err eror erro fatal fata ftl critical crit critic alert emerg emergency panic dpanic severe fail "
-    "e f c".split()
+    [
+        "error",
+        "err",
+        "eror",
+        "erro",
+        "fatal",
+        "fata",
+        "ftl",
+        "critical",
+        "crit",
+        "critic",
+        "alert",
+        "emerg",
+        "emergency",
+        "panic",
+        "dpanic",
+        "severe",
+        "fail",
+        "e",
+        "f",
+        "c",
+    ]
 )
 OTHERS = frozenset(
-    "trace trc trac debug dbug dbg debu verbose silly fine finer finest info inf information informational "
-    "notice log http config success default audit warn wrn warning w i d t v n".split()
+    [
+        "trace",
+        "trc",
+        "trac",
+        "debug",
+        "dbug",
+        "dbg",
+        "debu",
+        "verbose",
+        "silly",
+        "fine",
+        "finer",
+        "finest",
+        "info",
+        "inf",
+        "information",
+        "informational",
+        "notice",
+        "log",
+        "http",
+        "config",
+        "success",
+        "default",
+        "audit",
+        "warn",
+        "wrn",
+        "warning",
+        "w",
+        "i",
+        "d",
+        "t",
+        "v",
+        "n",
+    ]
 )
 # Of these a level is recognised before a colon, or in capitals, or after a time; the others need brackets or a key.
 PLAIN = frozenset(
-    "error err eror fatal critical crit severe emerg panic info warn warning debug trace verbose notice silly".split()
+    [
+        "error",
+        "err",
+        "eror",
+        "fatal",
+        "critical",
+        "crit",
+        "severe",
+        "emerg",
+        "panic",
+        "info",
+        "warn",
+        "warning",
+        "debug",
+        "trace",
+        "verbose",
+        "notice",
+        "silly",
+    ]
 )
 LEVEL_KEYS = (
     "level",
@@ -42,7 +112,10 @@ LEVEL_KEYS = (
 MESSAGE_KEYS = ("msg", "message", "event", "@m", "@mt", "body", "text", "short_message")
 TIME_KEYS = ("time", "timestamp", "@timestamp", "ts", "@t", "datetime", "date", "asctime", "eventTime", "t")
 ERROR_KEYS = ("err", "error", "exception", "stack", "exc_info", "@x")
-MONTHS = {name: i for i, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+MONTHS = {
+    name: i
+    for i, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1)
+}
 
 
 class LogLine(NamedTuple):
@@ -141,19 +214,19 @@ def read(raw: str) -> LogLine:
     tagless = True  # Whether a syslog tag without a process id may follow.
     for _ in range(MOST_WRAPPERS):
         if said.startswith("{"):
-            found = _of_json(said)
-            if found is None:
+            unwrapped = _of_json(said)
+            if unwrapped is None:
                 break
-            inner, stated, when, is_last, request = found
+            inner, stated, when, is_last, request = unwrapped
             at = _better(at, when)
             level = stated if stated is not None else level
             if is_last:
-                access = request if request and not level else ""
+                answered = request if request and not level else ""
                 return LogLine(
-                    access or inner,
-                    None if access else level,
+                    answered or inner,
+                    None if answered else level,
                     at,
-                    bool(access or _TINY.match(inner)),
+                    bool(answered or _TINY.match(inner)),
                     False,
                     False,
                     partial,
@@ -175,9 +248,9 @@ def read(raw: str) -> LogLine:
                 said, own_time = said[tag.end() :], False
             elif found["open"] and not found["close"]:
                 said = said.replace("]", "", 1)  # [TIME LEVEL module] message
-        elif at is None and (found := _CONTAINER.match(said)) and (found["name"] or "").lower() not in ERRORS | OTHERS:
-            said = said[found.end() :]
-        elif at is None and (found := _NEST.match(said)):
+        elif (
+            at is None and (found := _CONTAINER.match(said)) and (found["name"] or "").lower() not in ERRORS | OTHERS
+        ) or (at is None and (found := _NEST.match(said))):
             said = said[found.end() :]
         elif found := _CLOCK_ONLY.match(said):
             if special := _special(said):
@@ -242,9 +315,17 @@ def _stated(value: Any) -> bool | None:
     if isinstance(value, (int, float)) or (isinstance(value, str) and value.isdigit() and len(value) < 6):
         number = float(value)
         # Of syslog, of pino and bunyan, of java.util.logging.
-        return number <= 3 if number < 8 else number >= 50 if number < 100 else number >= 1000
+        if number < 8:
+            return number <= 3
+        if number < 100:
+            return number >= 50
+        return number >= 1000
     word = re.split(r"[^a-z]", ANSI.sub("", str(value)).strip().lower())[0] if isinstance(value, str) else ""
-    return True if word in ERRORS else False if word in OTHERS else None
+    if word in ERRORS:
+        return True
+    if word in OTHERS:
+        return False
+    return None
 
 
 def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] | None:
@@ -257,8 +338,8 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
     except (ValueError, RecursionError):
         # Of a line that was cut as too long; inside of a text the quotes would be escaped.
         cut = _CUT_LEVEL.search(said)
-        words = _CUT_MESSAGE.search(said)
-        return (words[1] if words else said, _stated(cut[1] or cut[2]), None, True, "") if cut else None
+        message = _CUT_MESSAGE.search(said)
+        return (message[1] if message else said, _stated(cut[1] or cut[2]), None, True, "") if cut else None
     if not isinstance(found, dict):
         return None
     if isinstance(found.get("log"), str) and "stream" in found:
@@ -288,7 +369,7 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
     failure = next(
         (found[key] for key in ERROR_KEYS if found.get(key) and not isinstance(found[key], (bool, int, float))), None
     )
-    message = next((str(found[key]) for key in MESSAGE_KEYS if isinstance(found.get(key), (str, int, float))), "")
+    text = next((str(found[key]) for key in MESSAGE_KEYS if isinstance(found.get(key), (str, int, float))), "")
     if level is None and failure is not None:
         level = True
     why = (
@@ -296,11 +377,11 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
         if isinstance(failure, dict)
         else str(failure or "")
     )
-    if level is None and message.startswith(("{", "<")):
-        return message, level, _json_time(found), False, ""
-    if level is not True and (inner := _access(ANSI.sub("", message))):
+    if level is None and text.startswith(("{", "<")):
+        return text, level, _json_time(found), False, ""
+    if level is not True and (inner := _access(ANSI.sub("", text))):
         return inner[0], level, _json_time(found), True, inner[0]
-    words = " ".join(part for part in (ANSI.sub("", message), why.split("\n", 1)[0]) if part)
+    words = " ".join(part for part in (ANSI.sub("", text), why.split("\n", 1)[0]) if part)
     if level is None and not words and not any(key in found for key in TIME_KEYS):
         return said, None, None, True, ""
     return words or said, level, _json_time(found), True, _request(found)
@@ -319,7 +400,7 @@ def _request(found: dict[str, Any]) -> str:
                 found.get("status"),
                 found.get("status_code"),
             )
-            if str(v).isdigit() and 100 <= int(v) < 600
+            if v is not None and str(v).isdigit() and 100 <= int(v) < 600
         ),
         None,
     )
@@ -398,8 +479,13 @@ def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
         if not found:
             continue
         name, is_boxed = found["name"].lower(), bool(found["open"] and found["close"])
-        level = True if name in ERRORS else False if name in OTHERS else None
-        if level is None or len(name) < 3 and not is_boxed:
+        if name in ERRORS:
+            level = True
+        elif name in OTHERS:
+            level = False
+        else:
+            level = None
+        if level is None or (len(name) < 3 and not is_boxed):
             continue
         begins = found.start("open") if form is _LATER else 0  # A tag before the level is a part of what the line says.
         rest = said[:begins] + said[found.end() :].lstrip(" :|-")

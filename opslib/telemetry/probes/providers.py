@@ -84,7 +84,7 @@ def questions(
         )
         if settings.symbols:
 
-            def fresh(payload, middle):
+            def fresh(payload: Any, middle: datetime) -> ProbeReading:
                 return _massive_data(payload, moment("massive", middle), limits, compare)
 
             found.append(
@@ -108,7 +108,7 @@ def questions(
             # Its data is delayed, and nothing in an answer says so.
             sandbox = "sandbox" in str(urlsplit(base).hostname)
 
-            def quoted(payload, middle):
+            def quoted(payload: Any, middle: datetime) -> ProbeReading:
                 return _tradier_quotes(payload, moment("tradier", middle), limits, sandbox)
 
             found.append(
@@ -184,7 +184,7 @@ def _aged(
                 quote.
     """
 
-    def late(stamp, delayed):
+    def late(stamp: float, delayed: bool) -> float:
         return moment.at.timestamp() - stamp - (limits.delayed_by_s if delayed else 0.0)
 
     newest = [min(group, key=lambda s: late(*s)) for group in groups]
@@ -198,7 +198,8 @@ def _stamp_s(found: Any) -> float | None:
     """A time in nanoseconds (or a coarser unit that is plainly meant), as seconds."""
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found) or found <= 0:
         return None
-    return found / 10 ** max(0, 3 * round((math.log10(found) - 9.2) / 3))
+    seconds: float = found / 10 ** max(0, 3 * round((math.log10(found) - 9.2) / 3))
+    return seconds
 
 
 def _massive_data(
@@ -232,7 +233,7 @@ def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
     known = [(r, r["details"]) for r in results if isinstance(r.get("details"), Mapping) and r["details"].get("ticker")]
     later = [(r, d) for r, d in known if str(d.get("expiration_date", "")) > day.isoformat()] or known
 
-    def volume(r):
+    def volume(r: Mapping[str, Any]) -> float:
         return (r.get("day") or {}).get("volume") or 0
 
     return [
@@ -290,7 +291,7 @@ def chain_question(settings: Settings, symbol: str, url: str | None = None) -> P
     """One page of a chain from Massive: the first, or the one that an answer named as the next."""
     first = f"{settings.massive_url}/v3/snapshot/options/{symbol}"
 
-    def read(payload, middle):
+    def read(payload: Any, middle: datetime) -> ProbeReading:
         return ProbeReading("ok" if payload.get("results") else "ok_empty")
 
     return ProbeRequest(
@@ -332,7 +333,9 @@ def expirations(payload: Any) -> list[str]:
     """The days in Tradier's answer; one day comes as itself, none as null."""
     told = payload.get("expirations") if isinstance(payload, dict) else None
     dates = told.get("date") if isinstance(told, dict) else None
-    return [str(d) for d in (dates if isinstance(dates, list) else [dates] if dates else [])]
+    if not isinstance(dates, list):
+        dates = [dates] if dates else []
+    return [str(day) for day in dates]
 
 
 def next_page(settings: Settings, payload: Any, seen: set[str]) -> str | None:

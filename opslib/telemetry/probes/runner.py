@@ -10,7 +10,6 @@ import asyncio
 import json
 import math
 import random
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -18,7 +17,7 @@ from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.clock import SECOND
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
@@ -27,7 +26,8 @@ from opslib.foundation.storage.database import Database
 from opslib.telemetry import clock_skew
 from opslib.telemetry.app_state import is_down
 from opslib.telemetry.probes import host, providers
-from opslib.telemetry.probes.app_log import Log, read as read_log
+from opslib.telemetry.probes.app_log import Log
+from opslib.telemetry.probes.app_log import read as read_log
 from opslib.telemetry.probes.chain_probe import ChainProbe
 from opslib.telemetry.probes.history import FOLLOW_UP, IS_THERE, STARVED, ProbeHistory, doubtful
 from opslib.telemetry.probes.http import Prober, ProbeRequest
@@ -86,6 +86,7 @@ class ProbeRunner:
         self._outside = ProbeHistory(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
+        self._logger = logs.of(settings.redact)
         self.chain_probe = ChainProbe(
             settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at)
         )
@@ -161,8 +162,11 @@ class ProbeRunner:
     def _dialled(self) -> WebSocketProbe:
         """A connection to the socket that expects messages while the market is open, also by what the providers say."""
         stream = WebSocketProbe(self.prober, self.rules.probes)
-        stream.open_since = lambda at: self._outside.open_since(clock.micros(at))
+        stream.open_since = self._open_since
         return stream
+
+    def _open_since(self, at: datetime) -> datetime | None:
+        return self._outside.open_since(clock.micros(at))
 
     async def _settled(self, stream: WebSocketProbe) -> list[Sample]:
         """What the socket says once it is open, or could not be opened."""
@@ -210,7 +214,10 @@ class ProbeRunner:
         for symbol in self.settings.symbols if self.settings.massive_url and self._loop else ():
             if symbol not in self._again:
                 self._again[symbol] = asyncio.create_task(self._fetch_when_allowed(symbol))
-                self._again[symbol].add_done_callback(lambda _, symbol=symbol: self._again.pop(symbol))
+                self._again[symbol].add_done_callback(partial(self._forget_fetch, symbol))
+
+    def _forget_fetch(self, symbol: str, _task: "asyncio.Task[None]") -> None:
+        del self._again[symbol]
 
     async def _fetch_when_allowed(self, symbol: str) -> None:
         again_s = self._chain_s.get(symbol, -math.inf) + self.rules.probes.chain_again_s / self.speed
@@ -266,7 +273,7 @@ class ProbeRunner:
         lost_s, lost_in_all_s = self._lag.lost_s(ended_s - took_s, ended_s), self._lag.lost_s(began_s, ended_s)
         # What one attempt lost was taken from the time of the next.
         vain = sample.outcome in LAG_MAKES and (
-            doubtful(took_s, lost_s) or sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s)
+            doubtful(took_s, lost_s) or (sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s))
         )
         if max(lost_s, lost_in_all_s if vain else 0.0) * self.speed <= self.rules.probes.lag_after_s:
             return sample
@@ -279,13 +286,10 @@ class ProbeRunner:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
         try:
             samples = await look()
-        except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
+        except Exception as problem:  # Whatever it is, the other looks go on.
             words = f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 120)}"
             if self._failing.get(name) != words:
-                print(
-                    formatting.printable(self.settings.redact(f"ops collect: the look at {name} failed: {words}")),
-                    file=sys.stderr,
-                )
+                self._logger.warning(f"the look at {name} failed: {words}")
             self._failing[name] = words
             return []
         self._failing.pop(name, None)
@@ -420,7 +424,11 @@ class ProbeRunner:
         async def process() -> Sample:
             return (await self._process())[0]
 
-        return request if health else process if self.settings.app_pid else None
+        if health:
+            return request
+        if self.settings.app_pid:
+            return process
+        return None
 
     async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
         """
@@ -579,7 +587,7 @@ class ProbeRunner:
                     await asyncio.wait_for(self._stopped.wait(), RETRY_STORE_S)
                 self._written.set()
         if not await self._flush():
-            print(f"ops collect: {len(self._waiting)} samples could not be kept", file=sys.stderr)
+            self._logger.error(f"{len(self._waiting)} samples could not be kept")
 
     async def _flush(self) -> bool:
         """Write what waits; False where the store cannot be written."""
@@ -590,18 +598,10 @@ class ProbeRunner:
             self._waiting.extendleft(reversed(batch))
             if self._told != str(problem):
                 self._told = str(problem)
-                print(
-                    formatting.printable(
-                        self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")
-                    ),
-                    file=sys.stderr,
-                )
+                self._logger.error(f"{problem} {len(batch)} samples wait for it.")
             return False
         if self._told:
-            print(
-                f"ops collect: the store can be written again; {len(batch)} samples that waited are kept",
-                file=sys.stderr,
-            )
+            self._logger.warning(f"the store can be written again; {len(batch)} samples that waited are kept")
             self._told = ""
         return True
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from opslib.foundation.storage.cell_types import damaged, decoding, fits
-from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.database import Database, Query
 from opslib.foundation.storage.schema import CHAINS, SAMPLES
 from opslib.telemetry.probes.outcomes import OUTCOMES
 
@@ -23,7 +23,7 @@ class Sample(NamedTuple):
         probe: Which look: liveness, data, health, metrics, upstream, socket, log, process, chain, host, beat,
             follow_up.
         subject: Whom it is about: massive, tradier, app, collector, a symbol.
-        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        outcome: How it ended; a name of `outcomes.OUTCOMES`.
         seconds: How long it took, to the last byte; None where nothing is timed.
         value: The one number it measured, in the unit of its probe; None where there is none.
         attempt: 1 for the first.
@@ -104,7 +104,7 @@ LARGEST = 1e12  # No number of a detail, and no measured value, is larger.
 @lru_cache(maxsize=8192)
 def _detail(probe: str, outcome: str, detail: str) -> dict[str, Any]:
     with decoding("samples.detail"):
-        found = json.loads(detail)
+        found: dict[str, Any] = json.loads(detail)
         required = _REQUIRED.get(probe, ())
         if probe == "chain" and "core" in found:
             required = (
@@ -329,7 +329,7 @@ class SampleStore:
         with decoding("chains.body"):
             return row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))
 
-    def _read(self, query: sa.Select, known_at_us: int | None) -> list[Sample]:
+    def _read(self, query: Query, known_at_us: int | None) -> list[Sample]:
         if known_at_us is not None:
             query = query.where(SAMPLES.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:

@@ -252,11 +252,16 @@ class WebSocketProbe:
         if not self._prober.settings.app_url:
             return "", None
         found: list[str] = []
+
+        def read(payload: Any, _middle: datetime) -> ProbeReading:
+            found.append(str(payload["token"]))
+            return ProbeReading("ok")
+
         question = ProbeRequest(
             "token",
             "app",
             f"{self._prober.settings.app_url}/api/ws-token",
-            lambda payload, _: found.append(str(payload["token"])) or ProbeReading("ok"),
+            read,
             method="POST",
         )
         samples = await self._prober.look(question)

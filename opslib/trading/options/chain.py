@@ -21,9 +21,11 @@ from opslib.trading.options.contracts import (
     day_of,
     is_ambiguous,
     is_day_first,
-    named as named_as,
     read_moment,
     settles,
+)
+from opslib.trading.options.contracts import (
+    named as named_as,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class Chain:
     @property
     def as_of(self) -> datetime:
         """The last instant that a row is of."""
-        return self.frame["as_of"].max().to_pydatetime()
+        newest: datetime = self.frame["as_of"].max().to_pydatetime()
+        return newest
 
     @property
     def by_underlying(self) -> "list[Chain]":
@@ -176,13 +179,12 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
         )
     rows = nested_json.rows(payload)
     if not rows:
-        shown = (
-            ", ".join(map(str, payload))[:80]
-            if isinstance(payload, Mapping)
-            else f"a list of {len(payload):,}"
-            if isinstance(payload, list)
-            else type(payload).__name__
-        )
+        if isinstance(payload, Mapping):
+            shown = ", ".join(map(str, payload))[:80]
+        elif isinstance(payload, list):
+            shown = f"a list of {len(payload):,}"
+        else:
+            shown = type(payload).__name__
         words = (
             nested_json.said(payload) or next((v for v in payload.values() if isinstance(v, str)), "")
             if isinstance(payload, Mapping)
@@ -199,7 +201,7 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
 
 
 def of_rows(provider: str, rows: Any, name: str, *, partial: str = "", as_of: datetime | None = None) -> Chain:
-    """The chain of a reader's rows; see `feeds`."""
+    """The chain of a reader's rows; see `vendors`."""
     import pandas
 
     rows = list(rows)
@@ -231,7 +233,7 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     frame = frame.astype(object)
     for field in FIELDS:
         if field not in frame:
-            frame[field] = absent
+            frame.insert(len(frame.columns), field, [absent] * len(frame))
     provider = "yahoo" if "contractSymbol" in table.columns and "inTheMoney" in table.columns else "plain"
     found = _settled(frame.reset_index(drop=True), absent, provider, name, "", as_of)
     return replace(found, unread=tuple(c for c in table.columns if c not in names))
@@ -251,7 +253,7 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     )
     sent = frozenset(field for field in FIELDS if any(v is not absent for v in raw[field]))
 
-    def show(field, i):
+    def show(field: str, i: int) -> str:
         return repr(
             formatting.single_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60)
         )
@@ -362,13 +364,12 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
             why[i] = "null"
             continue
         try:
-            number = (
-                float("nan")
-                if isinstance(cell, bool)
-                else _number(_text(cell))
-                if isinstance(cell, (str, bytes))
-                else float(cell)
-            )
+            if isinstance(cell, bool):
+                number = float("nan")
+            elif isinstance(cell, (str, bytes)):
+                number = _number(_text(cell))
+            else:
+                number = float(cell)
         except (TypeError, ValueError, OverflowError, ArithmeticError):
             why[i] = "sentinel"
             odd.append(_text(cell))

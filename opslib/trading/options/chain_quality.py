@@ -277,7 +277,8 @@ def _core(frame: Any, column: dict[str, Array], theory: FairValue, limits: Chain
         agrees = np.abs(np.log(np.minimum(size, 1 - size) / np.minimum(model, 1 - model))) <= np.log(AGREES)
         wanted = inside & tells & ~(agrees & ~_between(size, limits))
     claimed = _between(size, limits) | ((size > 1) & np.isnan(theory.forward))
-    return ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (wanted | claimed)
+    sent: Array = ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (wanted | claimed)
+    return sent
 
 
 def _between(size: Array, limits: ChainLimits) -> Array:

@@ -8,6 +8,7 @@ delta.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opslib.foundation import market_calendar
@@ -86,7 +87,8 @@ class ContractFaults:
     @property
     def clean(self) -> Array:
         """Which rows have none so far?"""
-        return self.codes == 0
+        clean: Array = self.codes == 0
+        return clean
 
     def has(self, *checks: str) -> Array:
         """Which rows have one of these?"""
@@ -124,13 +126,17 @@ class Case:
         """How far is a figure from between where it may lie?"""
         import numpy as np
 
-        return np.maximum(np.maximum(self.low[name] - self.column[name], self.column[name] - self.high[name]), 0.0)
+        distance: Array = np.maximum(
+            np.maximum(self.low[name] - self.column[name], self.column[name] - self.high[name]), 0.0
+        )
+        return distance
 
     def nearest(self, name: str) -> Array:
         """The figure that may be right and is nearest."""
         import numpy as np
 
-        return np.clip(self.column[name], self.low[name], self.high[name])
+        closest: Array = np.clip(self.column[name], self.low[name], self.high[name])
+        return closest
 
 
 def doubled(column: dict[str, Array], theory: FairValue, core: Array, limits: ChainLimits) -> Array:
@@ -246,7 +252,7 @@ def judge_rows(case: Case, supplied: list[str]) -> None:
             core & (lost | (iv < UNSOLVED_IV)),
             "missing",
             lambda i: (
-                f"{', '.join(n for n in supplied if not column[n][i] == column[n][i]) or 'iv'} missing "
+                f"{', '.join(n for n in supplied if column[n][i] != column[n][i]) or 'iv'} missing "
                 f"({why.iloc[i] or 'unsolvable'})"
             ),
         )
@@ -265,7 +271,7 @@ def judge_rows(case: Case, supplied: list[str]) -> None:
         for name in ("gamma", "vega", "theta"):
             far[name] &= case.beyond(name) > 0
 
-        def says(i):
+        def says(i: int) -> str:
             return ", ".join(
                 f"{n} {column[n][i] / wanted[n][i]:.3g} times what was recomputed" for n in far if far[n][i]
             )
@@ -294,7 +300,8 @@ def _decay(case: Case) -> Array:
     import numpy as np
 
     iv = np.where(case.column["iv"] > 0, case.column["iv"], case.theory.iv_mid)
-    return case.given["gamma"] * case.theory.spot**2 * iv**2 / 2 / pricing.DAYS_A_YEAR
+    decay: Array = case.given["gamma"] * case.theory.spot**2 * iv**2 / 2 / pricing.DAYS_A_YEAR
+    return decay
 
 
 def judge_age(case: Case, fetched_at: datetime | None) -> None:
@@ -320,9 +327,13 @@ def judge_age(case: Case, fetched_at: datetime | None) -> None:
         faults.mark(
             old,
             "stale",
-            lambda i, passed=passed, what=what: f"{what} {passed[i] / 60:,.0f} min older than the chain",
+            partial(_older, what, passed),
             np.nan_to_num(passed),
         )
+
+
+def _older(what: str, seconds: Array, i: int) -> str:
+    return f"{what} {seconds[i] / 60:,.0f} min older than the chain"
 
 
 def _open_s(start: datetime, end: datetime) -> float:
@@ -380,7 +391,7 @@ def judge_values(case: Case) -> bool:
                 lambda i: f"has the price of the {'put' if theory.call[i] else 'call'}, by parity",
             )
 
-        def says(i):
+        def says(i: int) -> str:
             return ", ".join(
                 f"{n} {column[n][i]:g}, {given[n][i]:.3g} recomputed"
                 for n in ("delta", "gamma", "theta", "vega")

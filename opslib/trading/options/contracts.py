@@ -79,7 +79,7 @@ def is_day_first(cells: Iterable[str]) -> bool | None:
 def is_ambiguous(told: str) -> bool:
     """Whether a day of numbers can be read with the month first and with the day first."""
     found = _NUMERIC.fullmatch(told.strip())
-    return bool(found) and int(found[1]) <= 12 and int(found[3]) <= 12
+    return found is not None and int(found[1]) <= 12 and int(found[3]) <= 12
 
 
 def read_moment(told: str, day_first: bool | None = None) -> datetime | None:
@@ -91,7 +91,9 @@ def read_moment(told: str, day_first: bool | None = None) -> datetime | None:
         return None
     if not found:
         return datetime.combine(day, time(0))
-    hour = int(found[2]) % 12 + 12 * (found[5].lower() == "p") if found[5] else int(found[2])
+    hour = int(found[2])
+    if found[5]:
+        hour = hour % 12 + (12 if found[5].lower() == "p" else 0)
     if hour > 23 or int(found[3]) > 59 or int(found[4] or 0) > 59:
         return None
     return datetime.combine(day, time(hour, int(found[3]), int(found[4] or 0)))

@@ -88,11 +88,12 @@ class FairValue(NamedTuple):
         import numpy as np
 
         rows = np.arange(len(self.call)) if rows is None else rows
-        given = [a[rows] for a in (self.call, self.spot, self.strike, self.years, self.rate, self.carry)]
-        found = pricing.european(*given, iv)
-        early = np.flatnonzero(~self.european[rows] & ((given[4] > 0) | (given[5] > 0)))
+        given = tuple(a[rows] for a in (self.call, self.spot, self.strike, self.years, self.rate, self.carry))
+        call, spot, strike, years, rate, carry = given
+        found = pricing.european(call, spot, strike, years, rate, carry, iv)
+        early = np.flatnonzero(~self.european[rows] & ((rate > 0) | (carry > 0)))
         if len(early):
-            exercised = pricing.american(*(a[early] for a in given), iv[early])
+            exercised = pricing.american(*(a[early] for a in (*given, iv)))
             for plain, better in zip(found, exercised):
                 plain[early] = np.where(np.isfinite(better), better, plain[early])
         return found
@@ -144,7 +145,8 @@ class FairValue(NamedTuple):
         """What a dollar at settlement is worth."""
         import numpy as np
 
-        return np.exp(-self.rate * self.years)
+        factor: Array = np.exp(-self.rate * self.years)
+        return factor
 
 
 def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
@@ -184,9 +186,8 @@ def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
     slope = np.where(elsewhere, 0.0, slope)
     rate, carry = np.maximum(slope, 0.0), np.maximum(-slope, 0.0)
     iv_mid, quoted = np.full(len(mid), np.nan), np.flatnonzero((bid > 0) & (years > 0))
-    iv_mid[quoted] = pricing.implied(
-        *(a[quoted] for a in (grid.call, mid, forward, grid.strike, years)), np.exp(-rate * years)[quoted]
-    )
+    discount = np.exp(-rate * years)
+    iv_mid[quoted] = pricing.implied(*(a[quoted] for a in (grid.call, mid, forward, grid.strike, years, discount)))
     return FairValue(grid, european, years, mid, spot, forward, rate, carry, iv_mid, parity, spotted)
 
 
@@ -240,4 +241,5 @@ def _forwards(grid: Grid, mid: Array, spot: Array, usable: Array) -> Array:
         & (found["above"] < 1),
         "forward",
     ]
-    return known.reindex(grid.group).to_numpy()
+    by_row: Array = known.reindex(grid.group).to_numpy()
+    return by_row

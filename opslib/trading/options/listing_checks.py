@@ -38,7 +38,7 @@ def grid(frame: "DataFrame", call: Array) -> Grid:
     """Where does each row stand? `call` says which rows are calls, whatever they are listed as."""
     import numpy as np
 
-    def by(*names):
+    def by(*names: str) -> Array:
         return frame.groupby(list(names), sort=True, observed=True).ngroup().to_numpy()
 
     group, strike = by("root", "as_of", "expiry"), frame["strike"].to_numpy(dtype=float)
@@ -86,7 +86,7 @@ def mislabelled(grid: Grid, wrong: Array) -> Array:
     if not len(rows):
         return found
 
-    def place(i, call):
+    def place(i: "np.intp", call: bool) -> tuple[int, float, bool]:
         return (int(grid.group[i]), float(grid.strike[i]), bool(call))
 
     touched = np.flatnonzero(~wrong & np.isin(grid.strike, grid.strike[rows]))

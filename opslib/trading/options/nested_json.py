@@ -1,5 +1,5 @@
 """
-Find the contracts in JSON whose nesting is no vendor's that `feeds` has.
+Find the contracts in JSON whose nesting is no vendor's that `vendors` has.
 
 Lists of contracts, tables by column (as pandas writes them, or one list a column), and maps by symbol, expiration,
 strike or side, inside of whatever else. What stands around a contract, such as its underlying's price, is taken with

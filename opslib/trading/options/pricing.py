@@ -78,7 +78,7 @@ def american_price(
         np.where(call, rate, carry),
         np.where(call, carry, rate),
     )
-    plain = european(True, s, k, years, r, q, sigma).price
+    plain = european(np.asarray(True), s, k, years, r, q, sigma).price
     with np.errstate(all="ignore"):
         b, v2 = r - q, sigma * sigma
         spread = sigma * np.sqrt(years)
@@ -92,7 +92,10 @@ def american_price(
             d = -(np.log(s / upto) + (b + (gamma - 0.5) * v2) * years) / spread
             kappa = 2 * b / v2 + 2 * gamma - 1
             # In powers of s over the trigger, which is near 1, since beta may be in the hundreds.
-            return np.exp(grows) * (ndtr(d) - (trigger / s) ** kappa * ndtr(d - 2 * np.log(trigger / s) / spread))
+            value: Array = np.exp(grows) * (
+                ndtr(d) - (trigger / s) ** kappa * ndtr(d - 2 * np.log(trigger / s) / spread)
+            )
+            return value
 
         early = (
             worth * (1 - phi(beta, trigger))
@@ -111,7 +114,7 @@ def american(call: Array, spot: Array, strike: Array, years: Array, rate: Array,
 
     call, spot, strike, years, rate, carry, sigma = np.broadcast_arrays(call, spot, strike, years, rate, carry, sigma)
 
-    def at(**moved):
+    def at(**moved: Array) -> Array:
         return american_price(
             **(
                 {
@@ -146,6 +149,8 @@ def implied(call: Array, price: Array, forward: Array, strike: Array, years: Arr
 
     with np.errstate(all="ignore"):
         rate = -np.log(discount) / years
-    return black76.implied_vol(
-        price, np.where(call, 1, -1).astype(np.int8), forward, strike, years, rate, on_error="ignore"
+    return np.asarray(
+        black76.implied_vol(
+            price, np.where(call, 1, -1).astype(np.int8), forward, strike, years, rate, on_error="ignore"
+        )
     )

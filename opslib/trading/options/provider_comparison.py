@@ -6,11 +6,15 @@ shifts each delta by its gamma times the move, is found first, from the contract
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from opslib.foundation.config.limits import ChainLimits
 from opslib.foundation.formatting import NEW_YORK
 from opslib.trading.options.chain_quality import EXAMPLES, ChainQuality
 from opslib.trading.options.units import FACTORS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LEAST_SHARED = 5
 GAMMA_CHANGES = 0.25
@@ -65,13 +69,12 @@ def crosscheck(ours: ChainQuality, theirs: ChainQuality, limits: ChainLimits) ->
     worst = both.assign(off=off.fillna(-1)).sort_values("off", ascending=False).head(EXAMPLES)
     told = tuple(
         f"{r.day} {r.cp} {r.strike:g}: delta {r.delta:.3f} against {r.delta_theirs:.3f}"
-        for r in worst.itertuples()
-        if r.off > 0
+        for r in worst[worst["off"] > 0].itertuples()
     )
     return Crosscheck(len(both), round(moved, 4), int((off > 0).sum()), int((iv_off > 0).sum()), told)
 
 
-def _sound(quality: ChainQuality):  # noqa: ANN202
+def _sound(quality: ChainQuality) -> "DataFrame":
     import numpy as np
 
     rows = quality.core & (quality.faults.clean | quality.faults.has("stale"))
@@ -82,4 +85,5 @@ def _sound(quality: ChainQuality):  # noqa: ANN202
     quotes = quality.chain.frame.loc[rows, ["bid", "ask"]]
     vega = quality.theory.greeks(frame["iv"].to_numpy(), np.flatnonzero(rows)).vega_pt
     frame["wide"] = (quotes["ask"] - quotes["bid"]) / (100 * vega)
-    return frame
+    sound: DataFrame = frame
+    return sound

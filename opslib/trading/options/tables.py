@@ -163,7 +163,7 @@ def of_parquet(content: bytes, name: str) -> "DataFrame":
         ]
         # One long text that many rows share is kept once.
         table = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts).read()
-        found = table.to_pandas(ignore_metadata=True, timestamp_as_object=True).astype(object)
+        found: DataFrame = table.to_pandas(ignore_metadata=True, timestamp_as_object=True).astype(object)
     except (
         pyarrow.ArrowException,
         OSError,

@@ -82,7 +82,8 @@ def elsewhere(name: str, value: Array, wanted: Array, step: float, limits: Chain
     apart = np.abs(value - wanted) > np.maximum((limits.unit_within - 1) * np.abs(wanted), 1.5 * step)
     spared = (limits.unit_within - 1) * np.abs(wanted)
     fits = [np.abs(value / f - wanted) < (np.maximum(spared, 0.6 * step) if f > 1 else spared) for f in TIMES[name]]
-    return apart & np.any(fits, axis=0) & (value * wanted > 0) & (np.abs(value) > 3 * step)
+    elsewhere: Array = apart & np.any(fits, axis=0) & (value * wanted > 0) & (np.abs(value) > 3 * step)
+    return elsewhere
 
 
 def digit(values: Array) -> float:

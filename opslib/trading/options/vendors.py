@@ -88,7 +88,11 @@ def _take(source: Any, names: Mapping[str, Sequence[str]]) -> Row:
 
 def several(found: Any) -> list[Any]:
     """What a vendor sends as one object where there is one, as null where there is none, and else as a list."""
-    return found if isinstance(found, list) else [] if found is None else [found]
+    if isinstance(found, list):
+        return found
+    if found is None:
+        return []
+    return [found]
 
 
 def is_massive(payload: Any) -> bool:
@@ -291,7 +295,9 @@ def written_date(told: str) -> datetime | None:
     month = _MONTHS.get(found[1].lower()) if found else None
     if not found or not month:
         return None
-    hour = int(found[4] or 0) % 12 + 12 * (found[6] == "PM") if found[6] else int(found[4] or 0)
+    hour = int(found[4] or 0)
+    if found[6]:
+        hour = hour % 12 + (12 if found[6] == "PM" else 0)
     try:
         return datetime(int(found[3]), month, int(found[2]), hour, int(found[5] or 0), tzinfo=NEW_YORK)
     except ValueError:
@@ -408,9 +414,42 @@ def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
 
 
 NOISE = frozenset(
-    "usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek "
-    "greeks leg value val eod 1545 opt o market last closing final live delayed realtime model computed "
-    "calculated".split()
+    [
+        "usd",
+        "dollar",
+        "dollars",
+        "price",
+        "px",
+        "quote",
+        "quotes",
+        "quoted",
+        "latest",
+        "current",
+        "nbbo",
+        "best",
+        "option",
+        "options",
+        "contract",
+        "greek",
+        "greeks",
+        "leg",
+        "value",
+        "val",
+        "eod",
+        "1545",
+        "opt",
+        "o",
+        "market",
+        "last",
+        "closing",
+        "final",
+        "live",
+        "delayed",
+        "realtime",
+        "model",
+        "computed",
+        "calculated",
+    ]
 )
 UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
 

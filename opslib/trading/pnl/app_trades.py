@@ -8,7 +8,7 @@ of a trade may stand beside it (``backtest_net_pct``, ``backtest_commission_usd`
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -38,7 +38,7 @@ def layout(names: list[str]) -> str | None:
     """Are these columns of trades, or of fills? None where they are neither."""
     known = {plain(c) for c in names}
 
-    def has(wanted):
+    def has(wanted: Iterable[str]) -> bool:
         return any(plain(n) in known for n in wanted)
 
     if has(ENTRY_PRICE) and has(EXIT_PRICE):

@@ -222,16 +222,16 @@ def _by_size(ours: Iterable[Side], theirs: Iterable[Side]) -> Decimal:
 def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, int], Side]) -> Parts:
     """The legs of both set against each other: by their symbol and side, else by their place."""
     if len(ours) == len(theirs) and not set(ours) & set(theirs):
-        theirs = {key: their for key, their in zip(ours, theirs.values())}
+        theirs = dict(zip(ours, theirs.values()))
     total = Parts()
     for key in dict.fromkeys([*ours, *theirs]):
-        l, b = ours.get(key), theirs.get(key)  # noqa: E741
-        l, b = l or _nothing(b), b or _nothing(l)  # type: ignore[arg-type]  # noqa: E741
-        if l.sign != b.sign:
+        live = ours[key] if key in ours else _nothing(theirs[key])
+        other = theirs[key] if key in theirs else _nothing(ours[key])
+        if live.sign != other.sign:
             # Bought in one and sold in the other: nothing to compare but the result.
-            total += Parts(prices=l.net - b.net)
+            total += Parts(prices=live.net - other.net)
         else:
-            total += decomposed(b, l)
+            total += decomposed(other, live)
     return total
 
 
@@ -341,7 +341,7 @@ def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, 
             pairs.append((ours, theirs))
             taken |= {id(ours), id(theirs)}
 
-    def by_entry(found):
+    def by_entry(found: list[Trade]) -> list[Trade]:
         return sorted((t for t in found if id(t) not in taken), key=lambda t: t.entered)
 
     return pairs, by_entry(left), by_entry(backtest)

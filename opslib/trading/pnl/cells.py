@@ -120,7 +120,7 @@ def foreign(cell: str) -> str:
     The currency that a cell names beside its figure, where it is not the US dollar: ``£12``, ``12 EUR``, ``C$5``; else
     empty.
     """
-    if not any(c.isdigit() for c in cell) or not cell.isascii() and not re.search("[€£¥₹₩₽₿]", cell):
+    if not any(c.isdigit() for c in cell) or (not cell.isascii() and not re.search("[€£¥₹₩₽₿]", cell)):
         return ""
     rest = re.sub(r"[\d.,+\-()\s]", "", cell)
     found = _CURRENCY.fullmatch(rest)
@@ -156,7 +156,12 @@ def is_time_of_day(found: object) -> bool:
 
 def _effective(found: object) -> str:
     """The text of a cell; of ``03/09/2026 as of 03/06/2026`` the day from which it counts."""
-    cell = found.strip() if isinstance(found, str) else str(found) if type(found) is int else ""
+    if isinstance(found, str):
+        cell = found.strip()
+    elif type(found) is int:
+        cell = str(found)
+    else:
+        cell = ""
     return re.split(r"(?i)\s+as\s+of\s+", cell)[-1].strip() if len(cell) < 80 else ""
 
 
@@ -212,7 +217,9 @@ def _clock(time: re.Match[str], found: object) -> str:
         return f"T{':'.join(packed)}"
     if half and not 1 <= int(hour) <= 12:
         raise ValueError(found)
-    hours = int(hour) % 12 + 12 * (half.lower() == "p") if half else int(hour)
+    hours = int(hour)
+    if half:
+        hours = hours % 12 + (12 if half.lower() == "p" else 0)
     offset = zone if zone and zone[0] in "+-" else _ZONES.get((zone or "et").lower())
     if offset is None:
         raise ValueError(found)

@@ -5,7 +5,7 @@ Names are compared without case, spaces and signs. A cost that is not recognised
 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -309,7 +309,9 @@ def stated_costs(row: Row) -> dict[str, Any]:
     if combined is not None or (row.has(*COMBINED) and commission is None and fees is None):
         return {"commission": None, "fees": combined, "blank": False}
     blank = commission is None and row.has(*COMMISSION)
-    return {"commission": None if blank else -ZERO if commission is None else commission, "fees": fees, "blank": blank}
+    if commission is None and not blank:
+        commission = -ZERO
+    return {"commission": commission, "fees": fees, "blank": blank}
 
 
 def _cash(row: Row, names: tuple[str, ...]) -> Decimal | None:
@@ -344,7 +346,7 @@ def rounding(price: Decimal, units: Decimal, rounded: bool) -> Decimal:
 
     A price with more than two digits is a mean, which was rounded. So may one of two digits be that is `rounded`.
     """
-    digits = max(-int(price.as_tuple().exponent), 0)  # type: ignore[arg-type]
+    digits = max(-int(price.as_tuple().exponent), 0)
     return EXACT + Decimal(5).scaleb(-max(digits, 2) - 1) * units if rounded or digits > 2 else EXACT
 
 
@@ -395,7 +397,7 @@ def settle_cash(
 
 
 def cash_conventions(
-    columns: list[str], rows: list[Mapping[str, object]]
+    columns: list[str], rows: Sequence[Mapping[str, object]]
 ) -> tuple[frozenset[str], frozenset[str], bool]:
     """
     What the rows of a file show of their columns of cash, by those that agree with their price to the cent.
@@ -406,7 +408,7 @@ def cash_conventions(
     """
     keys = {plain(column): column for column in columns}
 
-    def one(row, names):
+    def one(row: Mapping[str, object], names: Iterable[str]) -> Decimal | None:
         return next((value for name in names if (value := _sure(row.get(keys.get(plain(name), "")))) is not None), None)
 
     after, before, rounded = set[str](), set[str](), 0

@@ -6,14 +6,15 @@ CSV or JSON with the usual names. What else an account does is other cash, or re
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from opslib.foundation import formatting
-from opslib.trading.pnl import cells as cells_module, columns as c
+from opslib.trading.pnl import cells as cells_module
+from opslib.trading.pnl import columns as c
 from opslib.trading.pnl.cells import plain
 from opslib.trading.pnl.fills import ZERO, CashMovement, Fill, FillsFile, Row, Style
 
@@ -131,7 +132,9 @@ def missing(columns: Iterable[str]) -> list[str]:
     ]
 
 
-def style(columns: list[str], rows: list[Mapping[str, object]], semicolons: bool = False) -> tuple[Style, list[str]]:
+def style(
+    columns: list[str], rows: Sequence[Mapping[str, object]], semicolons: bool = False
+) -> tuple[Style, list[str]]:
     """
     How the cells of a file must be read, by what all of its rows show, and what a reader must know of that.
 
@@ -140,7 +143,7 @@ def style(columns: list[str], rows: list[Mapping[str, object]], semicolons: bool
     """
     keys = {plain(column): column for column in columns}
 
-    def of(names):
+    def of(names: Iterable[str]) -> list[str]:
         return [keys[plain(name)] for name in names if plain(name) in keys]
 
     dates = [
@@ -240,7 +243,7 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     else:
         found = _end(row, at, action[0], book) if action[0] != "trade" else _trade(row, at, action[1], action[2], book)
     row.done()
-    (book.moneys if isinstance(found, CashMovement) else book.fills).append(found)  # type: ignore[arg-type]
+    book.keep(found)
 
 
 def is_day(cell: object) -> bool:

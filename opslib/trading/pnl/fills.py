@@ -183,6 +183,13 @@ class FillsFile:
         self.moneys.sort(key=lambda m: m.at)
         return self
 
+    def keep(self, found: Fill | CashMovement) -> None:
+        """Put what a row says into the book."""
+        if isinstance(found, CashMovement):
+            self.moneys.append(found)
+        else:
+            self.fills.append(found)
+
 
 class Row:
     """

@@ -92,9 +92,9 @@ class Pnl:
         promises: What a backtest said of trades, by their names.
         chosen: The round trips that are meant; all of `trips`, or those of a window.
         beside: What stands beside the live trades in their own file; it counts where the backtest says nothing.
-        found: What `variance.compared` came to, where it is known already; see `within`.
+        found: What `backtest_variance.compared` came to, where it is known already; see `within`.
         span: From when on trades count, in words, where the rule's window holds too few of them; see
-            `realised.counted`.
+            `fill_figures.counted`.
     """
 
     trips: RoundTrips
@@ -110,7 +110,7 @@ class Pnl:
     def within(self, start: datetime, end: datetime | None = None) -> "Pnl":
         """The trades that ended after `start`, up to and at `end`, paired with the backtest's as among all."""
 
-        def inside(t):
+        def inside(t: Trade) -> bool:
             return start < t.exited and (end is None or t.exited <= end)
 
         pairs, alone, phantom = self._compared
@@ -147,7 +147,7 @@ class Pnl:
         )
         gross, spent, net = (formatting.dollars(float(v.quantize(CENT)) + 0.0) for v in (gross, gross - net, net))
         return (
-            f"{len(self.shares)} round trip{'s' * (len(self.shares) != 1)} {what}; gross {gross}, costs "
+            f"{len(self.shares)} round trip{'' if len(self.shares) == 1 else 's'} {what}; gross {gross}, costs "
             f"{spent}, net {net}{unpaid}"
         )
 

@@ -9,15 +9,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from opslib.foundation import files, formatting
 from opslib.foundation.errors import BadFill, ImportRefused
-from opslib.trading.pnl import app_trades, columns as columns_module, executions, tastytrade
-from opslib.trading.pnl.cells import plain as plain_name, unit_of
+from opslib.trading.pnl import app_trades, executions, tastytrade
+from opslib.trading.pnl import columns as columns_module
+from opslib.trading.pnl.cells import plain as plain_name
+from opslib.trading.pnl.cells import unit_of
 from opslib.trading.pnl.fills import FillsFile, RejectedRow
+
+Reader: TypeAlias = Callable[[FillsFile, int, Mapping[str, object]], None]
 
 MOST_SHOWN = 500
 MOST_BEFORE_HEAD = 60  # Lines; an account statement has no more before its first table.
@@ -25,6 +29,12 @@ WANTED = (
     "tastytrade's export (either layout), a broker's history of transactions, the app's trades as JSON, "
     "or a CSV with columns for time, symbol, side, quantity and price"
 )
+# Brokers whose export has columns of its own, asked in this order. Each module has LAYOUTS, their names; layout(),
+# which of them has these columns; and read(), which reads a row.
+BROKERS = (tastytrade,)
+_READERS: dict[str, Callable[[FillsFile, int, Mapping[str, object]], None]] = {
+    name: broker.read for broker in BROKERS for name in broker.LAYOUTS
+}
 _SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
 _LABEL = re.compile(
     r"[#*=]|-{2,}|(grand |sub ?|net |transactions? |account )?totals?\b|sum\b|end of (file|report)\b|(number"
@@ -131,7 +141,7 @@ def is_percents(told: str) -> bool:
 
 
 def _layout(columns: list[str]) -> str | None:
-    return tastytrade.layout(columns) or app_trades.layout(columns)
+    return next((found for broker in BROKERS if (found := broker.layout(columns))), app_trades.layout(columns))
 
 
 def _rows(told: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -224,15 +234,9 @@ def _csv(book: FillsFile, path: Path, told: str) -> None:
     rows = [(number, [_EXCEL.sub(r"\1", cell) for cell in line]) for number, line in rows]
     told_as = [dict(zip(columns, line)) for _, line in rows]
     book.style, notes = (
-        executions.style(columns, told_as, delimiter == ";")
-        if book.layout not in (tastytrade.TODAY, tastytrade.OLDER)
-        else (book.style, [])
+        executions.style(columns, told_as, delimiter == ";") if book.layout not in _READERS else (book.style, [])
     )
-    how = {
-        tastytrade.TODAY: tastytrade.read,
-        tastytrade.OLDER: tastytrade.read,
-        executions.LAYOUT: executions.read,
-    }.get(book.layout, app_trades.read)
+    how = (_READERS | {executions.LAYOUT: executions.read}).get(book.layout, app_trades.read)
     for (number, line), cells in zip(rows, told_as):
         _row(book, number, line, columns, cells, how)
     if book.layout == tastytrade.OLDER:
@@ -262,7 +266,7 @@ def _is_remark(line: list[str], columns: list[str]) -> bool:
     told = [cell.strip() for cell in line if cell.strip()]
     cells = {plain_name(column): cell.strip() for column, cell in zip(columns, line)}
 
-    def of(names):
+    def of(names: Iterable[str]) -> list[str]:
         return [cells[plain_name(name)] for name in names if cells.get(plain_name(name))]
 
     if any(executions.is_day(cell) for cell in of(columns_module.AT)) or any(
@@ -301,7 +305,7 @@ def _is_text(cell: str) -> bool:
 
 
 def _row(
-    book: FillsFile, number: int, line: list[str], columns: list[str], cells: Mapping[str, object], how: Callable
+    book: FillsFile, number: int, line: list[str], columns: list[str], cells: Mapping[str, object], how: Reader
 ) -> None:
     body = ",".join(line)
     if len(line) != len(columns) and any(cell.strip() for cell in line[len(columns) :] or ["x"]):
@@ -314,7 +318,7 @@ def _row(
     _put(book, number, cells, body, how)
 
 
-def _put(book: FillsFile, number: int, cells: Mapping[str, object], body: str, how: Callable) -> None:
+def _put(book: FillsFile, number: int, cells: Mapping[str, object], body: str, how: Reader) -> None:
     try:
         how(book, number, cells)
     except BadFill as problem:

@@ -108,12 +108,10 @@ def _events(fills: Iterable[Fill]) -> list[_Event]:
                 partner[id(closing)], partner[id(opening)] = opening, closing
                 break
 
-    def rank(f):
-        return (
-            (0 if f.effect == "close" else 1)
-            if f.kind not in ORDINARY
-            else {"open": 2, "": 3, "close": 4}[f.effect] + 3 * (f.kind in DONE_TO)
-        )
+    def rank(f: Fill) -> int:
+        if f.kind not in ORDINARY:
+            return 0 if f.effect == "close" else 1
+        return {"open": 2, "": 3, "close": 4}[f.effect] + (3 if f.kind in DONE_TO else 0)
 
     found, last = list[_Event](), dict[tuple[str, str, str], _Event]()
     for fill in sorted(fills, key=lambda f: (f.at, rank(f))):
@@ -145,14 +143,14 @@ def _merged(event: _Event) -> Fill:
         return fills[0]
     quantity = sum((f.quantity for f in fills), ZERO)
 
-    def mean(name):
+    def mean(name: str) -> Decimal | None:
         return (
             None
             if any(getattr(f, name) is None for f in fills)
             else sum((getattr(f, name) * f.quantity for f in fills), ZERO) / quantity
         )
 
-    def total(name):
+    def total(name: str) -> Decimal | None:
         return None if any(getattr(f, name) is None for f in fills) else sum((getattr(f, name) for f in fills), ZERO)
 
     return fills[0]._replace(
@@ -215,7 +213,12 @@ class _Positions:
     def _close(self, fill: Fill) -> Fill | None:
         """Close what is held, the oldest first; gives back what found nothing to close."""
         legs = self.held[_key(fill)]
-        side = legs[0].side if not fill.side and legs else -1 if fill.side == "buy" else 1
+        if not fill.side and legs:
+            side = legs[0].side
+        elif fill.side == "buy":
+            side = -1
+        else:
+            side = 1
         for leg in [leg for leg in legs if leg.side == side and leg.left]:
             take = min(leg.left, fill.quantity)
             part, rest = _split(fill, take)
@@ -275,9 +278,12 @@ def _split(fill: Fill, take: Decimal) -> tuple[Fill, Fill | None]:
     """A fill in two: so much of it, and the rest."""
     if take >= fill.quantity:
         return fill, None
-    parts = {name: _shared(getattr(fill, name), take, fill.quantity) for name in ("value", "commission", "fees")}
-    first = fill._replace(quantity=take, **{k: v[0] for k, v in parts.items()})
-    return first, fill._replace(quantity=fill.quantity - take, **{k: v[1] for k, v in parts.items()})
+    value = _part(fill.value, take, fill.quantity)
+    commission, fees = (_shared(whole, take, fill.quantity) for whole in (fill.commission, fill.fees))
+    return (
+        fill._replace(quantity=take, value=value, commission=commission[0], fees=fees[0]),
+        fill._replace(quantity=fill.quantity - take, value=fill.value - value, commission=commission[1], fees=fees[1]),
+    )
 
 
 def _closed(leg: Leg, part: Fill) -> None:
@@ -320,13 +326,13 @@ def _grouped(legs: list[Leg]) -> list[Trade]:
     groups: dict[tuple[str, ...], list[Leg]] = {}
     for i, leg in enumerate(legs):
         apart = leg.instrument not in OPTIONS
-        key = (
-            (leg.lot,)
-            if leg.lot
-            else (leg.order, leg.underlying if apart else "", leg.symbol if apart else "")
-            if leg.order
-            else ("", str(i))
-        )
+        key: tuple[str, ...]
+        if leg.lot:
+            key = (leg.lot,)
+        elif leg.order:
+            key = (leg.order, leg.underlying if apart else "", leg.symbol if apart else "")
+        else:
+            key = ("", str(i))
         groups.setdefault((*key, "apart" if apart else "option"), []).append(leg)
     return [
         Trade(g[0].lot or g[0].order or f"{g[0].symbol} {g[0].entered.isoformat()}", tuple(g)) for g in groups.values()

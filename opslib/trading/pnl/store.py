@@ -6,7 +6,7 @@ known. Of a trade that several backtests computed the newest import counts.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from opslib.foundation import clock
 from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage.cell_types import damaged, decoding
-from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.database import Database, Query
 from opslib.foundation.storage.schema import FILLS
 from opslib.trading.pnl.fills import BacktestResult, CashMovement, Fill, FillsFile
 
@@ -41,7 +41,7 @@ def _fill(row: Any) -> Fill:
 
 
 def _read_fill(seq: int, ts_us: int, told: dict[str, Any]) -> Fill:
-    read = {k: Decimal(v) if k in _NUMBERS and v is not None else v for k, v in told.items()}
+    read: dict[str, Any] = {k: Decimal(v) if k in _NUMBERS and v is not None else v for k, v in told.items()}
     read["expiry"] = date.fromisoformat(told["expiry"]) if told["expiry"] else None
     return Fill(row=seq, at=clock.instant(ts_us), **read)
 
@@ -85,7 +85,11 @@ def _computed(row: Any) -> Computed:
         return Computed(told["name"], fills, _read_promise(told["promise"]) if told["promise"] else None)
 
 
-_READ = {"fill": _fill, "backtest": _promise, BACKTEST: _computed}
+_READ: dict[str, Callable[[Any], Fill | BacktestResult | Computed]] = {
+    "fill": _fill,
+    "backtest": _promise,
+    BACKTEST: _computed,
+}
 
 
 def _told(row: Any) -> Fill | BacktestResult | Computed:
@@ -210,7 +214,8 @@ class FillStore:
             for p in book.promises.values()
         ]
         likes: dict[tuple[str, int, str], int] = {}
-        rows, lines = [], {}
+        rows: list[dict[str, Any]] = []
+        lines: dict[bytes, int] = {}
         for line, kind, ts_us, symbol, order, body in kept:
             nth = likes[kind, ts_us, body] = likes.get((kind, ts_us, body), 0) + 1
             digest = sha256(f"{kind}\0{ts_us}\0{nth}\0{body}".encode()).digest()
@@ -347,6 +352,6 @@ class FillStore:
             rows = connection.execute(query.order_by(FILLS.c.seq)).all()
         return [StoredFill(row.seq, row.ts_us, row.known_at_us, _told(row)) for row in rows]
 
-    def _asked(self, query: sa.Select, end_us: int, known_at_us: int | None) -> sa.Select:
+    def _asked(self, query: Query, end_us: int, known_at_us: int | None) -> Query:
         query = query.where(FILLS.c.app == self.app, FILLS.c.ts_us <= end_us)
         return query if known_at_us is None else query.where(FILLS.c.known_at_us <= known_at_us)

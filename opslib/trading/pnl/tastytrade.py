@@ -16,7 +16,7 @@ from opslib.trading.pnl.columns import looks_like_cost, rounding, within_reason
 from opslib.trading.pnl.fills import CENT, ZERO, CashMovement, Fill, FillsFile, Row
 from opslib.trading.pnl.instruments import Contract, is_adjusted
 
-TODAY, OLDER = "tastytrade", "tastyworks (older)"
+LAYOUTS = TODAY, OLDER = "tastytrade", "tastyworks (older)"
 _ACTIONS = {f"{side} to {effect}": (side, effect) for side in ("buy", "sell") for effect in ("open", "close")} | {
     "buy": ("buy", ""),
     "sell": ("sell", ""),
@@ -88,7 +88,7 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
                 f"costs of this row are unknown. Drop the column, or add it to Fees"
             )
     row.done()
-    (book.moneys if isinstance(found, CashMovement) else book.fills).append(found)  # type: ignore[arg-type]
+    book.keep(found)
 
 
 def _money(row: Row, today: bool) -> CashMovement:
@@ -132,13 +132,13 @@ def _kind(row: Row, kind: str, told: str, action: str) -> str:
 
 def _instrument(row: Row, told: str, optional: bool) -> str:
     if not told:
-        return (
-            ("future option" if row.word("Symbol").startswith((".", "/")) else "option")
-            if optional
-            else "future"
-            if row.word("Symbol").startswith("/")
-            else "stock"
-        )
+        if optional:
+            if row.word("Symbol").startswith((".", "/")):
+                return "future option"
+            return "option"
+        if row.word("Symbol").startswith("/"):
+            return "future"
+        return "stock"
     found = _INSTRUMENTS.get(told.lower())
     if found is None:
         row.refuse(f"Instrument Type is {told!r}; one of {', '.join(k.title() for k in _INSTRUMENTS)} was wanted")
@@ -300,7 +300,12 @@ def _older(row: Row) -> Fill:
     if right and (strike is None or expiry is None):
         row.refuse("Strike or Expiration Date is empty; an option has both")
     future = root.startswith(("/", "."))
-    instrument = ("future option" if future else "option") if right else "future" if future else "stock"
+    if right:
+        instrument = "future option" if future else "option"
+    elif future:
+        instrument = "future"
+    else:
+        instrument = "stock"
     quantity = row.number_of("Quantity", needed=True, above=ZERO) or Decimal(1)
     value, price = row.number_of("Amount", needed=True) or ZERO, row.number_of("Price", least=ZERO)
     fees = row.number_of("Fees") or ZERO

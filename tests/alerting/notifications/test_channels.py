@@ -23,7 +23,8 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from opslib.alerting.notifications import channels, message, sender
 from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import Settings
@@ -276,7 +277,7 @@ def mail_server(box: Postbox, **how: Any) -> Iterator[int]:
     running = Free(box, hostname="127.0.0.1", port=0)
     running.start()
     try:
-        yield running.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        yield running.server.sockets[0].getsockname()[1]
     finally:
         running.stop()
 

@@ -24,12 +24,14 @@ import pytest
 from opslib.alerting.notifications import external_alerts
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation import clock
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import BadAlerts
 from opslib.foundation.storage.database import Database
-from opslib.services import notifying, server
+from opslib.services import server
+from opslib.services.notifying import NotificationTasks
 from opslib.services.server import ServerThread
 from opslib.simulation.world.http_server import Answer
 from opslib.telemetry.pages import refused_posts
@@ -253,7 +255,7 @@ def test_a_neighbours_alert_lives(store_url: str) -> None:
         desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)))
         desk.tells(20)
     assert desk.tells(0) == []
-    (only, told), *_ = desk.dispatch.deliveries()
+    (_only, told), *_ = desk.dispatch.deliveries()
     assert (told["kind"], told["severity"], told["roles"], told["alerts"][0]["sentence"]) == (
         "firing",
         "critical",
@@ -516,23 +518,23 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
             "am": Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{am_port}"}),
         }
         staff = Contacts({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
-        notifier = notifying.notifier(store, settings, table, staff, lambda: store_at() + timedelta(seconds=20))
-        store._now = notifier.now
-        made_ids = notifier.plan()
-        told = [a for name in made_ids for a in notifier.dispatch.message(name)["alerts"]]
+        store._now = lambda: store_at() + timedelta(seconds=20)
+        notifying = NotificationTasks(store, settings, table, staff, store._now)
+        made_ids = notifying.plan()
+        told = [a for name in made_ids for a in notifying.dispatch.message(name)["alerts"]]
         assert [a["source"] for a in told if a["rule"] == "availability"] == ["page"] and [
             a["source"] for a in told if a["rule"] == "OnlyTheyKnow"
         ] == ["prometheus"]
 
         async def send() -> None:
             for channel in hooks.values():
-                while await notifier.send(channel):
+                while await notifying.sender.send(channel):
                     pass
 
         asyncio.run(send())
         # Alertmanager's clock is the machine's: what we say of March is over there. That it took it is what counts
         # here.
-        assert {d.state for d, _ in notifier.dispatch.deliveries()} == {"sent"}
+        assert {d.state for d, _ in notifying.dispatch.deliveries()} == {"sent"}
 
 
 def _heard(store: Database) -> set[str]:

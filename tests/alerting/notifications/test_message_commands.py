@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.alerting.notifications import message
 from opslib.alerting.notifications.message import Code, Message
 from opslib.alerting.notifications.store import NotificationStore
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.storage.database import Database
 from opslib.incidents.lifecycle import Incidents
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from opslib.simulation.world.http_server import Answer, Request
 from tests.alerting.notifications.test_channels import NOW, Postbox, body, mail_server, mailing, receiver, tell
 from tests.alerting.notifications.test_sender import Day
@@ -154,7 +157,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 def made(day: Day, kind: str) -> Message:
     """A message of a kind about the alert that fires, with free text that would be markup."""
-    (notice,) = [n for n in day.notifier.dispatch.standing() if n.rule == "availability" and n.subject == "massive"]
+    (notice,) = [n for n in day.notifying.dispatch.standing() if n.rule == "availability" and n.subject == "massive"]
     told = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | {
         "alert": notice.alert,
         "sentence": MARKUP,
@@ -262,7 +265,7 @@ def test_every_command_does_what_it_says(alive: Day) -> None:
         ended = shell(command, alive.settings.base)
         assert ended.returncode == 0 or ("report weekly" in command and ended.returncode == 3), (command, ended.stderr)
         if " ack " in command:
-            assert "is taken by" in ended.stdout and [by for by, _, _ in alive.notifier.dispatch.acks().values()]
+            assert "is taken by" in ended.stdout and [by for by, _, _ in alive.notifying.dispatch.acks().values()]
         if "runbook open" in command:
             assert (
                 list((alive.settings.outputs / "incidents" / incident.id).glob("01_massive_down.ipynb"))
@@ -298,8 +301,8 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
     agenda.begin(at("07:00"))
     found = agenda.told(at("10:30"), {})
     NotificationStore(store, "two").heard(found)
-    notifier = notifying.notifier(store, settings, RULES, Contacts(), lambda: at("10:30"))
-    made = [notifier.rendered(name) for name in notifier.plan()]
+    notifying = NotificationTasks(store, settings, RULES, Contacts(), lambda: at("10:30"))
+    made = [notifying.sender.rendered(name) for name in notifying.plan()]
     by_hand = {str(words) for m in made for head, words in m.lines if head == "By hand"}
     where = f"--home '{home}' --app two"
     assert by_hand == {

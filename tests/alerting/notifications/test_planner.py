@@ -3,7 +3,8 @@ When people are told, and of what: a difference between what is so and what was 
 """
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opslib.alerting.notifications.planner import AlertChange, Cause, NotificationState, Silence, due
 from opslib.foundation.config.contacts import Contacts

@@ -12,21 +12,24 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opslib.alerting.notifications import message, sender
+from opslib.alerting.notifications import message
 from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
 from opslib.dashboard import impact
 from opslib.foundation import clock
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
-from opslib.services import collector, notifying
+from opslib.services import collector
 from opslib.services.collector import Collector, Standby
+from opslib.services.notifying import NotificationTasks
 from opslib.simulation.world.http_server import Answer, Request
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
@@ -53,7 +56,7 @@ class Day:
             for name in ("desk", "lead")
         }
         roles = {name: Role(name, (), ("lead",) if name == "Tech Lead" else ("desk",)) for name in PATH}
-        self.notifier = notifying.notifier(
+        self.notifying = NotificationTasks(
             self.store, self.settings, RULES, Contacts(roles, hooks, **staff), lambda: self.at
         )
 
@@ -69,12 +72,12 @@ class Day:
             self.at += timedelta(seconds=step_s)
             self._come()
             self.judge.judge()
-            self.notifier.plan()
+            self.notifying.plan()
             asyncio.run(self._send())
 
     async def _send(self) -> None:
-        for channel in self.notifier.staff.channels.values():
-            while await self.notifier.send(channel):
+        for channel in self.notifying.staff.channels.values():
+            while await self.notifying.sender.send(channel):
                 pass
 
 
@@ -139,7 +142,7 @@ def test_what_was_acknowledged_is_not_passed_on(
         day = Day(tmp_path / (who or "nobody"), hook, "10:05")
         day.live("10:15")
         if who:
-            day.notifier.dispatch.ack(got[-1][1]["alerts"][0]["alert"], who)
+            day.notifying.dispatch.ack(got[-1][1]["alerts"][0]["alert"], who)
         day.live("10:30", 30)
         assert [m["kind"] for _, m in got] == expected
 
@@ -182,21 +185,21 @@ def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with receiver(answer) as url:
         day = Day(tmp_path, url, "11:20")
         day.live("11:50", 30)
-        waits = [d for d, _ in day.notifier.dispatch.deliveries() if d.state == PENDING]
+        waits = [d for d, _ in day.notifying.dispatch.deliveries() if d.state == PENDING]
         assert {d.channel for d in waits} == {"lead"} and [kind for _, kind in well] == ["rose", "over"]
         assert max(d.attempts for d in waits) <= 16 and waits[-1].said == "answered 503: maintenance"
         broken[0] = False
         day.at += timedelta(minutes=10)
         asyncio.run(day._send())
         assert [kind for where, kind in well if where == "lead"] == ["firing", "rose", "over"]
-        assert {d.state for d, _ in day.notifier.dispatch.deliveries()} == {SENT}
+        assert {d.state for d, _ in day.notifying.dispatch.deliveries()} == {SENT}
     assert capsys.readouterr().err.count("lead was not told of") <= 3
 
     day = Day(tmp_path / "gone", "http://127.0.0.1:1", "11:20")
     day.live("11:25", 60)
     day.at += timedelta(hours=25)
     asyncio.run(day._send())
-    assert {d.state for d, _ in day.notifier.dispatch.deliveries()} == {
+    assert {d.state for d, _ in day.notifying.dispatch.deliveries()} == {
         EXPIRED
     } and "is given up: lead could not be told" in capsys.readouterr().err
 
@@ -205,11 +208,11 @@ def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str)
     """What still works is read as of the moment of the message: however late it is sent, it says the same."""
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25")
-    (first, _), *_ = day.notifier.dispatch.deliveries()
-    words = day.notifier.rendered(first.message).plain
+    (first, _), *_ = day.notifying.dispatch.deliveries()
+    words = day.notifying.sender.rendered(first.message).plain
     day.at = at("15:00")
-    later = notifying.notifier(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
-    assert later.rendered(first.message).plain == words
+    later = NotificationTasks(day.store, day.settings, RULES, day.notifying.staff, lambda: day.at)
+    assert later.sender.rendered(first.message).plain == words
 
 
 def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, Any]]]) -> None:
@@ -224,13 +227,13 @@ def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, 
     with receiver(answer) as url:
         day = Day(tmp_path, url, "11:20")
         day.live("11:25", 30)
-        day.notifier.dispatch.silence("Ann", "known", timedelta(minutes=30), rule="availability")
+        day.notifying.dispatch.silence("Ann", "known", timedelta(minutes=30), rule="availability")
         broken[0] = False
         day.live("11:40", 60)
         assert [m for where, m in got if where == "lead"] == []
         day.at = at("11:58")
         asyncio.run(day._send())
-        assert [m["kind"] for where, m in got if where == "lead"][0] == "firing"
+        assert next(m["kind"] for where, m in got if where == "lead") == "firing"
 
 
 def test_a_fault_of_ours_stops_nobody_else(
@@ -256,23 +259,21 @@ def test_a_fault_of_ours_stops_nobody_else(
 
     monkeypatch.setattr(channels, "_webhook", broken)
     day.live("11:40", 60)
-    waits = [d for d, _ in day.notifier.dispatch.deliveries() if d.state == PENDING]
+    waits = [d for d, _ in day.notifying.dispatch.deliveries() if d.state == PENDING]
     assert (
         {d.channel for d in waits} == {"lead"}
         and "RuntimeError: what nobody thought of" in waits[-1].said
         and {where for where, _ in got} == {"desk"}
     )
-    monkeypatch.setattr(day.notifier, "plan", lambda: 1 / 0)
+    monkeypatch.setattr(day.notifying, "plan", lambda: 1 / 0)
 
-    async def once() -> None:
-        stop = asyncio.Event()
-        task = asyncio.create_task(day.notifier._often(stop, 1.0, day.notifier._plan))
-        await asyncio.sleep(0.2)
-        stop.set()
-        await task
-
-    asyncio.run(once())
-    assert day.notifier._ill and "telling people failed: ZeroDivisionError" in capsys.readouterr().err
+    stop = threading.Event()
+    working = threading.Thread(target=day.notifying.run, args=(stop,))
+    working.start()
+    _until(lambda: not day.notifying.well)
+    stop.set()
+    working.join(30)
+    assert "telling people failed: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None:
@@ -298,9 +299,9 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
             at("11:00"),
         ).alerts
     )
-    notifier = notifying.notifier(store, settings, RULES, Contacts(), lambda: at("11:00"))
-    (name,) = notifier.plan()
-    told = notifier.rendered(name)
+    notifying = NotificationTasks(store, settings, RULES, Contacts(), lambda: at("11:00"))
+    (name,) = notifying.plan()
+    told = notifying.sender.rendered(name)
     for words in (told.plain, told.slack, told.html, json.dumps(told.facts)):
         assert "T_0A" not in words and "0123456789" not in words and "\x1b" not in told.plain
     assert not [line for line in told.plain.splitlines() if line.startswith("Do first: nothing")]
@@ -357,11 +358,11 @@ def test_a_mail_has_the_picture_of_its_panel(tmp_path: Path, hook: str) -> None:
     """
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25", 30)
-    (first, _), *_ = day.notifier.dispatch.deliveries()
-    told = day.notifier.rendered(first.message)
-    picture = day.notifier._picture(Channel("mail", "smtp"), told)
+    (first, _), *_ = day.notifying.dispatch.deliveries()
+    told = day.notifying.sender.rendered(first.message)
+    picture = day.notifying.sender._picture(Channel("mail", "smtp"), told)
     assert picture and picture.startswith(b"\x89PNG") and len(picture) < 200_000
-    assert day.notifier._picture(Channel("hook", "webhook"), told) is None
+    assert day.notifying.sender._picture(Channel("hook", "webhook"), told) is None
 
 
 def test_what_comes_from_outside_is_no_markup() -> None:
@@ -395,7 +396,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
             detail='{"every_s": 5.0}',
         )
 
-    standby = Standby(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
+    standby = Standby(day.store, day.settings, RULES, day.notifying.staff, lambda: day.at)
     assert not standby.needed()
     SampleStore(day.store, "desk").keep([beat(-10), beat(-5), beat(0)], known_at_ts=True)
     day.at = at("10:45") + timedelta(seconds=20)
@@ -405,7 +406,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
     while day.at < at("10:47"):
         day.at += timedelta(seconds=5)
         standby._collector.judge()
-        standby._notifier.plan()
+        standby._notifying.plan()
         asyncio.run(day._send())
     assert [(m["kind"], a["rule"], m["severity"]) for _, m in got for a in m["alerts"]] == [
         ("firing", "heartbeat", "critical")
@@ -465,12 +466,10 @@ def _until(holds: Any, within_s: float = 60.0) -> None:
         time.sleep(0.05)  # Another process can only be awaited.
 
 
-def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_pulse_is_told(tmp_path: Path) -> None:
     """
     While we are well a heartbeat service hears of it; while we are not it hears nothing; its address is shown nowhere.
     """
-    monkeypatch.setattr(sender, "PULSE_S", 0.05)
-    monkeypatch.setattr(sender, "LOOK_S", 0.05)
     beats: list[str] = []
     with receiver(lambda r: beats.append(r.path) or Answer(200)) as url:
         settings = settings_module.load(tmp_path, None, {"OPS_HEARTBEAT_URL": f"{url}/ping/uuid-0123456789"})
@@ -478,17 +477,17 @@ def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             "uuid-0123456789" not in repr(settings)
             and settings.redact(f"{url}/ping/uuid-0123456789") == "[OPS_HEARTBEAT_URL]"
         )
-        well, stop = [False], threading.Event()
-        notifier = notifying.notifier(Database(settings.url), settings, RULES, Contacts(), beating=lambda: well[0])
-        telling = threading.Thread(target=sender.run, args=(notifier, stop))
-        telling.start()
-        time.sleep(0.3)  # That nothing comes can only be seen by waiting for it.
-        assert beats == []
-        well[0] = True
-        _until(lambda: beats, 10)
-        stop.set()
-        telling.join(10)
-    assert set(beats) == {"/ping/uuid-0123456789"}
+        day = Day(tmp_path, url, "10:45")
+        day.judge.settings = settings
+        send = partial(collector.send_heartbeat, day.judge, day.notifying)
+        asyncio.run(send())
+        assert beats == []  # Nothing was judged yet.
+        day.judge.judge()
+        asyncio.run(send())
+        assert len(beats) == 1
+        day.notifying.well = False
+        asyncio.run(send())
+    assert beats == ["/ping/uuid-0123456789"]
 
 
 def test_a_collector_is_well_while_it_judges(tmp_path: Path) -> None:
@@ -526,7 +525,7 @@ def test_the_commands(
     alert = got[0][1]["alerts"][0]["alert"]
     assert (
         ops("ack", alert, "--by", "Ann", "--as-of", "2026-03-10T11:25")[0] == 0
-        and day.notifier.dispatch.acks()[alert][0] == "Ann"
+        and day.notifying.dispatch.acks()[alert][0] == "Ann"
     )
     taken = json.loads(ops("status", "--as-of", "2026-03-10T11:25", "-o", "json")[1])["alerts"]
     assert {a["id"]: a["acked_by"] for a in taken}[alert] is None  # Of that moment: it was taken only now.

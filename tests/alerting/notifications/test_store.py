@@ -19,6 +19,7 @@ from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FOREIGN, MESSAGES, NOTICES, OUTBOX
+from opslib.jobs import ledger
 from tests.support.receivers import ALERTS, SILENT, fires
 from tests.support.snapshots import at, us
 
@@ -81,7 +82,7 @@ def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
     assert mine[-1] is None and len({d.message for d in mine[:-1] if d}) == count
     desk.at_s += CLAIM_US / 1e6 + 1
     again = desk.claim()
-    assert again and again.message == mine[0].message  # type: ignore[union-attr]
+    assert again and again.message == mine[0].message
     desk.dispatch.sent(again)
     assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
     desk.dispatch.failed(again, "late", 1)
@@ -108,7 +109,7 @@ def test_a_group_goes_out_in_its_order(desk: Desk) -> None:
     assert len(kinds) == 3 and all(k == ["firing", "over"] for k in kinds.values())
     desk.at_s = 300
     rest = [desk.claim()]
-    desk.dispatch.sent(rest[0])  # type: ignore[arg-type]
+    desk.dispatch.sent(rest[0])
     rest.append(desk.claim())
     assert (
         [desk.dispatch.message(d.message)["kind"] for d in rest if d] == ["firing", "over"]
@@ -234,20 +235,9 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
         connection.execute(sa.text("UPDATE meta SET value = '3' WHERE key = 'schema'"))
     desk.store.close()
     again = Desk(store_url)
-    again.store.run_begins(
-        id="r",
-        app="desk",
-        notebook="n",
-        parameters="{}",
-        state="ok",
-        started_at_us=0,
-        outputs="[]",
-        process="p",
-        due="report daily 2026-03-10",
-    )
-    assert [row["due"] for row in again.store.runs_due("desk", ["report daily 2026-03-10"])] == [
-        "report daily 2026-03-10"
-    ]
+    daily = ledger.JobKey("report daily 2026-03-10")
+    ledger.begins(again.store, daily, id="r", app="desk", notebook="n", parameters="{}", state="ok", started_at_us=0)
+    assert [row["due"] for row in ledger.rows_due(again.store, "desk", [daily.name])] == [daily.name]
     assert again.plan(500) == [] and again.dispatch.standing() == []
     fires(again.store, "desk", 600, "resolved")
     fires(again.store, "desk", 700, "firing")

@@ -76,7 +76,7 @@ def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert settings.load(tmp_path, "desk", {"OPS_STORE_URL": typed}).url == typed
     Database(typed).close()
     assert (tmp_path / "typed.sqlite").is_file()
-    assert Settings(tmp_path, "desk", store_url=sqlite_url(tmp_path / "x?y")).url.database == str(tmp_path / "x?y")  # type: ignore[union-attr]
+    assert Settings(tmp_path, "desk", store_url=sqlite_url(tmp_path / "x?y")).url.database == str(tmp_path / "x?y")
 
 
 def test_a_day_in_an_odd_home(

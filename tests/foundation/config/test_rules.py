@@ -140,9 +140,9 @@ def test_a_desk_may_shorten_what_inhibits(laid_over):
 MISTAKES = {
     "a rule that is none": ("[availabilty]\nwarning = 0.9", ["availabilty", "Did you mean 'availability'?"]),
     "a key that is none": ("[errors]\nwarnin = 3", ["errors", "warnin", "Did you mean 'warning'?"]),
-    "no table": ("errors = 3", ["errors", "a table [errors] was wanted"]),
+    "no table": ("errors = 3", ["errors", "a table was expected"]),
     "no TOML": ("[errors", ["not TOML"]),
-    "a text for a number": ('[errors]\nwarning = "20"', ["errors", "warning", "a number was wanted"]),
+    "a text for a number": ('[errors]\nwarning = "20"', ["errors", "warning", "a number was expected"]),
     "true for a number": ("[errors]\nobjective = true", ["errors", "objective"]),
     "not a number": ("[errors]\nwarning = nan", ["errors", "warning"]),
     "no end": ("[errors]\ncritical = inf", ["errors", "critical"]),
@@ -200,7 +200,7 @@ MISTAKES = {
     ),
     "one source inhibited by a text": (
         '[availability]\nby_source = { page = { inhibited_by = "errors" } }',
-        ["availability", "inhibited_by of page", "a list of rules"],
+        ["[availability.by_source.page]: inhibited_by", "a list of rules"],
     ),
     "a patience that is none": ('[errors]\nunknown_after = "soon"', ["errors", "unknown_after"]),
     "a runbook for nobody": (
@@ -261,7 +261,7 @@ def test_every_problem_is_told_at_once(laid_over):
     with pytest.raises(RulesError) as caught:
         laid_over("[errors]\nwarning = 60\n\n[memory]\nunit = 3\n\n[silence]\nfor = 1\n")
     assert len(caught.value.problems) == 3 and all(
-        name in str(caught.value) for name in ("'errors'", "'memory'", "'silence'")
+        name in str(caught.value) for name in ("[errors]", "[memory]", "[silence]")
     )
 
 

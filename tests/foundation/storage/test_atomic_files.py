@@ -1,5 +1,6 @@
 """Publication: all files or none, whenever the process dies, and however many publish at once."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -153,6 +154,17 @@ def test_killed_at_any_step(tmp_path: Path, keep_as: str | None, then: str) -> N
     assert False in seen and seen.count(True) > len(ENDINGS), seen
 
 
+def killed_at_notebook(plain: Callable[..., None]) -> Callable[[Path, Path], None]:
+    """A move of files that dies where a notebook is moved."""
+
+    def move(source: Path, target: Path) -> None:
+        if Path(target).suffix == ".ipynb":
+            raise Killed
+        plain(source, target)
+
+    return move
+
+
 def test_killed_again_while_finishing(tmp_path: Path) -> None:
     """A process that dies while it finishes what another left leaves it to a third."""
     step = 0
@@ -161,10 +173,7 @@ def test_killed_again_while_finishing(tmp_path: Path) -> None:
         folder = tmp_path / str(step)
         atomic_files.publish(folder / "day", generation("a"), None)
         with pytest.MonkeyPatch.context() as patch:  # Killed after the first of the moves.
-            plain = os.replace
-            patch.setattr(
-                os, "replace", lambda a, b: (_ for _ in ()).throw(Killed) if Path(b).suffix == ".ipynb" else plain(a, b)
-            )
+            patch.setattr(os, "replace", killed_at_notebook(os.replace))
             with pytest.raises(Killed):
                 atomic_files.publish(folder / "day", generation("b"), "r1")
         with pytest.MonkeyPatch.context() as patch:
@@ -239,10 +248,9 @@ def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch
                     [sys.executable, "-c", program, str(tmp_path / "day")], stderr=subprocess.PIPE, text=True
                 )
             )
-            try:  # Where publishers take turns the quick one waits; so nobody waits for it for ever.
+            # Where publishers take turns the quick one waits; so nobody waits for it for ever.
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 others[0].wait(2)
-            except subprocess.TimeoutExpired:
-                pass
         plain(source, target)
 
     monkeypatch.setattr(os, "replace", slow)

@@ -275,7 +275,13 @@ def test_a_lost_log_is_no_failure(home: Path) -> None:
     held = len(SnapshotStore(Database(settings.sqlite_url(home / "store.sqlite"))).looks("desk", 0, 2**62, None))
     for suffix in ("-wal", "-shm"):
         (home / f"store.sqlite{suffix}").write_bytes(os.urandom(5000))
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Database\nfrom opslib.telemetry.pages.store import SnapshotStore\nprint(len(SnapshotStore(Database(sqlite_url(Path(sys.argv[1])))).looks('desk', 0, 2**62, None)))"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\n"
+        "from opslib.foundation.storage.database import Database\n"
+        "from opslib.telemetry.pages.store import SnapshotStore\n"
+        "store = SnapshotStore(Database(sqlite_url(Path(sys.argv[1]))))\n"
+        "print(len(store.looks('desk', 0, 2**62, None)))"
+    )
     found = subprocess.run([sys.executable, "-c", code, str(home / "store.sqlite")], capture_output=True, text=True)
     assert found.stdout.strip() == str(held), found.stderr
 

@@ -123,7 +123,7 @@ def test_a_failed_write_keeps_nothing(store_url: str) -> None:
     )
     if store_url.startswith("sqlite"):
         # SQLite takes a text for a number, but no nothing.
-        broken = Post(None, broken.snapshot)  # type: ignore[arg-type]
+        broken = Post(None, broken.snapshot)
     with pytest.raises(StoreError):
         SnapshotStore(store).write("desk", [good, broken])
     assert SnapshotStore(store).looks("desk", 0, 2**62, None) == []

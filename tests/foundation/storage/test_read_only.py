@@ -24,6 +24,7 @@ from opslib.foundation.storage import atomic_files, temporary_files
 from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.cell_types import DamagedCell
 from opslib.foundation.storage.database import Database
+from opslib.jobs import ledger
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import damaged
 from tests.support.system import absent
@@ -120,7 +121,13 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
 
 def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
     """Whether somebody without powers reads a store, and how many posts."""
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Database\nfrom opslib.telemetry.pages.store import SnapshotStore\ns = Database(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\n"
+        "from opslib.foundation.storage.database import Database\n"
+        "from opslib.telemetry.pages.store import SnapshotStore\n"
+        "store = SnapshotStore(Database(sqlite_url(Path(sys.argv[1]))))\n"
+        "print(len(store.looks('desk', 0, 2**62, None)))"
+    )
     return subprocess.run(
         [*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
     )
@@ -165,11 +172,11 @@ def test_who_writes_meanwhile_is_noticed(whole: Path, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)
         reader = Database(sqlite_url(path))
-        assert reader.runs() and reader.file.is_read_only
+        assert ledger.all_rows(reader) and reader.file.is_read_only
     writer = Database(sqlite_url(path))
     writer.remember("a", "b")
     with pytest.raises(StoreError, match="was written while it was read. Run this again"):
-        reader.runs()
+        ledger.all_rows(reader)
     with pytest.raises(StoreError, match="can only be read here"):
         reader.remember("a", "c")
 
@@ -258,7 +265,12 @@ def test_a_failed_publication_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """Half-made files and folders go once who made them is gone; those of a living process and of another host stay."""
-    code = "import os, sys\nfrom pathlib import Path\nfrom opslib.foundation.storage import temporary_files\np = Path(sys.argv[1])\ntemporary.beside(p / 'x.json').write_text('half')\nf = temporary_files.beside(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\nprint('there', flush=True)\nsys.stdin.read()"
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom opslib.foundation.storage import temporary_files\n"
+        "p = Path(sys.argv[1])\ntemporary_files.beside(p / 'x.json').write_text('half')\n"
+        "f = temporary_files.beside(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\n"
+        "print('there', flush=True)\nsys.stdin.read()"
+    )
     running = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -80,7 +80,7 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
     evidence.
     """
     incident = opened(home).chronicle.read(ID)
-    content = figures.metrics(incident).body["content"]  # type: ignore[union-attr]
+    content = figures.metrics(incident).body["content"]
     began, ended = (time_parsing.parse(content[key]) for key in ("began", "ended"))
     rows = [r for r in content["rows"] if began < time_parsing.parse(r["at"]) < ended + timedelta(minutes=1)]
     found = {f.id: f for f in Postmortem(incident).figures}
@@ -93,12 +93,12 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
         "fallbacks"
     ].result.value == sum(r["massive_fallbacks"] for r in rows)
     times = incident.times
-    assert found["TTD"].result.value == (times["detected"].at_us - times["began"].at_us) / 1e6  # type: ignore[operator]
+    assert found["TTD"].result.value == (times["detected"].at_us - times["began"].at_us) / 1e6
     outage = next(t for t in replay.scripted().troubles if t.name == "massive_outage")
     assert (
         abs((clock.instant(times["began"].at_us) - outage.begins).total_seconds())
         <= (times["began"].precision_s or 0) + 1
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_an_unknown_time_stays_unknown() -> None:

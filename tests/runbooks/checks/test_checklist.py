@@ -33,11 +33,9 @@ def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
 
 
 def checkups_seen(desk: Desk, box: str, sheet: ChecklistSession, at: datetime) -> Any:
-    from opslib.runbooks.checks import providers
+    from opslib.runbooks.checks import run_check
 
-    return providers.seen(
-        CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident)
-    )
+    return run_check(CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
 
 
 # What the page records.
@@ -431,7 +429,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
             market_calendar.session(time_parsing.parse_day("2026-03-02"))
         )
         is None
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from opslib.foundation import clock
 from opslib.foundation.storage import snapshot_columns
 from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.runbooks import catalog, steps
-from opslib.runbooks.checks import costs, providers
+from opslib.runbooks.checks import costs, run_check
 from opslib.runbooks.checks.context import CheckContext
 from opslib.runbooks.execution import CheckResult
 from opslib.runbooks.steps import Step
@@ -34,7 +34,7 @@ AT = OPENS + timedelta(minutes=90)
 LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
 
 
-def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:  # type: ignore[assignment]
+def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:
     """A desk with just these looks and posts, known as they happened."""
     found = desk_module.open("desk", home, {"OPS_HOME": str(home), **secrets})
     SampleStore(found.store, "desk").keep(samples, known_at_ts=True)
@@ -47,7 +47,7 @@ def asked(desk: Desk, step: Step | str, at: datetime = AT) -> CheckResult:
     """What the check of a step sees, as of a moment, over ten minutes."""
     found = steps.step(step) if isinstance(step, str) else step
     incident = DryRunIncidents(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
-    return providers.seen(CheckContext(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
+    return run_check(CheckContext(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
 
 
 def every(
@@ -673,19 +673,19 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
         total.over == commission.over + slippage.over
         and table.good is False
         and table.content["slippage"]["difference_usd"] > 5000
-    )  # type: ignore[operator,index]
+    )
     assert (
         asked(desk, "commission_as_assumed", CLOSE).good is True
         and asked(desk, "slippage_as_assumed", CLOSE).good is False
         and asked(desk, "spreads_usual", CLOSE).good is False
     )
     assert (
-        [row for row in table.content] == ["commission", "slippage", "total"]
+        list(table.content) == ["commission", "slippage", "total"]
         and "-slippage_pct = 0.4900" in found.change.plain
         and "+slippage_pct" in found.change.plain
         and "commission_usd = 0.6600" in found.change.plain
     )
-    assert abs(found._gap(found.proposed) or 9) < abs(found._gap() or 0) and found._gap(found.proposed) < 0.5  # type: ignore[operator]
+    assert abs(found._gap(found.proposed) or 9) < abs(found._gap() or 0) and found._gap(found.proposed) < 0.5
 
 
 def test_commission_that_rose(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from opslib.runbooks.diagnosis import cost_questions
 from tests.support.outside_world import RULES
-from tests.support.snapshots import CLOSES as AT, tape
+from tests.support.snapshots import CLOSES as AT
+from tests.support.snapshots import tape
 
 
 def means(commission: float, slippage: float, gross: float, trades: int = 10) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The demo's home: whole or replaced, whenever an ops demo was killed, and never made by two at once."""
 
+import itertools
 import os
 import random
 import signal
@@ -207,12 +208,12 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
         ("log", "app"),
     ):
         stamps = [s.ts_us for s in of(*what) if s.last]
-        assert {b - a for a, b in zip(stamps, stamps[1:])} == {30_000_000}, what
+        assert {b - a for a, b in itertools.pairwise(stamps)} == {30_000_000}, what
     assert {b.ts_us - a.ts_us for a, b in zip(of("data", "massive"), of("data", "massive")[1:])} <= {
         30_000_000,
         60_000_000,
     }
     ups = [s.value for s in of("health", "app")]
-    assert all(b > a for a, b in zip(ups, ups[1:])) and all(s.outcome == "ok" for s in kept if s.last)
+    assert all(b > a for a, b in itertools.pairwise(ups)) and all(s.outcome == "ok" for s in kept if s.last)
     assert all(s.value is not None for s in of("socket", "app")[60:]), [s.value for s in of("socket", "app")]
     store.close()

@@ -31,6 +31,8 @@ from opslib.simulation.drills.scenarios import (
 )
 from opslib.simulation.world.faults import NO_FAULT, SHARED, STATES
 
+pytestmark = pytest.mark.drill
+
 SEED = int(f"{clock.now():%Y%m%d}")  # Another each day.
 MINUTE = (
     (FAULTS["massive_tls"], 1.0),
@@ -99,7 +101,7 @@ def test_everything_is_drilled() -> None:
     assert all(t.cause not in t.accepted and all(why.strip() for why in t.accepted.values()) for t in found)
     assert {t.kind for t in found} == {*KINDS} and all(t.control == (t.name in CONTROLS) for t in found)
     assert "none" not in {cause for t in found if t.kind in (FAULT, PAIR) for cause in t.causes}
-    assert {t.name for t in found if t.share < 1} == {s for s in SHARED}
+    assert {t.name for t in found if t.share < 1} == set(SHARED)
     assert {name for t in found for _, active in t.acts for name in active} <= {*STATES}
     assert [t.share for t in trials(("massive_5xx",), (0.05, 1.0))] == [0.05, 1.0] and list(
         trials(("massive_tls",), (0.05,))
@@ -161,7 +163,7 @@ def test_what_is_exact_and_what_is_accepted(
             0.9,
             also=tuple(Other(*a.split(" of ")) for a in also),
         ),
-    )  # type: ignore[arg-type]
+    )
     assert (None if found.wrong else not found.accepted) == exact and says in (found.wrong or found.accepted), found
 
 
@@ -192,7 +194,7 @@ def row(right: bool = True, sure: float = 0.9, **more: object) -> Row:
         "wrong": "",
         "seen": ("Is it? yes.",),
     }
-    return Row(**(given | more))  # type: ignore[arg-type]
+    return Row(**(given | more))
 
 
 def test_the_scoreboard() -> None:

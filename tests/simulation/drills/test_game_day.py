@@ -17,6 +17,8 @@ from opslib.runbooks import catalog
 from opslib.simulation.drills import game_day
 from opslib.simulation.world.faults import STATES
 
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
+
 SPEED = 8.0
 NO_LAB = ("-c", "import os, time; print(os.environ['OPS_HOME'], flush=True); time.sleep(600)")
 TYPED_TOO_EARLY, WRONG, RIGHT = "provider_stale", "provider_refused", "provider_tls"
@@ -58,7 +60,7 @@ def test_a_game_day(tmp_path: Path) -> None:
     What was injected is in nothing that the person is shown or can look at; the answer, its time and what people were
     told are in the debrief; nothing is left running.
     """
-    options = parser.parser().parse_args(
+    options = parser.parser(main.COMMANDS).parse_args(
         [
             "--home",
             str(tmp_path),
@@ -115,7 +117,7 @@ def test_a_game_day(tmp_path: Path) -> None:
 
 def test_giving_up_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gives up before it began is told what it would have been, and the debrief says that it was not found."""
-    options = parser.parser().parse_args(
+    options = parser.parser(main.COMMANDS).parse_args(
         ["--home", str(tmp_path), "--app", "desk", "drill", "--live", "any", "--secret"]
     )
     reply = game_day.asked(options, lambda words: None, lambda prompt: game_day.GIVES_UP, NO_LAB, SPEED, 900.0, 900.0)

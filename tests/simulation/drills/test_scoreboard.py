@@ -3,6 +3,7 @@ What is recorded of the drills is what README says, covers everything and meets 
 are noticed.
 """
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import UsageError
 from opslib.runbooks import catalog
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.simulation.drills import drill, expected_runs, mutation, scoreboard, scoreboard_view
 from opslib.simulation.drills.mutation import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutation
 from opslib.simulation.drills.scenarios import FAULTS, trials
@@ -175,9 +176,9 @@ def test_every_runbook_has_enough_mutants() -> None:
         assert len(found) == len(set(found)) >= 15
         assert [m.target for m in found if m.kind == DROPPED] == [s.name for s in steps]
         assert [(m.target, m.other) for m in found if m.kind == SWAPPED] == [
-            (a.name, b.name) for a, b in zip(steps, steps[1:])
+            (a.name, b.name) for a, b in itertools.pairwise(steps)
         ]
-        assert {m.target for m in found if m.kind == TURNED} <= set(providers.CHECKS)
+        assert {m.target for m in found if m.kind == TURNED} <= set(CHECKS)
     moved = [
         (m.other, m.by) for m in mutation.mutants("greeks_quality") if m.kind == MOVED and m.target == "greeks_valid"
     ]

@@ -11,6 +11,8 @@ import pytest
 from opslib.simulation.drills import stepped_desk
 from opslib.simulation.drills.stepped_desk import _Ahead
 
+pytestmark = pytest.mark.drill
+
 
 def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() -> None:
     """

@@ -12,11 +12,14 @@ import httpx
 import psutil
 import pytest
 
+from opslib.foundation.config import rules
 from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.drills.scenarios import CONTROLS, FAULTS
 from opslib.simulation.drills.stepped_desk import looking
 from opslib.simulation.world.faults import SKEWED, STATES
 from opslib.telemetry.probes.store import SampleStore
+
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 
 class Told(NamedTuple):
@@ -25,7 +28,7 @@ class Told(NamedTuple):
     panel: str
     verdict: str
     words: tuple[str, ...]
-    outcomes: dict[str, str] = {}
+    outcomes: dict[str, str] = {}  # noqa: RUF012  # Nobody changes it.
     never: tuple[str, ...] = ()
     share: float = 1.0
 
@@ -240,10 +243,19 @@ DRILLED = {
 LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
 
+# How fast a simulated provider answers depends on what else the machine does, and is not what these states are about.
+AT_LEISURE = """
+[response_time]
+objective = 3.0
+warning = 5.0
+critical = 20.0
+clear = { warning = 4.0, critical = 15.0 }
+"""
+
 
 def test_every_state_is_told() -> None:
     """No state of the world is without a row, here or where sockets are held, or is drilled."""
-    assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and DRILLED <= set(FAULTS) | set(CONTROLS)
+    assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and set(FAULTS) | set(CONTROLS) >= DRILLED
 
 
 @pytest.mark.parametrize("state", TABLE)
@@ -252,7 +264,12 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
     A desk that looks at the world in a state says what is the matter, in the right panel, and does not say what is not.
     """
     told = TABLE[state]
+    lived_min, shown_min = (1.25, 2) if state in LENGTHY else (2.5, 3)
+    if state == "memory_leak":
+        lived_min, shown_min = 8, 9
+    (tmp_path / "rules.toml").write_text(AT_LEISURE)
     with looking(tmp_path) as desk:
+        desk.rules = rules.load(tmp_path)
         desk.live(4 if state == "app_slow" else 1, chains=True)  # To call it slow the rule wants twenty probes.
         if state in COSTS[:4]:
             desk.live(30, looks=False)  # What trades usually cost.
@@ -263,21 +280,14 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
         if state == "collector_dead":
             desk.at += timedelta(minutes=2)
         else:
-            desk.live(1.25 if state in LENGTHY else 8 if state == "memory_leak" else 2.5, chains=state not in LENGTHY)
-        view = desk.view(
-            timedelta(minutes=30)
-            if state in COSTS
-            else timedelta(minutes=9 if state == "memory_leak" else 2 if state in LENGTHY else 3)
-        )
+            desk.live(lived_min, chains=state not in LENGTHY)
+        view = desk.view(timedelta(minutes=30 if state in COSTS else shown_min))
     found = diagnose(view)
     assert found.cause in CAUSES[state], f"{found!r}"
-    assert found.subject == (
-        "massive"
-        if state.startswith(("massive", "our_timeout"))
-        else "tradier"
-        if state == "tradier_down"
-        else found.subject
-    ), f"{found!r}"
+    if state.startswith(("massive", "our_timeout")):
+        assert found.subject == "massive", f"{found!r}"
+    if state == "tradier_down":
+        assert found.subject == "tradier", f"{found!r}"
     print(f"DIAG {state}: {found.words}")
     panel = view.panel(told.panel)
     text = repr(panel)

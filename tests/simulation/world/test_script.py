@@ -1,5 +1,6 @@
 """The demo's script, its posts and its truth agree with each other and stay as they are."""
 
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -131,7 +132,7 @@ def test_the_last_body_of_a_page_holds_all_its_shown_events(day, posted):
 
 def test_counters_and_clocks_only_rise_within_a_page_load(posted):
     for page_posts in by_page(posted).values():
-        for earlier, later in zip(page_posts, page_posts[1:]):
+        for earlier, later in itertools.pairwise(page_posts):
             rise = added(counters(later.body), counters(earlier.body), sign=-1)
             assert min(value for names in rise.values() for value in names.values()) >= 0
             assert later.body["lastUpdateAt"] > earlier.body["lastUpdateAt"]

@@ -3,6 +3,7 @@ An hour of the simulated world, lived by a real `ops collect` in a process of it
 world's script says, to within one look; and it leaves nothing behind, and lets no secret and no state's name through.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -26,6 +27,8 @@ from opslib.simulation.world.control import World
 from opslib.simulation.world.faults import STATES, codes
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample, SampleStore
+
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 BEGINS = datetime(2026, 3, 10, 14, 40, tzinfo=UTC)  # 10:40 in New York.
 SPEED, EVERY_S = 15.0, 5
@@ -317,7 +320,7 @@ def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
     beats = hour.of("beat", "collector")
     assert hour.code == 0 and "failed" not in hour.stderr and "Traceback" not in hour.stderr, hour.stderr
     assert [b.outcome for b in beats].count("stopped") == 1 and beats[-1].outcome == "stopped"
-    gaps = sorted((b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:]))
+    gaps = sorted((b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(beats))
     assert gaps[len(gaps) // 2] == pytest.approx(EVERY_S, abs=1) and gaps[-3] < 4 * EVERY_S
     early, late = beats[len(beats) // 4 : len(beats) // 2], beats[-len(beats) // 4 : -1]
 

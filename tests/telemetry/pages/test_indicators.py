@@ -3,12 +3,15 @@ The figures of a window are those that the posts can show: exact, reset-aware, p
 """
 
 import copy
+import itertools
 import json
 import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import assume, given, settings as hypothesis_settings, strategies as st
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.foundation import time_parsing
 from opslib.foundation.clock import Window
@@ -731,7 +734,7 @@ def rows(recorded):
 
 def windows_of(truth):
     """Every hour with its window, and the day."""
-    first, last = list(truth["hours"].values())[0], list(truth["hours"].values())[-1]
+    first, last = next(iter(truth["hours"].values())), list(truth["hours"].values())[-1]
     hours = [
         (h, Window(time_parsing.parse(h["from_utc"]), time_parsing.parse(h["to_utc"]))) for h in truth["hours"].values()
     ]
@@ -867,7 +870,7 @@ def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
             values = [counts(m)[name] for t, m in page if t >= start - timedelta(seconds=5)]
             begins = len([1 for t, _ in page if start - timedelta(seconds=5) <= t <= start]) - 1
             values = values[begins:]
-            total += sum(y - x if y >= x else y for x, y in zip(values, values[1:]))
+            total += sum(y - x if y >= x else y for x, y in itertools.pairwise(values))
         return total
 
     mixed = [look_of(t, shifted(m, rng.randint(-jitter, jitter))) for t, m in a + b]

@@ -4,7 +4,9 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.foundation.errors import BadSnapshot
 from opslib.telemetry.pages.page_loads import PageLoadTracker, in_order

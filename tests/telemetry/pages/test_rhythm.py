@@ -15,7 +15,7 @@ from opslib.telemetry.pages import indicators
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from tests.support.snapshots import PageOf, at, post, store, stored_tape, us
 
-DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
+DESK = settings.Settings(home=None, app="desk")
 RULES = rules.load()
 
 

@@ -90,7 +90,7 @@ def test_what_expires_may_go() -> None:
     ("change", "expected"),
     [
         (lambda found: found, {}),
-        (lambda found: found[1:] + [contract(900)], {}),  # A strike that is new pushes one out.
+        (lambda found: [*found[1:], contract(900)], {}),  # A strike that is new pushes one out.
         (half, {"gone": 50, "moved": 0, "of": 100}),
         (
             lambda found: [contract(400 + i, "call", theta=-0.05 * 365) for i in range(50)] + found[50:],

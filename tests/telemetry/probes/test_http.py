@@ -12,7 +12,8 @@ import trustme
 
 from opslib.foundation.config import settings
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
-from opslib.telemetry.probes import http, outcomes as outcomes_module
+from opslib.telemetry.probes import http
+from opslib.telemetry.probes import outcomes as outcomes_module
 from opslib.telemetry.probes.http import Prober, ProbeReading, ProbeRequest
 from tests.support.servers import serving
 
@@ -22,7 +23,7 @@ NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
 
 def said(payload: object, _: datetime) -> ProbeReading:
-    return ProbeReading("ok", float(payload["value"]))  # type: ignore[index]
+    return ProbeReading("ok", float(payload["value"]))
 
 
 def found(tmp_path, **more) -> settings.Settings:

@@ -4,7 +4,8 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opslib.telemetry.probes import app_log, log_lines
 
@@ -408,4 +409,4 @@ def test_when_a_line_was_written(line: str, at: str | None) -> None:
     """The time of a line, with the zone that it states, in each of the usual forms; None where it states none."""
     found = log_lines.read(line).at
     assert (found.isoformat() if found else None) == at
-    assert found is None or found.tzinfo in (None, UTC) and isinstance(found, datetime)
+    assert found is None or (found.tzinfo in (None, UTC) and isinstance(found, datetime))

@@ -261,7 +261,7 @@ def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
 
     def served(request: object) -> Answer:
         at = BEGINS + timedelta(seconds=datetime.now(UTC).timestamp() - began)
-        if "health" in request.path:  # type: ignore[attr-defined]
+        if "health" in request.path:
             return as_json(
                 {"status": "ok", "uptime": 9000.0 + (at - BEGINS).total_seconds(), "timestamp": at.isoformat()}
             )

@@ -1,6 +1,7 @@
 """When each look is made, and that what it saw is kept: whatever hangs, raises, or cannot be written."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,8 @@ from opslib.simulation.world.http_server import Answer, Request, as_html, as_jso
 from opslib.telemetry.probes import providers, runner
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
-from tests.support.chains import AT as CHAIN_AT, healthy
+from tests.support.chains import AT as CHAIN_AT
+from tests.support.chains import healthy
 from tests.support.servers import serving
 from tests.trading.options.test_chain import massive
 
@@ -83,7 +85,7 @@ def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
 
     samples = asyncio.run(go())
     times = [s.ts_us / 1e6 for s in samples if s.subject == "tradier"]
-    gaps = sorted(b - a for a, b in zip(times, times[1:]))
+    gaps = sorted(b - a for a, b in itertools.pairwise(times))
     hung = {s.outcome for s in samples if s.subject == "massive"}
     assert hung <= {"timeout", "starved"} and hung, "a machine that is busy may be at fault for a late answer"
     assert {s.outcome for s in samples if s.subject == "tradier"} <= {"ok", "starved"}

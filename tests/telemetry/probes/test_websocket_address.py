@@ -98,7 +98,7 @@ def test_the_socket_is_asked_for_with_it(
         )
 
     async def attend(client: ServerConnection) -> None:
-        asked.append(client.request.path)  # type: ignore[union-attr]
+        asked.append(client.request.path)
         await client.close(1008, f"bad {QUERY}")
 
     async def go() -> list[str]:

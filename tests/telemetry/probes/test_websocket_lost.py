@@ -268,7 +268,7 @@ def test_two_unanswered_pings_end_a_connection(tmp_path: Path) -> None:
 
     seen = through_proxy(tmp_path, until)
     assert outcomes(seen) == ["ok", "timeout", "renewed"]
-    assert [s.told()["why"] for s in seen if s.outcome == "timeout"][0] == "open, and no answer to a ping"
+    assert next(s.told()["why"] for s in seen if s.outcome == "timeout") == "open, and no answer to a ping"
 
 
 def test_a_server_that_hung_and_goes_on_has_no_dead_connections(tmp_path: Path) -> None:

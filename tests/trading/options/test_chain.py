@@ -11,7 +11,8 @@ from typing import Any
 import pandas
 import pytest
 
-from opslib.foundation import formatting as clock, time_parsing
+from opslib.foundation import formatting as clock
+from opslib.foundation import time_parsing
 from opslib.foundation.config import rules
 from opslib.foundation.errors import ImportRefused, UsageError
 from opslib.trading.options import chain, chain_quality
@@ -136,7 +137,7 @@ def yahoo(t: Table) -> Any:
     for day, rows in t.groupby("expiration"):
         stamp = round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
 
-        def side(s):
+        def side(s, rows=rows, stamp=stamp):
             return [
                 {
                     "contractSymbol": r.symbol,
@@ -150,7 +151,7 @@ def yahoo(t: Table) -> Any:
                 }
                 for r in rows.itertuples()
                 if r.type == s
-            ]  # noqa: B023
+            ]
 
         days.append({"expirationDate": stamp, "calls": side("call"), "puts": side("put")})
     quote = {"regularMarketPrice": t["underlying_price"].iloc[0], "regularMarketTime": round(AT.timestamp())}
@@ -269,7 +270,7 @@ def test_why_something_is_missing() -> None:
         "unsolvable": lambda r: r.update(implied_volatility=0.0),
         "no_quote": lambda r: (r.pop("greeks"), r["last_quote"].update(bid=0)),
     }
-    for (why, spoil), row in zip(cases.items(), quoted):
+    for (_why, spoil), row in zip(cases.items(), quoted):
         spoil(row)
     read = chain.of_payload({"status": "OK", "request_id": "1", "results": quoted}, "here")
     assert list(read.frame["why_missing"][: len(cases)]) == list(cases) and set(

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opslib.dashboard import chain_sources
 from opslib.dashboard.chain_details import ChainView, ChainViews

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import rules

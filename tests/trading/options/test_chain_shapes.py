@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from opslib.dashboard.chain_details import ChainView, ChainViews
 from opslib.foundation import time_parsing
@@ -217,7 +218,12 @@ VENDORS: dict[str, Callable[[pandas.DataFrame], Any]] = {
 
 def spots(payload: Any, where: tuple = ()) -> list[tuple]:
     """The path of everything in a payload."""
-    inner = payload.items() if isinstance(payload, dict) else enumerate(payload) if isinstance(payload, list) else ()
+    if isinstance(payload, dict):
+        inner = payload.items()
+    elif isinstance(payload, list):
+        inner = enumerate(payload)
+    else:
+        inner = ()
     return [where, *(path for key, value in inner for path in spots(value, (*where, key)))]
 
 

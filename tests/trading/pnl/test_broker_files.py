@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.cli import main
 from opslib.dashboard import pnl_details
 from opslib.foundation.config import rules
 from opslib.foundation.errors import ImportRefused
-from opslib.trading.pnl import fills as book, reader
+from opslib.trading.pnl import fills as book
+from opslib.trading.pnl import reader
 from opslib.trading.pnl.cells import moment, number
 from opslib.trading.pnl.instruments import contract, is_share_symbol
 

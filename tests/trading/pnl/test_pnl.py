@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib import desk
 from opslib.alerting import evaluator, replay
@@ -18,10 +20,12 @@ from opslib.alerting.fill_figures import judged
 from opslib.alerting.verdicts import still_beyond_clear
 from opslib.cli import main
 from opslib.dashboard import pnl_details
-from opslib.foundation import clock, errors as book, time_parsing
+from opslib.foundation import clock, time_parsing
+from opslib.foundation import errors as book
 from opslib.foundation.config import rules
 from opslib.foundation.formatting import NEW_YORK
-from opslib.simulation.demo_day import replay as demo_day_replay, trades
+from opslib.simulation.demo_day import replay as demo_day_replay
+from opslib.simulation.demo_day import trades
 from opslib.telemetry import importing
 from opslib.trading.pnl import backtest_variance, costs, pnl, positions, reader, round_trips
 from opslib.trading.pnl.backtest_variance import Side, decomposed, spread
@@ -322,7 +326,7 @@ def test_the_interval_by_hand() -> None:
     assert found.high == pytest.approx(1 + 2.776445 * math.sqrt(12.5 / 5), abs=1e-5) and found.low == pytest.approx(
         2 - found.high
     )
-    assert spread([], 0.95) is None and spread([7], 0.95).low is None  # type: ignore[union-attr]
+    assert spread([], 0.95) is None and spread([7], 0.95).low is None
 
 
 def test_first_in_first_out() -> None:
@@ -756,7 +760,7 @@ def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys
     ours = pnl.of(reader.read(day).fills, RULE, promises=reader.read(day).promises)
     assert (found["source"], found["verdict"], found["trades"]) == ("fills", "ok", 54)
     assert found["net_pct"] == pytest.approx(float(ours.mean("net_pct") or 0)) and found["commission_usd"] == 482.3
-    assert found["backtest_variance_pp"] == pytest.approx(ours.points.mean)  # type: ignore[union-attr]
+    assert found["backtest_variance_pp"] == pytest.approx(ours.points.mean)
     early = status("--as-of", "2026-03-10T16:00", "--known-at", "2026-03-10T11:00")
     assert (early["source"], early["verdict"], early["backtest_variance_pp"]) == (
         "fills",

@@ -1,0 +1,256 @@
+"""Say what rules.toml may hold: each alert rule, the other limits, and what rules ask of each other."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator, create_model
+
+from opslib.foundation import formatting, time_parsing
+from opslib.foundation.config import validation
+from opslib.foundation.config.limits import ChainLimits, DayLimits, DiagnosisLimits, PageLimits, ProbeLimits
+from opslib.foundation.config.validation import (
+    Bounded,
+    Number,
+    Positive,
+    Span,
+    SpanOrNone,
+    SpanOrNoneText,
+    SpanText,
+    Table,
+    Text,
+    expected,
+    one_of,
+    some_of,
+)
+
+SEVERITIES = ("warning", "notify", "critical", "escalate")
+GATES = ("wilson", "t", "value")
+_BURN = ("of", "budget", "long", "short")
+
+Share = Annotated[Bounded, Field(ge=0, le=1), expected("a number from 0 to 1")]
+Count = Annotated[Bounded, Field(ge=0), expected("a number from 0")]
+Factor = Annotated[Bounded, Field(gt=1), expected("a factor above 1")]
+Rules = Annotated[list[str], expected("a list of rules")]
+Spans = Annotated[
+    SpanText | dict[str, SpanText], expected("a span of time such as 5m, or a table of one for each severity")
+]
+SpansOrNone = Annotated[
+    SpanOrNoneText | dict[str, SpanOrNoneText],
+    expected("a span of time such as 5m, or a table of one for each severity"),
+]
+
+
+def _known_runbooks(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """The name of a runbook, or a table of one for each subject."""
+    runbooks = tuple(info.context["runbooks"]) if info.context else ()
+    for name in given.values() if isinstance(given, dict) else [given]:
+        if not isinstance(name, str) or name not in runbooks:
+            near = formatting.nearest(name, runbooks) if isinstance(name, str) else ""
+            raise validation.unexpected(
+                f"is {formatting.single_line(repr(given), 80)}; one of {', '.join(runbooks)}, or a table of one for "
+                f"each subject, was expected.{near}"
+            )
+    return handler(given)
+
+
+class SourceForm(Table):
+    """What is otherwise for one source of a rule."""
+
+    gate: Annotated[str, one_of(*GATES)] | None = None
+    min_count: Count | None = None
+    window: Span | None = None
+    longest: SpanOrNone | None = None
+    inhibited_by: Rules | None = None
+
+
+class RuleForm(Table):
+    """One alert rule."""
+
+    title: Text
+    unit: Annotated[str, one_of("ratio", "s", "pp", "MB", "per_hour", "intervals", "times", "MB_per_h")]
+    better: Annotated[str, one_of("higher", "lower")]
+    objective: Number
+    warning: Number
+    notify: Number | None = None
+    critical: Number
+    escalate: Annotated[Bounded | Literal["no success"], expected("a number, or 'no success',")] | None = None
+    clear: (
+        Annotated[
+            Bounded | dict[str, Bounded],
+            expected("a number for the mildest severity, or a table of one for some severities,"),
+        ]
+        | None
+    ) = None
+    gate: Annotated[str, one_of(*GATES)]
+    confidence: Annotated[Bounded, Field(ge=0.5, lt=1), expected("a number from 0.5 to below 1")]
+    window: Span | None = None
+    for_: SpansOrNone = Field(alias="for")
+    keep_firing_for: SpanOrNone
+    unknown_after: SpanOrNone
+    min_count: Count
+    min_coverage: Share
+    no_data: Annotated[str, one_of("keep", "alert")]
+    inhibited_by: Rules = Field(default_factory=list)
+    inhibited_from: dict[str, Annotated[str, one_of(*SEVERITIES)]] = Field(default_factory=dict)
+    by_source: dict[str, SourceForm] = Field(default_factory=dict)
+    subjects: Annotated[list[str], some_of("app", "massive", "tradier", "monitor", least=1)]
+    sources: Annotated[list[str], some_of("page", "probe", "chain", "fills", "logs", least=1)]
+    panel: Annotated[str, one_of("providers", "greeks", "pnl", "system")]
+    runbook: Annotated[str | dict[str, str], WrapValidator(_known_runbooks)]
+    who: Annotated[str, one_of(known="roles")]
+    action: Text
+    traders: Text
+    of: str | None = None
+    budget: SpanOrNone | None = None
+    long: SpansOrNone | None = None
+    short: SpansOrNone | None = None
+
+    @property
+    def ladder(self) -> dict[str, float | str]:
+        """The limit of each severity that has one, mildest first."""
+        limits = ((severity, getattr(self, severity)) for severity in SEVERITIES)
+        return {severity: limit for severity, limit in limits if limit is not None}
+
+    @property
+    def is_burn(self) -> bool:
+        """Whether it judges how fast a budget is spent."""
+        return any(getattr(self, key) is not None for key in _BURN)
+
+    @property
+    def inhibitors(self) -> set[str]:
+        """Every rule that explains this one away, for whichever source."""
+        return {*self.inhibited_by, *(name for own in self.by_source.values() for name in own.inhibited_by or ())}
+
+    def conflicts(self) -> Iterator[str]:
+        """Name what does not fit together within the rule."""
+        yield from self._limits()
+        yield from self._spans()
+        yield from self._sources()
+        for key, names in (("subjects", self.subjects), ("sources", self.sources)):
+            if len(set(names)) < len(names):
+                yield f"{key} is {names!r}; each was expected once."
+        if isinstance(self.runbook, dict) and set(self.runbook) != set(self.subjects):
+            yield f"runbook is {self.runbook!r}; one name, or one for each of {', '.join(self.subjects)}, was expected."
+
+    def _limits(self) -> Iterator[str]:
+        numbers = {"objective": self.objective, **self.ladder}
+        if self.unit == "ratio":
+            for key, limit in numbers.items():
+                if isinstance(limit, float) and not 0 <= limit <= 1:
+                    yield f"{key} is {limit:g}; a ratio is from 0 to 1."
+        if isinstance(self.escalate, str) and (self.better, self.gate) != ("higher", "wilson"):
+            yield f"escalate is {self.escalate!r}, which only a rate of successes can have. Give a number."
+        limits = [limit for limit in numbers.values() if isinstance(limit, float)]
+        if limits != sorted(limits, reverse=self.better == "higher"):
+            yield (
+                f"the ladder must go {'down' if self.better == 'higher' else 'up'} from the objective; found "
+                f"{', '.join(f'{key} {_written(limit)}' for key, limit in numbers.items())}."
+            )
+        yield from self._clear()
+
+    def _clear(self) -> Iterator[str]:
+        ladder = self.ladder
+        given = self.clear or {}
+        for severity, limit in (given if isinstance(given, dict) else {next(iter(ladder)): given}).items():
+            begins = ladder.get(severity)
+            if not isinstance(begins, float):
+                yield f"clear names {severity!r}; some of {', '.join(ladder)} that have a number were expected."
+            elif limit < begins if self.better == "higher" else limit > begins:
+                yield f"clear of {severity} is {limit:g}, past its limit {begins:g}; an alert could never end."
+
+    def _spans(self) -> Iterator[str]:
+        for key, given in (("for", self.for_), ("long", self.long), ("short", self.short)):
+            if isinstance(given, dict) and set(given) != set(self.ladder):
+                yield f"{key} is {given!r}; one span, or one for each of {', '.join(self.ladder)}, was expected."
+                return
+        if not self.is_burn:
+            if self.window is None:
+                yield "window is missing. Add it."
+            return
+        if missing := [key for key in _BURN if getattr(self, key) is None]:
+            yield from (f"{key} is missing; a burn rate has {', '.join(_BURN)}." for key in missing)
+            return
+        for severity in self.ladder:
+            short, long = (_span(given, severity) for given in (self.short, self.long))
+            if not 0 < short < long:
+                yield f"the short window of {severity} must be above 0 and shorter than its long one."
+        if (self.unit, self.better) != ("times", "lower"):
+            yield 'a burn rate has unit "times", and better is "lower".'
+
+    def _sources(self) -> Iterator[str]:
+        for source, own in self.by_source.items():
+            if source not in self.sources:
+                yield f"by_source names {source!r}; some of {', '.join(self.sources)} were expected."
+            if own.longest is None:
+                continue
+            if source != "fills":
+                yield f"by_source of {source} has longest; only the window of fills may grow."
+            if _span(own.longest) < _span(own.window or self.window or "0s"):
+                yield f"by_source of {source}: longest is shorter than window; at least as long was expected."
+
+
+def _limits(of: type, *factors: str) -> type[Table]:
+    """The form of limits that are numbers above 0, those named factors above 1."""
+    keys: dict[str, Any] = {f.name: (Factor if f.name in factors else Positive, ...) for f in fields(of)}
+    return create_model(of.__name__, __base__=Table, **keys)
+
+
+LIMITS: dict[str, type[Table]] = {
+    "pages": create_model("Pages", __base__=_limits(PageLimits, "late_after"), skew_told_s=(Positive, ...)),
+    "probes": _limits(ProbeLimits, "changed_by"),
+    "chain": _limits(ChainLimits, "gamma_times", "theta_times", "vega_times", "unit_within", "greeks_times"),
+    "days": _limits(DayLimits),
+    "diagnosis": _limits(DiagnosisLimits),
+}
+
+
+def _span(given: Any, severity: str = "") -> float:
+    text = given[severity] if isinstance(given, dict) else given
+    return 0.0 if text == "0s" else time_parsing.parse_span(text).total_seconds()
+
+
+def _written(limit: float | str) -> str:
+    return limit if isinstance(limit, str) else f"{limit:g}"
+
+
+def problems(table: dict[str, Any], place: str, known: dict[str, Any]) -> list[str]:
+    """
+    Every problem of a whole table of limits, each with its place; empty where there is none.
+
+    Args:
+        known: The names of ``roles`` and of ``runbooks``.
+    """
+    found = [
+        problem
+        for name, row in table.items()
+        for problem in validation.problems(LIMITS.get(name, RuleForm), row, place, known, name)
+    ]
+    if found:
+        return found
+    rules = {name: RuleForm.model_validate(row, context=known) for name, row in table.items() if name not in LIMITS}
+    return [f"{place}, [{name}]: {words}" for name, rule in rules.items() for words in _across(name, rule, rules)]
+
+
+def _across(name: str, rule: RuleForm, rules: dict[str, RuleForm]) -> Iterator[str]:
+    """Name what is wrong between one rule and the others."""
+    for other in sorted(rule.inhibitors):
+        if other not in rules:
+            yield f"inhibited_by names {other!r}, which is no rule.{formatting.nearest(other, rules)}"
+        elif other != name and name in rules[other].inhibitors:
+            yield f"it and {other!r} inhibit each other; neither would ever be told. Take one out."
+    for other in sorted(set(rule.inhibited_from) - set(rules)):
+        yield f"inhibited_from names {other!r}, which is no rule.{formatting.nearest(other, rules)}"
+    if rule.of is None:
+        return
+    of = rules.get(rule.of)
+    if of is None or of.unit != "ratio" or of.better != "higher" or not of.objective < 1:
+        near = formatting.nearest(rule.of, rules) if of is None else ""
+        yield f"of is {rule.of!r}; a ratio of which more is better, with an objective below 1, was expected.{near}"
+        return
+    for severity, factor in rule.ladder.items():
+        if isinstance(factor, float) and (rate := factor * (1 - of.objective)) >= 1:
+            yield (
+                f"{severity} at {factor:g} times the budget needs {formatting.ratio(rate, 0)} of failures "
+                f"({factor:g} × {formatting.ratio(1 - of.objective, 1)}); it could never fire. Take a smaller factor."
+            )

@@ -1,0 +1,268 @@
+"""A file of a home is validated when it has changed, and only then; what is remembered of it is never trusted."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from opslib.foundation.config import contacts, documents, rules, settings
+from opslib.foundation.errors import OpsError, RulesError, SettingsError
+from opslib.jobs import schedule
+
+FILES = {
+    "settings.toml": 'store_url = "postgresql://ann:hunter2secret@db/ops"\nsymbols = ["SPY"]\n'
+    '[channels.script]\nkind = "command"\ncommand = ["/bin/page", "t0p-secret-argument"]\n',
+    "rules.toml": '[errors]\nwarning = 30\nfor = { warning = "10m", critical = "0s" }\n[pages]\nload_jitter_s = 2\n',
+    "schedule.toml": '[mine]\nruns = "notebook n.ipynb"\nwhen = "08:00"\nparameters = { key = "t0p-secret-word" }\n',
+}
+KEPT = ("contacts.json", "rules.json", "schedule.json", "settings.json")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with every file of one's own."""
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def read(home: Path) -> tuple[object, ...]:
+    """Everything that the files of a home say, as the suite reads it."""
+    rules._table.cache_clear()
+    found = settings.load(home, None, {})
+    people = contacts.read(found)
+    return found, rules.load(home), people, schedule.read(home, people)
+
+
+def imports(home: Path) -> set[str]:
+    """Which modules that cost time a process of its own imports to read a home."""
+    code = (
+        "import sys; from pathlib import Path; from opslib.foundation.config import contacts, rules, settings; "
+        "from opslib.jobs import schedule; home = Path(sys.argv[1]); found = settings.load(home, None, {}); "
+        "rules.load(home); schedule.read(home, contacts.read(found)); print(*sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(home)], capture_output=True, text=True, check=True)
+    return {"pydantic", "pydantic_core"} & set(ended.stdout.split())
+
+
+def test_pydantic_is_imported_only_for_what_has_changed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first process validates, the next one does not; after a change it is validated once more, and no more."""
+    assert imports(home) and not imports(home)
+    (home / "rules.toml").write_text("[errors]\nwarning = 31\n")
+    assert imports(home) and not imports(home)
+    assert not imports(tmp_path_factory.mktemp("empty"))  # What ships with the package was validated by a test.
+
+
+def test_what_is_kept_is_what_was_read(home: Path) -> None:
+    """The same comes of what is kept, in the same order, as of the files themselves; each has a file of its own."""
+    first, second = read(home), read(home)
+    assert first == second and [repr(f) for f in first] == [repr(f) for f in second]
+    assert tuple(sorted(p.name for p in (home / documents.FOLDER).iterdir())) == KEPT
+    assert isinstance(second[1], rules.Rules) and list(second[1].rules) == list(rules.load().rules)
+
+
+def test_no_secret_is_kept(home: Path) -> None:
+    """Nothing that settings or a schedule say is kept beside them."""
+    read(home)
+    kept = "".join(path.read_text() for path in (home / documents.FOLDER).iterdir())
+    assert "secret" not in kept and "hunter2" not in kept and "script" not in kept
+
+
+def spoil_with(content: bytes) -> Callable[[Path], None]:
+    """A way to write something else in the place of what was kept."""
+    return lambda path: path.write_bytes(content) and None
+
+
+def flip(path: Path) -> None:
+    """Change one digit of a limit, so that it is still JSON."""
+    path.write_text(path.read_text().replace('"warning": 30', '"warning": 90').replace("{}", '{"a": 1}'))
+
+
+def to_folder(path: Path) -> None:
+    """Put a folder there."""
+    path.unlink()
+    path.mkdir()
+
+
+def to_pipe(path: Path) -> None:
+    """Put a pipe there that nobody writes to."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def of_another(path: Path) -> None:
+    """Put there what another form kept."""
+    other = path.with_name("rules.json" if path.name != "rules.json" else "contacts.json")
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_with(b""),
+        spoil_with(b"\x80\x04\x95"),
+        spoil_with(b"[" * 100_000),
+        spoil_with(b'{"basis": 3}'),
+        spoil_with(b"[1]"),
+        flip,
+        to_folder,
+        to_pipe,
+        of_another,
+    ],
+)
+def test_what_is_damaged_or_foreign_is_made_anew(home: Path, spoil: Callable[[Path], None]) -> None:
+    """Whatever lies in the place of what was kept, what is read is what the files say."""
+    first = read(home)
+    for name in KEPT:
+        spoil(home / documents.FOLDER / name)
+    assert read(home) == first == read(home)
+
+
+def test_a_mistake_is_not_remembered(home: Path) -> None:
+    """A file that is refused is refused again, also after it was right before."""
+    read(home)
+    for name, content in (("settings.toml", "wired = 4"), ("schedule.toml", "[mine]\nruns = 3")):
+        was = (home / name).read_text()
+        (home / name).write_text(content)
+        for _ in range(2):
+            with pytest.raises(SettingsError, match=name):
+                read(home)
+        (home / name).write_text(was)
+    (home / "rules.toml").write_text("[errors]\nwarning = 60")
+    for _ in range(2):
+        with pytest.raises(RulesError):
+            read(home)
+
+
+def test_a_schedule_is_validated_again_when_its_channels_have_changed(home: Path) -> None:
+    """A channel that a job delivers by is held against those of the settings, which may change without the schedule."""
+    (home / "schedule.toml").write_text('[daily-report]\ndeliver = ["script"]\n')
+    read(home)
+    (home / "settings.toml").write_text('symbols = ["SPY"]\n')
+    with pytest.raises(SettingsError, match="deliver names 'script'"):
+        read(home)
+
+
+def test_a_home_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then everything is validated each time, and the same comes of it."""
+    first = read(home)
+    (home / documents.FOLDER).rename(home / "before")
+    (home / documents.FOLDER).write_text("a file where the folder would be")
+    assert read(home) == first
+    (home / "rules.toml").write_text("[errors]\nwarnin = 3")
+    with pytest.raises(RulesError, match="Did you mean 'warning'"):
+        read(home)
+
+
+def test_verification_takes_nothing_that_was_kept(home: Path) -> None:
+    """Who could write both the kept table and its digest changes no limit of a verification."""
+    read(home)
+    path = home / documents.FOLDER / "rules.json"
+    kept = json.loads(path.read_text())
+    kept["found"]["errors"]["warning"] = 40
+    kept["digest"] = documents.digest(json.dumps(kept["found"]))
+    path.write_text(json.dumps(kept))
+    rules._table.cache_clear()
+    assert dict(rules.load(home, remembers=False)["errors"].ladder)["warning"] == 30
+
+
+def test_many_read_a_home_at_once(home: Path) -> None:
+    """Readers that all validate, and write what they found, read the same; nothing half made is left."""
+
+    def ours(_: int) -> str:
+        return repr(rules._validated(rules._shipped(), FILES["rules.toml"], "x")) + repr(settings.load(home, None, {}))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ours, range(24)))) == 1
+    read(home)
+    assert tuple(sorted(p.name for p in (home / documents.FOLDER).iterdir())) == KEPT
+
+
+WRONG_SETTINGS = """
+symbol = ["SPY"]
+massive_token = "t0p-secret-value"
+store_url = ["postgresql://ann:hunter2secret@db/ops"]
+app_url = "https://ann:hunter2secret@app"
+massive_url = "ftp://massive"
+app_ws_url = "wss://app/ws?token=hunter2secret"
+allowed_hosts = ["https://ops.example"]
+symbols = ["S P Y"]
+wired = ["fallback"]
+fallback = "tradire"
+post_every_s = 0
+keep_runs_days = true
+sessions = { "14 May" = "closed", "2026-05-15" = "18:00" }
+"""
+
+
+def test_every_problem_of_the_settings_is_told_at_once(tmp_path: Path) -> None:
+    """Each with its place and the nearest name, and without a value that may be a secret."""
+    (tmp_path / "settings.toml").write_text(WRONG_SETTINGS)
+    with pytest.raises(SettingsError) as refused:
+        settings.load(tmp_path, None, {})
+    told = str(refused.value)
+    lines = told.splitlines()
+    assert len(lines) == 14 and all(line.startswith(f"{tmp_path / 'settings.toml'}") for line in lines), told
+    assert "hunter2secret" not in told and "t0p-secret-value" not in told
+    for words in (
+        "there is no key 'symbol'.*Did you mean 'symbols'",
+        "there is no key 'massive_token'.*Secrets belong in the environment",
+        "wired names 'fallback'.*Did you mean 'fallbacks'",
+        "fallback is 'tradire'; it may be tradier, none. Did you mean 'tradier'",
+        "post_every_s is 0; a number above 0 and up to 3600 was expected",
+        "keep_runs_days is True; a number",
+        "\\[sessions\\]: 14 May is 'closed'",
+        "\\[sessions\\]: 2026-05-15 is '18:00'",
+    ):
+        with pytest.raises(SettingsError, match=words):
+            raise refused.value
+
+
+def test_every_problem_of_people_and_jobs_is_told_at_once(tmp_path: Path) -> None:
+    """Of roles, channels and times all together; of jobs too."""
+    (tmp_path / "settings.toml").write_text(
+        '[roles."Tech Led"]\n[roles.DevOps]\nhours = "9-5"\nchannels = ["fax"]\n[channels.X]\nkind = "terminal"\n'
+        '[channels.y]\nkind = "webhook"\nurl = "https://ann:hunter2secret@host"\n[notify]\nescalate = "1m"\n'
+    )
+    with pytest.raises(SettingsError) as refused:
+        contacts.read(settings.load(tmp_path, None, {}))
+    assert len(str(refused.value).splitlines()) == 6 and "hunter2secret" not in str(refused.value)
+    (tmp_path / "schedule.toml").write_text(
+        '[Mine]\nruns = "report dayly"\nwhen = "noon"\ngrace = "soon"\n[hourly]\nowner = "Tech Leed"\ndeliver=["fax"]\n'
+    )
+    with pytest.raises(SettingsError) as refused:
+        schedule.read(tmp_path, contacts.Contacts())
+    assert len(str(refused.value).splitlines()) == 6
+
+
+def test_what_ships_with_the_package_is_valid(tmp_path: Path) -> None:
+    """No process validates the shipped limits and schedule, so they are held against their forms here."""
+    import tomllib
+    from importlib import resources
+
+    from opslib.foundation.config import rules_form
+    from opslib.jobs import schedule_form
+
+    assert rules_form.problems(tomllib.loads(rules._shipped()), "rules.toml", rules._KNOWN) == []
+    shipped = tomllib.loads(resources.files("opslib.jobs").joinpath("schedule.toml").read_text(encoding="utf-8"))
+    (tmp_path / "schedule.toml").write_text("\n".join(f"[{name}]" for name in shipped))
+    assert list(schedule.read(tmp_path, contacts.Contacts())) == list(shipped)
+    assert schedule_form.problems({}, {"x": {}}, "schedule.toml", {}) != []
+
+
+def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
+    """The line and the column that TOML's reader knows are told."""
+    for name in FILES:
+        (tmp_path / name).write_text("# a comment\nwarning = = 3\n")
+    for reading in (
+        lambda: settings.load(tmp_path, None, {}),
+        lambda: rules.load(tmp_path),
+        lambda: schedule.read(tmp_path, contacts.Contacts()),
+    ):
+        with pytest.raises(OpsError, match="at line 2, column 11"):
+            reading()

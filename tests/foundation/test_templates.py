@@ -1,0 +1,93 @@
+"""Templates: what comes from outside is escaped and printable, what is missing is an error, and all of them compile."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jinja2 import UndefinedError
+
+from opslib.dashboard import text_blocks
+from opslib.foundation import templates
+
+ALL = sorted(str(p.relative_to(templates.PACKAGE)) for p in templates.PACKAGE.rglob("templates/*.html"))
+EVIL = "<script>alert('x')</script> \"q\" & {{ 7*7 }} \u202e\x07"
+INERT = "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &quot;q&quot; &amp; {{ 7*7 }}  "
+
+
+def test_what_is_shown_is_inert() -> None:
+    """Escaped for text and for attributes in quotes of either kind; what a terminal or a mail would obey is gone."""
+    found = templates.render("jobs/templates/record.html", numbers=EVIL)
+    assert f"<pre>{INERT}</pre>" in found and "<script" not in found
+    link = "javascript:alert(1)' onclick='x"
+    found = templates.render("alerting/notifications/templates/message.html", title=EVIL, lines=[], link=link)
+    assert INERT in found and "javascript:alert(1)&#x27; onclick=&#x27;x" in found
+
+
+def test_what_is_missing_is_an_error() -> None:
+    """A page never shows an empty place where a value was forgotten."""
+    with pytest.raises(UndefinedError, match="'numbers' is undefined"):
+        templates.render("jobs/templates/record.html")
+
+
+def test_a_status_makes_no_page() -> None:
+    """The shell's status imports no template engine, Markdown reader or HTTP client: it has to answer quickly."""
+    heavy = ("jinja2", "mistune", "httpx")
+    code = (
+        f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_template_compiles(name: str) -> None:
+    """Each is found by its path in the package; none is named elsewhere."""
+    assert templates._environment().get_template(name).filename == str(templates.PACKAGE / name)
+    sources = [p.read_text(encoding="utf-8") for p in templates.PACKAGE.rglob("*.*") if p.suffix in (".py", ".html")]
+    assert sum(f'"{name}"' in source for source in sources) >= 1, "nothing shows it"
+
+
+def test_markup_is_trusted_where_it_is_made() -> None:
+    """What a template takes as markup comes out of another template, a converter that escapes, or a constant."""
+    trusted = {
+        (name, part.split("|safe")[0].split("{{")[-1].strip())
+        for name in ALL
+        for part in (Path(templates.PACKAGE / name).read_text(encoding="utf-8").split("}}"))
+        if "|safe" in part
+    }
+    assert trusted == {
+        ("alerting/notifications/templates/mail.html", "message"),  # message.html, redacted
+        ("dashboard/templates/one_after_another.html", "block.html"),  # TextBlock.html
+        ("jobs/templates/index.html", "script"),  # index.js
+        ("jobs/templates/page.html", "body"),  # nbconvert's, under a policy without scripts
+        ("jobs/templates/page.html", "policy"),  # a constant, in double quotes
+        ("reports/templates/postmortem.html", "facts.html"),  # TextBlock.html
+        ("reports/templates/postmortem.html", "written"),  # markdown_to_html
+        ("runbooks/templates/runbooks.html", "markup"),  # markdown_to_html
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("a *b* **c** `d < e`", "<p>a <em>b</em> <strong>c</strong> <code>d &lt; e</code></p>"),
+        ("[words](https://x.example/?a=1&b='2')", "<p>words (https://x.example/?a=1&amp;b=%272%27)</p>"),
+        ("[words](javascript:alert(1))", "<p>words (javascript:alert(1))</p>"),
+        ("![picture](https://x.example/p.png)", "<p>picture (https://x.example/p.png)</p>"),
+        ("<img src=x onerror=alert(1)>", "<p>&lt;img src=x onerror=alert(1)&gt;</p>"),
+        ("a <b onclick='x'>c</b>", "<p>a &lt;b onclick='x'&gt;c&lt;/b&gt;</p>"),
+        ("[Two sentences: what]", "<p>[Two sentences: what]</p>"),
+        ("an \u202eRLO and a \x07 bell", "<p>an RLO and a   bell</p>"),
+        ("1. one\n2. two", "<ol>\n<li>one</li>\n<li>two</li>\n</ol>"),
+    ],
+)
+def test_markdown_is_html_and_nothing_in_it_is_obeyed(written: str, shown: str) -> None:
+    """What people write becomes headings, lists, tables and emphasis; never a tag, a link or a request."""
+    assert text_blocks.markdown_to_html(written) == shown
+
+
+def test_a_table_of_markdown_is_a_table() -> None:
+    """Action items stand in a table, and an escaped underscore is an underscore."""
+    found = text_blocks.markdown_to_html("| what | type |\n|---|---|\n| see host\\_reaches <b> | detect |")
+    assert "<th>what</th>" in found and "<td>see host_reaches &lt;b&gt;</td>" in found and "\\" not in found
