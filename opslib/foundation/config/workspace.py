@@ -32,7 +32,7 @@ OF_AN_APP = ("reports", "runs", "incidents")  # Folders inside that of an app.
 @dataclass(frozen=True)
 class Workspace:
     """
-    Where one app is watched.
+    Where one app is watched: its settings, database, rules, contacts and clock.
 
     Attributes:
         settings: Where everything is.
