@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opslib.foundation.version import VERSION as __version__
-from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
     from opslib.dashboard import Live
@@ -55,6 +54,7 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
             workspace.refuse_unknown(found.settings)
         return found
     from opslib.simulation.demo_day import replay, trades
+    from opslib.telemetry.pages.store import SnapshotStore
 
     replay.lay_out(found.settings)
     if not (sample := found.settings.home / SAMPLE_FILLS).exists():

@@ -7,6 +7,7 @@ Nothing is said of a time in which nobody probed.
 import itertools
 from bisect import bisect_right
 from datetime import timedelta
+from itertools import takewhile
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import SECOND, Window
@@ -43,7 +44,8 @@ def down_s(probed: ProbeHistory, at_us: int) -> float | None:
     well = [next((s for s in reversed(found) if OUTCOMES[s.outcome].usable), None) for found in (own, extra)]
     # An attempt that began before the newest answer says nothing of the time after it, though it may end later.
     since_us = max((_began_us(s) for s in well if s), default=0)
-    down = sorted((s for s in (*own, *extra) if is_down(s) and _began_us(s) > since_us), key=_began_us)
+    newer = (s for found in (own, extra) for s in takewhile(lambda s: s.ts_us > since_us, reversed(found)))
+    down = sorted((s for s in newer if is_down(s) and _began_us(s) > since_us), key=_began_us)
     apart_us = max(FRESH_US, 3 * _pace_us(own))
     first = len(down) - 1
     while first > 0 and _began_us(down[first]) - down[first - 1].ts_us <= apart_us:

@@ -296,7 +296,7 @@ def test_check_says_what_is_the_desks_own(home, capsys):
     (home / "rules.toml").write_text("[errors]\nwarning = 60\n\n[availability_burn]\ncritical = 200\n")
     assert main(["rules", "check"]) == 70
     err = capsys.readouterr().err
-    assert "'errors'" in err and "rules.toml" in err
+    assert all(words in err for words in ("rules.toml, [errors]:", "rules.toml, [availability_burn]:"))
     assert (
         main(["rules", "test"]) == 64
         and main(["rules", "export", "grafana"]) == 64

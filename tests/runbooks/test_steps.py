@@ -17,7 +17,10 @@ CHECK = {"kind": "look", "box": "0-5", "do": "See.", "expect": "Well.", "check":
         ({"kind": 3}, "kind is 3; it may be look"),
         ({"fresh": "soon"}, "fresh is 'soon'; a span of time"),
         ({"fresh": 2}, "fresh is 2; a span of time"),
-        ({"chek": "answers"}, "there is no key 'chek'; kind, box, do, expect, check, of, fresh may be set. Did you"),
+        (
+            {"chek": "answers"},
+            "there is no key 'chek'. Did you mean 'check'? These may be set: kind, box, do, expect, check, of, fresh.",
+        ),
         ({"hook": "build"}, "there is no key 'hook'"),
         ({"kind": "change"}, "hook is missing"),
         ({"box": "1-2"}, "box is '1-2'; it may be 0-5"),
@@ -43,7 +46,7 @@ def test_every_wrong_step_is_told_at_once() -> None:
     [
         ({"each": "dya"}, "each is 'dya'; it may be day, hour, release, deploy. Did you mean 'day'?"),
         ({"boxes": {"Head": ["server_anwsers"]}}, "Did you mean 'server_answers'?"),
-        ({"boxes": ["server_answers"]}, "boxes is a list"),
+        ({"boxes": ["server_answers"]}, "boxes is a list; a table was expected"),
         ({"after": "never"}, "after is 'never'; a span of time"),
         ({"titel": "x"}, "Did you mean 'title'?"),
     ],

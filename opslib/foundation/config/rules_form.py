@@ -221,31 +221,31 @@ def problems(table: dict[str, Any], place: str, known: dict[str, Any]) -> list[s
     Args:
         known: The names of ``roles`` and of ``runbooks``.
     """
-    found = [
-        problem
-        for name, row in table.items()
-        for problem in validation.problems(LIMITS.get(name, RuleForm), row, place, known, name)
-    ]
-    if found:
-        return found
-    rules = {name: RuleForm.model_validate(row, context=known) for name, row in table.items() if name not in LIMITS}
-    return [f"{place}, [{name}]: {words}" for name, rule in rules.items() for words in _across(name, rule, rules)]
+    found, rules = list[str](), dict[str, RuleForm]()
+    for name, row in table.items():
+        if wrong := validation.problems(LIMITS.get(name, RuleForm), row, place, known, name):
+            found += wrong
+        elif name not in LIMITS:
+            rules[name] = RuleForm.model_validate(row, context=known)
+    names = set(table) - set(LIMITS)
+    return found + [f"{place}, [{name}]: {words}" for name in rules for words in _across(name, rules, names)]
 
 
-def _across(name: str, rule: RuleForm, rules: dict[str, RuleForm]) -> Iterator[str]:
-    """Name what is wrong between one rule and the others."""
+def _across(name: str, rules: dict[str, RuleForm], names: set[str]) -> Iterator[str]:
+    """Name what is wrong between one valid rule and the others, of which `names` are all, `rules` the valid ones."""
+    rule = rules[name]
     for other in sorted(rule.inhibitors):
-        if other not in rules:
-            yield f"inhibited_by names {other!r}, which is no rule.{formatting.nearest(other, rules)}"
-        elif other != name and name in rules[other].inhibitors:
+        if other not in names:
+            yield f"inhibited_by names {other!r}, which is no rule.{formatting.nearest(other, names)}"
+        elif other != name and other in rules and name in rules[other].inhibitors:
             yield f"it and {other!r} inhibit each other; neither would ever be told. Take one out."
-    for other in sorted(set(rule.inhibited_from) - set(rules)):
-        yield f"inhibited_from names {other!r}, which is no rule.{formatting.nearest(other, rules)}"
-    if rule.of is None:
+    for other in sorted(set(rule.inhibited_from) - names):
+        yield f"inhibited_from names {other!r}, which is no rule.{formatting.nearest(other, names)}"
+    if rule.of is None or (rule.of in names and rule.of not in rules):
         return
     of = rules.get(rule.of)
     if of is None or of.unit != "ratio" or of.better != "higher" or not of.objective < 1:
-        near = formatting.nearest(rule.of, rules) if of is None else ""
+        near = formatting.nearest(rule.of, names) if of is None else ""
         yield f"of is {rule.of!r}; a ratio of which more is better, with an objective below 1, was expected.{near}"
         return
     for severity, factor in rule.ladder.items():

@@ -86,7 +86,7 @@ Symbols = Annotated[
     expected('a list of symbols of underlyings, such as ["SPY"],'),
 ]
 Process = Annotated[str | int, expected("the number of a process, or a file that holds it,")]
-Pages = Annotated[dict[str, Any], expected("a table")]
+AnyTable = Annotated[dict[str, Any], expected("a table")]
 
 
 class SettingsForm(Table):
@@ -114,8 +114,8 @@ class SettingsForm(Table):
     keep_runs_mb: Megabytes = 1.0
     host_prefix: Texts = Field(default_factory=list)
     ca_file: Text = ""
-    roles: Pages = Field(default_factory=dict)
-    channels: Pages = Field(default_factory=dict)
-    notify: Pages = Field(default_factory=dict)
-    hooks: Pages = Field(default_factory=dict)
+    roles: AnyTable = Field(default_factory=dict)
+    channels: AnyTable = Field(default_factory=dict)
+    notify: AnyTable = Field(default_factory=dict)
+    hooks: AnyTable = Field(default_factory=dict)
     sessions: Annotated[Any, WrapValidator(_sessions)] = Field(default_factory=dict)

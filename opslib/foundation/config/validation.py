@@ -124,8 +124,12 @@ def _problems(refused: ValidationError, table: type[Table] | None = None) -> Ite
                 yield Problem(at, f"{key} is missing. Add it.")
             case "extra_forbidden" if table is not None:
                 keys = [field.alias or name for name, field in table.model_fields.items()]
-                expected = f"{', '.join(keys) or 'nothing'} may be set.{formatting.nearest(str(key), keys)}"
-                yield Problem(at, f"there is no key {_shown(key)}; {expected}{table.hint}")
+                near = formatting.nearest(str(key), keys)
+                yield Problem(
+                    at, f"there is no key {_shown(key)}.{near} These may be set: {', '.join(keys)}.{table.hint}"
+                )
+            case "dict_type":
+                yield Problem(at, f"{key} is {_kind(error['input'])}; a table was expected.")
             case _:
                 yield Problem(at, f"{key} is {_kind(error['input'])}. {error['msg']}.")
 

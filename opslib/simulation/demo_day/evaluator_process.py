@@ -1,41 +1,51 @@
 """
-Evaluate the demo's alerts beside the day that is played: a collector in a process of its own.
+Probe and evaluate beside the day that is played: the demo's collector, in two processes of its own.
 
 An instant is judged by what was known two seconds after it, whenever that is done; so nothing of what comes out depends
 on how far the day has gone on meanwhile.
 """
 
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
+from typing import Self
 
-from opslib.foundation import clock, crash_log
+from opslib.foundation import clock, crash_log, market_calendar
 from opslib.foundation.config import rules
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
+from opslib.simulation.demo_day.prober import Prober
+from opslib.simulation.world.script import Script, script
 
 
-class Judge:
+class _Beside:
     """
-    A collector that judges for as long as this is entered.
+    A part of a collector, in a process of its own for as long as this is entered.
 
     Args:
-        settings: Whose alerts.
+        settings: Of the demo.
         lock: Descriptor of the lock on its home, which it holds until it has ended.
+
+    Attributes:
+        reached: The moment up to which it is through.
     """
 
-    def __init__(self, settings: Settings, lock: int):
-        self._settings, self._lock, self._judging = settings, lock, False
+    def __init__(self, settings: Settings, lock: int, *told: str):
+        self._settings, self._lock, self._told = settings, lock, told
+        self._asked: datetime | None = None
+        self.reached = clock.EPOCH
 
-    def __enter__(self) -> "Judge":
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -43,6 +53,7 @@ class Judge:
                 "opslib.simulation.demo_day.evaluator_process",
                 str(self._settings.base),
                 self._settings.app,
+                *self._told,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -54,18 +65,18 @@ class Judge:
 
     def __exit__(self, *ended: object) -> None:
         assert self._process.stdin and self._process.stdout
-        if self._judging:
-            self._process.kill()  # The day was broken off.
+        if self._asked:
+            self._process.terminate()  # The day was broken off.
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
     def go_on(self, now: datetime) -> None:
-        """Let it judge what is due at a moment, once it is through with what was due before."""
+        """Let it do what is due up to a moment, once it is through with what was due before."""
         self.through()
         assert self._process.stdin
-        self._judging = True
+        self._asked = now
         with suppress(BrokenPipeError):  # Who waits for its answer hears that it has ended.
             self._process.stdin.write(f"{clock.micros(now)}\n")
 
@@ -73,37 +84,72 @@ class Judge:
     def idle(self) -> bool:
         """Is it through with what it was asked for?"""
         assert self._process.stdout
-        return not self._judging or bool(select.select([self._process.stdout], [], [], 0)[0])
-
-    def memory_mb(self) -> float:
-        """How much memory the collector holds."""
-        import psutil
-
-        return psutil.Process(self._process.pid).memory_info().rss / 1e6
+        if self._asked and select.select([self._process.stdout], [], [], 0)[0]:
+            self.through()
+        return self._asked is None
 
     def through(self) -> None:
-        """Wait until all is judged that it was asked for."""
+        """Wait until all is done that it was asked for."""
         assert self._process.stdout
-        if self._judging and not self._process.stdout.readline():
-            raise OpsError(f"the collector of the demo ended with {self._process.wait()}; it says why above.")
-        self._judging = False
+        if self._asked:
+            if not self._process.stdout.readline():
+                self._asked = None
+                raise OpsError(f"the collector of the demo ended with {self._process.wait()}; it says why above.")
+            self.reached, self._asked = self._asked, None
 
 
-def main(home: str, app: str) -> None:
-    """Judge at each moment that a line names, microseconds since 1970, and answer how many instants were."""
+class Judge(_Beside):
+    """The part of a collector that judges."""
+
+
+class Probes(_Beside):
+    """The part of a collector that probes the world of a scripted day."""
+
+    def __init__(self, settings: Settings, lock: int, probed: Script):
+        super().__init__(settings, lock, str(probed.seed), probed.day.isoformat())
+
+
+def main(home: str, app: str, *probed: str) -> None:
+    """
+    Judge, or probe, up to each moment that a line names, microseconds since 1970, and answer each.
+
+    Args:
+        probed: The seed and the day of the script whose world is probed; none is that it judges.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who lives the day; this ends with the pipe.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that the world is cleaned away.
     settings = settings_module.load(Path(home), app)
+    moments = (clock.instant(int(line)) for line in sys.stdin)
+    if probed:
+        _probe(settings, moments, *probed)
+    else:
+        _judge(settings, moments)
+
+
+def _judge(settings: Settings, moments: Iterator[datetime]) -> None:
     collector: Collector | None = None
-    at_us = 0
+    at = clock.EPOCH
 
     def now() -> datetime:
-        return clock.instant(at_us)
+        return at
 
-    for line in sys.stdin:
-        at_us = int(line)
+    for moment in moments:
+        at = moment
         if collector is None:
             collector = Collector(Database(settings.url, now), settings, rules.load(settings.base), "demo", now)
         print(collector.judge(), flush=True)
+
+
+def _probe(settings: Settings, moments: Iterator[datetime], seed: str, day: str) -> None:
+    session = market_calendar.session(date.fromisoformat(day))
+    assert session
+    scripted = script(int(seed), session.day, opens=session.opens, closes=session.closes)
+    gc.collect()
+    gc.freeze()  # The script stays to the end.
+    with Prober(scripted, settings) as prober:
+        for now in moments:
+            prober.probe_until(now)
+            print(flush=True)
 
 
 if __name__ == "__main__":

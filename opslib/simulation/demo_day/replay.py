@@ -2,20 +2,17 @@
 Play the scripted day through the same interfaces as a real one, in a home of its own.
 
 The day before comes in as a file; the day itself is posted to the real receiver, page by page, with the receiver's
-clock in the script's hands, while our own eyes look at a world in which the script's troubles are the matter, and a
-collector judges beside it. `truth` then says whether every figure is right.
+clock in the script's hands, while a collector probes a world in which the script's troubles are the matter, and judges.
+`truth` then says whether every figure is right.
 """
 
-import asyncio
 import gc
 import gzip
 import http.client
 import json
-import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -27,7 +24,6 @@ from urllib.parse import urlsplit
 from opslib.dashboard import status
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.config import rules
-from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
@@ -36,16 +32,13 @@ from opslib.jobs import ledger
 from opslib.services.collector import Collector
 from opslib.services.server import ServerThread
 from opslib.simulation.demo_day import expected_figures, probe_samples, responders
-from opslib.simulation.demo_day.evaluator_process import Judge
+from opslib.simulation.demo_day.evaluator_process import Judge, Probes
 from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.simulation.world import page
-from opslib.simulation.world.control import World
 from opslib.simulation.world.script import Script, script
 from opslib.telemetry import importing
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes.outcomes import OUTCOMES
-from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
 
 if TYPE_CHECKING:
@@ -57,20 +50,6 @@ SEED = 1
 DAY = date(2026, 3, 10)
 OUTAGE_LOOK = timedelta(minutes=5)
 BATCH = 2000
-BEFORE_OPEN = timedelta(minutes=5)
-WORLD_SPEED = 10.0  # A world second is a tenth of ours, where something takes its time.
-EVERY, SELDOM = timedelta(seconds=30), timedelta(seconds=60)  # As ``ops collect --every 30s``.
-CLOSELY, NOW_AND_THEN = EVERY, timedelta(minutes=10)
-# Not longer than the bursts that they are to show.
-CHAINS_CLOSELY, CHAINS_EVERY = timedelta(minutes=14), timedelta(minutes=29)
-NEAR = timedelta(minutes=2)
-# Looked at closely until a rate over ten minutes can tell that it is over.
-LINGERS = {"massive_outage": timedelta(minutes=13)}
-MATTERS = {
-    "massive_outage": ("massive_5xx", 1.0),
-    "gamma_burst": ("gamma_zero", 0.4),
-    "websocket_loss": ("ws_port_blocked", 1.0),
-}
 JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
 TOGETHER = 32  # Posts under way at once: they share one transaction of the receiver.
 POST_ATTEMPTS, POST_TIMEOUT_S = 5, 60
@@ -210,158 +189,6 @@ def _answer(connection: http.client.HTTPConnection, post: page.Post) -> Exceptio
     return None
 
 
-class _Eyes:
-    """
-    Our own probes of a world in which the script's troubles are the matter; it stands still while it is probed.
-
-    What is kept is what ``ops collect --every 30s`` would keep. While nothing is the matter, the world is asked now and
-    then
-    only, and answers the same in between: what it answered last is kept again at each turn.
-
-    Args:
-        memory_mb: How much memory the collector of this demo holds.
-
-    Attributes:
-        due: When the world is to be probed again.
-    """
-
-    def __init__(
-        self, scripted: Script, settings: Settings, store: Database, world: _World, memory_mb: Callable[[], float]
-    ):
-        self._scripted, self._world = scripted, world
-        self._lever = World(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
-        self._settings, self._store = settings, store
-        self.due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
-        self._chained: datetime | None = None
-        self._memory_mb, self._chance = memory_mb, random.Random(f"{scripted.seed}/eyes")
-        self._answered, self._answered_at = list[Sample](), self.due
-        self._holding: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> "_Eyes":
-        self._lever.__enter__()
-        self._runner = asyncio.Runner()
-        self._rounds = self._runner.run(self._begun())
-        return self
-
-    async def _begun(self) -> ProbeRunner:
-        settings = settings_module.looking_at(self._settings, self._lever.environ)
-        return ProbeRunner(
-            settings,
-            self._store,
-            rules.load(settings.base),
-            now=self._world.now,
-            speed=WORLD_SPEED,
-            chance=random.Random(self._scripted.seed),
-        )
-
-    def __exit__(self, *ended: Any) -> None:
-        self._runner.run(self._let_go())
-        self._rounds.close()
-        self._runner.close()
-        self._lever.__exit__(*ended)
-
-    def look(self) -> None:
-        """Probe where it is due: closely while a trouble is near, now and then while none is."""
-        at = self._world.at
-        if at < self.due:
-            return
-        near = [
-            t
-            for t in self._scripted.troubles
-            if t.name in MATTERS and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)
-        ]
-        matter = dict(MATTERS[t.name] for t in near if t.begins <= at < t.ends)
-        if matter != self._matter:
-            self._lever.be(**matter)
-            self._matter = matter
-        # The next look is due before the next trouble comes near, however calm it is now.
-        coming = [t.begins - NEAR - at for t in self._scripted.troubles if t.name in MATTERS and t.begins - NEAR > at]
-        every = CLOSELY if near else min([NOW_AND_THEN, *coming])
-        self._lever.at(at)
-        self._runner.run(self._looked(at, every))
-        self.due = at + every
-
-    def repeat(self, at: datetime) -> None:
-        """
-        Keep the last answers again up to a time, at each turn of the collector that comes before the world is asked
-        anew.
-        """
-        found = list[Sample]()
-        while (
-            self._answered
-            and self._answered_at + EVERY <= min(at, self.due - EVERY / 2)
-            and all(OUTCOMES[s.outcome].usable for s in self._answered)
-        ):
-            self._answered_at += EVERY
-            self._answered = [_again(s, EVERY.total_seconds(), self._chance) for s in self._answered]
-            seldom = (self._answered_at - self._scripted.opens) % SELDOM < EVERY
-            found += (s for s in self._answered if seldom or s.probe not in ("data", "metrics"))
-            found.append(self._beat(self._answered_at))
-        self._rounds.samples.keep(found, known_at_ts=True)
-
-    def _beat(self, at: datetime) -> Sample:
-        return Sample(
-            clock.micros(at),
-            "beat",
-            "collector",
-            "ok",
-            None,
-            round(self._memory_mb(), 2),
-            detail=json.dumps({"every_s": EVERY.total_seconds()}),
-        )
-
-    async def _let_go(self) -> None:
-        """Hold no socket any more."""
-        if self._holding:
-            self._holding.cancel()
-            await asyncio.gather(self._holding, return_exceptions=True)
-            self._holding = None
-
-    async def _socket(self) -> list[Sample]:
-        """How the socket stands that is held, as a collector holds it; where it is not well, how a new one does."""
-        stream = self._rounds.stream
-        assert stream
-        found = await stream.look() if self._holding else []
-        if found and OUTCOMES[found[-1].outcome].usable:
-            return found
-        await self._let_go()
-        found = await self._rounds.once(lambda name: name == "socket")
-        if found and OUTCOMES[found[-1].outcome].usable:
-            self._holding = asyncio.create_task(stream.run())
-        return found
-
-    async def _looked(self, at: datetime, every: timedelta) -> None:
-        with_chains = at >= self._scripted.opens and (
-            self._chained is None or at - self._chained >= (CHAINS_CLOSELY if every == CLOSELY else CHAINS_EVERY)
-        )
-        self._chained = at if with_chains else self._chained
-        # A few at a time: this world's seconds are short, and looks that share a processor slow each other down.
-        together: dict[str, list[Awaitable[list[Sample]]]] = {}
-        for name, _, look in self._rounds.looks():
-            if name != "socket" and (with_chains or not name.startswith("chain")):
-                together.setdefault(name.split()[0], []).append(look())
-        found = [
-            sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples
-        ]
-        found += await self._socket()
-        self._rounds.samples.keep([*found, self._beat(at)], known_at_ts=True)
-        self._answered, self._answered_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
-
-
-def _again(sample: Sample, after_s: float, chance: random.Random) -> Sample:
-    """
-    The same answer so much later: a server is up for longer, a log has nothing new, a round trip takes about as long.
-    """
-    value = {"health": (sample.value or 0.0) + after_s, "log": 0.0}.get(sample.probe, sample.value)
-    detail = (
-        json.dumps(sample.told() | {"kinds": {}, "lines": 0, "newest": {}}) if sample.probe == "log" else sample.detail
-    )
-    seconds = None if sample.seconds is None else round(sample.seconds * chance.uniform(0.9, 1.1), 4)
-    return sample._replace(
-        ts_us=sample.ts_us + round(after_s * 1e6), seconds=seconds, value=value, attempt=1, detail=detail
-    )
-
-
 def _collector(settings: Settings, store: Database, world: _World) -> Collector:
     return Collector(store, settings, rules.load(settings.base), "demo", world.now)
 
@@ -486,15 +313,15 @@ def live(
     yesterday, today = _scripts(seed)
     world = _World(yesterday.opens)
     store = Database(settings.url, world.now)
-    with Judge(settings, lock.descriptor) as judge, ThreadPoolExecutor(1) as pool:
+    with Judge(settings, lock.descriptor) as judge, Probes(settings, lock.descriptor, today) as probes:
         judge.go_on(world.at)
-        imported = pool.submit(_yesterday, store, settings, yesterday)
-        with _Eyes(today, settings, store, world, judge.memory_mb) as eyes:  # While yesterday comes in.
-            imported.result()
-            world.at = yesterday.closes + AFTER_CLOSE
-            judge.go_on(world.at)
-            _today(store, settings, today, world, judge, eyes, progress, kernels)
+        _yesterday(store, settings, yesterday)
+        world.at = yesterday.closes + AFTER_CLOSE
+        judge.go_on(world.at)
+        _today(store, settings, today, world, judge, probes, progress, kernels)
         world.at = today.closes + AFTER_CLOSE
+        probes.go_on(world.at)
+        probes.through()
         judge.go_on(world.at)
         judge.through()
     store.close()
@@ -518,11 +345,11 @@ def _today(
     today: Script,
     world: _World,
     judge: Judge,
-    eyes: _Eyes,
+    probes: Probes,
     progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
     kernels: "KernelPool",
 ) -> None:
-    """The day itself is posted, page by page, and looked at."""
+    """The day itself is posted, page by page."""
     posts = list(page.posts(today))
     gc.collect()
     # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
@@ -533,33 +360,29 @@ def _today(
     )
     receiver.app.add_middleware(_ArrivalTimes)
     with receiver, _Sender(receiver.url) as sender:
-        judged, acts = world.at, responders.acts(today)
+        acts = responders.acts(today)
         waiting = list[page.Post]()
         walk = partial(responders.executed, kernels=kernels)
-
-        def send() -> None:
-            if waiting:
-                sender.send(waiting)
-                eyes.repeat(waiting[-1].at)
-                waiting.clear()
-
         for post in progress(
             posts, len(posts), f"living {today.day}: posting to {receiver.url}, looking at a world beside it"
         ):
-            has_stop = post.at >= eyes.due or (bool(acts) and post.at >= acts[0][0])
-            if has_stop or len(waiting) == TOGETHER:
-                send()
+            is_acted = bool(acts) and post.at >= acts[0][0]
+            if is_acted or len(waiting) == TOGETHER:
+                sender.send(waiting)
+                waiting.clear()
                 world.at = post.at
-                eyes.look()
-                if acts and world.at >= acts[0][0]:
+                if is_acted:
+                    probes.go_on(world.at)
+                    probes.through()
                     judge.go_on(world.at)
                     judge.through()
                     acts.pop(0)[1](Workspace(settings, world.now), walk)
-                if world.at - judged >= JUDGE_EVERY and judge.idle:
-                    judge.go_on(world.at)
-                    judged = world.at
+                if probes.idle:
+                    probes.go_on(world.at)
+                if judge.idle and probes.reached - judge.reached >= JUDGE_EVERY:
+                    judge.go_on(probes.reached)
             waiting.append(post)
-        send()
+        sender.send(waiting)
 
 
 def compared(desk: Workspace, seed: int) -> tuple[int, list[str]]:

@@ -21,6 +21,7 @@ REQUEST_PROBES = ("data", "health", "liveness", "metrics")  # The looks that ask
 IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}
 FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
 SKEW_LOOKS = 5
+MOST_WINDOWS = 400
 # The latter: an hour of looks, the longest that we let ourselves be told to wait.
 KEPT, MOST_PASSED_OVER = "quota_kept", 800
 BEAT, USUAL_S = ("beat", "collector"), 5.0
@@ -132,10 +133,12 @@ class ProbeHistory:
         self._closed_us: dict[str, list[int]] = {}  # When each provider said that the market is closed.
         # When new connections of the app's socket were served, and since when older ones are dead.
         self._renewed: list[tuple[int, int]] = []
+        self._coverage: dict[tuple[int, int], float | None] = {}  # Of windows, until something more is laid in.
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Lay in what has come, in the order in which it was made."""
+        self._coverage.clear()
         for sample in samples:
             key = (sample.probe, sample.subject)
             if sample.outcome == STARVED:
@@ -192,6 +195,7 @@ class ProbeHistory:
 
     def forget(self, before_us: int) -> None:
         """Let go of what was seen before an instant."""
+        self._coverage.clear()
         for line in self._lines.values():
             line.forget(before_us)
         for times in (self._starved_us, *self._closed_us.values()):
@@ -315,6 +319,14 @@ class ProbeHistory:
 
         Before the collector is started nobody expects it to look; after it has died it is missing.
         """
+        key = window.start_us, window.end_us
+        if key not in self._coverage:  # Many rules ask of one window.
+            if len(self._coverage) > MOST_WINDOWS:
+                self._coverage.clear()
+            self._coverage[key] = self._covered(window)
+        return self._coverage[key]
+
+    def _covered(self, window: Window) -> float | None:
         beats, start_us, end_us = self._beats, window.start_us, window.end_us
         first, last = bisect_right(beats.times, start_us), bisect_right(beats.times, end_us) - 1
         running = first > 0 and beats.samples[first - 1].outcome != "stopped"  # Had we begun before the window?
