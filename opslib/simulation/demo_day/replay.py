@@ -406,8 +406,9 @@ def _laid_out(settings: Settings, seed: int) -> None:
     try:
         days = _scripts(seed)
         world = _World(days[0].opens)
-        store = Database(replace(settings, home=making).url, world.now)
-        judge = _collector(settings, store, world).judge
+        made = replace(settings, home=making)
+        store = Database(made.url, world.now)
+        judge = _collector(made, store, world).judge
         judge()
         for scripted in days:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
@@ -424,7 +425,7 @@ def _laid_out(settings: Settings, seed: int) -> None:
                 for lapse_at, act in responders.acts(scripted):
                     world.at = lapse_at
                     judge()
-                    act(Workspace(replace(settings, home=making), world.now), responders.walked)
+                    act(Workspace(made, world.now), responders.walked)
             world.at = scripted.closes + AFTER_CLOSE
             judge()
         store.close()
