@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -28,8 +30,8 @@ LASTS_S = 2400
 
 
 def desk(app):
-    """The settings of a desk that needs none."""
-    return settings.Settings(home=None, app=app)
+    """The settings of a desk that needs none but a folder."""
+    return settings.Settings(home=Path(tempfile.gettempdir()) / "ops-no-home", app=app)
 
 
 def troubled(seed):

@@ -9,7 +9,9 @@ with SIGKILL at a random moment, until one of them comes to the end. Whoever mak
 import json
 import random
 import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -42,7 +44,8 @@ TABLE = rules.load()  # Read before anybody is forked: to read it again each tim
 def child(url: str, app: str, holder: str) -> None:
     """A collector from its first breath to its last instant."""
     collector.AT_ONCE = 7
-    Collector(Database(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()
+    found = settings.Settings(home=Path(tempfile.gettempdir()) / "ops-no-home", app=app)
+    Collector(Database(url, lambda: NOW), found, TABLE, holder, lambda: NOW).judge()
 
 
 def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:

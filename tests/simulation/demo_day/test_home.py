@@ -207,7 +207,7 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
         ("socket", "app"),
         ("log", "app"),
     ):
-        stamps = [s.ts_us for s in of(*what) if s.last]
+        stamps = sorted({s.ts_us for s in of(*what) if s.last})  # A busy machine asks some twice.
         assert {b - a for a, b in itertools.pairwise(stamps)} == {30_000_000}, what
     assert {b.ts_us - a.ts_us for a, b in zip(of("data", "massive"), of("data", "massive")[1:])} <= {
         30_000_000,
