@@ -59,5 +59,5 @@ def to_stderr(what: str) -> None:
     """
     shown = _Stderr()
     shown.setFormatter(logging.Formatter(f"{what}: %(message)s"))
-    _LOGGER.handlers = [shown]
+    _LOGGER.handlers, _LOGGER.disabled = [shown], False  # A library that configures logging may have disabled it.
     _LOGGER.setLevel(logging.INFO)
