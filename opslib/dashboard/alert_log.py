@@ -287,7 +287,7 @@ def alertlog(
 
 
 def log_of(
-    desk: Workspace,
+    workspace: Workspace,
     as_of: str | datetime | None = None,
     window: str = "7d",
     known_at: str | datetime | None = None,
@@ -307,14 +307,14 @@ def log_of(
         progress: Wraps the instants of a replay.
     """
     end, begin = (
-        time_parsing.instant_of(as_of) or desk.now(),
+        time_parsing.instant_of(as_of) or workspace.now(),
         time_parsing.parse(since) if isinstance(since, str) and since else time_parsing.instant_of(since),
     )
     asked = Window(begin, end) if begin else Window.before(end, time_parsing.parse_span(window))
     return alertlog(
-        desk.store,
-        desk.settings,
-        desk.rules,
+        workspace.store,
+        workspace.settings,
+        workspace.rules,
         asked,
         known_at=time_parsing.instant_of(known_at),
         replay=replay,

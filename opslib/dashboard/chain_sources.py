@@ -192,7 +192,7 @@ async def _fetch(
 
 
 def chain_of(
-    desk: Workspace,
+    workspace: Workspace,
     what: str | Path,
     provider: str = "",
     as_of: str | datetime | None = None,
@@ -211,17 +211,23 @@ def chain_of(
     """
     moment = time_parsing.instant_of(as_of)
     if Path(what).suffix or Path(what).exists():
-        return of_file(Path(what), desk.rules, moment)
+        return of_file(Path(what), workspace.rules, moment)
     symbol = str(what).strip().upper()
     if not symbol.removeprefix("I:").replace(".", "").isalnum():
         raise UsageError(f"a file or a symbol was wanted, found {formatting.single_line(str(what), 60)!r}.")
     if (
         moment is None
         and known_at is None
-        and desk.settings.app != DEMO
-        and (desk.settings.massive_url or desk.settings.tradier_url)
+        and workspace.settings.app != DEMO
+        and (workspace.settings.massive_url or workspace.settings.tradier_url)
     ):
-        return of_provider(desk.store, desk.settings, desk.rules, symbol, provider, desk.now)
+        return of_provider(workspace.store, workspace.settings, workspace.rules, symbol, provider, workspace.now)
     return of_store(
-        desk.store, desk.settings, desk.rules, symbol, moment or desk.now(), time_parsing.instant_of(known_at), provider
+        workspace.store,
+        workspace.settings,
+        workspace.rules,
+        symbol,
+        moment or workspace.now(),
+        time_parsing.instant_of(known_at),
+        provider,
     )

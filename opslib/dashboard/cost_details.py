@@ -88,20 +88,20 @@ class CostComparison:
             that holds too few.
     """
 
-    desk: "Workspace"
+    workspace: "Workspace"
     at: datetime
     length: timedelta | None = None
 
     @cached_property
     def accuracy(self) -> PnlView | None:
         """What trades came to; None where none is known."""
-        own = sorted(self.desk.settings.home.glob(f"{BACKTEST}.*"))
+        own = sorted(self.workspace.settings.home.glob(f"{BACKTEST}.*"))
         theirs = own[0] if own else None
         try:
             if self.length is None:
-                return accuracy_of(self.desk, backtest=theirs, as_of=self.at).counted()
+                return accuracy_of(self.workspace, backtest=theirs, as_of=self.at).counted()
             return accuracy_of(
-                self.desk, backtest=theirs, as_of=self.at, window=f"{round(self.length.total_seconds() / 60)}m"
+                self.workspace, backtest=theirs, as_of=self.at, window=f"{round(self.length.total_seconds() / 60)}m"
             )
         except ImportRefused:
             return None

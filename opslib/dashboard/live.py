@@ -47,13 +47,13 @@ class Feed:
     Reads the store for all views of a desk, in a thread of its own, for as long as there is one.
 
     Args:
-        desk: Whose; its store is only read.
+        workspace: Whose; its store is only read.
         window: How far back each figure looks.
         every_s: Seconds between two looks.
     """
 
-    def __init__(self, desk: "Workspace", window: timedelta, every_s: float, opener: "Opener | None" = None):
-        self.desk, self.window, self.every_s, self.opener = desk, window, every_s, opener
+    def __init__(self, workspace: "Workspace", window: timedelta, every_s: float, opener: "Opener | None" = None):
+        self.workspace, self.window, self.every_s, self.opener = workspace, window, every_s, opener
         self._listening: weakref.WeakSet[Any] = weakref.WeakSet()
         # Held for moments only: who asks never waits for a look at a store that answers late.
         self._turn = threading.Condition(threading.RLock())
@@ -64,7 +64,7 @@ class Feed:
 
     def view(self, at: datetime) -> Status:
         """Everything as of a moment."""
-        return status.view_at(self.desk, at, self.window)
+        return status.view_at(self.workspace, at, self.window)
 
     def screen(self, view: Status) -> DashboardState:
         """What stands on the dashboard of it."""
@@ -96,7 +96,7 @@ class Feed:
 
     def range(self) -> list[float]:
         """From when to when can one look back on the day that is shown? Seconds since 1970."""
-        now = self.desk.now()
+        now = self.workspace.now()
         session = market_calendar.session(now.astimezone(formatting.NEW_YORK).date())
         begins = session.opens if session and session.opens < now else now - timedelta(hours=8)
         return [begins.timestamp(), now.timestamp()]
@@ -119,7 +119,7 @@ class Feed:
         try:
             _, found = self._look()
         except OpsError as problem:
-            self._send({"trouble": f"not up to date: {self.desk.settings.redact(str(problem))}"})
+            self._send({"trouble": f"not up to date: {self.workspace.settings.redact(str(problem))}"})
             return
         change = found.after(before[1]) if before else None
         with self._turn:
@@ -128,7 +128,7 @@ class Feed:
 
     def _look(self) -> tuple[Status, DashboardState]:
         with self._looking:
-            view = self.view(self.desk.now())
+            view = self.view(self.workspace.now())
             self._last = view, self.screen(view)
             return self._last
 
@@ -155,20 +155,20 @@ class Live:
 
     def __init__(
         self,
-        desk: "Workspace",
+        workspace: "Workspace",
         window: timedelta,
         every_s: float,
         as_of: datetime | None = None,
         opener: "Opener | None" = None,
     ):
-        self.desk, self.as_of = desk, as_of
-        self.feed = _feed(desk, window)
+        self.workspace, self.as_of = workspace, as_of
+        self.feed = _feed(workspace, window)
         self.feed.opener = opener or self.feed.opener
         self.feed.every_s = every_s
 
     @property
     def _view(self) -> Status:
-        return self.feed.view(self.as_of or self.desk.now())
+        return self.feed.view(self.as_of or self.workspace.now())
 
     def __repr__(self) -> str:
         return _words(self._view)
@@ -233,10 +233,10 @@ def _picture(view: Status) -> bytes:
 _FEEDS: dict[tuple[str, str, float], Feed] = {}
 
 
-def _feed(desk: "Workspace", window: timedelta) -> Feed:
+def _feed(workspace: "Workspace", window: timedelta) -> Feed:
     """The one feed of a desk and a window in this kernel."""
-    key = (str(desk.settings.url), desk.settings.app, window.total_seconds())
-    return _FEEDS.setdefault(key, Feed(desk, window, 5.0))
+    key = (str(workspace.settings.url), workspace.settings.app, window.total_seconds())
+    return _FEEDS.setdefault(key, Feed(workspace, window, 5.0))
 
 
 @cache
@@ -283,13 +283,13 @@ def answered(feed: Feed, widget: Any, said: dict[str, Any]) -> None:
             widget.send(_at(feed, {"at_s": widget.as_of.timestamp()}) | {"view": view})
     except (OpsError, KeyError, TypeError, ValueError) as problem:
         told = str(problem) if isinstance(problem, OpsError) else f"that cannot be done ({problem.__class__.__name__})"
-        widget.send({"said": feed.desk.settings.redact(told), "view": view})
+        widget.send({"said": feed.workspace.settings.redact(told), "view": view})
 
 
 def _at(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """Everything as of a past moment."""
     at = time_parsing.parse(str(said["local"])) if "local" in said else clock.instant(round(float(said["at_s"]) * 1e6))
-    if at > feed.desk.now():
+    if at > feed.workspace.now():
         raise UsageError(f"{formatting.moment(at)} is still to come.")
     view = feed.view(at)
     return {"whole": live_state.whole(view, feed.screen(view)), "past": True}
@@ -303,39 +303,41 @@ def _paced(feed: Feed, widget: Any, said: dict[str, Any]) -> dict[str, Any]:
 
 def _opened(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """The runbook of an alert, filled in for its incident."""
-    desk, at = feed.desk, time_parsing.parse(said["at"]) if said.get("at") else None
-    alert = next((a for a in feed.view(at or desk.now()).alerts if a["id"] == said["alert"]), None)
+    workspace, at = feed.workspace, time_parsing.parse(said["at"]) if said.get("at") else None
+    alert = next((a for a in feed.view(at or workspace.now()).alerts if a["id"] == said["alert"]), None)
     if alert is None or not alert["runbook"]:
         raise UsageError(f"no alert {said['alert']!r} with a runbook stands at that moment.")
     if feed.opener is None:
         raise UsageError(f"runbooks are not opened from here; run ops runbook open {alert['runbook']}.")
-    incident = lifecycle.of(desk).open("", by="", alert=alert)
-    place = feed.opener(desk, alert["runbook"], incident, "", at)
-    return _link(desk, place, f"runbook {alert['runbook']} is open for incident {incident.id}:")
+    incident = lifecycle.of(workspace).open("", by="", alert=alert)
+    place = feed.opener(workspace, alert["runbook"], incident, "", at)
+    return _link(workspace, place, f"runbook {alert['runbook']} is open for incident {incident.id}:")
 
 
 def _deeper(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """The notebook that looks deeper into a panel, as of the moment that is shown, executed."""
     from opslib.jobs import executor
 
-    desk = feed.desk
-    given = {"app": desk.settings.app, "as_of": said["at"]}
-    _, place = executor.run(executor.notebook(DEEPER[said["panel"]]), given, settings=desk.settings, store=desk.store)
-    return _link(desk, place.with_suffix(".ipynb"), f"{DEEPER[said['panel']]}, as of {said['at']}:")
+    workspace = feed.workspace
+    given = {"app": workspace.settings.app, "as_of": said["at"]}
+    _, place = executor.run(
+        executor.notebook(DEEPER[said["panel"]]), given, settings=workspace.settings, store=workspace.store
+    )
+    return _link(workspace, place.with_suffix(".ipynb"), f"{DEEPER[said['panel']]}, as of {said['at']}:")
 
 
-def _link(desk: "Workspace", place: Path, words: str) -> dict[str, Any]:
+def _link(workspace: "Workspace", place: Path, words: str) -> dict[str, Any]:
     """Where something is, as JupyterLab opens it; its path where that lies outside."""
     seen = jupyterlab.link(place)
-    if seen is None and place.is_relative_to(desk.settings.base):
-        seen = str(place.relative_to(desk.settings.base))  # A lab over the home, as `lab_url` has it.
+    if seen is None and place.is_relative_to(workspace.settings.base):
+        seen = str(place.relative_to(workspace.settings.base))  # A lab over the home, as `lab_url` has it.
     return {"said": words, "link": seen} if seen else {"said": f"{words} {place}"}
 
 
 def _kept(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """What the monitoring missed, or told for nothing; the quarterly report reads it."""
     at = time_parsing.parse(said["at"])
-    kept = Feedback(lifecycle.of(feed.desk).records).give(
+    kept = Feedback(lifecycle.of(feed.workspace).records).give(
         said["kind"], said["words"], said["by"], said.get("alert", ""), at
     )
     return {"said": f"kept as {kept.kind} of {formatting.moment(at)}, by {kept.author}"}

@@ -845,7 +845,7 @@ def of_store(
 
 
 def accuracy_of(
-    desk: Workspace,
+    workspace: Workspace,
     fills: str | Path | None = None,
     backtest: str | Path | None = None,
     costs: str = "real",
@@ -868,11 +868,11 @@ def accuracy_of(
     Raises:
         ImportRefused: A file is none of fills, or nothing was imported.
     """
-    end, rule = time_parsing.instant_of(as_of), desk.rules["backtest_variance"]
-    asked = Window.before(end or desk.now(), time_parsing.parse_span(window)) if window else None
-    page = status.status_of(desk, asked.end, window, known_at).page_pnl if asked else None
+    end, rule = time_parsing.instant_of(as_of), workspace.rules["backtest_variance"]
+    asked = Window.before(end or workspace.now(), time_parsing.parse_span(window)) if window else None
+    page = status.status_of(workspace, asked.end, window, known_at).page_pnl if asked else None
     span: dict[str, Any] = {"as_of": asked.end if asked else end, "since": asked.start if asked else None, "page": page}
-    own = desk.settings.home / SAMPLE_FILLS
+    own = workspace.settings.home / SAMPLE_FILLS
     if fills:
         path = Path(fills)
     elif own.exists():
@@ -883,11 +883,11 @@ def accuracy_of(
     if path:
         return of_file(path, rule, costs, theirs, **span)
     return of_store(
-        FillStore(desk.store, desk.settings.app),
+        FillStore(workspace.store, workspace.settings.app),
         rule,
         costs,
         theirs,
         known_at=time_parsing.instant_of(known_at),
-        now=desk.now(),
+        now=workspace.now(),
         **span,
     )

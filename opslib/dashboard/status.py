@@ -626,13 +626,16 @@ def status(
     return view(store, settings, rules, Window.before(as_of or clock.now(), length), known_at)
 
 
-def view_at(desk: Workspace, at: datetime, length: timedelta) -> Status:
+def view_at(workspace: Workspace, at: datetime, length: timedelta) -> Status:
     """Everything at a moment, over so long before it."""
-    return status(desk.store, desk.settings, desk.rules, as_of=at, length=length)
+    return status(workspace.store, workspace.settings, workspace.rules, as_of=at, length=length)
 
 
 def status_of(
-    desk: Workspace, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None
+    workspace: Workspace,
+    as_of: str | datetime | None = None,
+    window: str = "1h",
+    known_at: str | datetime | None = None,
 ) -> Status:
     """
     Everything as of a moment.
@@ -652,10 +655,10 @@ def status_of(
             f"ops report and ops alerts cover longer."
         )
     return status(
-        desk.store,
-        desk.settings,
-        desk.rules,
-        as_of=time_parsing.instant_of(as_of) or desk.now(),
+        workspace.store,
+        workspace.settings,
+        workspace.rules,
+        as_of=time_parsing.instant_of(as_of) or workspace.now(),
         length=length,
         known_at=time_parsing.instant_of(known_at),
     )

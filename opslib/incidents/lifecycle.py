@@ -659,6 +659,6 @@ class Incidents:
         return self.read(name)
 
 
-def of(desk: Workspace) -> Incidents:
+def of(workspace: Workspace) -> Incidents:
     """The incidents of a workspace."""
-    return Incidents(desk.store, desk.settings, desk.rules)
+    return Incidents(workspace.store, workspace.settings, workspace.rules)

@@ -20,17 +20,17 @@ from opslib.jobs import ledger
 EVERY_US = 86_400_000_000  # So often it is looked; more often would only cost.
 
 
-def sweep_daily(desk: Workspace) -> list[str]:
+def sweep_daily(workspace: Workspace) -> list[str]:
     """As `sweep`, where nobody has for a day."""
-    key, now_us = f"swept:{desk.settings.app}", clock.micros(desk.now())
-    last_us = int(desk.store.recall(key) or 0)
+    key, now_us = f"swept:{workspace.settings.app}", clock.micros(workspace.now())
+    last_us = int(workspace.store.recall(key) or 0)
     if 0 <= now_us - last_us < EVERY_US:
         return []
-    desk.store.remember(key, str(now_us))
-    return sweep(desk)
+    workspace.store.remember(key, str(now_us))
+    return sweep(workspace)
 
 
-def sweep(desk: Workspace) -> list[str]:
+def sweep(workspace: Workspace) -> list[str]:
     """
     Take away the files of runs that are older than the settings keep them, and of the oldest others until all of them
     take no more room than the settings allow.
@@ -39,12 +39,14 @@ def sweep(desk: Workspace) -> list[str]:
         The ids of the runs whose files are gone; the ledger still has each with how it ended.
     """
     folder, keep, most_bytes = (
-        desk.settings.outputs / "runs",
-        timedelta(days=desk.settings.keep_runs_days),
-        desk.settings.keep_runs_mb * 1e6,
+        workspace.settings.outputs / "runs",
+        timedelta(days=workspace.settings.keep_runs_days),
+        workspace.settings.keep_runs_mb * 1e6,
     )
-    now, cited = desk.now(), _cited(desk)
-    ended = {row["id"]: row["ended_at_us"] for row in ledger.all_rows(desk.store) if row["ended_at_us"] is not None}
+    now, cited = workspace.now(), _cited(workspace)
+    ended = {
+        row["id"]: row["ended_at_us"] for row in ledger.all_rows(workspace.store) if row["ended_at_us"] is not None
+    }
     there = (
         sorted((ended[p.name], p) for p in folder.iterdir() if p.is_dir() and p.name in ended)
         if folder.is_dir()
@@ -61,18 +63,18 @@ def sweep(desk: Workspace) -> list[str]:
     return gone
 
 
-def _cited(desk: Workspace) -> set[str]:
+def _cited(workspace: Workspace) -> set[str]:
     """The runs that an incident, a checklist or a report names."""
-    ids = {row["id"] for row in ledger.all_rows(desk.store)}
-    return {word for text in _texts(desk) for word in ids if word in text}
+    ids = {row["id"] for row in ledger.all_rows(workspace.store)}
+    return {word for text in _texts(workspace) for word in ids if word in text}
 
 
-def _texts(desk: Workspace) -> Iterator[str]:
-    with desk.store.reading() as connection:
+def _texts(workspace: Workspace) -> Iterator[str]:
+    with workspace.store.reading() as connection:
         yield "\n".join(
-            connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == desk.settings.app)).scalars()
+            connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == workspace.settings.app)).scalars()
         )
-    for path in _written(desk.settings.outputs):
+    for path in _written(workspace.settings.outputs):
         yield path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -36,7 +36,7 @@ class Annual(Quarterly):
         )
         quiet = [
             name
-            for name, rule in self.desk.rules.rules.items()
+            for name, rule in self.workspace.rules.rules.items()
             if not rule.burn and name not in {r.rule for r in self.log.rises}
         ]
         items = [

@@ -72,9 +72,9 @@ def _days(first: date, last: date) -> Iterator[date]:
     return (first + timedelta(days=n) for n in range((last - first).days + 1))
 
 
-def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: KernelPool | None = None) -> Made:
+def made(workspace: Workspace, name: str, of: str, timeout_s: float, kernels: KernelPool | None = None) -> Made:
     """One report, made unless it was, or is being made elsewhere."""
-    due = JobKey(f"report {name} {of}", clock.micros(desk.now()), None, round(timeout_s * 1e6))
+    due = JobKey(f"report {name} {of}", clock.micros(workspace.now()), None, round(timeout_s * 1e6))
     told: dict[str, Any] = {
         "as_of": None,
         "known_at": None,
@@ -85,19 +85,19 @@ def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: KernelP
     }
     try:
         outcome, place = (
-            publishing.publish_daily(desk, of, **told)
+            publishing.publish_daily(workspace, of, **told)
             if name == DAILY
-            else publishing.publish_review(desk, name, of, **told)
+            else publishing.publish_review(workspace, name, of, **told)
         )
         return Made(of, outcome.state, outcome.reason or "", str(place))
     except AlreadyMade:
         return Made(of, BEFORE, "", "")
     except OpsError as problem:
-        return Made(of, "failed", desk.settings.redact(str(problem)), "")
+        return Made(of, "failed", workspace.settings.redact(str(problem)), "")
 
 
 def here(
-    desk: Workspace,
+    workspace: Workspace,
     name: str,
     ofs: list[str],
     workers: int,
@@ -105,8 +105,8 @@ def here(
     progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> list[Made]:
     """Reports by so many workers on this machine; in order."""
-    with with_kernel_pool(lambda: desk) as (_, kernels), ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(made, desk, name, of, timeout_s, kernels) for of in ofs]
+    with with_kernel_pool(lambda: workspace) as (_, kernels), ThreadPoolExecutor(workers) as pool:
+        running = [pool.submit(made, workspace, name, of, timeout_s, kernels) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(as_completed(running)))}
     return [found[of] for of in ofs]
 
@@ -117,7 +117,7 @@ def _there(home: str, app: str, name: str, of: str, timeout_s: float) -> Made:
 
 
 def there(
-    desk: Workspace,
+    workspace: Workspace,
     url: str,
     name: str,
     ofs: list[str],
@@ -140,7 +140,7 @@ def there(
     except (OSError, ValueError) as problem:
         raise UsageError(f"no Dask scheduler answers at {url} ({problem.__class__.__name__}).") from None
     with client:
-        given = (str(desk.settings.base), desk.settings.app, name)
+        given = (str(workspace.settings.base), workspace.settings.app, name)
         running = [client.submit(_there, *given, of, timeout_s, pure=False) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(completed(running)))}
     return [found[of] for of in ofs]

@@ -573,26 +573,26 @@ def daily(
     return Daily(store, settings, rules, day, as_of, known_at, memory)
 
 
-def meant_day(desk: Workspace, day: str | date | None, as_of: str | datetime | None = None) -> date:
+def meant_day(workspace: Workspace, day: str | date | None, as_of: str | datetime | None = None) -> date:
     """The day that is meant: the one named, else the last whose session has closed."""
     if day:
         return time_parsing.parse_day(day) if isinstance(day, str) else day
-    return market_calendar.last_closed(time_parsing.instant_of(as_of) or desk.now()).day
+    return market_calendar.last_closed(time_parsing.instant_of(as_of) or workspace.now()).day
 
 
 def daily_of(
-    desk: Workspace,
+    workspace: Workspace,
     day: str | date | None = None,
     as_of: str | datetime | None = None,
     known_at: str | datetime | None = None,
 ) -> Daily:
     """The report of a trading day; of the last one that has closed, where none is named."""
     return daily(
-        desk.store,
-        desk.settings,
-        desk.rules,
-        meant_day(desk, day, as_of),
-        desk.memory,
+        workspace.store,
+        workspace.settings,
+        workspace.rules,
+        meant_day(workspace, day, as_of),
+        workspace.memory,
         as_of=time_parsing.instant_of(as_of),
         known_at=time_parsing.instant_of(known_at),
     )

@@ -58,7 +58,7 @@ class Monthly(PeriodicReport):
     @cached_property
     def spent(self) -> CostComparison:
         """What trading cost, over the month up to now."""
-        return CostComparison(self.desk, self.upto, self.upto - self.period.window.start)
+        return CostComparison(self.workspace, self.upto, self.upto - self.period.window.start)
 
     @cached_property
     def rates(self) -> tuple[Rate, Rate]:

@@ -103,7 +103,7 @@ class PeriodicReport:
     Some trading days together.
 
     Args:
-        desk: Whose.
+        workspace: Whose.
         period: Which days.
         as_of: Only sessions that had closed by then; None is now.
         known_at: Only what was known by then; None is all.
@@ -112,17 +112,17 @@ class PeriodicReport:
     NAME, TITLE = "weekly", "Weekly monitoring report"
 
     def __init__(
-        self, desk: "Workspace", period: Period, as_of: datetime | None = None, known_at: datetime | None = None
+        self, workspace: "Workspace", period: Period, as_of: datetime | None = None, known_at: datetime | None = None
     ):
-        self.desk, self.period, self.known_at = desk, period, known_at
-        self.upto = min(as_of or desk.now(), period.window.end)
+        self.workspace, self.period, self.known_at = workspace, period, known_at
+        self.upto = min(as_of or workspace.now(), period.window.end)
         if self.upto <= period.window.start:
             raise ReportRefused(
                 f"a report of {period.name} was wanted, which begins only at "
                 f"{formatting.moment(period.window.start)}. Ask for one that has begun."
             )
         self.partial = self.upto < period.window.end and any(s.closes > self.upto for s in period.sessions)
-        self._days = DailyFigures(desk.store, desk.settings, desk.rules, desk.memory, known_at)
+        self._days = DailyFigures(workspace.store, workspace.settings, workspace.rules, workspace.memory, known_at)
 
     @cached_property
     def sessions(self) -> list[Session]:
@@ -130,7 +130,7 @@ class PeriodicReport:
         Its trading days that had closed, from the first on of which anything was ever seen: only what has begun can be
         missing.
         """
-        first = SnapshotStore(self.desk.store).first_ts(self.desk.settings.app)
+        first = SnapshotStore(self.workspace.store).first_ts(self.workspace.settings.app)
         return [s for s in self.closed if first is not None and s.window.end_us > first]
 
     @property
@@ -170,10 +170,10 @@ class PeriodicReport:
         if (
             self.closed
             and not self.sessions
-            and SnapshotStore(self.desk.store).first_ts(self.desk.settings.app) is not None
+            and SnapshotStore(self.workspace.store).first_ts(self.workspace.settings.app) is not None
         ):
             return "it was over before the first look came"
-        needed = self.desk.rules["availability"].min_coverage
+        needed = self.workspace.rules["availability"].min_coverage
 
         def came(day: Day | None) -> str:
             return "nothing was seen" if day is None else f"only {formatting.ratio(day.coverage, 1)} of the looks came"
@@ -193,13 +193,13 @@ class PeriodicReport:
     @cached_property
     def log(self) -> AlertLog:
         """What alerts did: by the record; of few days that nobody judged, judged anew."""
-        found = alert_log.log_of(self.desk, self.upto, since=self.period.window.start, known_at=self.known_at)
+        found = alert_log.log_of(self.workspace, self.upto, since=self.period.window.start, known_at=self.known_at)
         if not found.lacking or not 0 < len(self.seen) <= REPLAYED_DAYS:
             return found
         # What a long silence amounts to is told by its days.
         upto = self.upto if len(self.sessions) <= REPLAYED_DAYS else self.seen[-1].session.closes
         return alert_log.log_of(
-            self.desk,
+            self.workspace,
             upto,
             since=max(self.period.window.start, self.seen[0].session.opens),
             known_at=self.known_at,
@@ -222,7 +222,7 @@ class PeriodicReport:
         window = self.period.window
         return [
             i
-            for i in lifecycle.of(self.desk).all()
+            for i in lifecycle.of(self.workspace).all()
             if window.start_us < i.entries[0].at_us <= clock.micros(self.upto) and i.status != "merged"
         ]
 
@@ -278,7 +278,7 @@ class PeriodicReport:
         """What follows: once for each rule and subject that told people, how often; and from what is missing."""
         items = []
         for name, subject in dict.fromkeys((r.rule, r.subject) for r in self.rises if r.sent):
-            rule = self.desk.rules.rules.get(name)
+            rule = self.workspace.rules.rules.get(name)
             count = sum((r.rule, r.subject) == (name, subject) for r in self.rises if r.sent)
             if rule:
                 items.append(
@@ -307,14 +307,14 @@ class PeriodicReport:
             "days": len(self.seen),
             "sha256": digest,
             "incidents": {i.id: i.head.digest for i in self.incidents},
-            "rules_sha256": self.desk.rules.hash,
+            "rules_sha256": self.workspace.rules.hash,
             "opslib": VERSION,
         }
 
     @property
     def path(self) -> Path:
         """Where it is published, without the ending."""
-        return places.place(self.desk.settings, self.NAME, self.period.name, self.partial)
+        return places.place(self.workspace.settings, self.NAME, self.period.name, self.partial)
 
     @cached_property
     def restates(self) -> str | None:
@@ -379,7 +379,7 @@ class PeriodicReport:
             "period": self.period.name,
             "from": str(self.period.first),
             "to": str(self.period.last),
-            "app": self.desk.settings.app,
+            "app": self.workspace.settings.app,
             "verdict": self.verdict,
             "headline": self.headline.plain.splitlines(),
             "partial": self.partial,
@@ -398,7 +398,7 @@ class PeriodicReport:
             ],
             "best_hour": hour(self.hours[0]) if self.hours else None,
             "worst_hour": hour(self.hours[-1]) if self.hours else None,
-            "alerts": [r.as_json(self.desk.rules, self.log.incidents.get(r.alert)) for r in self.log.rises],
+            "alerts": [r.as_json(self.workspace.rules, self.log.incidents.get(r.alert)) for r in self.log.rises],
             "alerts_unknown": self.unjudged or None,
             "incidents": [i.as_json() for i in self.incidents],
             "changes": {name: gap for name, _, _, gap, _ in self.changes},
@@ -422,7 +422,7 @@ class PeriodicReport:
         """Is anything wrong, since when, what to do?"""
         loud = [
             f"{clock.instant(r.fired_us).astimezone(formatting.NEW_YORK):%m-%d %H:%M} New York, {r.severity}: "
-            f"{r.told(self.desk.rules)}"
+            f"{r.told(self.workspace.rules)}"
             for r in self.rises
             if r.sent
         ]
@@ -493,7 +493,7 @@ class PeriodicReport:
         return Picture(
             self._trend_words("massive_uptime_pct", "tradier_uptime_pct"),
             "availability by day",
-            lambda ax: _plots().by_day(ax, rows, "availability, %", self.desk.rules["availability"], 100),
+            lambda ax: _plots().by_day(ax, rows, "availability, %", self.workspace.rules["availability"], 100),
         )
 
     @property
@@ -519,7 +519,7 @@ class PeriodicReport:
         return Picture(
             self._trend_words("backtest_variance_pp"),
             "backtest variance by day",
-            lambda ax: _plots().by_day(ax, rows, "points", self.desk.rules["backtest_variance"], 1),
+            lambda ax: _plots().by_day(ax, rows, "points", self.workspace.rules["backtest_variance"], 1),
         )
 
     def _trend_words(self, *names: str) -> TextBlock:
@@ -571,7 +571,7 @@ class PeriodicReport:
                 at(r.fired_us),
                 r.severity,
                 r.source,
-                r.told(self.desk.rules),
+                r.told(self.workspace.rules),
                 lasted(first[r.alert]),
                 self.log.incidents.get(r.alert, ""),
             ]

@@ -31,7 +31,7 @@ REVIEWS: dict[str, type[PeriodicReport]] = {
 
 
 def review(
-    desk: Workspace,
+    workspace: Workspace,
     name: str,
     period: str = "",
     as_of: str | datetime | None = None,
@@ -52,17 +52,17 @@ def review(
     kind, made = _review(name)
     at = time_parsing.instant_of(as_of)
     return made(
-        desk,
-        periods.parse(kind, period) if period else periods.last_over(kind, at or desk.now()),
+        workspace,
+        periods.parse(kind, period) if period else periods.last_over(kind, at or workspace.now()),
         at,
         time_parsing.instant_of(known_at),
     )
 
 
-def review_of(desk: Workspace, name: str, day: str, as_of: str | None = None) -> PeriodicReport:
+def review_of(workspace: Workspace, name: str, day: str, as_of: str | None = None) -> PeriodicReport:
     """A report over the period that a day is in."""
     kind, made = _review(name)
-    return made(desk, periods.of(kind, time_parsing.parse_day(day)), time_parsing.instant_of(as_of))
+    return made(workspace, periods.of(kind, time_parsing.parse_day(day)), time_parsing.instant_of(as_of))
 
 
 def _review(name: str) -> tuple[str, type[PeriodicReport]]:
@@ -76,7 +76,7 @@ def _review(name: str) -> tuple[str, type[PeriodicReport]]:
 
 
 def publish_daily(
-    desk: Workspace,
+    workspace: Workspace,
     day: str | date | None,
     *,
     as_of: str | None,
@@ -100,8 +100,8 @@ def publish_daily(
         ReportRefused: A day without a session; or before the close, unless a partial one was asked for.
         AlreadyMade: What is due is made, or being made, by somebody else.
     """
-    meant = daily.meant_day(desk, day, as_of)
-    session, at = market_calendar.session(meant), time_parsing.instant_of(as_of) or desk.now()
+    meant = daily.meant_day(workspace, day, as_of)
+    session, at = market_calendar.session(meant), time_parsing.instant_of(as_of) or workspace.now()
     if session is None:
         raise ReportRefused(
             f"a daily report of {meant} was wanted, a {meant:%A} without a session. {time_parsing.neighbours(meant)}"
@@ -112,15 +112,15 @@ def publish_daily(
             f"a report of {meant} was wanted; its session closes only at {formatting.moment(session.closes)}. Wait, "
             f"or ask for --partial."
         )
-    given = {"app": desk.settings.app, "day": str(meant)}
+    given = {"app": workspace.settings.app, "day": str(meant)}
     given |= {"as_of": formatting.iso(at)} if early else {}
     given |= {"known_at": formatting.iso(known)} if (known := time_parsing.instant_of(known_at)) else {}
     whole = JobKey(f"report {daily.NAME} {meant}") if not early and not known_at else None
-    return _published(desk, daily.NAME, given, meant, timeout_s, due or whole, kernels)
+    return _published(workspace, daily.NAME, given, meant, timeout_s, due or whole, kernels)
 
 
 def publish_review(
-    desk: Workspace,
+    workspace: Workspace,
     name: str,
     period: str,
     *,
@@ -137,23 +137,23 @@ def publish_review(
     Raises:
         ReportRefused: The period is not over, unless a partial one was asked for.
     """
-    at = time_parsing.instant_of(as_of) or desk.now()
-    meant = review(desk, name, period, at, known_at)
+    at = time_parsing.instant_of(as_of) or workspace.now()
+    meant = review(workspace, name, period, at, known_at)
     if meant.partial and not partial:
         raise ReportRefused(
             f"the {name} report of {meant.period.name} was wanted; it is over only at "
             f"{formatting.moment(meant.period.window.end)}. Wait, or ask for --partial."
         )
-    given = {"app": desk.settings.app, "period": meant.period.name} | (
+    given = {"app": workspace.settings.app, "period": meant.period.name} | (
         {"as_of": formatting.iso(at)} if meant.partial else {}
     )
     given |= {"known_at": formatting.iso(known)} if (known := time_parsing.instant_of(known_at)) else {}
     whole = JobKey(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
-    return _published(desk, name, given, meant.period.name, timeout_s, due or whole, kernels)
+    return _published(workspace, name, given, meant.period.name, timeout_s, due or whole, kernels)
 
 
 def _published(
-    desk: Workspace,
+    workspace: Workspace,
     name: str,
     given: dict[str, Any],
     of: date | str,
@@ -166,8 +166,8 @@ def _published(
     outcome = executor.execute(
         executor.notebook(book),
         given,
-        settings=desk.settings,
-        store=desk.store,
+        settings=workspace.settings,
+        store=workspace.store,
         timeout_s=timeout_s,
         due=due,
         kernels=kernels,
@@ -179,15 +179,18 @@ def _published(
             else replace(outcome, state="failed", reason="the notebook handed over no numbers")
         )
         return executor.publish_run(
-            lacking, desk.settings.outputs / "runs" / outcome.run_id / book, settings=desk.settings, store=desk.store
+            lacking,
+            workspace.settings.outputs / "runs" / outcome.run_id / book,
+            settings=workspace.settings,
+            store=workspace.store,
         )
     values = outcome.record["values"]
     more = {".json": record.as_json(values).encode(), ".md": outcome.record["markdown"].encode()}
     return executor.publish_run(
         outcome,
-        places.place(desk.settings, name, of, values["partial"]),
+        places.place(workspace.settings, name, of, values["partial"]),
         more,
         values["restates"],
-        settings=desk.settings,
-        store=desk.store,
+        settings=workspace.settings,
+        store=workspace.store,
     )

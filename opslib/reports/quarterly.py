@@ -73,7 +73,7 @@ class Quarterly(PeriodicReport):
     @cached_property
     def opinions(self) -> list[Opinion]:
         """What people said of the monitoring in it."""
-        return Feedback(lifecycle.of(self.desk).records).within(self.period.window, self.known_at)
+        return Feedback(lifecycle.of(self.workspace).records).within(self.period.window, self.known_at)
 
     @cached_property
     def judged(self) -> list[tuple[SeverityChange, str]]:
@@ -155,7 +155,7 @@ class Quarterly(PeriodicReport):
         """Limits worth moving: of each rule and subject with false alarms, just past the last of them."""
         found = []
         for name, subject in dict.fromkeys((r.rule, r.subject) for r, v in self.judged if v == WRONG):
-            rule = self.desk.rules.rules.get(name)
+            rule = self.workspace.rules.rules.get(name)
             mine = [
                 (r, v)
                 for r, v in self.judged
@@ -181,7 +181,7 @@ class Quarterly(PeriodicReport):
         """Which limits are worth moving, and what would that have changed?"""
         lines = []
         for move in self.moves:
-            rule = self.desk.rules[move.rule]
+            rule = self.workspace.rules[move.rule]
             lines.append(
                 f"{named(rule, move.subject)}, {move.severity}: from {rule.told(move.limit)} to "
                 f"{rule.told(move.to)} spares {move.spared} false alarms; of {move.kept + move.lost} true "

@@ -49,7 +49,7 @@ class Success(PeriodicReport):
     @cached_property
     def metrics(self) -> list[Metric]:
         """Each line of the guide's Success Metrics."""
-        rules, f = self.desk.rules, self.figures
+        rules, f = self.workspace.rules, self.figures
 
         def aim(rule: str, name: str) -> bool | None:
             value, held = f[name], rules[rule]
@@ -72,7 +72,7 @@ class Success(PeriodicReport):
         counted = None if self.unjudged or not self.seen else len(critical) < rules.days.most_critical
         missed = [
             o
-            for o in Feedback(lifecycle.of(self.desk).records).within(self.period.window, self.known_at)
+            for o in Feedback(lifecycle.of(self.workspace).records).within(self.period.window, self.known_at)
             if o.kind == MISSED
         ]
         gap = (
@@ -124,8 +124,8 @@ class Success(PeriodicReport):
         late = [r for r in self.rises if r.rule == "dashboard_lag"]
         name, box = RESPONSIVE
         held = [
-            lifecycle.of(self.desk).records.read(found, self.known_at)
-            for found in lifecycle.of(self.desk).records.names(f"{name}-")
+            lifecycle.of(self.workspace).records.read(found, self.known_at)
+            for found in lifecycle.of(self.workspace).records.names(f"{name}-")
         ]
         answers = [
             did.entry.body.get("good")
@@ -154,7 +154,7 @@ class Success(PeriodicReport):
         for day in self.seen:
             before = self._days.before(day.day)
             for name in daily_figures.WORDS:
-                usual = daily_figures.usual(before, name, self.desk.rules.days)
+                usual = daily_figures.usual(before, name, self.workspace.rules.days)
                 outside = usual.outside(day.figures[name])
                 compared += outside is not None
                 off += [f"{day.day} {daily_figures.WORDS[name][0]} {told(day.figures[name], name)}"] if outside else []
@@ -166,7 +166,7 @@ class Success(PeriodicReport):
             or (
                 f"{compared} figures compared with the days before them, all usual"
                 if compared
-                else f"fewer than {self.desk.rules.days.least_days:g} trading days are held before any of them"
+                else f"fewer than {self.workspace.rules.days.least_days:g} trading days are held before any of them"
             ),
         )
 

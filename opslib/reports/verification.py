@@ -108,21 +108,23 @@ class Verification:
         )
 
 
-def verify(given: str | Path, desk: "Workspace | None" = None) -> Verification:
+def verify(given: str | Path, workspace: "Workspace | None" = None) -> Verification:
     """
     Is what is shown what was recorded?
 
     Args:
         given: The folder of an incident or a checklist or anything in it, its id, or a published report.
-        desk: Whose store is held against it too, where there is one.
+        workspace: Whose store is held against it too, where there is one.
 
     Raises:
         IncidentError: There is nothing at that path, and no incident of that name.
     """
     path = Path(given)
-    if not path.exists() and desk is not None:
-        listed = lifecycle.of(desk).records.folder(checklist_session.SHELF, str(given))
-        path = listed if listed.exists() else lifecycle.of(desk).folder(lifecycle.of(desk).find(str(given)).id)
+    if not path.exists() and workspace is not None:
+        listed = lifecycle.of(workspace).records.folder(checklist_session.SHELF, str(given))
+        path = (
+            listed if listed.exists() else lifecycle.of(workspace).folder(lifecycle.of(workspace).find(str(given)).id)
+        )
     if not path.exists():
         raise IncidentError(f"a folder of an incident, or a published report, was wanted at {given}; there is nothing.")
     folder = path if path.is_dir() else path.parent
@@ -134,13 +136,13 @@ def verify(given: str | Path, desk: "Workspace | None" = None) -> Verification:
     ):
         folder = folder.parent
     if (folder / RECORD).exists():
-        return _incident(folder, desk)
+        return _incident(folder, workspace)
     if path.is_file():
-        return _report(path, desk)
+        return _report(path, workspace)
     return Verification(str(path), lacking=f"there is no {RECORD} in it")
 
 
-def _incident(folder: Path, desk: "Workspace | None") -> Verification:
+def _incident(folder: Path, workspace: "Workspace | None") -> Verification:
     lines = files.read_bytes(folder / RECORD).decode("utf-8", "replace").split("\n")
     entries, broken = evidence.checked(lines[:-1] if lines and not lines[-1] else lines)
     found = Verification(str(folder), broken=broken)
@@ -156,8 +158,8 @@ def _incident(folder: Path, desk: "Workspace | None") -> Verification:
         if e.kind in ("resolved", "published", checklist_session.SIGNED) and isinstance(e.body.get("head"), dict)
         for b in _head(e.body["head"], by_id, f"head told in {e.id}")
     ]
-    if desk is not None and name == desk.settings.app:
-        found.broken += _against_store(folder.name, entries, desk)
+    if workspace is not None and name == workspace.settings.app:
+        found.broken += _against_store(folder.name, entries, workspace)
     published = next((e for e in reversed(entries) if e.kind == "published"), None)
     if published is not None:
         found.broken += [b for b in _heads_in_files(folder, by_id) if b not in found.broken]
@@ -203,9 +205,9 @@ def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Integrity
                 yield IntegrityError(path.name, EDITED, "it cannot be read")
 
 
-def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterator[IntegrityError]:
+def _against_store(name: str, entries: list[Entry], workspace: "Workspace") -> Iterator[IntegrityError]:
     """What the store at hand says of the same incident."""
-    kept = lifecycle.of(desk).records.read(name)
+    kept = lifecycle.of(workspace).records.read(name)
     if kept is None:
         return
     theirs = {e.id: e for e in kept.entries}
@@ -213,7 +215,7 @@ def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterat
         if entry.id in theirs and theirs[entry.id].digest != entry.digest:
             yield IntegrityError(entry.id, HEAD if entry is entries[-1] else EDITED, "the store has another")
             break
-    for told, digest in ledger.anchors(desk.store, desk.settings.app, name).items():
+    for told, digest in ledger.anchors(workspace.store, workspace.settings.app, name).items():
         yield from _head({"entry": told, "digest": digest}, {e.id: e for e in entries}, "head in the ledger")
 
 
@@ -335,7 +337,7 @@ def _said(values: dict[str, Any], name: str) -> Any:
     return [line for line in said if str(line).lstrip("- ") not in values.get("restated", ())]
 
 
-def _report(path: Path, desk: "Workspace | None") -> Verification:
+def _report(path: Path, workspace: "Workspace | None") -> Verification:
     """A published report, its numbers computed again from the posts at hand."""
     place = path.with_suffix(".json")
     found = Verification(str(path))
@@ -350,13 +352,13 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
     except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"
         return found
-    if desk is None or SnapshotStore(desk.store).last_snapshot(desk.settings.app, 2**62, None) is None:
+    if workspace is None or SnapshotStore(workspace.store).last_snapshot(workspace.settings.app, 2**62, None) is None:
         found.lacking = "the posts that it is made from are not in the store at hand"
         return found
     if told.get("partial"):
         found.lacking = "it is of a part of its time; that of the whole can be verified"
         return found
-    ours = json.loads(record.as_json(made(replace(desk, remembers=False)).values))
+    ours = json.loads(record.as_json(made(replace(workspace, remembers=False)).values))
     if ours.get("evidence") != known:
         found.lacking = "the store at hand has other facts of that time than it was made from"
         return found

@@ -131,16 +131,16 @@ class RegressionCase:
         }
         return given | {"cause": self.cause, "of": self.of, "walk": [list(stood) for stood in self.walk]}
 
-    def desk(self, settings: "Settings") -> Workspace:
+    def workspace(self, settings: "Settings") -> Workspace:
         """A desk that sees what had happened by then, and nothing since; its rules are today's."""
         return Workspace(
             replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False
         )
 
-    def book(self, desk: Workspace) -> RunbookSession:
+    def book(self, workspace: Workspace) -> RunbookSession:
         """Its runbook, open at its moment, to practise."""
         return RunbookSession(
-            desk,
+            workspace,
             self.runbook,
             PRACTICE,
             subject=self.subject,
@@ -152,23 +152,23 @@ class RegressionCase:
 
     def tried(self, settings: "Settings") -> "Tried":
         """Do today's rules and runbook find what was the matter?"""
-        desk = self.desk(settings)
-        with contextlib.closing(desk.store):
-            found = walked(self.book(desk))
+        workspace = self.workspace(settings)
+        with contextlib.closing(workspace.store):
+            found = walked(self.book(workspace))
             wrong = [] if found.diagnosis.cause == self.cause else [f"cause {found.diagnosis.cause}, not {self.cause}"]
             wrong += (
                 [f"it is about {found.diagnosis.subject}, not {self.of}"]
                 if self.of is not None and found.diagnosis.subject != self.of
                 else []
             )
-            wrong += self._untold(desk)
+            wrong += self._untold(workspace)
         return Tried(self, found, tuple(wrong), tuple(deviations(self.walk, found.walk)))
 
-    def _untold(self, desk: Workspace) -> list[str]:
+    def _untold(self, workspace: Workspace) -> list[str]:
         """Is anybody told of it, as badly as they were?"""
         if not self.rule:
             return []
-        told = {t.severity for t in alerts(desk, self.at) if (t.rule, t.subject) == (self.rule, self.subject)}
+        told = {t.severity for t in alerts(workspace, self.at) if (t.rule, t.subject) == (self.rule, self.subject)}
         return [] if self.severity in told else [f"nobody is told of {self.rule} of {self.subject} as {self.severity}"]
 
 
@@ -196,18 +196,18 @@ class Tried(NamedTuple):
         )
 
 
-def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> list[Any]:
+def alerts(workspace: Workspace, upto: datetime, since: datetime | None = None) -> list[Any]:
     """
     What would have fired by today's rules up to a moment, from another on (None: from the session's open), but for what
     another explains away?
     """
     until_us = clock.micros(upto)
     if since is None:
-        found, _ = replay.replay_session(desk.store, desk.settings, desk.rules, until_us - 1, until_us)
+        found, _ = replay.replay_session(workspace.store, workspace.settings, workspace.rules, until_us - 1, until_us)
     else:
         found = [
             t
-            for _, became in evaluator.Evaluator(desk.store, desk.settings, desk.rules).judge(
+            for _, became in evaluator.Evaluator(workspace.store, workspace.settings, workspace.rules).judge(
                 clock.micros(since), until_us
             )
             for t in became
@@ -218,7 +218,7 @@ def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> li
 # Freezing.
 
 
-def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime | None = None) -> RegressionCase:
+def freeze(workspace: Workspace, incident: Incident, cause: str = "", as_of: datetime | None = None) -> RegressionCase:
     """
     Freeze the moment of an incident at which its runbook was worked through, as a case of this desk.
 
@@ -231,7 +231,7 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
     """
     found, at = _agreed(incident, cause)
     at = as_of or at
-    rule = desk.rules.rules.get(incident.rule)
+    rule = workspace.rules.rules.get(incident.rule)
     severity = next(
         (severity for us, severity, _ in reversed(incident.severities) if us <= clock.micros(at)), incident.severity
     )
@@ -244,7 +244,7 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
         ),
         incident.runbook,
     )
-    place = folder(desk.settings) / incident.id
+    place = folder(workspace.settings) / incident.id
     made = place.with_name(f".{place.name}.new")
     shutil.rmtree(made, ignore_errors=True)
     with temporary_files.refusing(made):
@@ -262,8 +262,8 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
         (),
         made / STORE,
     )
-    _copy(desk, case)
-    held = case.desk(desk.settings)
+    _copy(workspace, case)
+    held = case.workspace(workspace.settings)
     with contextlib.closing(held.store):
         case = replace(case, walk=walked(case.book(held)).walk)
     (made / FACTS).write_text(json.dumps(case.facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -311,23 +311,23 @@ def _looked(said: Sequence[Any], otherwise: datetime) -> datetime:
     return time_parsing.parse(as_of, "close") if as_of else otherwise
 
 
-def _copy(desk: Workspace, case: RegressionCase) -> None:
+def _copy(workspace: Workspace, case: RegressionCase) -> None:
     """What had happened up to the moment of a case, into a store of its own, without secrets or names."""
-    settings, app = desk.settings, desk.settings.app
+    settings, app = workspace.settings, workspace.settings.app
     until_us = clock.micros(case.at)
     session = market_calendar.session(case.at.astimezone(formatting.NEW_YORK).date())
     since_us = clock.micros((session.opens if session else case.at) - BACK)
     with contextlib.closing(Database(sqlite_url(case.store), lambda: case.at)) as store:
         clean = (
             (ts_us, settings.redact(body.decode("utf-8", "replace")).encode())
-            for ts_us, _, _, body in SnapshotStore(desk.store).bodies(app, since_us, until_us, None)
+            for ts_us, _, _, body in SnapshotStore(workspace.store).bodies(app, since_us, until_us, None)
         )
         SnapshotStore(store).write(
             app, (Post(ts_us, snapshot.read(snapshot.loads(body), body)) for ts_us, body in clean), known_at_ts=True
         )
         for table, kept in ((ALIVE, None), (SAMPLES, since_us), (CHAINS, since_us), (FILLS, None), (MARKS, since_us)):
             where = [table.c.app == app, table.c.ts_us <= until_us, *([] if kept is None else [table.c.ts_us > kept])]
-            with desk.store.reading() as connection:
+            with workspace.store.reading() as connection:
                 rows = [dict(row._mapping) for row in connection.execute(sa.select(table).where(*where))]
             _put(store, table, [_without(settings, row) for row in rows])
 

@@ -71,7 +71,7 @@ class ChecklistSession(RunbookSession):
     One checklist, open.
 
     Args:
-        desk: Whose.
+        workspace: Whose.
         name: Of the checklist, as checklists.toml has it.
         operator: Who goes through it.
         as_of: A moment that everything is looked at as of; empty is now, and each look is made anew.
@@ -83,7 +83,7 @@ class ChecklistSession(RunbookSession):
 
     def __init__(
         self,
-        desk: "Workspace",
+        workspace: "Workspace",
         name: str,
         operator: str = "",
         as_of: str | datetime | None = None,
@@ -91,17 +91,17 @@ class ChecklistSession(RunbookSession):
         widgets: Widgets | None = None,
     ):
         self.checklist: Checklist = checklists.checklist(name)
-        self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), ""
+        self.workspace, self.name, self.operator, self.limit = workspace, name, operator.strip(), ""
         at = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self._as_of = at if isinstance(at, datetime) else None
-        self._now = clock_of(desk, self._as_of)
+        self._now = clock_of(workspace, self._as_of)
         self.practice, self.window = practice, timedelta(hours=1)
         self._subject, self._severity = "app", ""
         deployed = (
             max(
                 (
                     m
-                    for m in Markers(desk.store, desk.settings).between(0, clock.micros(self.now()))
+                    for m in Markers(workspace.store, workspace.settings).between(0, clock.micros(self.now()))
                     if m.kind == "deploy"
                 ),
                 key=lambda m: m.ts_us,
@@ -115,8 +115,8 @@ class ChecklistSession(RunbookSession):
             "runbook": name,
             "severity": "notify",
             "how": "checklist",
-            "app": desk.settings.app,
-            "rules_hash": desk.rules.hash,
+            "app": workspace.settings.app,
+            "rules_hash": workspace.rules.hash,
         }
         told |= (
             {
@@ -128,10 +128,12 @@ class ChecklistSession(RunbookSession):
             else {"words": f"{self.checklist.title}, begun"}
         )
         if practice:
-            journal: Any = DryRunIncidents(desk.settings, self.now(), self.checklist.title, "app", "notify", name, told)
+            journal: Any = DryRunIncidents(
+                workspace.settings, self.now(), self.checklist.title, "app", "notify", name, told
+            )
             self.id = PRACTICE
         else:
-            records = EntryStore(desk.store, desk.settings)
+            records = EntryStore(workspace.store, workspace.settings)
             journal, self.id = (
                 ChecklistStore(records),
                 _named(self.checklist, records, self.now(), None if deployed is None else deployed.ts_us),
@@ -139,7 +141,7 @@ class ChecklistSession(RunbookSession):
             if records.read(self.id) is None:
                 journal.append(self.id, OPENED, told, by=self.operator, key=OPENED, at=self.now())
         self._journal = journal
-        self.walk = RunbookRun(journal, self.id, name, self._now, desk.rules.hash)
+        self.walk = RunbookRun(journal, self.id, name, self._now, workspace.rules.hash)
         self.widgets = widgets
         self._looked, self._seen, self.pads = None, None, []
 

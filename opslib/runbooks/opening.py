@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
 
-def open_for(desk: "Workspace", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
+def open_for(
+    workspace: "Workspace", name: str, incident: Incident, operator: str, as_of: datetime | None = None
+) -> Path:
     """
     Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
 
@@ -27,11 +29,11 @@ def open_for(desk: "Workspace", name: str, incident: Incident, operator: str, as
         Where the copy is; the exemplar in ``runbooks/`` is never worked in.
     """
     shelved = catalog.runbook(name)
-    rule = desk.rules.rules.get(incident.rule)
+    rule = workspace.rules.rules.get(incident.rule)
     limit = incident.limit()
-    found = diagnosis.diagnose_at(desk, as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
+    found = diagnosis.diagnose_at(workspace, as_of or workspace.now(), rule.window if rule else timedelta(minutes=10))
     given = {
-        "app": desk.settings.app,
+        "app": workspace.settings.app,
         "incident": incident.id,
         "operator": operator,
         "subject": incident.subject,
@@ -40,7 +42,7 @@ def open_for(desk: "Workspace", name: str, incident: Incident, operator: str, as
         "window": f"{round(rule.window.total_seconds())}s" if rule else "",
         "as_of": formatting.iso(as_of) if as_of else "",
     }
-    folder = lifecycle.of(desk).folder(incident.id)
+    folder = lifecycle.of(workspace).folder(incident.id)
     with temporary_files.refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
@@ -59,5 +61,5 @@ def open_for(desk: "Workspace", name: str, incident: Incident, operator: str, as
         "given": given,
         "words": f"runbook {name} opened as {place.name}; likely {found.cause}",
     }
-    lifecycle.of(desk).append(incident.id, "runbook", body, by=operator)
+    lifecycle.of(workspace).append(incident.id, "runbook", body, by=operator)
     return place

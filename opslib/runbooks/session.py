@@ -56,7 +56,7 @@ class RunbookSession:
     One runbook, open.
 
     Args:
-        desk: Whose.
+        workspace: Whose.
         name: Of the runbook.
         incident: Its id; ``practice`` writes nothing anywhere.
         operator: Who works through it; a changing step needs one.
@@ -70,7 +70,7 @@ class RunbookSession:
 
     def __init__(
         self,
-        desk: "Workspace",
+        workspace: "Workspace",
         name: str,
         incident: str = PRACTICE,
         operator: str = "",
@@ -82,19 +82,21 @@ class RunbookSession:
         widgets: "Widgets | None" = None,
     ):
         self.shelved = catalog.runbook(name)
-        self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
+        self.workspace, self.name, self.operator, self.limit = workspace, name, operator.strip(), limit
         at = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self._as_of = at if isinstance(at, datetime) else None
-        self._now = clock_of(desk, self._as_of)
+        self._now = clock_of(workspace, self._as_of)
         self.practice = incident == PRACTICE
         self.window = time_parsing.parse_span(window) if window else timedelta(minutes=10)
         self._subject, self._severity = subject, severity
         journal = (
-            DryRunIncidents(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name)
+            DryRunIncidents(
+                workspace.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name
+            )
             if self.practice
-            else lifecycle.of(desk)
+            else lifecycle.of(workspace)
         )
-        self.walk = RunbookRun(journal, incident, name, self._now, desk.rules.hash)
+        self.walk = RunbookRun(journal, incident, name, self._now, workspace.rules.hash)
         self._journal = journal
         self.incident  # noqa: B018  # Refused at once where there is none.
         self._looked: datetime | None = None
@@ -119,7 +121,7 @@ class RunbookSession:
     @cached_property
     def hooks(self) -> dict[str, Hook]:
         """By which each changing step reaches the world; where something is only practised, all are rehearsals."""
-        found = hooks.read(self.desk.settings)
+        found = hooks.read(self.workspace.settings)
         return {name: Hook(name) for name in found} if self.practice else found
 
     # Looking.
@@ -132,7 +134,7 @@ class RunbookSession:
         """
         if (
             self._as_of is None
-            and self.desk.settings.looked_at
+            and self.workspace.settings.looked_at
             and (self._looked is None or self.now() - self._looked >= AGAIN)
         ):
             hooks.in_own_thread(lambda: asyncio.run(self._look()))
@@ -143,11 +145,13 @@ class RunbookSession:
         """Everything as it was last seen."""
         at = self.now()
         if self._seen is None or not timedelta(0) <= at - self._seen.window.end < AGAIN:
-            self._seen = status.view_at(self.desk, at, self.window)
+            self._seen = status.view_at(self.workspace, at, self.window)
         return self._seen
 
     async def _look(self) -> None:
-        rounds = ProbeRunner(self.desk.settings, self.desk.store, self.desk.rules, now=self.desk.now)
+        rounds = ProbeRunner(
+            self.workspace.settings, self.workspace.store, self.workspace.rules, now=self.workspace.now
+        )
         try:
             rounds.samples.keep(await rounds.once(lambda name: not name.startswith("chain")))
         finally:
@@ -157,7 +161,7 @@ class RunbookSession:
         """Look at one step's matter, now, and write down what was seen."""
         step = steps.step(name)
         view = self.view()
-        seen = run_check(CheckContext(view, self.desk, step, self.incident))
+        seen = run_check(CheckContext(view, self.workspace, step, self.incident))
         picture = self._picture(view, seen.view)
         self.walk.see(
             step,
@@ -173,7 +177,7 @@ class RunbookSession:
             return ""
         from opslib.dashboard import charts
 
-        return lifecycle.of(self.desk).picture(charts.png(view.panel(panel).draw))
+        return lifecycle.of(self.workspace).picture(charts.png(view.panel(panel).draw))
 
     # Steps.
 
@@ -207,7 +211,7 @@ class RunbookSession:
         """
         step = steps.step(name)
         self._looked = self._seen = None  # What was seen before it may be no longer so.
-        act = partial(hooks.perform, step.hook, self.hooks[step.hook], self.desk, self.incident, self._now)
+        act = partial(hooks.perform, step.hook, self.hooks[step.hook], self.workspace, self.incident, self._now)
         return self.walk.do(step, by or self.operator, confirmed, act, self._asked(step, note))
 
     def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> StepStatus:
@@ -218,7 +222,7 @@ class RunbookSession:
         """Write down what was noticed."""
         if self.practice:
             return self._journal.append(PRACTICE, "note", {"words": words}, by=by or self.operator)
-        return lifecycle.of(self.desk).note(self.incident.id, words, by or self.operator).head
+        return lifecycle.of(self.workspace).note(self.incident.id, words, by or self.operator).head
 
     def _asked(self, step: Step, note: str = "") -> dict[str, Any]:
         """What a changing step fills in: shown before it is confirmed, written down with the intention."""
@@ -313,7 +317,7 @@ class RunbookSession:
         """The same, by what was seen already."""
         view = self.seen()
         severity = impact.severity(view)
-        rules = self.desk.rules.rules
+        rules = self.workspace.rules.rules
         standing = [a["rule"] for a in view.alerts if a["runbook"] == self.name and not a["inhibited_by"]]
         rule = next(
             (rules[name] for name in (self.incident.rule, *standing, self.name) if name in rules), None
@@ -337,7 +341,7 @@ class RunbookSession:
             f"{a['sentence']}"
             for a in alerts
         ]
-        panels = dict.fromkeys(r.panel for r in self.desk.rules.rules.values() if self.name in r.runbooks.values())
+        panels = dict.fromkeys(r.panel for r in self.workspace.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)
             told = [
@@ -353,7 +357,7 @@ class RunbookSession:
     @property
     def diagnosis(self) -> Diagnosis:
         """The likely cause, with the evidence for and against it; written down with the incident."""
-        found = diagnosis.diagnose_at(self.desk, self.now(), self.window)
+        found = diagnosis.diagnose_at(self.workspace, self.now(), self.window)
         self._journal.append(
             self.incident.id,
             "diagnosis",
@@ -362,7 +366,7 @@ class RunbookSession:
                 "runbook": self.name,
                 "as_of": formatting.iso(self.now()),
                 "source": "diagnosis",
-                "rules_hash": self.desk.rules.hash,
+                "rules_hash": self.workspace.rules.hash,
             },
         )
         return found
@@ -370,7 +374,7 @@ class RunbookSession:
     @property
     def costs(self) -> cost_details.CostComparison:
         """What trading cost beside what the backtest took for it."""
-        return cost_details.CostComparison(self.desk, self.now())
+        return cost_details.CostComparison(self.workspace, self.now())
 
     @property
     def afterwards(self) -> TextBlock:
@@ -396,11 +400,13 @@ class RunbookSession:
     def header(self) -> TextBlock:
         """Where we are: the incident, who acts, how long it has gone on."""
         incident = self.incident
-        rule = self.desk.rules.rules.get(incident.rule)
+        rule = self.workspace.rules.rules.get(incident.rule)
         who = (
             rule.who
             if rule
-            else next((r.who for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), "Tech Lead")
+            else next(
+                (r.who for r in self.workspace.rules.rules.values() if self.name in r.runbooks.values()), "Tech Lead"
+            )
         )
         severity = self._severity or incident.severity
         about = (
@@ -491,9 +497,9 @@ class StepCard:
             display(self.text)
 
 
-def clock_of(desk: "Workspace", as_of: datetime | None) -> Callable[[], datetime]:
+def clock_of(workspace: "Workspace", as_of: datetime | None) -> Callable[[], datetime]:
     """The clock of a session: it stands still at `as_of`, or is the workspace's."""
-    return desk.now if as_of is None else lambda: as_of
+    return workspace.now if as_of is None else lambda: as_of
 
 
 def _requests(incident: Incident) -> list[str]:

@@ -79,7 +79,7 @@ class StepWidget:
                 act()
                 self._said.value = ""
             except OpsError as problem:
-                self._said.value = _refused(self._book.desk.settings.redact(str(problem)))
+                self._said.value = _refused(self._book.workspace.settings.redact(str(problem)))
             finally:
                 button.description, button.disabled = before, False
             refresh(self._book)

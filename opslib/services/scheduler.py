@@ -53,7 +53,7 @@ class Scheduler:
 
     def __init__(self, opened: Callable[[], Workspace], workers: int = WORKERS, kernels: KernelPool | None = None):
         self._opened, self.workers, self.kernels = opened, workers, kernels
-        self.desk = opened()
+        self.workspace = opened()
         self._set: dict[Path, int] = {}
         self.ended: list[tuple[DueJob, str, str]] = []
         self._going: dict[str, threading.Thread] = {}
@@ -79,8 +79,8 @@ class Scheduler:
             StoreError: The store cannot be read or written; nothing is lost by that.
         """
         self._renew()
-        desk, now = self.desk, self.desk.now()
-        agenda = DueJobs.of(desk.store, desk.settings, desk.staff)
+        workspace, now = self.workspace, self.workspace.now()
+        agenda = DueJobs.of(workspace.store, workspace.settings, workspace.staff)
         _known(agenda)
         agenda.begin(now)
         left = []
@@ -94,11 +94,11 @@ class Scheduler:
                 continue
             elif late and not item.job.catch_up:
                 self._missed(item, now)
-            elif not _ready(desk, item, now) or self.going >= self.workers:
+            elif not _ready(workspace, item, now) or self.going >= self.workers:
                 left.append(item)
             else:
-                self._begin(desk, item)
-        if gone := retention.sweep_daily(desk):
+                self._begin(workspace, item)
+        if gone := retention.sweep_daily(workspace):
             self._say(
                 "sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", logging.INFO
             )
@@ -106,29 +106,29 @@ class Scheduler:
 
     def _renew(self) -> None:
         """What was set meanwhile counts from now on."""
-        found = {p: p.stat().st_mtime_ns for p in (self.desk.settings.base / name for name in SET) if p.exists()}
+        found = {p: p.stat().st_mtime_ns for p in (self.workspace.settings.base / name for name in SET) if p.exists()}
         if found == self._set:
             return
         try:
-            self.desk, self._set = self._opened(), found
+            self.workspace, self._set = self._opened(), found
             self._said.pop("settings", None)
         except SettingsError as problem:  # What held until now holds until it is set right.
             self._say("settings", str(problem))
 
     def _missed(self, item: DueJob, now: datetime) -> None:
         why = f"nobody made it within {formatting.duration(item.job.grace.total_seconds())}, and it is not caught up"
-        ledger.missed(self.desk.store, self.desk.settings.app, item.due, item.job.name, why)
+        ledger.missed(self.workspace.store, self.workspace.settings.app, item.due, item.job.name, why)
         self._end(item, "missed", why)
 
-    def _begin(self, desk: Workspace, item: DueJob) -> None:
-        thread = threading.Thread(target=self._make, args=(desk, item), name=item.due.name, daemon=True)
+    def _begin(self, workspace: Workspace, item: DueJob) -> None:
+        thread = threading.Thread(target=self._make, args=(workspace, item), name=item.due.name, daemon=True)
         with self._turn:
             self._going[item.due.name] = thread
         thread.start()
 
-    def _make(self, desk: Workspace, item: DueJob) -> None:
+    def _make(self, workspace: Workspace, item: DueJob) -> None:
         try:
-            outcome, _ = make(desk, item, self.kernels)
+            outcome, _ = make(workspace, item, self.kernels)
             self._end(item, outcome.state, outcome.reason or "")
         except AlreadyMade:
             return
@@ -136,13 +136,13 @@ class Scheduler:
             self._say("store", str(problem))
         # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
         except Exception as problem:
-            why = desk.settings.redact(
+            why = workspace.settings.redact(
                 str(problem)
                 if isinstance(problem, OpsError)
                 else f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 160)}"
             )
             try:
-                ledger.refused(desk.store, desk.settings.app, item.due, item.job.name, why)
+                ledger.refused(workspace.store, workspace.settings.app, item.due, item.job.name, why)
             except StoreError as lost:
                 self._say("store", str(lost))
             self._end(item, "failed", why)
@@ -162,8 +162,8 @@ class Scheduler:
             or now - clock.instant(run["ended_at_us"]) > SENT_FOR
         ):
             return
-        NotificationStore(self.desk.store, self.desk.settings.app).report(
-            run["id"], item.job.deliver, _delivered(self.desk, item)
+        NotificationStore(self.workspace.store, self.workspace.settings.app).report(
+            run["id"], item.job.deliver, _delivered(self.workspace, item)
         )
         self._sent.add(run["id"])
 
@@ -171,7 +171,7 @@ class Scheduler:
         """Log it; the same of one thing once."""
         if self._said.get(about) != words:
             self._said[about] = words
-            logs.of(self.desk.settings.redact).log(level, words)
+            logs.of(self.workspace.settings.redact).log(level, words)
 
     def run(self, stop: threading.Event) -> None:
         """Make what is due until stopped, and tell people."""
@@ -191,8 +191,10 @@ class Scheduler:
         telling.join(STOP_S)
 
     def _tell(self, stop: threading.Event) -> None:
-        desk = self.desk
-        NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run(stop)
+        workspace = self.workspace
+        NotificationTasks(workspace.store, workspace.settings, workspace.rules, workspace.staff, workspace.now).run(
+            stop
+        )
 
     def once(self) -> int:
         """
@@ -207,15 +209,19 @@ class Scheduler:
             for thread in list(self._going.values())[:1]:
                 thread.join(0.2)
             left = self.look()
-        desk = self.desk
-        asyncio.run(NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run_once())
+        workspace = self.workspace
+        asyncio.run(
+            NotificationTasks(
+                workspace.store, workspace.settings, workspace.rules, workspace.staff, workspace.now
+            ).run_once()
+        )
         states = {state for _, state, _ in self.ended}
         if "failed" in states:
             return 70
         return 3 if left or states & {"incomplete", "missed"} else 0
 
 
-def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:
+def make(workspace: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:
     """
     Make one thing that is due.
 
@@ -229,18 +235,20 @@ def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tu
         of = job.of(item.at)
         told: dict[str, Any] = {"as_of": None, "known_at": None, "partial": False, "due": due}
         return (
-            publishing.publish_daily(desk, of, **told, **how, kernels=kernels)
+            publishing.publish_daily(workspace, of, **told, **how, kernels=kernels)
             if job.what == DAILY
-            else publishing.publish_review(desk, job.what, of, **told, **how, kernels=kernels)
+            else publishing.publish_review(workspace, job.what, of, **told, **how, kernels=kernels)
         )
     if job.kind == CHECKLIST:
         path, given = (
             executor.notebook("checklist"),
-            {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False},
+            {"name": job.what, "app": workspace.settings.app, "operator": "", "as_of": "", "practice": False},
         )
     else:
-        path, given = desk.settings.base / job.what, dict(job.parameters)
-    return executor.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=kernels, **how)
+        path, given = workspace.settings.base / job.what, dict(job.parameters)
+    return executor.run(
+        path, given, settings=workspace.settings, store=workspace.store, due=due, kernels=kernels, **how
+    )
 
 
 def _known(agenda: DueJobs) -> None:
@@ -253,17 +261,18 @@ def _known(agenda: DueJobs) -> None:
             )
 
 
-def _ready(desk: Workspace, item: DueJob, now: datetime) -> bool:
+def _ready(workspace: Workspace, item: DueJob, now: datetime) -> bool:
     """Has the last look come that is expected of the day, or has it been waited for long enough?"""
     if not item.job.wait or now >= item.at + item.job.wait or (item.job.kind, item.job.what) != (REPORT, DAILY):
         return True
     closes = market_calendar.last_closed(item.at).closes
     return (
-        SnapshotStore(desk.store).first_snapshot(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
+        SnapshotStore(workspace.store).first_snapshot(workspace.settings.app, clock.micros(closes - LAST_LOOK), None)
+        is not None
     )
 
 
-def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:
+def _delivered(workspace: Workspace, item: DueJob) -> dict[str, Any]:
     """What is sent of something that was made."""
     run = item.made
     assert run
@@ -276,7 +285,7 @@ def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:
     lines = [
         [
             "",
-            f"{desk.settings.app}: due {formatting.moment(item.at)}, made "
+            f"{workspace.settings.app}: due {formatting.moment(item.at)}, made "
             f"{formatting.moment(clock.instant(run['ended_at_us']))}; {run['state']}"
             f"{': ' + run['reason'] if run['reason'] else ''}.",
         ]
@@ -297,7 +306,7 @@ def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:
 
 
 def rehearse(
-    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Any]], Iterable[Any]]
+    workspace: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Any]], Iterable[Any]]
 ) -> list[tuple[Job, Outcome, Path]]:
     """
     Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not
@@ -308,20 +317,20 @@ def rehearse(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with with_kernel_pool(lambda: desk) as (_, kernels), ThreadPoolExecutor(WORKERS) as pool:
-        running = [(job, pool.submit(_rehearsed, desk, job, as_of, kernels)) for job in jobs.values()]
+    with with_kernel_pool(lambda: workspace) as (_, kernels), ThreadPoolExecutor(WORKERS) as pool:
+        running = [(job, pool.submit(_rehearsed, workspace, job, as_of, kernels)) for job in jobs.values()]
         return [(job, *found.result()) for job, found in progress(running)]
 
 
-def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: KernelPool) -> tuple[Outcome, Path]:
+def _rehearsed(workspace: Workspace, job: Job, as_of: datetime, kernels: KernelPool) -> tuple[Outcome, Path]:
     moment = formatting.iso(as_of)
     how: dict[str, Any] = {"timeout_s": job.timeout.total_seconds()}
     if job.kind == REPORT:
         told: dict[str, Any] = {"as_of": moment, "known_at": None, "partial": True}
         if job.what == DAILY:
-            return publishing.publish_daily(desk, None, **told, **how, kernels=kernels)
+            return publishing.publish_daily(workspace, None, **told, **how, kernels=kernels)
         return publishing.publish_review(
-            desk,
+            workspace,
             job.what,
             periods.of(periods.REPORTS[job.what], as_of.astimezone(formatting.NEW_YORK).date()).name,
             **told,
@@ -331,17 +340,17 @@ def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: KernelPool) 
     if job.kind == CHECKLIST:
         return executor.run(
             executor.notebook("checklist"),
-            {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True},
-            settings=desk.settings,
-            store=desk.store,
+            {"name": job.what, "app": workspace.settings.app, "operator": "", "as_of": moment, "practice": True},
+            settings=workspace.settings,
+            store=workspace.store,
             kernels=kernels,
             **how,
         )
     return executor.run(
-        desk.settings.base / job.what,
+        workspace.settings.base / job.what,
         dict(job.parameters),
-        settings=desk.settings,
-        store=desk.store,
+        settings=workspace.settings,
+        store=workspace.store,
         kernels=kernels,
         **how,
     )

@@ -94,7 +94,7 @@ def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
     """The frozen moment diagnoses as the whole store does as of then."""
     desk = opened(home)
     found = cases.read(desk.settings, ID)
-    there = found.desk(desk.settings)
+    there = found.workspace(desk.settings)
     with contextlib.closing(there.store):
         frozen, whole = (
             diagnosis.diagnose_at(there, found.at, found.window),

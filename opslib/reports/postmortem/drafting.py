@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 NAME = "postmortem"
 
 
-def take_in(desk: "Workspace", name: str, by: str) -> Incident:
+def take_in(workspace: "Workspace", name: str, by: str) -> Incident:
     """
     Take in what people have written in an incident's document since it was made.
 
     Raises:
         IncidentError: Something outside the marks was edited; nothing was taken in, and nothing overwritten.
     """
-    found = lifecycle.of(desk).read(name)
-    path = lifecycle.of(desk).folder(name) / f"{NAME}.md"
+    found = lifecycle.of(workspace).read(name)
+    path = lifecycle.of(workspace).folder(name) / f"{NAME}.md"
     made = next((e for e in reversed(found.of_kind("published"))), None)
     if made is None or not path.exists():
         return found
@@ -45,10 +45,10 @@ def take_in(desk: "Workspace", name: str, by: str) -> Incident:
         )
     for section, words in document.human_text(told).items():
         if words != before.written(section).strip() and words != Postmortem(found).written(section).strip():
-            lifecycle.of(desk).append(
+            lifecycle.of(workspace).append(
                 name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by
             )
-    return lifecycle.of(desk).read(name)
+    return lifecycle.of(workspace).read(name)
 
 
 def at_head(found: Incident, entry: str) -> Postmortem:
@@ -56,7 +56,7 @@ def at_head(found: Incident, entry: str) -> Postmortem:
     return Postmortem(from_entries(found.id, found.entries[: found.find(entry).seq]))
 
 
-def move(desk: "Workspace", found: Incident, status: str, by: str) -> Incident:
+def move(workspace: "Workspace", found: Incident, status: str, by: str) -> Incident:
     """
     Take a document on to another status.
 
@@ -83,15 +83,15 @@ def move(desk: "Workspace", found: Incident, status: str, by: str) -> Incident:
             )
         )
     if then == len(STATUSES) - 1 != now:
-        _drilled(desk, found)
+        _drilled(workspace, found)
     if then != now:
-        lifecycle.of(desk).append(
+        lifecycle.of(workspace).append(
             found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by
         )
-    return lifecycle.of(desk).read(found.id)
+    return lifecycle.of(workspace).read(found.id)
 
 
-def _drilled(desk: "Workspace", found: Incident) -> None:
+def _drilled(workspace: "Workspace", found: Incident) -> None:
     """
     Do the drills pass that action items name?
 
@@ -99,7 +99,7 @@ def _drilled(desk: "Workspace", found: Incident) -> None:
         IncidentError: One does not, or there is none of that name.
     """
     for name in Postmortem(found).drills:
-        tried = cases.read(desk.settings, name).tried(desk.settings)
+        tried = cases.read(workspace.settings, name).tried(workspace.settings)
         if not tried.right:
             raise IncidentError(
                 f"the postmortem of {found.id} cannot be closed yet: an action item is done when drill {name} "
@@ -108,7 +108,7 @@ def _drilled(desk: "Workspace", found: Incident) -> None:
 
 
 def draft(
-    desk: "Workspace", name: str, by: str, status: str = "", kernels: "KernelPool | None" = None
+    workspace: "Workspace", name: str, by: str, status: str = "", kernels: "KernelPool | None" = None
 ) -> tuple[Postmortem, Path, list[LintFinding]]:
     """
     Draft a postmortem, or make it anew.
@@ -123,21 +123,21 @@ def draft(
     Raises:
         IncidentError: What people wrote could not be taken in, the status does not follow, or its notebook failed.
     """
-    lifecycle.of(desk).follow_alerts()
-    place = lifecycle.of(desk).folder(name) / NAME
-    found = lifecycle.of(desk).read(name)
+    lifecycle.of(workspace).follow_alerts()
+    place = lifecycle.of(workspace).folder(name) / NAME
+    found = lifecycle.of(workspace).read(name)
     if found.document == STATUSES[-1] and not status:
         return at_head(found, found.of_kind("published")[-1].body["head"]["entry"]), place, []
-    found = take_in(desk, name, by)
-    found = pictured(desk, figures.capture_metrics(desk, found))
+    found = take_in(workspace, name, by)
+    found = pictured(workspace, figures.capture_metrics(workspace, found))
     if status:
-        found = move(desk, found, status, by)
+        found = move(workspace, found, status, by)
     made = Postmortem(found)
-    publish(desk, made, place, kernels)
+    publish(workspace, made, place, kernels)
     return made, place, document.lint(made)
 
 
-def pictured(desk: "Workspace", incident: Incident) -> Incident:
+def pictured(workspace: "Workspace", incident: Incident) -> Incident:
     """Put on record how its panel looked, over what was captured of the metrics; once for the same facts."""
     entry = figures.metrics(incident)
     if entry is None or any(e.body.get("of") == entry.id for e in incident.of_kind("evidence")):
@@ -146,11 +146,13 @@ def pictured(desk: "Workspace", incident: Incident) -> Incident:
 
     content = entry.body["content"]
     start, end = time_parsing.parse(content["from"]), time_parsing.parse(content["until"])
-    rule = desk.rules.rules.get(incident.rule)
+    rule = workspace.rules.rules.get(incident.rule)
     panel = rule.panel if rule else "system"
-    digest = lifecycle.of(desk).picture(charts.png(status_module.view_at(desk, end, end - start).panel(panel).draw))
+    digest = lifecycle.of(workspace).picture(
+        charts.png(status_module.view_at(workspace, end, end - start).panel(panel).draw)
+    )
     words = f"picture of the panel {panel}, {formatting.moment(start)} to {formatting.moment(end)}"
-    lifecycle.of(desk).append(
+    lifecycle.of(workspace).append(
         incident.id,
         "evidence",
         {
@@ -162,10 +164,10 @@ def pictured(desk: "Workspace", incident: Incident) -> Incident:
         },
         key=f"picture:{entry.id}",
     )
-    return lifecycle.of(desk).read(incident.id)
+    return lifecycle.of(workspace).read(incident.id)
 
 
-def publish(desk: "Workspace", made: Postmortem, place: Path, kernels: "KernelPool | None" = None) -> None:
+def publish(workspace: "Workspace", made: Postmortem, place: Path, kernels: "KernelPool | None" = None) -> None:
     """
     Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger.
     """
@@ -175,14 +177,14 @@ def publish(desk: "Workspace", made: Postmortem, place: Path, kernels: "KernelPo
     if folder is not None:
         outcome = executor.execute(
             folder / "notebooks" / f"{NAME}.ipynb",
-            {"app": desk.settings.app, "incident": name, "upto": head.id},
-            settings=desk.settings,
-            store=desk.store,
+            {"app": workspace.settings.app, "incident": name, "upto": head.id},
+            settings=workspace.settings,
+            store=workspace.store,
             kernels=kernels,
         )
         if outcome.state == "failed":
             ledger.ends(
-                desk.store,
+                workspace.store,
                 outcome.run_id,
                 state="failed",
                 reason=outcome.reason,
@@ -190,14 +192,14 @@ def publish(desk: "Workspace", made: Postmortem, place: Path, kernels: "KernelPo
                 outputs=[],
             )
             raise IncidentError(f"the postmortem's notebook failed: {outcome.reason}.")
-        kept, _ = executor.publish_run(outcome, place, files, settings=desk.settings, store=desk.store)
+        kept, _ = executor.publish_run(outcome, place, files, settings=workspace.settings, store=workspace.store)
         if kept.state == "failed":
             raise IncidentError(f"the postmortem could not be published: {kept.reason}.")
         files[".ipynb"] = place.with_suffix(".ipynb").read_bytes()
     else:
         atomic_files.publish(place, files, None)
     digests = {f"{place.name}{ending}": sha256(content).hexdigest() for ending, content in sorted(files.items())}
-    lifecycle.of(desk).append(
+    lifecycle.of(workspace).append(
         name,
         "published",
         {
@@ -206,4 +208,4 @@ def publish(desk: "Workspace", made: Postmortem, place: Path, kernels: "KernelPo
             "words": f"postmortem published from the record up to {head.id}",
         },
     )
-    ledger.anchor(desk.store, desk.settings.app, name, head.id, head.digest)
+    ledger.anchor(workspace.store, workspace.settings.app, name, head.id, head.digest)

@@ -112,7 +112,7 @@ def span(incident: Incident) -> tuple[int | None, int | None]:
     return began, ended if began is None or ended is None or ended > began else began
 
 
-def capture_metrics(desk: "Workspace", incident: Incident) -> Incident:
+def capture_metrics(workspace: "Workspace", incident: Incident) -> Incident:
     """
     Put what the metrics say of an incident on its record: once for the same facts, anew where the store now says
     otherwise.
@@ -120,19 +120,19 @@ def capture_metrics(desk: "Workspace", incident: Incident) -> Incident:
     began, ended = span(incident)
     if began is None:
         return incident
-    found = _onset(desk, incident)
+    found = _onset(workspace, incident)
     if found is not None:
-        lifecycle.of(desk).append(
+        lifecycle.of(workspace).append(
             incident.id, "time", found, key=f"began:{sha256(evidence.canonical(found)).hexdigest()[:16]}"
         )
-        incident = lifecycle.of(desk).read(incident.id)
+        incident = lifecycle.of(workspace).read(incident.id)
         began, ended = span(incident)
         assert began is not None
     start = clock.instant(began) - LEAD
-    end = min(clock.instant(ended) + AFTER if ended is not None else desk.now(), desk.now())
+    end = min(clock.instant(ended) + AFTER if ended is not None else workspace.now(), workspace.now())
     end = max(end, clock.instant(began) + timedelta(minutes=1))
     step_s = next((s for s in STEPS_S if (end - start).total_seconds() / s <= MOST_ROWS), STEPS_S[-1])
-    view = status.view_at(desk, end, end - start)
+    view = status.view_at(workspace, end, end - start)
     rows = [
         _row(view, Window(at, at + timedelta(seconds=step_s)))
         for at in (start + timedelta(seconds=step_s * i) for i in range(int((end - start).total_seconds() // step_s)))
@@ -151,7 +151,7 @@ def capture_metrics(desk: "Workspace", incident: Incident) -> Incident:
                 "critical": dict(r.ladder).get("critical"),
             }
             for name in LIMITS
-            if (r := desk.rules[name])
+            if (r := workspace.rules[name])
         },
     }
     content = json.loads(evidence.canonical(evidence.plain(content)))
@@ -159,15 +159,15 @@ def capture_metrics(desk: "Workspace", incident: Incident) -> Incident:
     body = {
         "name": METRICS,
         "source": "store",
-        "query": f"posts and looks of {desk.settings.app}, each {step_s} s",
+        "query": f"posts and looks of {workspace.settings.app}, each {step_s} s",
         "as_of": formatting.iso(end),
         "opslib": VERSION,
-        "rules_hash": desk.rules.hash,
+        "rules_hash": workspace.rules.hash,
         "content": content,
         "words": f"what posts and looks say, each {step_s} s, {formatting.moment(start)} to {formatting.moment(end)}",
     }
-    lifecycle.of(desk).append(incident.id, "evidence", body, key=key)
-    return lifecycle.of(desk).read(incident.id)
+    lifecycle.of(workspace).append(incident.id, "evidence", body, key=key)
+    return lifecycle.of(workspace).read(incident.id)
 
 
 def _row(view: "Status", window: Window) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _row(view: "Status", window: Window) -> dict[str, Any]:
     return row | {"coverage": tape.coverage(window)}
 
 
-def _onset(desk: "Workspace", incident: Incident) -> dict[str, Any] | None:
+def _onset(workspace: "Workspace", incident: Incident) -> dict[str, Any] | None:
     """
     The first of our looks that failed and did not come back before it was detected, where there are any: when, and how
     exactly.
@@ -215,7 +215,7 @@ def _onset(desk: "Workspace", incident: Incident) -> dict[str, Any] | None:
     ):
         return None
     at = clock.instant(detected)
-    view = status.view_at(desk, at, timedelta(hours=1))
+    view = status.view_at(workspace, at, timedelta(hours=1))
     looks = view.probed.within(probe, subject, view.window) if view.probed else []
     failing = None
     for i in range(len(looks) - 1, 0, -1):

@@ -273,7 +273,7 @@ def host(scene: CheckContext) -> CheckResult:
             last[name] = sample
     query = f"looks through host_prefix: {scene.of}"
     if not last:
-        commands = host_module.commands(scene.desk.settings, scene.of)
+        commands = host_module.commands(scene.workspace.settings, scene.of)
         return CheckResult(
             None,
             f"nobody looks on the app's host (host_prefix in settings.toml). By hand, there: "
@@ -462,7 +462,7 @@ def changed(scene: CheckContext) -> CheckResult:
     window = scene.last(HOUR)
     marks = [
         m
-        for m in Markers(scene.desk.store, scene.desk.settings).between(window.start_us, window.end_us)
+        for m in Markers(scene.workspace.store, scene.workspace.settings).between(window.start_us, window.end_us)
         if m.kind in ("deploy", "restart")
     ]
     born = scene.probed.restarts(window)

@@ -112,7 +112,7 @@ def rule(scene: CheckContext) -> CheckResult:
 def _night(scene: CheckContext) -> Status:
     """Everything since the last close."""
     at = scene.view.window.end
-    return status.view_at(scene.desk, at, at - market_calendar.last_closed(at).closes)
+    return status.view_at(scene.workspace, at, at - market_calendar.last_closed(at).closes)
 
 
 def _shut(window: Window) -> bool:
@@ -230,7 +230,7 @@ def night_serious(scene: CheckContext) -> CheckResult:
 
 def keys(scene: CheckContext) -> CheckResult:
     """How old are the keys to the providers, by the files that hold them?"""
-    settings, most, told = scene.desk.settings, scene.view.rules.probes.key_old_days, dict[str, float | None]()
+    settings, most, told = scene.workspace.settings, scene.view.rules.probes.key_old_days, dict[str, float | None]()
     for provider in PROVIDERS:
         name = f"OPS_{provider.upper()}_TOKEN"
         if not settings.secret(name):
@@ -294,7 +294,7 @@ def _today(scene: CheckContext) -> Status | None:
     """Everything since the open of the session that is on, or the last one."""
     at = scene.view.window.end
     opens = market_calendar.open_since(at) or market_calendar.last_closed(at).opens
-    return status.view_at(scene.desk, at, at - opens)
+    return status.view_at(scene.workspace, at, at - opens)
 
 
 def costs_recorded(scene: CheckContext) -> CheckResult:
@@ -332,7 +332,7 @@ def fallback_used(scene: CheckContext) -> CheckResult:
     """Where Massive failed since the deployment, was Tradier asked, and counted?"""
     since_us = _deployed(scene) or scene.at_us - clock.span_us(timedelta(days=1))
     at = scene.view.window.end
-    view = status.view_at(scene.desk, at, at - clock.instant(since_us))
+    view = status.view_at(scene.workspace, at, at - clock.instant(since_us))
     massive, tradier = (view.figures["providers"][name] for name in PROVIDERS)
     query = f"requests that the pages counted since {formatting.moment(clock.instant(since_us))}"
     content = {
@@ -423,7 +423,7 @@ def filled(scene: CheckContext) -> CheckResult:
 
 def rhythm(scene: CheckContext) -> CheckResult:
     """At which pace do the open pages renew their figures?"""
-    every_s, window = scene.desk.settings.post_every_s, scene.last(LATELY)
+    every_s, window = scene.workspace.settings.post_every_s, scene.last(LATELY)
     gaps = sorted(
         (b - a) / SECOND
         for page, _ in scene.view.tape.open_at(scene.at_us)
@@ -462,17 +462,17 @@ def error_seen(scene: CheckContext) -> CheckResult:
         )
     beat = scene.probed.now("beat", "collector", scene.at_us)
     paces = {
-        "page": scene.desk.settings.post_every_s,
-        "log": float(scene.probed.told(beat).get("every_s", scene.desk.settings.post_every_s))
+        "page": scene.workspace.settings.post_every_s,
+        "log": float(scene.probed.told(beat).get("every_s", scene.workspace.settings.post_every_s))
         if beat
-        else scene.desk.settings.post_every_s,
+        else scene.workspace.settings.post_every_s,
     }
     found, over = dict[str, int | None](), True
     for who, every_s in paces.items():
         upto = min(raised.at_us + round(2 * every_s * SECOND), scene.at_us)
         over = over and scene.at_us >= raised.at_us + round(2 * every_s * SECOND)
         window = Window(clock.instant(raised.at_us), clock.instant(max(upto, raised.at_us)))
-        seen = status.view(scene.desk.store, scene.desk.settings, scene.view.rules, window)
+        seen = status.view(scene.workspace.store, scene.workspace.settings, scene.view.rules, window)
         if who == "page":
             found[who] = seen.figures["system"]["errors"] if seen.tape.looks_in(window) else None
         elif seen.probed:
@@ -521,7 +521,7 @@ def no_slower(scene: CheckContext) -> CheckResult:
             query,
         )
     back, least = clock.span_us(COMPARED), scene.view.rules.days.least_looks
-    kept = SampleStore(scene.desk.store, scene.desk.settings.app)
+    kept = SampleStore(scene.workspace.store, scene.workspace.settings.app)
 
     def took(start_us: int, end_us: int) -> list[float]:
         return [
@@ -577,8 +577,8 @@ def p95_interval(found: list[float]) -> tuple[float, float, float]:
 
 def trends(scene: CheckContext) -> CheckResult:
     """Is any figure of the last closed day outside of what the trading days before were?"""
-    desk, session = scene.desk, market_calendar.last_closed(scene.view.window.end)
-    past = daily_figures.DailyFigures(desk.store, desk.settings, scene.view.rules, desk.memory)
+    workspace, session = scene.workspace, market_calendar.last_closed(scene.view.window.end)
+    past = daily_figures.DailyFigures(workspace.store, workspace.settings, scene.view.rules, workspace.memory)
     today, before = past.of(session), past.before(session.day)
     query = (
         f"the figures of {session.day} against those of the {scene.view.rules.days.usual_days:g} trading days before"
@@ -627,7 +627,9 @@ def staged(scene: CheckContext) -> CheckResult:
             None, f"{day} {'is not over' if at > window.start else 'is yet to come'}", {"day": str(day)}, "page", query
         )
     session = market_calendar.session(day)
-    seen = status.view(scene.desk.store, scene.desk.settings, scene.view.rules, session.window if session else window)
+    seen = status.view(
+        scene.workspace.store, scene.workspace.settings, scene.view.rules, session.window if session else window
+    )
     looks, coverage = seen.tape.looks_in(seen.window), seen.coverage
     loads = sum(
         1
@@ -706,7 +708,7 @@ def own_growth(scene: CheckContext) -> CheckResult:
         scene.view.rules["memory_growth"],
         f"the memory that the collector's beats tell, over {formatting.duration(BEAT_BACK.total_seconds())}",
     )
-    kept = SampleStore(scene.desk.store, scene.desk.settings.app).between(
+    kept = SampleStore(scene.workspace.store, scene.workspace.settings.app).between(
         scene.at_us - clock.span_us(BEAT_BACK), scene.at_us
     )
     beats = [(s.ts_us, s.value) for s in kept if s.probe == "beat" and s.outcome == "ok" and s.value is not None]

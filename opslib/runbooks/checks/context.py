@@ -32,13 +32,13 @@ class CheckContext:
 
     Attributes:
         view: Everything as of the moment.
-        desk: For what a view does not hold: chains, fills, costs.
+        workspace: For what a view does not hold: chains, fills, costs.
         step: The step; `of` says what it is about.
         incident: As its record stands.
     """
 
     view: "Status"
-    desk: "Workspace"
+    workspace: "Workspace"
     step: Step
     incident: "Incident"
 

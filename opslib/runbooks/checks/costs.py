@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _spent(scene: CheckContext) -> CostComparison:
-    return CostComparison(scene.desk, scene.view.window.end)
+    return CostComparison(scene.workspace, scene.view.window.end)
 
 
 def _json(value: Decimal | None) -> float | None:

@@ -419,7 +419,7 @@ def usual(scene: CheckContext) -> CheckResult:
         if iv is None:
             continue
         at = clock.instant(found[-1].ts_us)
-        before = SampleStore(scene.desk.store, scene.desk.settings.app).chains_of(
+        before = SampleStore(scene.workspace.store, scene.workspace.settings.app).chains_of(
             symbol, clock.micros(at - SYMBOL_BACK), found[-1].ts_us
         )
         band = iv_baseline.iv_baseline([(s.ts_us, s.iv_atm) for s in before], at, scene.view.rules.chain)
@@ -464,7 +464,7 @@ def chain(scene: CheckContext) -> CheckResult:
     told, content, verdicts = list[str](), dict[str, Any](), list[str]()
     for symbol in scene.probed.subjects("chain"):
         try:
-            view = chain_sources.chain_of(scene.desk, symbol, as_of=scene.view.window.end)
+            view = chain_sources.chain_of(scene.workspace, symbol, as_of=scene.view.window.end)
         except OpsError:
             continue
         assert isinstance(view, ChainView)  # A symbol has one chain at a time.

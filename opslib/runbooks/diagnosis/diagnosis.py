@@ -358,6 +358,6 @@ def _evidence(asked: Sequence[Found], first: Found | None, view: "Status") -> tu
     return tuple(made)
 
 
-def diagnose_at(desk: Workspace, at: datetime, length: timedelta) -> Diagnosis:
+def diagnose_at(workspace: Workspace, at: datetime, length: timedelta) -> Diagnosis:
     """What the fault is at a moment; each rule is evaluated over its own window, whatever the length of the view."""
-    return diagnose(status.view_at(desk, at, length))
+    return diagnose(status.view_at(workspace, at, length))

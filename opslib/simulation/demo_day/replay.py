@@ -385,7 +385,7 @@ def _today(
         sender.send(waiting)
 
 
-def compared(desk: Workspace, seed: int) -> tuple[int, list[str]]:
+def compared(workspace: Workspace, seed: int) -> tuple[int, list[str]]:
     """
     Are the desk's figures those of the script, hour by hour and for the day?
 
@@ -396,7 +396,7 @@ def compared(desk: Workspace, seed: int) -> tuple[int, list[str]]:
     count, wrong = 0, []
     for window in [*scripted["hours"], scripted["session"]]:
         start, end = time_parsing.parse(window["from"]), time_parsing.parse(window["to"])
-        view = status.status_of(desk, end, f"{round((end - start).total_seconds())}s")
+        view = status.status_of(workspace, end, f"{round((end - start).total_seconds())}s")
         for path, (panel, subject, figure) in CHECKED.items():
             expected = window["visible"]
             for key in path:

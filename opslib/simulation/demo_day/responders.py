@@ -48,31 +48,32 @@ def acts(script: Script) -> list[tuple[datetime, Callable[[Workspace, Walk], Non
     ]
 
 
-def incident(desk: Workspace) -> str:
+def incident(workspace: Workspace) -> str:
     """The id of the outage's incident."""
-    found = [i.id for i in lifecycle.of(desk).all() if i.runbook == RUNBOOK]
+    found = [i.id for i in lifecycle.of(workspace).all() if i.runbook == RUNBOOK]
     if not found:
         raise OpsError("the demo's outage has no incident; its script and its rules do not fit.")
     return found[-1]
 
 
-def _opens(desk: Workspace, walk: Walk) -> None:
-    now_us = clock.micros(desk.now())
+def _opens(workspace: Workspace, walk: Walk) -> None:
+    now_us = clock.micros(workspace.now())
     standing = history.active_alerts(
-        (Transition(*row) for row in AlertStore(desk.store, desk.settings.app).transitions(now_us)), desk.rules
+        (Transition(*row) for row in AlertStore(workspace.store, workspace.settings.app).transitions(now_us)),
+        workspace.rules,
     )
     alert = next((a for a in standing if a["runbook"] == RUNBOOK and a["state"] == "firing"), None)
     if alert is None:
         raise OpsError("the demo's outage has raised no alert; its script and its rules do not fit.")
-    incident = lifecycle.of(desk).open("", by="", alert=alert)
-    NotificationStore(desk.store, desk.settings.app).ack(incident.about, LEAD)
-    lifecycle.of(desk).follow_alerts()
-    walk(desk, opening.open_for(desk, RUNBOOK, lifecycle.of(desk).read(incident.id), LEAD), incident.id)
+    incident = lifecycle.of(workspace).open("", by="", alert=alert)
+    NotificationStore(workspace.store, workspace.settings.app).ack(incident.about, LEAD)
+    lifecycle.of(workspace).follow_alerts()
+    walk(workspace, opening.open_for(workspace, RUNBOOK, lifecycle.of(workspace).read(incident.id), LEAD), incident.id)
 
 
-def walked(desk: Workspace, place: Path, incident: str) -> None:
+def walked(workspace: Workspace, place: Path, incident: str) -> None:
     """Every step of the runbook shown, as a kernel would that executes it while nobody is there."""
-    book = RunbookSession(desk, RUNBOOK, incident, LEAD)
+    book = RunbookSession(workspace, RUNBOOK, incident, LEAD)
     for step in book.steps:
         if step.kind == LOOK:
             book.step(step.name)
@@ -81,35 +82,35 @@ def walked(desk: Workspace, place: Path, incident: str) -> None:
     book.diagnosis  # noqa: B018  # Asking for it writes it down.
 
 
-def executed(desk: Workspace, place: Path, incident: str, kernels: "KernelPool") -> None:
+def executed(workspace: Workspace, place: Path, incident: str, kernels: "KernelPool") -> None:
     """The copy executed by a kernel, and kept where it lies."""
-    outcome = executor.execute(place, {}, settings=desk.settings, store=desk.store, kernels=kernels)
-    executor.publish_run(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
+    outcome = executor.execute(place, {}, settings=workspace.settings, store=workspace.store, kernels=kernels)
+    executor.publish_run(outcome, place.with_suffix(""), settings=workspace.settings, store=workspace.store)
     if outcome.state != "ok":
         raise OpsError(f"the demo's runbook failed: {outcome.reason}")
 
 
-def _tells(desk: Workspace, walk: Walk) -> None:
-    book = RunbookSession(desk, RUNBOOK, incident(desk), LEAD)
+def _tells(workspace: Workspace, walk: Walk) -> None:
+    book = RunbookSession(workspace, RUNBOOK, incident(workspace), LEAD)
     book.answer("massive_status_page", False, note="it names an outage of its API")
     book.do("tell_channel", confirmed=True)
 
 
-def _switches(desk: Workspace, walk: Walk) -> None:
-    name = incident(desk)
-    RunbookSession(desk, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
-    lifecycle.of(desk).mitigate(name, "those who trade work on Tradier's data", LEAD)
+def _switches(workspace: Workspace, walk: Walk) -> None:
+    name = incident(workspace)
+    RunbookSession(workspace, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
+    lifecycle.of(workspace).mitigate(name, "those who trade work on Tradier's data", LEAD)
 
 
-def _notes(desk: Workspace, walk: Walk) -> None:
-    lifecycle.of(desk).note(incident(desk), "no order waits for data from Massive", MANAGER)
+def _notes(workspace: Workspace, walk: Walk) -> None:
+    lifecycle.of(workspace).note(incident(workspace), "no order waits for data from Massive", MANAGER)
 
 
-def _resolves(desk: Workspace, walk: Walk) -> None:
-    name = incident(desk)
-    book = RunbookSession(desk, RUNBOOK, name, LEAD)
+def _resolves(workspace: Workspace, walk: Walk) -> None:
+    name = incident(workspace)
+    book = RunbookSession(workspace, RUNBOOK, name, LEAD)
     for step in book.steps:
         if step.kind == LOOK:
             book.step(step.name)
-    lifecycle.of(desk).resolve(name, "Massive answers again; the checks hold", LEAD)
-    figures.capture_metrics(desk, lifecycle.of(desk).read(name))
+    lifecycle.of(workspace).resolve(name, "Massive answers again; the checks hold", LEAD)
+    figures.capture_metrics(workspace, lifecycle.of(workspace).read(name))

@@ -115,7 +115,7 @@ class _RunningScenario:
 
     def __init__(self, trial: Scenario, looking: SteppedProbes):
         self.trial, self.looking, self._active = trial, looking, dict[str, float]()
-        self.desk = Workspace(looking.settings, lambda: looking.at)
+        self.workspace = Workspace(looking.settings, lambda: looking.at)
         self._watch = Evaluator(looking.store, looking.settings, looking.rules, live=True)
         self._judged_us = clock.micros(BEGINS)
         self.told: Transition | None = None
@@ -198,7 +198,7 @@ def run_scenario(trial: Scenario, seed: int) -> Row:
     """Drill one trial in a world of its own."""
     with _lived(trial, seed) as living:
         case = _case(living)
-        found = walked(case.book(living.desk))
+        found = walked(case.book(living.workspace))
         said = repr(living.looking.view(WINDOW).panel(trial.panel)) if trial.panel else ""
         row = _row(trial, seed, living, case, found, said)
         return replace(row, thinned=tuple(_thinned(living, share, seed) for share in DROPPED))
@@ -229,12 +229,12 @@ def _case(living: _RunningScenario) -> RegressionCase:
     The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at
     everything leads to, else by that for what no other is for.
     """
-    told, desk, trial, at = living.told, living.desk, living.trial, living.looking.at
+    told, workspace, trial, at = living.told, living.workspace, living.trial, living.looking.at
     held = Path(living.looking.store_file)
     if told is None:
-        runbook = diagnosis.diagnose_at(desk, at, WINDOW).runbook or "incident"
+        runbook = diagnosis.diagnose_at(workspace, at, WINDOW).runbook or "incident"
         return RegressionCase(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
-    rule = desk.rules[told.rule]
+    rule = workspace.rules[told.rule]
     limit = "" if told.limit is None else rule.limit_told(told.limit)
     return RegressionCase(
         trial.name,
@@ -266,9 +266,9 @@ def _thinned(living: _RunningScenario, share: float, seed: int) -> Thinned:
             [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share],
         )
         part.commit()
-    desk = Workspace(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
-    with contextlib.closing(desk.store):
-        found = diagnosis.diagnose_at(desk, looking.at, WINDOW)
+    workspace = Workspace(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
+    with contextlib.closing(workspace.store):
+        found = diagnosis.diagnose_at(workspace, looking.at, WINDOW)
     return Thinned(round(100 * share, 2), found.cause, not held(living, found).wrong, found.confidence)
 
 

@@ -193,8 +193,8 @@ def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator
     played.home.mkdir()
     with World(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         mine = {k: v for k, v in os.environ.items() if not k.startswith("OPS_")}
-        desk = settings_module.load(played.home, "desk", mine | lever.environ)
-        place = jupyterlab.prepare(desk, mine | lever.environ, catalog.titles())
+        workspace = settings_module.load(played.home, "desk", mine | lever.environ)
+        place = jupyterlab.prepare(workspace, mine | lever.environ, catalog.titles())
         ops = ("-m", "opslib.cli")
         commands = [
             (*ops, "serve", "--port", str(port)),
@@ -258,24 +258,26 @@ def _play(played: GameDay, lever: World, hear: Callable[[str], str], say: Callab
 
 def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> dict[str, Any]:
     """What the store of the desk knows of it, and when, in seconds of the world after it began."""
-    desk = Workspace(settings_module.load(played.home, "desk", dict(environ)), lambda: now)
-    with contextlib.closing(desk.store):
+    workspace = Workspace(settings_module.load(played.home, "desk", dict(environ)), lambda: now)
+    with contextlib.closing(workspace.store):
         begun_us = clock.micros(played.begun or now)
 
         def after(at_us: int) -> float:
             return round((at_us - begun_us) / 1e6, 1)
 
         rises = [
-            r for r in alert_log.log_of(desk, now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us
+            r
+            for r in alert_log.log_of(workspace, now, since=BEGINS, replay=True).rises
+            if r.sent and r.fired_us >= begun_us
         ]
-        lifecycle.of(desk).follow_alerts()
+        lifecycle.of(workspace).follow_alerts()
         done = [
             {"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)}
-            for i in lifecycle.of(desk).all()
+            for i in lifecycle.of(workspace).all()
             for e in i.entries
             if e.kind in SHOWN_KINDS and e.at_us >= begun_us
         ]
-        found = diagnosis.diagnose_at(desk, now, timedelta(minutes=5))
+        found = diagnosis.diagnose_at(workspace, now, timedelta(minutes=5))
     return {
         "fault": played.trial.name,
         "seed": played.seed,

@@ -145,17 +145,17 @@ def _turned(check: Callable[..., Any]) -> Callable[..., Any]:
 
 def _desk(kept: Kept, mutant: Mutation | None) -> Workspace:
     """The desk of a trial, by the rules as they are, or as a mutant has them."""
-    desk = kept.case.desk(kept.settings)
+    workspace = kept.case.workspace(kept.settings)
     if mutant and mutant.kind in OF_RULES:
-        desk.__dict__["rules"] = _ruled(mutant, desk.rules)  # Cached from now on.
-    return desk
+        workspace.__dict__["rules"] = _ruled(mutant, workspace.rules)  # Cached from now on.
+    return workspace
 
 
 def _way(kept: Kept, mutant: Mutation | None) -> tuple[tuple[tuple[str, str], ...], tuple[str, str | None]]:
     """By which steps a case is walked, how each stands, and what is found; with a mutant in place, or as it is."""
-    desk = _desk(kept, mutant)
-    with contextlib.closing(desk.store), contextlib.ExitStack() as patched:
-        book = kept.case.book(desk)
+    workspace = _desk(kept, mutant)
+    with contextlib.closing(workspace.store), contextlib.ExitStack() as patched:
+        book = kept.case.book(workspace)
         if mutant and mutant.kind in (DROPPED, SWAPPED):
             book.shelved = _edited(mutant, book.shelved)
         if mutant and mutant.kind == TURNED:
@@ -166,10 +166,11 @@ def _way(kept: Kept, mutant: Mutation | None) -> tuple[tuple[tuple[str, str], ..
 
 def _told(kept: Kept, mutant: Mutation | None) -> list[tuple[Any, ...]]:
     """What would fire in a trial, and on after it: of what, as how bad, past which limit, when."""
-    desk = _desk(kept, mutant)
-    with contextlib.closing(desk.store):
+    workspace = _desk(kept, mutant)
+    with contextlib.closing(workspace.store):
         return [
-            (t.rule, t.subject, t.severity, t.limit, t.at_us) for t in alerts(desk, kept.case.at + LIVES_ON, BEGINS)
+            (t.rule, t.subject, t.severity, t.limit, t.at_us)
+            for t in alerts(workspace, kept.case.at + LIVES_ON, BEGINS)
         ]
 
 

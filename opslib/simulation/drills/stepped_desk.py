@@ -327,6 +327,6 @@ def looking(home: Path, seed: int = 1, **more: str) -> Iterator[SteppedProbes]:
     """A world of its own, and a desk that probes it."""
     with (
         World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
-        closing(SteppedProbes(lever, home, more)) as desk,
+        closing(SteppedProbes(lever, home, more)) as workspace,
     ):
-        yield desk
+        yield workspace
