@@ -11,9 +11,10 @@ import select
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +28,8 @@ from opslib.services.collector import Collector
 from opslib.simulation.demo_day.prober import Prober
 from opslib.simulation.world.script import Script, script
 
+PROBED_EVERY = timedelta(minutes=2)
+
 
 class _Beside:
     """
@@ -37,12 +40,12 @@ class _Beside:
         lock: Descriptor of the lock on its home, which it holds until it has ended.
 
     Attributes:
-        reached: The moment up to which it is through.
+        reached: The moment up to which it was through when last asked.
     """
 
     def __init__(self, settings: Settings, lock: int, *told: str):
         self._settings, self._lock, self._told = settings, lock, told
-        self._asked: datetime | None = None
+        self._asked = deque[datetime]()
         self.reached = clock.EPOCH
 
     def __enter__(self) -> Self:
@@ -57,8 +60,7 @@ class _Beside:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
+            bufsize=0,  # So that `select` sees every answer.
             pass_fds=[self._lock],
         )
         return self
@@ -73,29 +75,35 @@ class _Beside:
         self._process.wait()
 
     def go_on(self, now: datetime) -> None:
-        """Let it do what is due up to a moment, once it is through with what was due before."""
-        self.through()
+        """Let it do what is due up to a moment, after what it was asked for before."""
         assert self._process.stdin
-        self._asked = now
+        self._asked.append(now)
         with suppress(BrokenPipeError):  # Who waits for its answer hears that it has ended.
-            self._process.stdin.write(f"{clock.micros(now)}\n")
+            self._process.stdin.write(f"{clock.micros(now)}\n".encode())
 
     @property
     def idle(self) -> bool:
-        """Is it through with what it was asked for?"""
-        assert self._process.stdout
-        if self._asked and select.select([self._process.stdout], [], [], 0)[0]:
-            self.through()
-        return self._asked is None
+        """Whether it is through with everything that it was asked for."""
+        self.look_up()
+        return not self._asked
 
-    def through(self) -> None:
-        """Wait until all is done that it was asked for."""
+    def look_up(self) -> None:
+        """Bring `reached` up to date, without waiting."""
         assert self._process.stdout
-        if self._asked:
-            if not self._process.stdout.readline():
-                self._asked = None
-                raise OpsError(f"the collector of the demo ended with {self._process.wait()}; it says why above.")
-            self.reached, self._asked = self._asked, None
+        while self._asked and select.select([self._process.stdout], [], [], 0)[0]:
+            self._take_answer()
+
+    def through(self, until: datetime | None = None) -> None:
+        """Wait until it has reached a moment; None is until all is done that it was asked for."""
+        while self._asked and (until is None or self.reached < until):
+            self._take_answer()
+
+    def _take_answer(self) -> None:
+        assert self._process.stdout
+        if not self._process.stdout.readline():
+            self._asked.clear()
+            raise OpsError(f"the collector of the demo ended with {self._process.wait()}; it says why above.")
+        self.reached = self._asked.popleft()
 
 
 class Judge(_Beside):
@@ -103,10 +111,27 @@ class Judge(_Beside):
 
 
 class Probes(_Beside):
-    """The part of a collector that probes the world of a scripted day."""
+    """
+    The part of a collector that probes the world of a scripted day.
+
+    It depends on nothing that is posted, so it goes through the whole day from the beginning.
+    """
 
     def __init__(self, settings: Settings, lock: int, probed: Script):
         super().__init__(settings, lock, str(probed.seed), probed.day.isoformat())
+        self._moments = spread(probed.opens, probed.closes)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        for moment in self._moments:
+            self.go_on(moment)
+        return self
+
+
+def spread(opens: datetime, closes: datetime) -> list[datetime]:
+    """The moments of a session at which it is said how far its probes have come: every two minutes, and after it."""
+    count = (closes - opens) // PROBED_EVERY
+    return [*(opens + n * PROBED_EVERY for n in range(count)), closes + PROBED_EVERY]
 
 
 def main(home: str, app: str, *probed: str) -> None:

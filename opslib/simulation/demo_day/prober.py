@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
+
 from opslib.foundation import clock
 from opslib.foundation.config import rules
 from opslib.foundation.config import settings as settings_module
@@ -40,6 +42,14 @@ MATTERS = {
 }
 
 
+class _OwnTime(Database):
+    """The database for who is ahead of the day that is posted: what is written is known at the writer's own time."""
+
+    def stamp(self, connection: sa.Connection) -> int:
+        """The writer's own time, which delays no other write."""
+        return clock.micros(self.now())
+
+
 class Prober:
     """
     Our own probes of a world in which the script's troubles are the matter; it stands still while it is probed.
@@ -65,14 +75,14 @@ class Prober:
 
     def __enter__(self) -> "Prober":
         self._lever.__enter__()
-        self._store = Database(self._settings.url, lambda: self.now)
+        self._store = _OwnTime(self._settings.url, lambda: self.now)
         self._runner = asyncio.Runner()
         self._rounds = self._runner.run(self._begun())
         return self
 
     async def _begun(self) -> ProbeRunner:
         settings = settings_module.looking_at(self._settings, self._lever.environ)
-        # Half a minute or more goes by in this world between two turns, in which nobody waits: no quota is ever used up.
+        # Half a minute or more passes in this world between two turns, so no quota is ever used up.
         settings = replace(settings, massive_per_min=UNUSED_PER_MIN, tradier_per_min=UNUSED_PER_MIN)
         return ProbeRunner(
             settings,

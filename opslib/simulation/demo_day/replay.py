@@ -320,7 +320,6 @@ def live(
         judge.go_on(world.at)
         _today(store, settings, today, world, judge, probes, progress, kernels)
         world.at = today.closes + AFTER_CLOSE
-        probes.go_on(world.at)
         probes.through()
         judge.go_on(world.at)
         judge.through()
@@ -372,15 +371,15 @@ def _today(
                 waiting.clear()
                 world.at = post.at
                 if is_acted:
-                    probes.go_on(world.at)
-                    probes.through()
+                    probes.through(world.at)
                     judge.go_on(world.at)
                     judge.through()
                     acts.pop(0)[1](Workspace(settings, world.now), walk)
-                if probes.idle:
-                    probes.go_on(world.at)
-                if judge.idle and probes.reached - judge.reached >= JUDGE_EVERY:
-                    judge.go_on(probes.reached)
+                if judge.idle:
+                    probes.look_up()
+                    known_upto = min(world.at, probes.reached)
+                    if known_upto - judge.reached >= JUDGE_EVERY:
+                        judge.go_on(known_upto)
             waiting.append(post)
         sender.send(waiting)
 
