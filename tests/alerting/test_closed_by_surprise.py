@@ -84,6 +84,7 @@ def view(samples: list[Sample], tape: CounterHistory, seconds: float) -> Status:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parties", [("massive", "tradier", "app"), ("massive", "app")], ids=["both", "massive alone"])
 def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...]) -> None:
     """

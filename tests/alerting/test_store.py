@@ -112,6 +112,7 @@ def test_judged_as_it_comes_is_judged_afterwards(store_url):
     assert n > 20 and recorded(AlertStore(store, "live")) == recorded(AlertStore(store, "straight"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
     """
     A run killed with SIGKILL at hundreds of random moments, others each time, leaves the record of a run that nobody

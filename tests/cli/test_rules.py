@@ -375,6 +375,7 @@ def test_no_history_is_said(history):
         asked(desk, what="backtest", start="2026-02-02T09:30", end="2026-02-02T16:00")
 
 
+@pytest.mark.slow
 def test_resampled_days_tell_large_troubles_and_nothing_false(history):
     """
     On six days drawn from the background, the same for the same seed, troubles of five times the limit are told and

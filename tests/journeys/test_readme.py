@@ -108,6 +108,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_three_screens_can_be_followed(desk: dict[str, str]) -> None:
     """
     Every command of the second screen as it stands in the README, in its order, in a shell: each ends and says as a new
@@ -172,6 +173,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     return home, ended
 
 
+@pytest.mark.slow
 def test_the_demo_is_right_for_another_seed(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """`ops demo` with another seed ends well, every figure equal to that seed's truth."""
     home, ended = demo
@@ -210,6 +212,7 @@ def test_the_demo_saw_its_troubles(demo: tuple[Path, subprocess.CompletedProcess
     assert len(well) > 400 and sorted(s.seconds or 0 for s in well)[len(well) // 2] < 1
 
 
+@pytest.mark.slow
 def test_both_doors_give_the_same_day(tmp_path: Path, demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """
     The demo laid out directly, for notebooks, holds the same posts at the same times as the one posted to the receiver.

@@ -28,6 +28,7 @@ from tests.runbooks.test_execution import HOOK
 LEAD = "Tech Lead"
 
 
+@pytest.mark.slow
 def test_from_the_alert_to_the_postmortem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,7 @@ def test_defaults_are_the_demo() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given"), [("dashboard", ["as_of=2026-03-10T15:30", "window=30m"]), ("daily_report", ["day=2026-03-09"])]
 )
@@ -111,6 +112,7 @@ def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsy
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_nbval_notices_a_wrong_number(tmp_path: Path) -> None:
     """nbval passes over a copy of the project and fails when one figure of the library is off by one."""
     copy = tmp_path / "copy"

@@ -232,6 +232,7 @@ def test_usual_by_the_days_before(tmp_path: Path) -> None:
     assert "not usual" in desk.daily_report("2026-03-10").changes_told.plain
 
 
+@pytest.mark.slow
 def test_the_same_facts_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
     """
     Made twice, from rows in another order, in another folder, zone, locale and hash seed, a report is the same bytes.
@@ -262,6 +263,7 @@ def test_the_same_facts_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
     assert "<img src=x" not in made[0][".md"].decode()
 
 
+@pytest.mark.slow
 def test_a_late_import_is_a_restatement(home: Path) -> None:
     """
     A report made again is the same; after a late import it takes the name, says what changed, and the older is kept.
@@ -286,6 +288,7 @@ def test_a_late_import_is_a_restatement(home: Path) -> None:
     assert files(home, f"{DAY}_daily") == second, "and a restatement made again is the same restatement"
 
 
+@pytest.mark.slow
 def test_exit_codes_of_reports(home: Path) -> None:
     """
     A red day is not a failed report; too few looks are 3; before the close only a partial one, under another name.

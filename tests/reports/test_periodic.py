@@ -222,6 +222,7 @@ def test_a_whole_one_of_any_length(held: Desk, name: str, named: str) -> None:
     assert found.verdict == "unknown" if not found.seen else found.verdict in ("ok", "warning", "critical", "unknown")
 
 
+@pytest.mark.slow
 def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
     """
     A day of which nothing was seen makes a week unknown, by its date; days before the first look are none of it; of the
@@ -375,6 +376,7 @@ def success(found: Success, **figures: float | None) -> dict[str, str]:
     return {m.name: m.state for m in found.metrics}
 
 
+@pytest.mark.slow
 def test_success_line_by_line(held: Desk) -> None:
     """Each line passes, fails, or is unknown, by its figure; a missed figure is a fail; nobody asked is unknown."""
     good = {
@@ -432,6 +434,7 @@ def test_rates_have_an_interval() -> None:
 # Published.
 
 
+@pytest.mark.slow
 def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
     Published as four files; from the same facts the same bytes; late facts make a restatement that says what changed;

@@ -244,6 +244,7 @@ def test_a_kernel_is_killed(home: Path) -> None:
     assert [r[:3] for r in kept] == [r[:3] for r in record(home, whole) if r[1] not in ("intended", "unsure")]
 
 
+@pytest.mark.slow
 def test_one_kernel_after_another(home: Path) -> None:
     """
     Each third step in a kernel of its own, which is killed after it: the record is that of one process that did them

@@ -227,6 +227,7 @@ def started(home: Path, now: datetime, limit: bool = False, once: bool = False) 
         )
 
 
+@pytest.mark.slow
 def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
     Killed twenty times at random, the clock moved, the disk full once, two at a time: each thing that was due is made

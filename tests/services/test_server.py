@@ -1086,6 +1086,7 @@ WRITTEN: tuple[Callable[[str], bytes], ...] = (
 )
 
 
+@pytest.mark.slow
 def test_ten_thousand_strange_bodies(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """
     Any value in any place of a body is taken or refused, never a 5xx; what was taken is held whole, nothing else is,

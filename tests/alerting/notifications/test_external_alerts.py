@@ -337,6 +337,7 @@ def alertmanager(folder: Path, hook: str, port: int) -> Iterator[subprocess.Pope
         yield running
 
 
+@pytest.mark.slow
 def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
     """
     Killed three seconds after it notified of A and took a silence for B, Alertmanager has lost the silence: on the next

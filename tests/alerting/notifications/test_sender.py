@@ -418,6 +418,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
     assert not standby.needed()
 
 
+@pytest.mark.slow
 def test_a_dead_collector_is_told_by_the_receiver(
     tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
 ) -> None:

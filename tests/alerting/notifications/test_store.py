@@ -246,6 +246,7 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
         assert connection.execute(sa.select(sa.func.count()).select_from(OUTBOX)).scalar() == 3 * len(ALERTS)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_everybody_is_told(store_url: str, tmp_path: Path) -> None:
     """
     Killed with SIGKILL at hundreds of random moments, before a receiver that answers well, with 500, slowly or not at

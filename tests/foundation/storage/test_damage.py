@@ -63,6 +63,7 @@ def edit(home: Path, *statements: str, without_checks: str = "") -> None:
             assert file.execute(statement).rowcount != 0, statement
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_no_command_breaks(whole: Path, tmp_path: Path) -> None:
     """
     Random flips, truncations, zeroed pages, other types, dropped tables, columns and indices: each command ends as the

@@ -162,6 +162,7 @@ snapshot.read(row["metrics"]))])
     assert [k.known_at_us for k in by_seq] == sorted(k.known_at_us for k in looks), "seq and known_at rise together"
 
 
+@pytest.mark.slow
 def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
     """
     What was shown live at 200 random moments (80 on PostgreSQL) is what is shown later as of then, with late and

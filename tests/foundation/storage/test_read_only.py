@@ -102,6 +102,7 @@ def listing(home: Path) -> dict[str, int]:
     return {str(p.relative_to(home)): p.stat().st_mtime_ns for p in [home, *home.rglob("*")]}
 
 
+@pytest.mark.slow
 def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
     """Every command that only reads gives what it gives of a home that can be written, and leaves nothing behind."""
     shutil.copytree(whole, home := tmp_path / "home")

@@ -297,6 +297,7 @@ def test_a_document_moves_on(home: Path) -> None:
     assert Postmortem(desk.chronicle.read(ID)).status == "Draft"
 
 
+@pytest.mark.slow
 def test_a_report_is_computed_again(home: Path, tmp_path: Path) -> None:
     """A published report of a day is held against the posts at hand; without them nothing can be said."""
     desk = opened(home)

@@ -465,6 +465,7 @@ FLIPS = {
 }
 
 
+@pytest.mark.slow
 def test_worlds_flip_boxes(tmp_path: Path) -> None:
     """In a healthy world each box is as expected; in the state that it is for it is not."""
     for state, boxes in FLIPS.items():

@@ -538,6 +538,7 @@ def test_nobody_looked(tmp_path: Path, step: Step) -> None:
     desk.store.close()
 
 
+@pytest.mark.slow
 def test_as_of_a_moment(tmp_path: Path) -> None:
     """What a check says of a moment is the same when it is asked later, whatever came since."""
     before = laid(tmp_path / "a", but(every("liveness", "massive", "timeout", minutes=12)), posted())

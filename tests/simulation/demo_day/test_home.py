@@ -59,6 +59,7 @@ def test_a_second_demo_in_the_same_home_is_refused(
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.slow
 def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
     What a killed demo left half made, beside other leftovers, is replaced by the whole day when somebody reads it.
@@ -85,6 +86,7 @@ def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
     assert [p.name for p in demo.home.iterdir()] == [replay.UNFINISHED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: Path) -> None:
     """An ops demo that is killed, at a moment that the seed draws: its home is read as the whole day afterwards."""

@@ -68,6 +68,7 @@ def test_a_minute_of_it(trial: Scenario, share: float) -> None:
         )
 
 
+@pytest.mark.slow
 def test_what_our_looks_were_lucky_with() -> None:
     """
     One answer in twenty fails, and on this seed none of ours: the page counts failures beside successes, minute after
@@ -79,6 +80,7 @@ def test_what_our_looks_were_lucky_with() -> None:
     assert drill.run_scenario(CONTROLS["a blip of 15 s"], 6).found == "none"
 
 
+@pytest.mark.slow
 def test_a_runbook_that_misses_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were a certificate taken for a refusal, or a healthy world told of, the drill would say so."""
     row = drill.run_scenario(replace(FAULTS["massive_tls"], cause="provider_refused"), 3)
