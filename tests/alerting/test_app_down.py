@@ -301,6 +301,7 @@ def test_people_are_notified_within_a_minute(tmp_path: Path, trouble: Callable[[
     )
 
 
+@pytest.mark.slow
 def test_a_process_that_is_gone_is_evidence_where_it_has_no_address(tmp_path: Path) -> None:
     """Of a server without an address only its process is watched: that it is gone is notified within 60 s too."""
     pid = tmp_path / "app.pid"
@@ -339,6 +340,7 @@ def resumed(seconds: float) -> Callable[[World], Awaitable[float]]:
     return go
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", [restarted(20), resumed(27)], ids=["restarted", "resumed"])
 def test_a_short_restart_notifies_nobody(tmp_path: Path, trouble: Callable[[World], Awaitable[float]]) -> None:
     """A server that is back, with another process or the same, before 30 s have passed is told to nobody."""

@@ -69,6 +69,7 @@ def counted(posts: list[Any]) -> int:
     return sum({post.page: post.body["systemHealth"]["errorCount"] for post in posts}.values())
 
 
+@pytest.mark.slow
 def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]) -> None:
     """
     Over a page's reload, scraped every 15 s for its last 25 minutes, the errors never fall, end at the sum over all
@@ -208,6 +209,7 @@ LIVES = st.lists(
 )
 
 
+@pytest.mark.slow
 @hypothesis_settings(
     max_examples=60,
     phases=[Phase.generate],

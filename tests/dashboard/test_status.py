@@ -285,6 +285,7 @@ def test_the_samples_are_the_looks(full: Desk) -> None:
     assert full.samples(f"{date(2026, 3, 8)}T12:00", "5m").empty
 
 
+@pytest.mark.slow
 def test_alerts_of_a_long_window_are_evaluated_where_there_is_data(full: Desk) -> None:
     """
     A window of weeks of which one day holds data evaluates that day, and shows the alerts that a window of it all

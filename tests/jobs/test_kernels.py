@@ -53,6 +53,7 @@ def file(outcome: Outcome) -> bytes:
     return runner.written(executor.tidied(outcome.notebook))
 
 
+@pytest.mark.slow
 def test_the_same_bytes(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
     """
     A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which

@@ -22,6 +22,7 @@ def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_range_is_made_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trading days alone, each published; asked again, nothing is made again; what failed is told with the others."""
     code, made = ops(capsys, "daily", "--day", "2026-02-13..2026-02-17", "--workers", "2")
@@ -74,6 +75,7 @@ as cluster:
 """
 
 
+@pytest.mark.slow
 def test_on_a_cluster(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Workers of a real Dask cluster make the same reports, one each, on one store."""
     script = tmp_path / "cluster.py"

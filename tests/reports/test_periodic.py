@@ -181,6 +181,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return desk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "named"), KINDS.items())
 def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
     """Each day of a report is as its own daily report has it, and as the dashboard has it for the same window."""

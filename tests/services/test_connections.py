@@ -185,6 +185,7 @@ def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest
                 assert connection.recv(65_536).startswith(b"HTTP/1.1 204")
 
 
+@pytest.mark.slow
 def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Posts sent one behind the other are all taken, though those behind wait for the first to be stored for longer than a

@@ -1282,6 +1282,7 @@ def _written(
     return b"\r\n".join([*head, b"Connection: close", b"", sent])
 
 
+@pytest.mark.slow
 def test_two_thousand_strange_requests(home: Path) -> None:
     """
     Whatever bytes come instead of HTTP, no answer is a 5xx, no traceback is printed, the server goes on, and it holds

@@ -434,6 +434,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
     assert [s.subject for s in NotificationStore(store, "desk").silences()] == ["B"]
 
 
+@pytest.mark.slow
 def test_with_a_real_prometheus(tmp_path: Path) -> None:
     """
     A real Prometheus scrapes our /metrics, loads our exported rules and fires them; what it then sends to us is one

@@ -79,6 +79,7 @@ def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Settings(tmp_path, "desk", store_url=sqlite_url(tmp_path / "x?y")).url.database == str(tmp_path / "x?y")
 
 
+@pytest.mark.slow
 def test_a_day_in_an_odd_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_whatever_is_damaged_no_command_breaks(whole: Path, tmp_path: Path) -> N
     assert list(damaged.failures(whole, tmp_path, random.Random(seed), COUNT, 3)) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_a_whole_store(whole: Path, home: Path) -> None:
     """The harness finds no fault where there is none, and every command runs."""
     for arguments in damaged.commands(home):

@@ -946,6 +946,7 @@ COUNTS = (
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sampled_from(KINDS), st.sampled_from(BAD), st.integers(0, 600), st.integers(5, 600)), max_size=3

@@ -49,6 +49,7 @@ def some(trial: Scenario, share: float) -> Scenario:
     return next(t for t in trials((trial.name,), (share,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trial", "share"), MINUTE, ids=lambda v: v.name if isinstance(v, Scenario) else f"{v:g}")
 def test_a_minute_of_it(trial: Scenario, share: float) -> None:
     """

@@ -208,6 +208,7 @@ def test_a_mutant_changes_one_thing() -> None:
     } == {n: r for n, r in table.rules.items() if n != "availability"}
 
 
+@pytest.mark.slow
 def test_mutants_are_noticed(tmp_path: Path) -> None:
     """
     On one trial that was lived once: a step dropped, neighbours swapped, a check and a comparison turned round, a limit

@@ -250,6 +250,7 @@ def test_a_look_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert max(b.get("lag_s", 0.0) for b in beats) > 4.0 and max(b.get("late_s", 0.0) for b in beats) > 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped by a signal there is not")
 def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
     """

@@ -150,6 +150,7 @@ def test_where_no_aggregate_comes_a_quote_proves_life(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_old_connections_are_dead_and_new_ones_are_served(tmp_path: Path) -> None:
     """
     Upstream is lost once: who was connected is never served again. We dial again, are served, and say that pages must

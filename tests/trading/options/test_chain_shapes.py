@@ -257,6 +257,7 @@ def test_a_vendor_s_answer_with_anything_in_its_place(name: str, changes: list[t
     total(lambda: chain.of_payload(payload, "here", AS_OF))
 
 
+@pytest.mark.slow
 @MANY
 @given(
     st.dictionaries(

@@ -780,6 +780,7 @@ def _became(found: list[Any]) -> list[tuple[str, str, str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     """
     Sixteen points of gap fire as soon as twenty trades have ended and two minutes passed, live as in a replay, and
