@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from opslib.alerting.causes import CAUSES
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.storage.database import Database
@@ -59,7 +60,8 @@ SOCKET = {
 APP = {"app_down": "refused"}
 DEAFENING = ("ws_open_silent", "our_network_down")
 POOLED = 5  # Connections that SQLAlchemy's pool keeps.
-OUR_WORDS = ("healthy", "gamma_zero", "delta_out_of_bounds", "app_down")  # The app's own, and those of our rules.
+# The app's own, those of our rules, and the causes that a diagnosis names, whatever the machine does to the world.
+OUR_WORDS = {"healthy", "gamma_zero", "delta_out_of_bounds", *CAUSES}
 PLAYED = sorted({*LIVENESS, *DATA, *TRADIER, *SOCKET})
 
 
