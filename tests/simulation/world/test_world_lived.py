@@ -329,9 +329,9 @@ def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
     def middle(found):
         return sorted(found)[len(found) // 2]
 
-    # The first chains that are judged warm the allocator up: sixteen of them 13 MB in all, and then nothing; an hour
-    # has four.
-    assert middle([b.value or 0 for b in late]) < middle([b.value or 0 for b in early]) + 12
+    # The first chains that are judged warm the allocator up: sixteen of them 13 MB in all, and then nothing. A library
+    # that is first needed late takes a few more.
+    assert middle([b.value or 0 for b in late]) < middle([b.value or 0 for b in early]) + 16
     # The store's pool opens up to five connections, of two files each, as they are first needed, which may be late;
     # what leaks does so with each look of a state, and of those there are fifteen or more each time.
     for what, filled in (("files", 2 * POOLED), ("tasks", 2)):
