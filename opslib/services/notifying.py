@@ -117,7 +117,7 @@ class NotificationTasks:
             await asyncio.to_thread(self.plan_all)
         except StoreError:
             raise
-        except Exception:
+        except Exception:  # Whatever it is: no heartbeat is sent until planning succeeds again.
             self.well = False
             raise
         self.well = True

@@ -211,6 +211,9 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
     ):
         stamps = sorted({s.ts_us for s in of(*what) if s.last})  # A busy machine asks some twice.
         assert {b - a for a, b in itertools.pairwise(stamps)} == {30_000_000}, what
+    behind = Database(desk.url, lambda: scripted.opens)
+    with behind.committing() as connection:  # Probes that are ahead of the day delay nothing that is written later.
+        assert behind.stamp(connection) == clock.micros(scripted.opens)
     stamps = sorted({s.ts_us for s in of("data", "massive") if s.last})
     assert {b - a for a, b in itertools.pairwise(stamps)} <= {30_000_000, 60_000_000}
     ups = [s.value for s in of("health", "app")]
