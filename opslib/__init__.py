@@ -1,17 +1,17 @@
 """
-An operations notebook suite for an options-trading app.
+Operate an options-trading app from notebooks: dashboard, runbooks, checklists and reports.
 
-Notebooks say ``import opslib as ops`` and ask a desk; everything else follows from it::
+Notebooks start with ``import opslib as ops``::
 
-    desk = ops.connect("demo")               # bind; prints what we are bound to
-    view = desk.status("2026-03-10T11:25")   # everything as of a moment; a view prints its verdict
-    view.panel("providers")                  # one question: verdict, table, picture
-    desk.samples("2026-03-10T11:25")         # the looks behind it, as a frame
+    desk = ops.connect("demo")               # connect to an app; prints which snapshots are stored
+    view = desk.status("2026-03-10T11:25")   # panels and alerts as of a time; prints its verdict
+    view.panel("providers")                  # one panel: verdict, table, chart
+    desk.samples("2026-03-10T11:25")         # the snapshots of the window, as a frame
     desk.daily_report("2026-03-10")          # the end-of-day report
-    desk.pnl("fills.csv", "backtest.csv")    # what trades came to, beside the backtest
-    book = ops.runbook("massive_down", "demo")  # a runbook, open; book.step("massive_answers") is one step of it
-    ops.live("demo")                         # the live dashboard; from any moment there is a way back to now
-    ops.checklist("morning", "demo").run()   # a checklist, its boxes looked at
+    desk.pnl("fills.csv", "backtest.csv")    # results of trades against the backtest
+    run = ops.runbook("massive_down", "demo")  # an open runbook; run.step("massive_answers") is one of its steps
+    ops.live("demo")                         # the live dashboard
+    ops.checklist("morning", "demo").run()   # a checklist; items that can be checked are checked
 """
 
 from pathlib import Path
@@ -30,16 +30,16 @@ __all__ = ["__version__", "checklist", "connect", "live", "runbook", "scoreboard
 
 def connect(app: str | None = None, home: str | Path | None = None, new: bool = False) -> "Desk":
     """
-    Which desk are we bound to?
+    Connect to an app.
 
     Args:
-        app: Its name; the only one configured, else ``desk``. ``demo`` is a recorded day that needs nothing: it is
-            laid out where there is none yet, and its clock stands at its last look.
-        home: Its folder; ``OPS_HOME``, else the project's ``outputs/``.
-        new: Whether `app` may be one of which there is nothing yet.
+        app: Name of the app (default: the only one in the home directory, else ``desk``). ``demo`` is a recorded day;
+            it is created if it does not exist, and its clock stands at its last snapshot.
+        home: Home directory (default: ``OPS_HOME``, else the project's ``outputs/``).
+        new: Whether `app` may be a new one, without data.
 
     Raises:
-        UsageError: There is no such app, and a new one was not meant.
+        UsageError: There is no such app, and `new` is False.
     """
     from dataclasses import replace
 
@@ -56,9 +56,9 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     from opslib.simulation.demo_day import replay, trades
     from opslib.telemetry.pages.store import SnapshotStore
 
-    replay.lay_out(found.settings)
+    replay.create_home(found.settings)
     if not (sample := found.settings.home / SAMPLE_FILLS).exists():
-        trades.lay_out(sample, replay.scripted())
+        trades.write(sample, replay.scripted())
     last = SnapshotStore(found.store).last_snapshot(DEMO, 2**62, None)
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found
 
@@ -75,17 +75,17 @@ def runbook(
     as_of: str = "",
 ) -> "RunbookSession":
     """
-    Which runbook is open, for which incident?
+    Open a runbook for an incident.
 
-    A copy under an incident finds its own desk: the home that it lies in.
+    A copy in an incident's folder uses the home directory that it is in.
 
     Args:
-        name: Of the runbook.
-        app: Whose.
-        incident: Its id; ``practice`` writes nothing anywhere.
-        operator: Who works through it; a step that changes the world needs one.
-        subject, severity, limit, window: Of the alert, as they were when this was opened.
-        as_of: A moment to look at everything as of; empty is now.
+        name: Name of the runbook.
+        app: Name of the app.
+        incident: ID of the incident; ``practice`` is a dry run that stores nothing.
+        operator: Name of the person who works through it; actions need one.
+        subject, severity, limit, window: The alert's, when the runbook was opened.
+        as_of: Time of the checks (empty: now).
     """
     from opslib.runbooks import RunbookSession, widgets
 
@@ -107,14 +107,14 @@ def checklist(
     name: str, app: str | None = None, operator: str = "", as_of: str = "", practice: bool = False
 ) -> "ChecklistSession":
     """
-    Which checklist is open?
+    Open a checklist.
 
     Args:
         name: Such as ``morning``; ``ops checklist`` lists them.
-        app: Whose.
-        operator: Who goes through it.
-        as_of: A moment to look at everything as of; empty is now.
-        practice: Write nothing anywhere.
+        app: Name of the app.
+        operator: Name of the person who runs it.
+        as_of: Time of the checks (empty: now).
+        practice: Store nothing.
     """
     from opslib.runbooks import ChecklistSession, widgets
 
@@ -123,17 +123,17 @@ def checklist(
 
 def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str = "5s") -> "Live":
     """
-    How does everything stand, now and from now on?
+    Show the live dashboard.
 
     Args:
-        app: Whose.
-        as_of: A moment to begin at; empty is now. From any moment there is a way back to now.
-        window: How far back each figure looks, such as ``1h``.
-        every: How often it is looked, ``1s`` to ``60s``.
+        app: Name of the app.
+        as_of: Time to start at (empty: now); a button returns to now.
+        window: Window of the figures, such as ``1h``.
+        every: Interval of updates, ``1s`` to ``60s``.
     """
     from opslib.dashboard import Live
     from opslib.foundation import time_parsing
-    from opslib.runbooks import open_runbook
+    from opslib.runbooks import diagnose, open_runbook
 
     at = time_parsing.parse(as_of, "close") if as_of else None
     return Live(
@@ -142,14 +142,13 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
         time_parsing.parse_span(every).total_seconds(),
         at,
         open_runbook,
+        diagnose,
     )
 
 
 def scoreboard() -> "ScoreboardView":
     """
-    How often do the runbooks find the cause?
-
-    By the last drill of everything that was recorded (``ops drill --record``).
+    Show how often the runbooks found the cause, in the last recorded drill (``ops drill --record``).
     """
     from opslib.simulation.drills import scoreboard_view
 
@@ -157,7 +156,7 @@ def scoreboard() -> "ScoreboardView":
 
 
 def _home_around(here: Path, incident: str) -> Path | None:
-    """The home in which a folder ``APP/incidents/ID`` lies; None where this is none."""
+    """Return the home directory of an incident's folder ``APP/incidents/ID``; None if this is no such folder."""
     from opslib.foundation.config.settings import DEMO
 
     if here.name != incident or here.parent.name != "incidents":

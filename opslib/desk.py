@@ -1,7 +1,7 @@
 """
-Answer what notebooks and the shell ask of one app, each question by one call of the module that knows the answer.
+Give notebooks and the command line one object for one app, with a method for each thing they show.
 
-`ops.connect()` gives a `Desk`. It is a workspace with verbs; nothing else is decided here.
+`ops.connect()` returns a `Desk`: a workspace with methods. Each method is one call of the package that does the work.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,6 +10,7 @@ from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from opslib.alerting.notifications import NotificationStore
 from opslib.dashboard import Status, alert_log, status
@@ -19,6 +20,7 @@ from opslib.foundation import clock, formatting
 from opslib.foundation.config import settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.incidents import Incidents
+from opslib.jobs import jupyterlab
 from opslib.reports import daily
 from opslib.reports.daily import Daily
 from opslib.telemetry import Markers
@@ -30,24 +32,25 @@ if TYPE_CHECKING:
     from opslib.dashboard.chain_details import ChainView, ChainViews
     from opslib.dashboard.doctor import Examination
     from opslib.dashboard.pnl_details import PnlView
+    from opslib.reports.home_view import HomeView
     from opslib.reports.periodic import PeriodicReport
     from opslib.reports.postmortem.document import Postmortem
 
-Moment = str | datetime | None  # ISO 8601, without an offset New York; None or empty is now, or all that is known.
+Moment = str | datetime | None  # ISO 8601; New York without an offset; None or empty is now, or all data.
 
 
 @dataclass(frozen=True)
 class Desk(Workspace):
-    """One desk: everything that is asked of an app."""
+    """The workspace of one app, with the methods that notebooks call."""
 
     @cached_property
-    def dispatch(self) -> NotificationStore:
-        """Notifications, and what people said of them."""
+    def notifications(self) -> NotificationStore:
+        """Notifications, acknowledgements and silences."""
         return NotificationStore(self.store, self.settings.app)
 
     @cached_property
-    def chronicle(self) -> Incidents:
-        """Its incidents."""
+    def incidents(self) -> Incidents:
+        """The incidents."""
         return Incidents(self.store, self.settings, self.rules)
 
     @cached_property
@@ -57,13 +60,17 @@ class Desk(Workspace):
 
     def status(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> Status:
         """
-        Everything as of a moment, over a window of a length such as ``1h``; with `known_at` only what was known by
-        then.
+        Return the panels and alerts as of a time.
+
+        Args:
+            as_of: The end of the window.
+            window: Its length, such as ``1h``.
+            known_at: Use only data that was stored by this time.
         """
         return status.status_of(self, as_of, window, known_at)
 
-    def depth(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> ProbeDetails:
-        """Our own probes, in detail. Arguments as of `status`."""
+    def probe_details(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> ProbeDetails:
+        """Return the probes in detail; arguments as for `status`."""
         return ProbeDetails(self.status(as_of, window, known_at))
 
     def alerts(
@@ -76,7 +83,7 @@ class Desk(Workspace):
         replay: bool = False,
         progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
     ) -> AlertLog:
-        """The history of alerts; see `alert_log.log_of`."""
+        """Return the history of alerts; see `alert_log.log_of`."""
         return alert_log.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
 
     def pnl(
@@ -88,43 +95,49 @@ class Desk(Workspace):
         window: str = "",
         known_at: Moment = None,
     ) -> "PnlView":
-        """The result of trades, beside the backtest; see `pnl_details.accuracy_of`."""
+        """Return the result of trades against the backtest; see `pnl_details.accuracy_of`."""
         from opslib.dashboard import pnl_details
 
         return pnl_details.accuracy_of(self, fills, backtest, costs, as_of, window, known_at)
 
     def daily_report(self, day: str | date | None = None, as_of: Moment = None, known_at: Moment = None) -> Daily:
-        """The report of a trading day; of the last one that has closed, where none is named."""
+        """Return the report of a trading day (default: the last closed one)."""
         return daily.daily_of(self, day, as_of, known_at)
 
     def review(self, name: str, period: str = "", as_of: Moment = None, known_at: Moment = None) -> "PeriodicReport":
-        """A report over a period; see `publishing.review`."""
+        """Return a report over a period; see `publishing.review`."""
         from opslib.reports import publishing
 
         return publishing.review(self, name, period, as_of, known_at)
 
     def postmortem(self, incident: str, upto: str = "") -> "Postmortem":
-        """The postmortem of an incident, by its record up to an entry such as ``E42``; empty is all of it."""
+        """Return the postmortem of an incident, from its record up to an entry such as ``E42`` (empty: all)."""
         from opslib.reports.postmortem import document
 
-        return document.of_incident(self.chronicle.find(incident), upto)
+        return document.of_incident(self.incidents.find(incident), upto)
 
     def greeks(
         self, what: str | Path, provider: str = "", as_of: Moment = None, known_at: Moment = None
     ) -> "ChainView | ChainViews":
-        """The quality of a chain, in a file or of a symbol; see `chain_sources.chain_of`."""
+        """Return the quality of a chain, from a file or of a symbol; see `chain_sources.chain_of`."""
         from opslib.dashboard import chain_sources
 
         return chain_sources.chain_of(self, what, provider, as_of, known_at)
 
+    def home(self) -> "HomeView":
+        """Return Home: what is broken now, and what to open first; its links open in the JupyterLab of `ops lab`."""
+        from opslib.reports.home_view import HomeView
+
+        return HomeView(self, lambda place: quote(jupyterlab.link(place) or ""))
+
     def doctor(self) -> "Examination":
-        """Whether everything can be reached."""
+        """Check that everything configured can be reached."""
         from opslib.dashboard import doctor
 
         return doctor.examine(self.settings, self.store, self.rules)
 
     def samples(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> "pandas.DataFrame":
-        """The snapshots of a window as a frame; see `status.frame`."""
+        """Return the snapshots of a window as a frame; see `status.frame`."""
         return status.frame(self.status(as_of, window, known_at))
 
     def __repr__(self) -> str:
@@ -133,9 +146,9 @@ class Desk(Workspace):
             SnapshotStore(self.store).last_snapshot(self.settings.app, 2**62, None),
         )
         if first is None or last is None:
-            return f"{self.settings.app}: no look has come yet"
+            return f"{self.settings.app}: no snapshots yet"
         return (
-            f"{self.settings.app}: looks from {formatting.moment(clock.instant(first))} to "
+            f"{self.settings.app}: snapshots from {formatting.moment(clock.instant(first))} to "
             f"{formatting.moment(clock.instant(last.ts_us))}"
         )
 

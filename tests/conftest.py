@@ -1,4 +1,4 @@
-"""What every test stands on: a home of its own, two databases, and the recorded day where it is at hand."""
+"""Provide what tests share: a home, two databases, and the recorded day if it is available."""
 
 import os
 import shutil
@@ -14,29 +14,44 @@ from nbval.plugin import IPyNbCell
 
 from tests.support.system import RECORDED, REQUIRE_ALL, absent
 
-# Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is
-# collected.
+# Notebooks run in kernels, which read the home from the environment; so it is set before the collection of tests.
 _HOME = tempfile.mkdtemp(prefix="ops-test-")
 os.environ["OPS_HOME"] = _HOME
 for _name in [n for n in os.environ if n.startswith("OPS_") and n not in ("OPS_HOME", "OPS_TEST_REQUIRE")]:
     del os.environ[_name]
 
 
-# The demo's days, laid out once (see `demos`): every worker inherits the folder of the process that began them.
+# The demo's days, set up once (see `demos`): every worker inherits the folder of the process that started it.
 _OWN = "TEST_DEMO" not in os.environ
 if _OWN:
     os.environ["TEST_DEMO"] = tempfile.mkdtemp(prefix="ops-demo-")
 
 
+class _DemoForNotebooks:
+    """
+    Give the notebooks the demo's day that all tests share: to create one takes as long as ten notebooks.
+
+    It is a plugin because the hooks of this file are not called for tests outside its folder.
+    """
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Copy it before the first cell of a notebook."""
+        if isinstance(item, IPyNbCell) and not (Path(_HOME) / "demo").exists():
+            from tests.support import demo  # Not before the environment is as tests want it.
+
+            demo.laid_out(Path(_HOME))
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave the slow tests out of a run of everything, unless all is required or a file or a marker is named."""
+    """Leave slow tests out of a full run, unless OPS_TEST_REQUIRE=all is set or a file or a marker is named."""
+    config.pluginmanager.register(_DemoForNotebooks())
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
-    # Workers inherit the word; they are given every path by name.
+    # Workers inherit the decision; they get every path by name.
     os.environ.setdefault("TEST_SLOW", "no" if everything and not REQUIRE_ALL else "yes")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than there are cores: many tests wait for a server, a kernel or a browser."""
+    """Return one worker more than cores, since many tests wait for a server, a kernel or a browser."""
     return (os.cpu_count() or 1) + 1
 
 
@@ -61,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish() -> None:
-    """Leave nothing behind."""
+    """Remove the temporary folders."""
     shutil.rmtree(_HOME, ignore_errors=True)
     if _OWN:
         shutil.rmtree(os.environ["TEST_DEMO"], ignore_errors=True)
@@ -69,22 +84,22 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(autouse=True)
 def logged() -> None:
-    """What is logged is shown on stderr, as every command has it."""
-    from opslib.foundation import logs  # Not before the environment is as tests want it.
+    """Show log messages on stderr, as every command does."""
+    from opslib.foundation import logs  # Imported after the environment is set.
 
     logs.to_stderr("ops")
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A desk's folder of this test's own."""
+    """Return an empty home directory."""
     monkeypatch.setenv("OPS_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 @pytest.fixture(scope="session")
 def recorded() -> Path:
-    """The folder of the recorded day; it lies beside the project, not in it."""
+    """Return the folder of the recorded day; it is beside the project, not in it."""
     if not RECORDED.is_dir():
         pytest.skip("the recorded day is not beside the project")
     return RECORDED
@@ -97,7 +112,7 @@ def _postgres_binary(name: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a PostgreSQL server started for this session, listening on a socket in a folder of its own."""
+    """Start a PostgreSQL server for this session, on a socket in its own folder; yield its URL."""
     pytest.importorskip("psycopg")
     initdb, server = _postgres_binary("initdb"), _postgres_binary("postgres")
     if not initdb or not server:
@@ -144,17 +159,17 @@ def postgres_server() -> Iterator[str]:
                     pytest.fail("PostgreSQL did not start")
                 import time
 
-                time.sleep(0.05)  # A server's start can only be awaited.
+                time.sleep(0.05)  # There is no event for its start.
         yield f"postgresql://postgres@/postgres?host={folder}"
     finally:
-        running.send_signal(signal.SIGQUIT)  # At once: what it holds is thrown away.
+        running.send_signal(signal.SIGQUIT)  # Stops at once; its data is discarded.
         running.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
-    """The URL of an empty store in PostgreSQL."""
+    """Return the URL of an empty PostgreSQL database."""
     import psycopg
 
     name = f"t{uuid.uuid4().hex}"
@@ -165,7 +180,7 @@ def postgres_url(postgres_server: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty store, in each database in turn."""
+    """Return the URL of an empty database, for each database system in turn."""
     return (
         f"sqlite:///{tmp_path / 'store.sqlite'}"
         if request.param == "sqlite"

@@ -1,13 +1,13 @@
 """
-Run the life of an alert: a state machine over findings, instant by instant.
+Run the state machine of each alert over the findings of one evaluation time after another.
 
-One alert per rule, subject and source. Each rung of its rule's ladder is held, fires and is gone by itself, as a
-Prometheus alert is (`for`, `keep_firing_for`); the alert's severity is its highest rung that fires. What is unknown
-neither begins nor ends anything, and its time counts for nothing. What is over because its page or its market closed
-has *ended*, which is neither firing nor resolved.
+There is one alert per rule, subject and source. Each severity of its rule is pending, fires and clears by itself, like
+a Prometheus alert (`for`, `keep_firing_for`). The alert's severity is the highest one that fires. An unknown finding
+starts and ends nothing, and its time does not count. An alert that is over because its page or the market closed has
+*ended*: it is neither firing nor resolved.
 
-Nothing here asks for the time, the store or the network: the same findings at the same instants give the same
-transitions, live, after a crash and in a replay.
+This module reads no clock, database or network: the same findings at the same times give the same transitions, live,
+after a crash and in a replay.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,30 +20,30 @@ from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import SENT, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.cell_types import decoding, require_types
 
-GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
-WIDER = ("app", "monitor")  # Subjects whose alerts may explain any other subject's.
-MISSING = "missing"  # The rung of a rule that alerts on missing data; told as `notify`.
+GRID_US = 5_000_000  # Alerts are evaluated at whole multiples of this since 1970.
+WIDER = ("app", "monitor")  # Subjects whose alerts can inhibit the alerts of any other subject.
+MISSING = "missing"  # The level of a rule that alerts on missing data; its severity is `notify`.
 Key = tuple[str, str, str]
 PageKey = tuple[str | None, int | None]
 
 
 class Transition(NamedTuple):
     """
-    One thing that happened to an alert; never changed afterwards.
+    One state change of an alert; never changed afterwards.
 
     Attributes:
-        at_us: The instant that was judged, microseconds since 1970.
+        at_us: The evaluation time, microseconds since 1970.
         alert: Its id, the same from its first pending instant to its end.
-        kind: pending, dropped (gone before it fired), fired, rose, fell, unknown, known, released (what explained it
-            away is over), resolved, ended.
-        severity: The one that was reached or left; of pending the lowest.
-        value: The figure then, in the rule's unit; None is unknown.
-        limit: Of that severity; None where it is no number.
-        pending_us: Since when that severity was held, or the trouble behind it lasts, where that is known.
-        peak: Of a severity that was left, its worst value.
-        inhibited_by: The alert that explains this one away; nobody is told of it.
+        kind: pending, dropped (cleared before it fired), fired, rose, fell, unknown, known, released (no longer
+            inhibited), resolved, ended.
+        severity: The severity that was reached or left; for pending the lowest.
+        value: The figure at that time, in the rule's unit; None is unknown.
+        limit: The limit of that severity; None if it is not a number.
+        pending_us: Since when the severity was reached, or the problem exists if that is known.
+        peak: The worst value of a severity that was left.
+        inhibited_by: The alert that inhibits this one, so that no one is notified of it.
         sentence: What is wrong, with the value and the limit.
-        rules_hash: The table by which it was judged.
+        rules_hash: The hash of the rules it was evaluated by.
     """
 
     at_us: int
@@ -65,14 +65,14 @@ class Transition(NamedTuple):
 @dataclass(slots=True)
 class SeverityState:
     """
-    How one rung of an alert stands; times in microseconds since 1970.
+    The state of one severity of an alert; times in microseconds since 1970.
 
     Attributes:
-        since_us: Since when it is held; `unknown_us` of that time nothing was known.
-        fired: Does it fire?
-        gone_us: Since when it is known to be gone, while it still fires; `unknown_us` counts from then.
+        since_us: Since when its limit is crossed; `unknown_us` of that time was without data.
+        fired: Whether it fires.
+        gone_us: Since when its limit is no longer crossed while it still fires; `unknown_us` counts from then.
         peak: The worst value since then.
-        began_us: When the trouble behind it began, where that is known: before it was sure.
+        began_us: When the problem began, if that is known: it can be before the limit was crossed.
     """
 
     since_us: int
@@ -83,14 +83,14 @@ class SeverityState:
     began_us: int | None = None
 
     @property
-    def trouble_us(self) -> int:
-        """Since when people have had the trouble: when it began, else since when it is held."""
+    def problem_since_us(self) -> int:
+        """The start of the problem: when it began, else when the limit was crossed."""
         return self.since_us if self.began_us is None else min(self.began_us, self.since_us)
 
 
 @dataclass(slots=True)
 class OpenSeverity:
-    """A severity that an alert rose to and has not left."""
+    """A severity that an alert reached and has not left."""
 
     severity: str
     pending_us: int
@@ -99,18 +99,23 @@ class OpenSeverity:
     inhibited_by: str | None
 
 
+# Attributes of an alert that the database stores under another name.
+_STORED_AS = {"severities": "rungs", "reached": "rises", "unknown_reported": "unknown_told"}
+_ATTRIBUTE_OF = {stored: name for name, stored in _STORED_AS.items()}
+
+
 @dataclass(slots=True)
 class Alert:
     """
     One alert, from idle to idle again.
 
     Attributes:
-        id: Of its present life; None while idle.
-        rungs: Those that are held or fire.
-        rises: The severities it rose to and has not left, mildest first.
-        unknown_since_us: Since when its figure is unknown; told of when that lasts.
-        page: The page that it is about, where it is about one.
-        explains: When each rung that fired was last seen past its limit, and in which life.
+        id: The id of its present episode; None while idle.
+        severities: The severities that are pending or fire.
+        reached: The severities it reached and has not left, lowest first.
+        unknown_since_us: Since when its figure is unknown; it is reported after `unknown_after`.
+        page: The page load that it is about, if it is about one.
+        explains: When each severity that fired last crossed its limit, and in which episode.
     """
 
     rule: str
@@ -118,10 +123,10 @@ class Alert:
     source: str
     id: str | None = None
     pending_us: int = 0
-    rungs: dict[str, SeverityState] = field(default_factory=dict)
-    rises: list[OpenSeverity] = field(default_factory=list)
+    severities: dict[str, SeverityState] = field(default_factory=dict)
+    reached: list[OpenSeverity] = field(default_factory=list)
     unknown_since_us: int | None = None
-    unknown_told: bool = False
+    unknown_reported: bool = False
     page: PageKey | None = None
     explains: dict[str, tuple[int, str]] = field(default_factory=dict)
     value: float | None = None
@@ -130,24 +135,24 @@ class Alert:
 
     @property
     def severity(self) -> str | None:
-        """The highest rung that fires."""
-        fires = {_severity(name) for name, rung in self.rungs.items() if rung.fired}
-        return next((rung for rung in reversed(SEVERITIES) if rung in fires), None)
+        """The highest severity that fires."""
+        fires = {_severity(name) for name, state in self.severities.items() if state.fired}
+        return next((severity for severity in reversed(SEVERITIES) if severity in fires), None)
 
     @property
     def state(self) -> str:
-        """pending, firing, unknown or idle."""
+        """The state: pending, firing, unknown or idle."""
         if self.id is None:
             return "idle"
-        if not self.rises:
+        if not self.reached:
             return "pending"
-        if self.unknown_told:
+        if self.unknown_reported:
             return "unknown"
         return "firing"
 
     def as_json(self) -> dict[str, Any]:
-        """For the store; `of_json` reads it."""
-        return asdict(self)
+        """Return the alert for the database; `of_json` reads it."""
+        return {_STORED_AS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> "Alert":
@@ -155,30 +160,28 @@ class Alert:
         Read what `as_json` wrote.
 
         Raises:
-            DamagedCell: It is no such thing.
+            DamagedCell: It is not a stored alert.
         """
         with decoding("alerts.state"):
             page, explains = found["page"], {name: (at, life) for name, (at, life) in found["explains"].items()}
-            rungs, rises = (
-                {name: SeverityState(**rung) for name, rung in found["rungs"].items()},
-                [OpenSeverity(**rise) for rise in found["rises"]],
-            )
+            severities = {name: SeverityState(**state) for name, state in found["rungs"].items()}
+            reached = [OpenSeverity(**level) for level in found["rises"]]
             alert = cls(
                 **{
-                    **found,
-                    "rungs": rungs,
-                    "rises": rises,
+                    **{_ATTRIBUTE_OF.get(key, key): value for key, value in found.items()},
+                    "severities": severities,
+                    "reached": reached,
                     "page": None if page is None else (page[0], page[1]),
                     "explains": explains,
                 }
             )
-            for part in (alert, *rungs.values(), *rises):
+            for part in (alert, *severities.values(), *reached):
                 require_types(part)
             return alert
 
 
-def _severity(rung: str) -> str:
-    return "notify" if rung == MISSING else rung
+def _severity(name: str) -> str:
+    return "notify" if name == MISSING else name
 
 
 def _rank(severity: str | None) -> int:
@@ -186,7 +189,7 @@ def _rank(severity: str | None) -> int:
 
 
 def worse(rule: Rule, a: float | None, b: float | None) -> float | None:
-    """The worse of two values; None is unknown, and loses."""
+    """Return the worse of two values; None is unknown and ignored."""
     if a is None or b is None:
         return b if a is None else a
     return min(a, b) if rule.better == "higher" else max(a, b)
@@ -194,11 +197,11 @@ def worse(rule: Rule, a: float | None, b: float | None) -> float | None:
 
 class Alerts:
     """
-    The alerts of one app, judged instant by instant.
+    The alerts of one app, advanced from one evaluation time to the next.
 
     Args:
-        rules: The limits in force.
-        alerts: As they stood after the last instant; none of them changes.
+        rules: The rules in effect.
+        alerts: Their states after the last evaluation time; these objects are used as they are.
     """
 
     def __init__(self, rules: Rules, alerts: Iterable[Alert] = ()):
@@ -207,10 +210,10 @@ class Alerts:
         for alert in alerts:
             if alert.rule in rules.rules:
                 rule = rules[alert.rule]
-                alert.rungs = {
-                    name: rung
-                    for name, rung in alert.rungs.items()
-                    if name in dict(rule.ladder) or (name == MISSING and rule.no_data == "alert")
+                alert.severities = {
+                    name: state
+                    for name, state in alert.severities.items()
+                    if name in dict(rule.thresholds) or (name == MISSING and rule.no_data == "alert")
                 }
                 self.alerts[alert.rule, alert.subject, alert.source] = alert
 
@@ -222,23 +225,23 @@ class Alerts:
         began: Callable[[Finding], int | None] = lambda finding: None,
     ) -> list[Transition]:
         """
-        Judge one instant, later than the one before.
+        Apply the findings of one evaluation time, later than the one before.
 
         Args:
-            findings: At most one for each rule, subject and source; who is not among them stays as it is.
-            page_closed: Is a page closed for good? None is that it is not seen just now, and may come back.
-            began: When the trouble of a finding began; asked where a severity is newly held.
+            findings: At most one per rule, subject and source; an alert without a finding does not change.
+            page_closed: Returns whether a page load is closed for good; None means not seen now, it may come back.
+            began: Returns when the problem of a finding began; called when a severity becomes pending.
 
         Raises:
             ValueError: Two findings for one alert.
         """
-        seen: set[Key] = set()
+        keys: set[Key] = set()
         moved: list[tuple[Alert, Finding, str | None, bool | None]] = []
         for finding in findings:
             key = (finding.rule.name, finding.subject, finding.source)
-            if key in seen:
+            if key in keys:
                 raise ValueError(f"two findings for {' '.join(key)} at one instant")
-            seen.add(key)
+            keys.add(key)
             alert = self.alerts.get(key)
             if alert is None or alert.id is None:
                 missing = finding.rule.no_data == "alert" and finding.verdict == "unknown" and finding.counted
@@ -247,23 +250,29 @@ class Alerts:
                 if alert is None:
                     alert = self.alerts[key] = Alert(*key)
             before = alert.severity
-            moved.append((alert, finding, before, self._move(alert, finding, at_us, page_closed)))
-            for rung in [rung for name, rung in alert.rungs.items() if rung.since_us == at_us and name != MISSING]:
-                rung.began_us = began(finding)
-        return [t for alert, finding, before, known in moved for t in self._told(alert, finding, before, known, at_us)]
+            moved.append((alert, finding, before, self._advance_alert(alert, finding, at_us, page_closed)))
+            for state in [
+                state for name, state in alert.severities.items() if state.since_us == at_us and name != MISSING
+            ]:
+                state.began_us = began(finding)
+        return [
+            t
+            for alert, finding, before, known in moved
+            for t in self._transitions(alert, finding, before, known, at_us)
+        ]
 
     def close(self, at_us: int) -> list[Transition]:
-        """The market is closed: whatever is pending or fires has ended."""
+        """End every pending or firing alert because the market closed."""
         found = []
         for alert in self.alerts.values():
             if alert.id is not None:
-                found += self._over(alert, "ended", at_us)
+                found += self._end(alert, "ended", at_us)
         return found
 
-    def _move(
+    def _advance_alert(
         self, alert: Alert, finding: Finding, at_us: int, page_closed: Callable[[PageKey], bool | None]
     ) -> bool | None:
-        """Move every rung of one alert on. Is anything known of it at this instant? None is that its page is closed."""
+        """Advance all severities of an alert; return whether its figure is known; None if its page load is closed."""
         rule, figure, known = finding.rule, finding.figure, finding.verdict != "unknown"
         if finding.severity and figure.page:
             alert.page = figure.page
@@ -271,15 +280,15 @@ class Alerts:
             closed = page_closed(alert.page)
             if closed:
                 return None
-            known = known and closed is not None  # Other pages say nothing about one that is not seen.
+            known = known and closed is not None  # Other pages have no information about a page that is not seen.
         passed_us = at_us - alert.seen_us if alert.id else 0
         alert.seen_us = at_us
         if alert.id is None:
             self._begin(alert, at_us)
-        for name, limit in rule.ladder:
-            rung_known = known and (figure.spent is None or figure.spent[name].bound is not None)
-            held = _rank(finding.severity) >= _rank(name) if rung_known else None
-            self._rung(
+        for name, limit in rule.thresholds:
+            threshold_known = known and (figure.spent is None or figure.spent[name].bound is not None)
+            held = _rank(finding.severity) >= _rank(name) if threshold_known else None
+            self._advance_severity(
                 alert,
                 name,
                 held,
@@ -291,16 +300,16 @@ class Alerts:
                 passed_us,
             )
         if rule.no_data == "alert":
-            self._rung(
+            self._advance_severity(
                 alert, MISSING, not known and finding.counted, True, rule.unknown_after, rule, None, at_us, passed_us
             )
-        # What is past a limit is past every milder one: who fires needs not wait for those.
-        fires = [_rank(name) for name, rung in alert.rungs.items() if rung.fired and name != MISSING]
-        for name, rung in alert.rungs.items():
-            rung.fired = rung.fired or (name != MISSING and _rank(name) < max(fires, default=-1))
+        # A value beyond one limit is beyond every lower one, so the lower severities fire without waiting.
+        fires = [_rank(name) for name, state in alert.severities.items() if state.fired and name != MISSING]
+        for name, state in alert.severities.items():
+            state.fired = state.fired or (name != MISSING and _rank(name) < max(fires, default=-1))
         if figure.value is not None and known:
             alert.value = figure.value
-        if finding.severity or MISSING in alert.rungs:
+        if finding.severity or MISSING in alert.severities:
             alert.sentence = finding.sentence
         return known
 
@@ -312,7 +321,7 @@ class Alerts:
         )
 
     @staticmethod
-    def _rung(
+    def _advance_severity(
         alert: Alert,
         name: str,
         held: bool | None,
@@ -323,137 +332,149 @@ class Alerts:
         at_us: int,
         passed_us: int,
     ) -> None:
-        """Move one rung on: held, not held, or unknown (None)."""
-        rung = alert.rungs.get(name)
-        if rung is None:
+        """Advance one severity: limit crossed, not crossed, or unknown (None)."""
+        state = alert.severities.get(name)
+        if state is None:
             if not held:
                 return
-            rung = alert.rungs[name] = SeverityState(at_us)
+            state = alert.severities[name] = SeverityState(at_us)
         if held is None:
-            rung.unknown_us += passed_us
+            state.unknown_us += passed_us
         elif held:
-            if rung.gone_us is not None:
-                rung.gone_us, rung.unknown_us = None, 0
-            rung.peak = worse(rule, rung.peak, value)
-            if not rung.fired and at_us - rung.since_us - rung.unknown_us >= clock.span_us(hold):
-                rung.fired, rung.unknown_us = True, 0
-            if rung.fired:
+            if state.gone_us is not None:
+                state.gone_us, state.unknown_us = None, 0
+            state.peak = worse(rule, state.peak, value)
+            if not state.fired and at_us - state.since_us - state.unknown_us >= clock.span_us(hold):
+                state.fired, state.unknown_us = True, 0
+            if state.fired:
                 alert.explains[name] = (at_us, str(alert.id))
-        elif not rung.fired:
-            del alert.rungs[name]
+        elif not state.fired:
+            del alert.severities[name]
         elif not clears:
-            rung.gone_us, rung.unknown_us = None, 0
+            state.gone_us, state.unknown_us = None, 0
         else:
-            if rung.gone_us is None:
-                rung.gone_us, rung.unknown_us = at_us, 0
-            if at_us - rung.gone_us - rung.unknown_us >= clock.span_us(rule.keep_firing_for):
-                del alert.rungs[name]
+            if state.gone_us is None:
+                state.gone_us, state.unknown_us = at_us, 0
+            if at_us - state.gone_us - state.unknown_us >= clock.span_us(rule.keep_firing_for):
+                del alert.severities[name]
 
-    def _told(
+    def _transitions(
         self, alert: Alert, finding: Finding, before: str | None, known: bool | None, at_us: int
     ) -> list[Transition]:
-        """What became of an alert at this instant, now that every other one has moved too."""
+        """Return the transitions of an alert at this instant, after all alerts were advanced."""
         if known is None:
-            return self._over(alert, "ended", at_us)
+            return self._end(alert, "ended", at_us)
         found, after = list[Transition](), alert.severity
-        if after is None and alert.rises:
-            waiting = alert.rungs
-            found += self._over(alert, "resolved", at_us)
+        if after is None and alert.reached:
+            waiting = alert.severities
+            found += self._end(alert, "resolved", at_us)
             if not waiting:
                 return found
-            # What was missing is back, and not good: another life.
-            alert.rungs, alert.sentence = waiting, finding.sentence
+            # Missing data is back and crosses a limit: a new episode begins.
+            alert.severities, alert.sentence = waiting, finding.sentence
             self._begin(alert, at_us)
-        if not alert.rungs:
-            return self._over(alert, "dropped", at_us)
+        if not alert.severities:
+            return self._end(alert, "dropped", at_us)
         if alert.pending_us == at_us:
             found.append(
-                self._transition(alert, at_us, "pending", min((_severity(name) for name in alert.rungs), key=_rank))
+                self._transition(
+                    alert, at_us, "pending", min((_severity(name) for name in alert.severities), key=_rank)
+                )
             )
-        for rise in alert.rises:
-            rise.peak = (
-                worse(finding.rule, rise.peak, value_on(finding.figure, rise.severity))
+        for level in alert.reached:
+            level.peak = (
+                worse(finding.rule, level.peak, value_on(finding.figure, level.severity))
                 if finding.severity
-                else rise.peak
+                else level.peak
             )
-        found += self._patience(alert, finding, known, at_us)
+        found += self._check_missing_data(alert, finding, known, at_us)
         inhibitor = self._inhibitor(alert, at_us) if after else None
-        for rise in [r for r in alert.rises if _rank(r.severity) > _rank(after)]:
-            alert.rises.remove(rise)
-            found.append(self._transition(alert, at_us, "fell", rise.severity, rise))
-        if after and (not alert.rises or _rank(after) > max(_rank(before), *(_rank(r.severity) for r in alert.rises))):
-            # The first of its rises is the mildest it fires at, so that one is open for as long as it fires.
-            base = min((_severity(name) for name, rung in alert.rungs.items() if rung.fired), key=_rank)
-            for severity in [base, after] if not alert.rises and base != after else [after]:
-                found.append(self._rises(alert, finding, severity, inhibitor, at_us))
+        for level in [r for r in alert.reached if _rank(r.severity) > _rank(after)]:
+            alert.reached.remove(level)
+            found.append(self._transition(alert, at_us, "fell", level.severity, level))
+        if after and (
+            not alert.reached or _rank(after) > max(_rank(before), *(_rank(r.severity) for r in alert.reached))
+        ):
+            # The first severity in `reached` is the lowest that fires, so it stays open as long as the alert fires.
+            base = min((_severity(name) for name, state in alert.severities.items() if state.fired), key=_rank)
+            for severity in [base, after] if not alert.reached and base != after else [after]:
+                found.append(self._reach_severity(alert, finding, severity, inhibitor, at_us))
         if inhibitor is None and known:
-            # What its window still holds of the trouble that explained it is not the alert's own: it must breach now,
-            # so far that people are notified.
-            reached = _rank(finding.severity)
-            for rise in [
-                r for r in alert.rises if r.inhibited_by and reached >= min(_rank(r.severity), _rank(SENT[0]))
+            # Its window can still contain data of the inhibiting problem. The alert is released only if the current
+            # finding has a severity that notifies.
+            rank = _rank(finding.severity)
+            for level in [
+                r for r in alert.reached if r.inhibited_by and rank >= min(_rank(r.severity), _rank(SENT[0]))
             ]:
-                rise.inhibited_by = None
-                found.append(self._transition(alert, at_us, "released", rise.severity, rise))
+                level.inhibited_by = None
+                found.append(self._transition(alert, at_us, "released", level.severity, level))
         return found
 
-    def _rises(self, alert: Alert, finding: Finding, severity: str, inhibitor: str | None, at_us: int) -> Transition:
-        kind = "rose" if alert.rises else "fired"
-        rung = alert.rungs.get(severity) or alert.rungs[MISSING]
-        if severity not in alert.rungs:
+    def _reach_severity(
+        self, alert: Alert, finding: Finding, severity: str, inhibitor: str | None, at_us: int
+    ) -> Transition:
+        kind = "rose" if alert.reached else "fired"
+        state = alert.severities.get(severity) or alert.severities[MISSING]
+        if severity not in alert.severities:
             limit = None
         elif finding.severity == severity:
             limit = finding.limit
         else:
-            limit = dict(finding.rule.ladder)[severity]
-        alert.rises.append(
-            OpenSeverity(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor)
+            limit = dict(finding.rule.thresholds)[severity]
+        alert.reached.append(
+            OpenSeverity(
+                severity, state.problem_since_us, None if isinstance(limit, str) else limit, state.peak, inhibitor
+            )
         )
-        said = (
+        sentence = (
             finding._replace(severity=severity, limit=limit).sentence
             if limit is not None and finding.severity
             else alert.sentence
         )
-        held_s = (at_us - rung.since_us) / 1e6
+        held_s = (at_us - state.since_us) / 1e6
         return self._transition(
             alert,
             at_us,
             kind,
             severity,
-            alert.rises[-1],
-            f"{said} for {formatting.duration(held_s)}" if held_s else said,
+            alert.reached[-1],
+            f"{sentence} for {formatting.duration(held_s)}" if held_s else sentence,
         )
 
-    def _patience(self, alert: Alert, finding: Finding, known: bool, at_us: int) -> list[Transition]:
-        """Has an alert that fires been without data for longer than its rule's patience, or is its figure back?"""
+    def _check_missing_data(self, alert: Alert, finding: Finding, known: bool, at_us: int) -> list[Transition]:
+        """Mark a firing alert unknown after `unknown_after` without data, or known again."""
         if known:
-            back = [self._transition(alert, at_us, "known", alert.rises[-1].severity)] if alert.unknown_told else []
-            alert.unknown_since_us, alert.unknown_told = None, False
+            back = (
+                [self._transition(alert, at_us, "known", alert.reached[-1].severity)] if alert.unknown_reported else []
+            )
+            alert.unknown_since_us, alert.unknown_reported = None, False
             return back
         alert.unknown_since_us = alert.unknown_since_us or at_us
         patient = at_us - alert.unknown_since_us < clock.span_us(finding.rule.unknown_after)
-        if alert.unknown_told or not alert.rises or patient or MISSING in alert.rungs:
+        if alert.unknown_reported or not alert.reached or patient or MISSING in alert.severities:
             return []
-        alert.unknown_told = True
-        why = finding.sentence if finding.verdict == "unknown" else f"{alert.sentence}; its page is not seen"
-        return [self._transition(alert, at_us, "unknown", alert.rises[-1].severity, sentence=why)._replace(value=None)]
+        alert.unknown_reported = True
+        why = finding.sentence if finding.verdict == "unknown" else f"{alert.sentence}; its page sends no snapshots"
+        return [
+            self._transition(alert, at_us, "unknown", alert.reached[-1].severity, sentence=why)._replace(value=None)
+        ]
 
     def _inhibitor(self, alert: Alert, at_us: int) -> str | None:
         """
-        Which other alert explains this one away?
+        Return the id of the alert that inhibits this one; None if there is none.
 
-        One of a rule that this rule names, of the same subject, of the app or of the monitor, or the same rule's by a
-        source that stands before this one's, that is held or fires at the same severity or above (or at what
-        `inhibited_from` asks for), or did so while this one's window still holds it.
+        It is an alert of a rule in `inhibited_by` with the same subject, or of the app or the monitor; or an alert of
+        the same rule from an earlier source. It is pending or fires at this severity or above (or at the severity in
+        `inhibited_from`), or did so within this alert's window.
         """
         rule = self.rules[alert.rule].of(alert.source)
         window_us = clock.span_us(
-            rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window
+            rule.lookback(str(alert.severity)) if alert.severity in dict(rule.thresholds) else rule.window
         )
         found: list[tuple[bool, int, int, bool, int, int, str]] = []
         for other in self.alerts.values():
             if other.rule == alert.rule and other.subject == alert.subject:
-                # Two sources say the same: who is named first in the table is told.
+                # Two sources report the same: the first source in the rule notifies.
                 order = {source: i for i, source in enumerate(rule.sources)}
                 if order.get(other.source, len(order)) >= order.get(alert.source, len(order)):
                     continue
@@ -465,8 +486,8 @@ class Alerts:
             sources = self.rules[other.rule].sources
             first = -sources.index(other.source) if other.source in sources else -len(sources)
             named = -rule.inhibited_by.index(other.rule) if other.rule in rule.inhibited_by else 1
-            # Though it may not fire yet.
-            held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)
+            # A pending alert inhibits, too.
+            held = max([_rank(name) for name in other.severities if name != MISSING], default=-1)
             if other.id and held >= rank:
                 found.append((True, held, named, other.subject == "app", first, other.pending_us, other.id))
             found += [
@@ -474,14 +495,16 @@ class Alerts:
                 for name, (last_us, life) in other.explains.items()
                 if _rank(_severity(name)) >= rank and last_us + window_us > at_us
             ]
-        # What is so now before what was, the worse before the milder, then by the order of `inhibited_by`, then who is
-        # told before who is not.
+        # A present alert comes before a past one, a higher severity before a lower one, then the order of
+        # `inhibited_by`, then the subject app, then the order of the sources.
         return max(found)[-1] if found else None
 
-    def _over(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
-        """An alert is over: so is each severity that it had not left."""
-        mildest = min((_severity(name) for name in alert.rungs), key=_rank, default=self.rules[alert.rule].ladder[0][0])
-        found = [self._transition(alert, at_us, how, rise.severity, rise) for rise in alert.rises] or [
+    def _end(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
+        """End an alert and each severity that it had not left."""
+        mildest = min(
+            (_severity(name) for name in alert.severities), key=_rank, default=self.rules[alert.rule].thresholds[0][0]
+        )
+        found = [self._transition(alert, at_us, how, level.severity, level) for level in alert.reached] or [
             self._transition(alert, at_us, "dropped", mildest)
         ]
         self._idle(alert)
@@ -490,16 +513,16 @@ class Alerts:
     @staticmethod
     def _idle(alert: Alert) -> None:
         alert.id, alert.page, alert.unknown_since_us = None, None, None
-        alert.unknown_told = False
-        alert.rungs, alert.rises, alert.value, alert.sentence = {}, [], None, ""
+        alert.unknown_reported = False
+        alert.severities, alert.reached, alert.value, alert.sentence = {}, [], None, ""
 
     def _transition(
-        self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenSeverity | None = None, sentence: str = ""
+        self, alert: Alert, at_us: int, kind: str, severity: str, level: OpenSeverity | None = None, sentence: str = ""
     ) -> Transition:
-        limit = rise.limit if rise else dict(self.rules[alert.rule].ladder).get(severity)
+        limit = level.limit if level else dict(self.rules[alert.rule].thresholds).get(severity)
         left = kind in ("fell", "resolved", "ended")
         if left and alert.value is not None:
-            sentence = f"{alert.sentence}; now {self.rules[alert.rule].told(alert.value)}"
+            sentence = f"{alert.sentence}; now {self.rules[alert.rule].format_value(alert.value)}"
         return Transition(
             at_us,
             alert.rule,
@@ -510,9 +533,11 @@ class Alerts:
             _severity(severity),
             alert.value,
             None if isinstance(limit, str) else limit,
-            rise.pending_us if rise else min([alert.pending_us, *(rung.trouble_us for rung in alert.rungs.values())]),
-            rise.peak if rise and left else None,
-            rise.inhibited_by if rise else None,
+            level.pending_us
+            if level
+            else min([alert.pending_us, *(state.problem_since_us for state in alert.severities.values())]),
+            level.peak if level and left else None,
+            level.inhibited_by if level else None,
             sentence or alert.sentence,
             self.rules.hash,
         )

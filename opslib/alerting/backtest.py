@@ -1,8 +1,8 @@
 """
-Try limits on stored history, and on days resampled from it into which troubles of known size are put.
+Test rules on stored history, and on days resampled from it with injected problems of known size.
 
-A page is a rise that somebody is told of. It is *right* when the trouble it is of was there (its rule and subject, from
-its beginning until its window has left it), *beside* when it came with a trouble of another rule, and *false*
+A notification is a severity change that people are notified of. It is *right* if there was a problem of its rule and
+subject (until the rule's window has passed it), *beside* if there was only a problem of another rule, and *false*
 otherwise.
 """
 
@@ -31,9 +31,9 @@ from opslib.foundation.storage.snapshot_columns import COUNTERS, FIELDS, WIRED_F
 from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.store import SnapshotStore
 
-SIZES = (1.2, 1.5, 2.0, 5.0)  # Times the limit at which somebody is first told.
+SIZES = (1.2, 1.5, 2.0, 5.0)  # Multiples of the first limit that notifies.
 MINUTES = (2, 40)
-LASTING = (5, 15, 40)  # How long troubles last is told in these classes, up to so many minutes.
+LASTING = (5, 15, 40)  # Classes of the duration of problems, up to this many minutes.
 BLOCK_US = 600 * SECOND
 WARM_UP_S = 300
 _COUNTERS = tuple(c.name for c in COUNTERS)
@@ -44,10 +44,10 @@ Progress = Callable[[Iterable[Any], int | None, str, str], Iterable[Any]]
 @dataclass(frozen=True, slots=True)
 class KnownIncident:
     """
-    What was really wrong.
+    A known problem in the data.
 
     Attributes:
-        size: Times the limit at which somebody is first told; None where nobody knows.
+        size: Multiple of the first limit that notifies; None if it is not known.
     """
 
     rule: str
@@ -60,15 +60,15 @@ class KnownIncident:
 @dataclass(slots=True)
 class Score:
     """
-    How a table did.
+    The score of a table of rules.
 
     Attributes:
-        sessions: Trading days judged.
-        found: Of each size and lasting, how many troubles there were and how many were told: {"2×": [n, found]}.
-        lead_s: From a trouble's beginning to its first page, seconds, each one.
-        right, beside, false: Pages.
-        flaps: Pages of a trouble that had already paged at that severity.
-        false_pages: Each false one: rule, subject, severity, when.
+        sessions: Number of evaluated trading days.
+        found: By size and by duration, the number of problems and of detected ones: {"2×": [n, found]}.
+        lead_s: For each problem, seconds from its beginning to its first notification.
+        right, beside, false: Numbers of notifications.
+        flaps: Notifications of a problem that had already been notified at that severity.
+        false_notifications: Each false notification: rule, subject, severity, time.
     """
 
     sessions: int = 0
@@ -78,13 +78,13 @@ class Score:
     beside: int = 0
     false: int = 0
     flaps: int = 0
-    false_pages: list[str] = field(default_factory=list)
+    false_notifications: list[str] = field(default_factory=list)
 
     def add(self, other: "Score") -> None:
-        """Add what another one counted."""
+        """Add another score."""
         self.sessions += other.sessions
         self.lead_s += other.lead_s
-        self.false_pages += other.false_pages
+        self.false_notifications += other.false_notifications
         for name in ("right", "beside", "false", "flaps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for key, (n, found) in other.found.items():
@@ -93,11 +93,11 @@ class Score:
 
     @property
     def precision(self) -> float | None:
-        """Right pages ÷ right and false ones."""
+        """The precision: right ÷ (right + false) notifications; None without any."""
         return self.right / (self.right + self.false) if self.right + self.false else None
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the score for programs."""
         lead = {"median": statistics.median(self.lead_s), "longest": max(self.lead_s)} if self.lead_s else None
         return asdict(self) | {
             "precision": self.precision,
@@ -106,18 +106,18 @@ class Score:
         }
 
 
-def scored(found: list[SeverityChange], troubles: list[KnownIncident], rules: Rules, sessions: int) -> Score:
-    """How do the pages that were sent compare with the troubles there were?"""
+def score(found: list[SeverityChange], incidents: list[KnownIncident], rules: Rules, sessions: int) -> Score:
+    """Compare the notifications with the known problems."""
     score = Score(sessions)
     pages = [r for r in found if r.sent]
 
     def until(t: KnownIncident, r: SeverityChange) -> int:
-        return t.end_us + clock.span_us(rules[r.rule].reach(r.severity) + rules[r.rule].keep_firing_for)
+        return t.end_us + clock.span_us(rules[r.rule].lookback(r.severity) + rules[r.rule].keep_firing_for)
 
     def during(t: KnownIncident, r: SeverityChange) -> bool:
         return t.start_us <= r.fired_us <= until(t, r)
 
-    for t in troubles:
+    for t in incidents:
         mine = sorted(
             (r for r in pages if (r.rule, r.subject) == (t.rule, t.subject) and during(t, r)), key=lambda r: r.fired_us
         )
@@ -127,13 +127,13 @@ def scored(found: list[SeverityChange], troubles: list[KnownIncident], rules: Ru
         score.lead_s += [(mine[0].fired_us - t.start_us) / SECOND] if mine else []
         score.flaps += len(mine) - len({r.severity for r in mine})
     for r in pages:
-        if any((r.rule, r.subject) == (t.rule, t.subject) and during(t, r) for t in troubles):
+        if any((r.rule, r.subject) == (t.rule, t.subject) and during(t, r) for t in incidents):
             score.right += 1
-        elif any(during(t, r) for t in troubles):
+        elif any(during(t, r) for t in incidents):
             score.beside += 1
         else:
             score.false += 1
-            score.false_pages.append(
+            score.false_notifications.append(
                 f"{r.rule} {r.subject} {r.severity} {formatting.iso(clock.instant(r.fired_us))}: {r.sentence}"
             )
     return score
@@ -144,12 +144,12 @@ def _lasting(t: KnownIncident) -> str:
     return f"up to {next((m for m in LASTING if minutes <= m), math.ceil(minutes))} min"
 
 
-def labelled(path: Path, rules: Rules) -> list[KnownIncident]:
+def read_known_incidents(path: Path, rules: Rules) -> list[KnownIncident]:
     """
-    The troubles that a file tells of: a JSON list of rule, subject, from and to, and size where it is known.
+    Read known problems from a file: a JSON list of rule, subject, from, to and optionally size.
 
     Raises:
-        UsageError: It is no such list.
+        UsageError: The file is not such a list.
     """
     try:
         rows = json.loads(files.read_text(path))
@@ -167,8 +167,8 @@ def labelled(path: Path, rules: Rules) -> list[KnownIncident]:
         ]
     except (ImportRefused, RecursionError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UsageError(
-            f'{path} is no list of troubles ({problem.__class__.__name__}: {problem}); wanted [{{"rule", '
-            f'"subject", "from", "to"}}, …].'
+            f"{path} is not a list of problems ({problem.__class__.__name__}: {problem}); expected "
+            f'[{{"rule", "subject", "from", "to"}}, …].'
         ) from None
     for t in found:
         if t.rule not in rules.rules:
@@ -176,107 +176,110 @@ def labelled(path: Path, rules: Rules) -> list[KnownIncident]:
     return found
 
 
-def history(
+def score_history(
     store: Database,
     settings: Settings,
     tables: dict[str, Rules],
     window: Window,
-    troubles: list[KnownIncident] | None,
+    incidents: list[KnownIncident] | None,
     progress: Progress,
 ) -> tuple[dict[str, Score], list[KnownIncident]]:
     """
-    How would each table have done on what is stored?
+    Score each table of rules on stored history.
 
     Returns:
-        A score of each table, and the troubles: those given; without any, what the first table told of, so that no page
-        of it counts as false.
+        A score for each table, and the problems: the given ones; without any, those that the first table notified of,
+        so that none of its notifications counts as false.
     """
     found: dict[str, list[SeverityChange]] = {}
-    part = evaluator.held(store, settings.app, window.start_us, window.end_us)
+    part = evaluator.data_range(store, settings.app, window.start_us, window.end_us)
     sessions = [
         s
         for s, _, _ in (evaluator.sessions(*part) if part else ())
-        if SnapshotStore(store).looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)
+        if SnapshotStore(store).snapshots(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)
     ]
     if not sessions:
         raise UsageError(
-            f"history was wanted to try the limits on; there is no look of {settings.app} in {window}. Import "
-            f"some, or ask for other days."
+            f"there is no snapshot of {settings.app} in {window}; stored history was expected. Import snapshots or "
+            f"choose other days."
         )
     for name, rules in tables.items():
-        transitions, standing = [], None
+        transitions, alerts = [], None
         for session in progress(sessions, len(sessions), f"history by the table {name}", "days"):
-            became, standing = replay.replay_session(
+            became, alerts = replay.replay_session(
                 store, settings, rules, clock.micros(session.opens), clock.micros(session.closes) + GRID_US
             )
             transitions += became
-        found[name] = alerting_history.read(transitions, rules, standing)
-    if troubles is None:
+        found[name] = alerting_history.severity_changes(transitions, rules, alerts)
+    if incidents is None:
         own = next(iter(found.values()))
-        troubles = [
+        incidents = [
             KnownIncident(r.rule, r.subject, r.pending_us, r.over_us or window.end_us)
             for r in own
             if r.severity in SENT
         ]
-    return {name: scored(rows, troubles, tables[name], len(sessions)) for name, rows in found.items()}, troubles
+    return {name: score(rows, incidents, tables[name], len(sessions)) for name, rows in found.items()}, incidents
 
 
 @dataclass(frozen=True)
 class Background:
     """
-    What a page counts when nothing is wrong, to be drawn from in blocks of ten minutes.
+    The counts of a page without problems, to be resampled in blocks of ten minutes.
 
     Attributes:
-        session: The session that resampled days are laid into.
-        blocks: Of each block, what each five seconds of it brought: the counters that rose, and the variance that
-            stood.
+        session: The session whose hours resampled days use.
+        blocks: For each block, for every five seconds: the increases of the counters, and the variance.
     """
 
     session: Session
     blocks: tuple[tuple[tuple[dict[str, int], float], ...], ...]
 
 
-def background(
-    store: Database, settings: Settings, rules: Rules, window: Window, troubles: list[KnownIncident]
+def extract_background(
+    store: Database, settings: Settings, rules: Rules, window: Window, incidents: list[KnownIncident]
 ) -> Background:
     """
-    The blocks of stored history in which no trouble was, nor its aftermath in any window of ten minutes.
+    Return the blocks of ten minutes of stored history without a known problem.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such block.
     """
     blocks = []
     kept: Session | None = None
-    part = evaluator.held(store, settings.app, window.start_us, window.end_us)
+    part = evaluator.data_range(store, settings.app, window.start_us, window.end_us)
     for session, _, _ in evaluator.sessions(*part) if part else ():
         opens, closes = clock.micros(session.opens), clock.micros(session.closes)
-        tape = CounterHistory(rules.pages, settings.post_every_s)
-        tape.add(SnapshotStore(store).looks(settings.app, opens - BLOCK_US, closes, None))
+        counters = CounterHistory(rules.pages, settings.post_every_s)
+        counters.add(SnapshotStore(store).snapshots(settings.app, opens - BLOCK_US, closes, None))
         for start in range(opens, closes - BLOCK_US + 1, BLOCK_US):
-            clear = not any(t.start_us < start + BLOCK_US and t.end_us > start for t in troubles)
-            covered = tape.coverage(Window(clock.instant(start), clock.instant(start + BLOCK_US)))
+            clear = not any(t.start_us < start + BLOCK_US and t.end_us > start for t in incidents)
+            covered = counters.coverage(Window(clock.instant(start), clock.instant(start + BLOCK_US)))
             if clear and covered is not None and covered >= rules["availability"].min_coverage:
-                blocks.append(tuple(_step(tape, at) for at in range(start + GRID_US, start + BLOCK_US + 1, GRID_US)))
+                blocks.append(
+                    tuple(_step(counters, at) for at in range(start + GRID_US, start + BLOCK_US + 1, GRID_US))
+                )
                 kept = session
     if not blocks or kept is None:
         raise UsageError(
-            f"days were to be resampled from {window}; there is no block of ten minutes in it without "
-            f"trouble. Give more history."
+            f"{window} has no block of ten minutes without a problem, which resampling needs. Choose a longer time "
+            f"range."
         )
     return Background(kept, tuple(blocks))
 
 
-def _step(tape: CounterHistory, at_us: int) -> tuple[dict[str, int], float]:
+def _step(counters: CounterHistory, at_us: int) -> tuple[dict[str, int], float]:
     window = Window(clock.instant(at_us - GRID_US), clock.instant(at_us))
-    rose = {name: rise for name in _COUNTERS if (rise := tape.rise(name, window))}
-    stood = [
-        abs(look.backtest_variance_pp) for _, look in tape.seen_in(window) if look.backtest_variance_pp is not None
+    increases = {name: increase for name in _COUNTERS if (increase := counters.increase(name, window))}
+    variances = [
+        abs(snapshot.backtest_variance_pp)
+        for _, snapshot in counters.pages_in(window)
+        if snapshot.backtest_variance_pp is not None
     ]
-    return rose, max(stood, default=0.0)
+    return increases, max(variances, default=0.0)
 
 
-def _drawn(rng: Random, rules: Rules, session: Session) -> list[KnownIncident]:
-    """The troubles of one day: none on every other, up to three on the rest, apart from each other."""
+def _draw_incidents(rng: Random, rules: Rules, session: Session) -> list[KnownIncident]:
+    """Draw the problems of one day: none on half of the days, up to three separate ones on the others."""
     kinds = [
         ("availability", "massive"),
         ("greeks_valid", "app"),
@@ -293,7 +296,7 @@ def _drawn(rng: Random, rules: Rules, session: Session) -> list[KnownIncident]:
         size = rng.choice(SIZES)
         lasts_s = math.exp(rng.uniform(math.log(60 * MINUTES[0]), math.log(60 * MINUTES[1])))
         if rule == "websocket_down":
-            lasts_s = size * _limit(rules, rule)  # Here how long it lasts is how large it is.
+            lasts_s = size * _limit(rules, rule)  # The size of this problem is its duration.
         third = (closes - opens) // 3
         start = opens + n * third + round(rng.uniform(300, third / SECOND - lasts_s - 300)) * SECOND
         found.append(KnownIncident(rule, subject, start, start + round(lasts_s) * SECOND, size))
@@ -301,16 +304,18 @@ def _drawn(rng: Random, rules: Rules, session: Session) -> list[KnownIncident]:
 
 
 def _limit(rules: Rules, rule: str) -> float:
-    """The limit at which somebody is first told."""
-    return next(float(limit) for rung, limit in rules[rule].ladder if rung in SENT and not isinstance(limit, str))
+    """Return the first limit of a rule that notifies."""
+    return next(
+        float(limit) for severity, limit in rules[rule].thresholds if severity in SENT and not isinstance(limit, str)
+    )
 
 
-def _worsened(
-    rng: Random, rules: Rules, troubles: list[KnownIncident], at_us: int, rose: dict[str, int], stood: float
+def _inject(
+    rng: Random, rules: Rules, incidents: list[KnownIncident], at_us: int, increases: dict[str, int], variance_pp: float
 ) -> tuple[dict[str, int], float, bool]:
-    """What five seconds bring while troubles last: (increases, variance, is the socket connected?)."""
-    rose, connected = dict(rose), True
-    for t in troubles:
+    """Apply problems to five seconds of counts; return (increases, variance, whether the socket is connected)."""
+    increases, connected = dict(increases), True
+    for t in incidents:
         if not t.start_us < at_us <= t.end_us or t.size is None:
             continue
         limit = _limit(rules, t.rule)
@@ -320,29 +325,30 @@ def _worsened(
 
         match t.rule:
             case "availability":
-                failed = some(rose.get("massive_successes", 0), min(1.0, t.size * (1 - limit)))
-                rose["massive_successes"] = rose.get("massive_successes", 0) - failed
-                rose["massive_failures"] = rose.get("massive_failures", 0) + failed
+                failed = some(increases.get("massive_successes", 0), min(1.0, t.size * (1 - limit)))
+                increases["massive_successes"] = increases.get("massive_successes", 0) - failed
+                increases["massive_failures"] = increases.get("massive_failures", 0) + failed
             case "greeks_valid" | "gamma_zero" | "delta_out_of_bounds":
                 bad = some(
-                    rose.get("greeks_valid", 0), min(1.0, t.size * (1 - limit if t.rule == "greeks_valid" else limit))
+                    increases.get("greeks_valid", 0),
+                    min(1.0, t.size * (1 - limit if t.rule == "greeks_valid" else limit)),
                 )
-                rose["greeks_valid"] = rose.get("greeks_valid", 0) - bad
-                rose["greeks_invalid"] = rose.get("greeks_invalid", 0) + bad
+                increases["greeks_valid"] = increases.get("greeks_valid", 0) - bad
+                increases["greeks_invalid"] = increases.get("greeks_invalid", 0) + bad
                 if t.rule != "greeks_valid":
-                    rose[t.rule] = rose.get(t.rule, 0) + bad
+                    increases[t.rule] = increases.get(t.rule, 0) + bad
             case "errors":
                 a_step = t.size * limit * GRID_US / (t.end_us - t.start_us)
-                rose["errors"] = rose.get("errors", 0) + int(a_step) + (rng.random() < a_step % 1)
+                increases["errors"] = increases.get("errors", 0) + int(a_step) + (rng.random() < a_step % 1)
             case "websocket_down":
                 connected = False
             case "backtest_variance":
-                stood = t.size * limit
-    return rose, stood, connected
+                variance_pp = t.size * limit
+    return increases, variance_pp, connected
 
 
-def _looks(rng: Random, rules: Rules, back: Background, troubles: list[KnownIncident]) -> Iterator[SnapshotRow]:
-    """One page that posts every five seconds, from before the open to the close."""
+def _snapshots(rng: Random, rules: Rules, back: Background, incidents: list[KnownIncident]) -> Iterator[SnapshotRow]:
+    """Yield the snapshots of one page that posts every five seconds, from before the open to the close."""
     opens, closes = clock.micros(back.session.opens), clock.micros(back.session.closes)
     loaded = opens - 2 * WARM_UP_S * SECOND
     held = dict.fromkeys(_COUNTERS, 0) | {
@@ -356,9 +362,9 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[KnownInci
     steps: tuple[tuple[dict[str, int], float], ...] = ()
     for n, at_us in enumerate(range(opens - WARM_UP_S * SECOND, closes + 1, GRID_US), 1):
         steps = steps or rng.choice(back.blocks)
-        (rose, stood), steps = steps[0], steps[1:]
-        rose, stood, connected = _worsened(rng, rules, troubles, at_us, rose, stood)
-        for name, more in rose.items():
+        (increases, variance_pp), steps = steps[0], steps[1:]
+        increases, variance_pp, connected = _inject(rng, rules, incidents, at_us, increases, variance_pp)
+        for name, more in increases.items():
             held[name] += more
         now: dict[str, Any] = {
             "seq": n,
@@ -369,20 +375,20 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[KnownInci
             "page_clock_ms": at_us // 1000,
             "uptime_s": (at_us - loaded) / SECOND,
         }
-        now |= {"trades": 40, "backtest_variance_pp": stood, "websocket_connected": connected}
+        now |= {"trades": 40, "backtest_variance_pp": variance_pp, "websocket_connected": connected}
         yield SnapshotRow(**(_EMPTY | plain | held | now))
 
 
-def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Score]:
-    """One resampled day, by each table."""
-    back, tables, every_s, seed = asked
+def _day(arguments: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Score]:
+    """Score each table on one resampled day."""
+    back, tables, every_s, seed = arguments
     rng, first = Random(seed), next(iter(tables.values()))
-    troubles = _drawn(rng, first, back.session)
-    looks = list(_looks(rng, first, back, troubles))
+    incidents = _draw_incidents(rng, first, back.session)
+    snapshots = list(_snapshots(rng, first, back, incidents))
     found = {}
     for name, rules in tables.items():
-        tape, alerts, transitions, i = (
-            CounterHistory(rules.pages, every_s, alive=frozenset(WIRED_FIELDS)),
+        counters, alerts, transitions, i = (
+            CounterHistory(rules.pages, every_s, wired=frozenset(WIRED_FIELDS)),
             Alerts(rules),
             [],
             0,
@@ -390,25 +396,25 @@ def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Sc
         for _, instants, _ in evaluator.sessions(clock.micros(back.session.opens), clock.micros(back.session.closes)):
             for at_us in instants:
                 until = i
-                while until < len(looks) and looks[until].ts_us <= at_us:
+                while until < len(snapshots) and snapshots[until].ts_us <= at_us:
                     until += 1
-                tape.add(looks[i:until])
+                counters.add(snapshots[i:until])
                 i = until
-                transitions += evaluator.judged_at(at_us, alerts, tape, rules)
-        found[name] = scored(alerting_history.read(transitions, rules, alerts), troubles, rules, 1)
+                transitions += evaluator.evaluate_at(at_us, alerts, counters, rules)
+        found[name] = score(alerting_history.severity_changes(transitions, rules, alerts), incidents, rules, 1)
     return found
 
 
-def resampled(
+def score_resampled(
     back: Background, tables: dict[str, Rules], post_every_s: float, days: int, seed: int, progress: Progress
 ) -> dict[str, Score]:
     """
-    How does each table do on days drawn from the background, with troubles of 1.2 to 5 times the limit put into them?
+    Score each table on days resampled from the background, with injected problems of 1.2 to 5 times the limit.
     """
     scores = {name: Score() for name in tables}
     with ProcessPoolExecutor() as pool:
-        asked = ((back, tables, post_every_s, f"{seed}/{day}") for day in range(days))
-        for found in progress(pool.map(_day, asked), days, f"{days} resampled days, seed {seed}", "days"):
+        arguments = ((back, tables, post_every_s, f"{seed}/{day}") for day in range(days))
+        for found in progress(pool.map(_day, arguments), days, f"{days} resampled days, seed {seed}", "days"):
             for name, score in found.items():
                 scores[name].add(score)
     return scores

@@ -1,4 +1,6 @@
-"""List the causes of CONTRACT.md: what each means, what points at it, its symptoms and its runbook."""
+"""List the causes of CONTRACT.md: what each means, which outcomes indicate it, its symptoms and its runbook."""
+
+from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
 UNDETERMINED, NONE = "undetermined", "none"
 NO_FAULT = (NONE, "market_stress", "expiry", "too_few_trades", "market_closed")
@@ -24,8 +26,8 @@ OF_OUTCOME = {
     "unreachable": "provider_timeout",
     "reset": "provider_refused",
 }
-# A socket that cannot be opened while the app's server answers is blocked by what stands between; "upgrade" is an
-# upgrade that nothing answered.
+# If the socket cannot be opened while the app's server responds, something between us and the app blocks it. "upgrade"
+# is a WebSocket upgrade request without a response.
 OF_SOCKET = {
     "client_4xx": "socket_blocked",
     "wrong_content": "socket_blocked",
@@ -47,51 +49,76 @@ OF_SOCKET = {
     "no_token": "socket_auth",
 }
 HEADLINES = {
-    NONE: "Nothing is the matter with what is looked at.",
-    UNDETERMINED: "What is the matter cannot be told from what was seen.",
-    "provider_5xx": "{} answers with errors of its own.",
-    "provider_timeout": "{} takes the connection and does not answer in time.",
+    NONE: "No problem was found.",
+    UNDETERMINED: "The cause could not be determined.",
+    "provider_5xx": "{} returns server errors (5xx).",
+    "provider_timeout": "{} accepts the connection but does not respond in time.",
     "provider_refused": "{} refuses the connection.",
-    "provider_dns": "The name of {} cannot be resolved.",
-    "provider_tls": "{} shows a certificate that cannot be trusted.",
-    "provider_auth": "{} does not accept our key.",
-    "provider_plan": "Our plan with {} does not cover this data.",
-    "provider_ip_blocked": "{} does not let our address in.",
-    "provider_rate_limited": "We ask {} too often.",
-    "provider_wrong_content": "{} answers with something that is no data.",
-    "provider_empty": "{} answers with nothing in it.",
-    "provider_partial": "{} sends only a part of the chain.",
-    "provider_stale": "{} sends old data.",
-    "provider_intermittent": "{} answers some requests and not others.",
-    "both_providers_down": "Neither provider serves.",
-    "our_network": "Our own network is gone: neither provider can be connected to.",
-    "our_timeout_too_short": "The app gives up on {} sooner than it answers.",
-    "app_down": "The app's server does not run, or answers nobody.",
-    "app_restarted": "The app's server was started anew, and its sockets were closed with it.",
-    "app_slow": "The app's server is slow to answer.",
-    "socket_closed": "The app's WebSocket is closed; its page does not come back by itself.",
-    "socket_silent": "The app's WebSocket is open and says nothing.",
-    "socket_auth": "The app's WebSocket refuses us: its token.",
-    "socket_blocked": "The app's WebSocket cannot be connected to: its port.",
-    "greeks_gamma_zero": "Gamma comes as zero where it cannot be.",
-    "greeks_missing": "Greeks are missing from what the provider sends.",
-    "greeks_out_of_bounds": "Deltas come that are impossible.",
-    "greeks_units": "The provider has changed the units of its Greeks.",
-    "market_stress": "The market is under stress: volatility is high, and the data is right.",
-    "expiry": "Contracts expire today: a gamma of zero in their wings is right.",
+    "provider_dns": "The host name of {} cannot be resolved.",
+    "provider_tls": "The TLS certificate of {} is not trusted.",
+    "provider_auth": "{} rejects our API key.",
+    "provider_plan": "Our plan with {} does not include this data.",
+    "provider_ip_blocked": "{} blocks our IP address.",
+    "provider_rate_limited": "{} rate-limits our requests.",
+    "provider_wrong_content": "{} returns a response that is not the expected data.",
+    "provider_empty": "{} returns responses without data.",
+    "provider_partial": "{} returns an incomplete option chain.",
+    "provider_stale": "{} returns old data.",
+    "provider_intermittent": "{} responds to some requests but not to others.",
+    "both_providers_down": "Neither provider is available.",
+    "our_network": "Our network is down: neither provider can be reached.",
+    "our_timeout_too_short": "The app's timeout for {} is shorter than its response time.",
+    "app_down": "The app's server is not running or does not respond.",
+    "app_restarted": "The app's server was restarted, which closed its WebSocket connections.",
+    "app_slow": "The app's server responds slowly.",
+    "socket_closed": "The app's WebSocket is closed, and the page does not reconnect by itself.",
+    "socket_silent": "The app's WebSocket is open but sends no data.",
+    "socket_auth": "The app's WebSocket rejects our token.",
+    "socket_blocked": "The connection to the app's WebSocket is blocked.",
+    "greeks_gamma_zero": "Gamma is zero for contracts where it cannot be zero.",
+    "greeks_missing": "Greeks are missing in the provider's data.",
+    "greeks_out_of_bounds": "Some deltas are outside their valid range.",
+    "greeks_units": "The provider changed the units of its Greeks.",
+    "market_stress": "The market is under stress: volatility is high, and the data is correct.",
+    "expiry": "Contracts expire today: a gamma of zero in their wings is correct.",
     "costs_commission": "Commissions are higher than the backtest assumes.",
     "costs_spread": "Spreads are wider than the backtest assumes.",
     "costs_fill_quality": "Fills are worse than the backtest assumes.",
-    "costs_size": "Positions are smaller than in the backtest: fixed costs weigh more.",
-    "too_few_trades": "There are too few trades to say anything about the backtest.",
-    "memory_leak": "The app's server, or its page, goes on growing.",
+    "costs_size": "Positions are smaller than in the backtest, so fixed costs weigh more.",
+    "too_few_trades": "There are too few trades to compare with the backtest.",
+    "memory_leak": "The memory of the app's server or page keeps growing.",
     "error_storm": "The app logs far more errors than usual, and no outage explains them.",
-    "clock_skew": "A clock is off.",
-    "dashboard_slow": "What the dashboard shows is old.",
-    "monitor_down": "Our own collector does not run: nobody is watching.",
+    "clock_skew": "A system clock is wrong.",
+    "dashboard_slow": "The dashboard shows old data.",
+    "monitor_down": "The collector is not running, so nothing is monitored.",
     "market_closed": "The market is closed.",
 }
 CAUSES = tuple(HEADLINES)
+# Whose fault each cause is, as a report says it; "the provider" and "the provider's data" are named where known.
+PROVIDER, DATA = "the provider", "the provider's data"
+WHOSE = {
+    NONE: "nobody",
+    UNDETERMINED: "unknown",
+    **{c: PROVIDER for c in CAUSES if c.startswith("provider_")},
+    "provider_auth": "ours: the API key",
+    "provider_plan": "ours: the plan",
+    "provider_ip_blocked": "ours: the IP address",
+    "provider_rate_limited": "ours: too many requests",
+    "provider_dns": "unclear: the provider, or our name resolution",
+    "both_providers_down": "both providers",
+    "our_network": "ours: the network",
+    "our_timeout_too_short": "ours: the app's timeout",
+    **dict.fromkeys(
+        ("app_down", "app_restarted", "app_slow", "memory_leak", "error_storm", "dashboard_slow"), "ours: the app"
+    ),
+    **{c: "ours: the app's WebSocket" for c in CAUSES if c.startswith("socket_")},
+    "socket_blocked": "ours: the network to the app",
+    **{c: DATA for c in CAUSES if c.startswith("greeks_")},
+    **dict.fromkeys(("market_stress", "expiry", "market_closed"), "nobody: the market"),
+    **{c: "ours: trading costs" for c in CAUSES if c.startswith("costs_")},
+    "too_few_trades": "nobody: too few trades",
+    **dict.fromkeys(("clock_skew", "monitor_down"), "ours: the monitoring"),
+}
 RUNBOOK_OF = {
     **{
         c: "provider_availability"
@@ -106,7 +133,7 @@ RUNBOOK_OF = {
     "dashboard_slow": "dashboard_slow",
     **dict.fromkeys(("app_down", "app_restarted", "app_slow", "clock_skew", "monitor_down"), "monitor_down"),
 }
-# What a collector that gets too little time cannot mistake slowness for: an answer that came, and what stood in it.
+# Causes that a collector short of CPU time cannot report by mistake: they need a received response or its content.
 NOT_BY_LAG = frozenset(
     c
     for c in CAUSES
@@ -116,10 +143,21 @@ NOT_BY_LAG = frozenset(
 MASSIVE_OUT = ("provider_5xx", "provider_timeout", "provider_refused", "provider_dns", "provider_tls")
 
 
-# What each cause can produce, and so explain. A symptom is the outcome of a provider's probe, "chain:" and the outcome
-# of a chain, "app:" and the outcome of a probe of the app, "socket:" and that of its socket, "page:" and what the app's
-# page counts, "log:" and the kind of a logged error, or another cause. What one provider does explains nothing of the
-# other provider.
+def headline(cause: str, subject: str | None) -> str:
+    """Return the meaning of a cause in one sentence; `subject` is the provider, symbol or app that it is about."""
+    if (cause, subject) == ("monitor_down", "collector"):
+        return (
+            "Our collector is running but gets too little processor time: response times measured here are unreliable."
+        )
+    name = subject or "the provider"
+    words = HEADLINES[cause].format(name.title() if name in PROVIDERS else name)
+    return words[0].upper() + words[1:]
+
+
+# The symptoms that each cause can produce, and therefore explain. A symptom is the outcome of a provider's probe,
+# "chain:" plus the outcome of a chain, "app:" plus the outcome of a probe of the app, "socket:" plus the outcome of a
+# socket probe, "page:" plus a counter of the app's page, "log:" plus the type of a logged error, or another cause. A
+# cause at one provider explains no symptom of the other provider.
 _CONNECTION = frozenset({"refused", "unreachable", "dns", "timeout", "reset"})
 _CHAIN_CUT = frozenset({"chain:partial"})
 _REQUESTS_FAIL = frozenset(
@@ -228,7 +266,7 @@ OF_LOG = {
     "rate_limit": "provider_rate_limited",
     "auth": "provider_auth",
 }
-# The cause of an alert of which nothing more was found out; of every other rule the cause is then undetermined.
+# The cause assumed for an alert when the diagnosis found nothing more. For every other rule it is undetermined.
 OF_RULE = {
     "greeks_valid": "greeks_missing",
     "greeks_burn": "greeks_missing",
@@ -252,3 +290,11 @@ OF_RULE = {
     "greeks_units": "greeks_units",
     "chain_whole": "provider_partial",
 }
+
+
+def whose(cause: str, subject: str | None) -> str:
+    """Return whose fault a cause is; a provider is named if it is the subject."""
+    words = WHOSE[cause]
+    if words in (PROVIDER, DATA) and subject in ("massive", "tradier"):
+        return words.replace(PROVIDER, subject.title())
+    return words

@@ -1,16 +1,18 @@
 """
-Say which rules' alerts each cause sets off: by it an alert is named after its cause, and what one cause sets off is one
-trouble.
+Map each cause to the rules whose alerts it triggers.
 
-A cause that stands beside an alert without setting it off explains nothing: both are notified.
+Notifications use the map to name the cause of an alert and to group the alerts of one cause. A cause that does not
+trigger an alert does not group it: people are notified of both.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from opslib.alerting.causes import CAUSES, OF_RULE
 from opslib.foundation.config.rules import Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
+SURE = 0.9  # From this confidence on, a notification names the cause and its first action.
 _PROVIDER = ("availability", "answers", "response_time", "availability_burn", "errors", "silence", "chain_whole")
 _APP = (
     "app_down",
@@ -32,7 +34,7 @@ _OF_KIND = {
     "greeks_": _GREEKS,
     "costs_": ("backtest_variance",),
 }
-# The provider is up.
+# The provider responds, so `answers` leads.
 _ANSWERED = (
     "provider_auth",
     "provider_plan",
@@ -67,28 +69,28 @@ EFFECTS: dict[str, tuple[str, ...]] = {
 
 def sets_off(cause: str, about: str | None, rule: str, subject: str, source: str) -> bool:
     """
-    Whether a cause sets off an alert.
+    Return whether a cause triggers an alert.
 
     Args:
-        about: The subject of the cause; None where it has none.
+        about: The subject of the cause; None if it has none.
         rule, subject, source: Of the alert.
     """
     if rule not in EFFECTS[cause]:
         return False
     if cause.startswith("app_"):
-        # Our own probes of a provider do not pass through the app's server; the page's requests do.
+        # Our probes of a provider do not pass through the app's server; the page's requests do.
         return source != "probe" or subject not in PROVIDERS
     if about in PROVIDERS:
-        # That no provider is left is never one provider's doing.
+        # One provider alone cannot cause "no provider is available".
         return subject == about or (subject == "app" and rule not in ("availability", "answers"))
     return True
 
 
 def leading_rule(cause: str, about: str | None, runbook: str, rules: Rules) -> Rule | None:
     """
-    The rule that says what a cause means and who acts first on it; None where there is none.
+    Return the rule that holds a cause's texts and the role that acts first; None if there is none.
 
-    It is the first of the cause's effects that has the runbook of the cause, of those that point at it where one does.
+    It is the first effect of the cause with the cause's runbook. Rules whose default cause is this cause come first.
     """
     found = [rules.rules[name] for name in EFFECTS[cause] if name in rules.rules]
     found = [rule for rule in found if rule.runbooks.get(about if about in rule.subjects else "app") == runbook]
@@ -97,11 +99,11 @@ def leading_rule(cause: str, about: str | None, runbook: str, rules: Rules) -> R
 
 class Advice(NamedTuple):
     """
-    What to do first about a cause, and what it means for who trades.
+    The first action for a cause, and its impact on traders.
 
     Attributes:
-        traders: Empty where the text of the rule fits.
-        other: Whether the other provider is to be checked, too.
+        traders: Empty if the rule's text fits.
+        other: Whether the other provider must be checked, too.
     """
 
     action: str
@@ -110,109 +112,114 @@ class Advice(NamedTuple):
 
 
 NOBODY_SERVES = (
-    "No provider serves option data: prices and Greeks on the screen are missing or old. Do not trade options by them."
+    "No provider delivers option data: prices and Greeks on the screen are missing or old. Do not trade options on "
+    "them."
 )
-_NO_REFRESH = "Live prices have stopped, and refreshing the page does not bring them back yet."
-OTHER = " Then check that the other provider serves."
-# Where the text of a rule fits a cause, the cause is not in here. {} is the provider.
+_NO_REFRESH = "Live prices have stopped, and refreshing the page does not restore them yet."
+OTHER = " Then check that the other provider is available."
+# Causes whose rule already has a fitting text are not listed. {} is the provider.
 ADVICE: dict[str, Advice] = {
     "provider_5xx": Advice("Check {}'s status page.", other=True),
     "provider_timeout": Advice("Check {}'s status page.", other=True),
-    "provider_refused": Advice("Check {}'s status page and our own firewall.", other=True),
-    "provider_dns": Advice("Resolve {}'s name here and elsewhere: it is our resolver or their domain.", other=True),
+    "provider_refused": Advice("Check {}'s status page and our firewall.", other=True),
+    "provider_dns": Advice(
+        "Resolve {}'s host name here and from another network. The fault is our resolver or their domain.", other=True
+    ),
     "provider_tls": Advice(
-        "Read the certificate that {} shows, and compare it with this machine's clock and CA file.",
+        "Inspect the certificate that {} presents, and check this machine's clock and CA file.",
         other=True,
     ),
-    "provider_auth": Advice("Check our key for {}: expired, revoked or mistyped. Renew it."),
+    "provider_auth": Advice("Check our API key for {}: expired, revoked or mistyped. Renew it."),
     "provider_plan": Advice(
-        "Check what our plan with {} covers, and have this data added to it, or take the data from elsewhere.",
-        "This provider refuses this data: what rests on it cannot be had from there.",
+        "Check what our plan with {} includes. Add this data to the plan, or get it from another source.",
+        "This provider does not deliver this data: figures that need it are not available.",
     ),
-    "provider_ip_blocked": Advice("Have {} allow our address, or go back to an address that it allows."),
-    "provider_rate_limited": Advice("Ask {} less often or have the quota raised; find out who else uses our key."),
+    "provider_ip_blocked": Advice("Ask {} to allow our IP address, or switch back to an address that it allows."),
+    "provider_rate_limited": Advice(
+        "Send fewer requests to {}, or have the quota raised. Find out who else uses our API key."
+    ),
     "provider_wrong_content": Advice(
-        "Read what comes back from {}'s address: a proxy, a login page or a moved address answers in its place.",
+        "Inspect the response from {}'s address: a proxy, a login page or a redirect may respond instead.",
     ),
     "provider_empty": Advice(
-        "Ask {} for the same contracts by hand, compare with the other provider, then ask the vendor.",
+        "Request the same contracts from {} by hand, compare with the other provider, then ask the vendor.",
     ),
     "provider_stale": Advice(
-        "Compare the times of {}'s data with the other provider's, then ask the vendor.",
-        "Prices of this provider are old: trade by none of them before they are new again.",
+        "Compare the timestamps of {}'s data with the other provider's, then ask the vendor.",
+        "Prices from this provider are old: do not trade on them until they update again.",
     ),
     "provider_intermittent": Advice(
-        "Find out which requests to {} fail and when, and send the vendor the times.",
-        "Some requests to this provider fail: what the screen shows may be incomplete.",
+        "Find out which requests to {} fail and when, and send the times to the vendor.",
+        "Some requests to this provider fail: the data on the screen may be incomplete.",
     ),
     "both_providers_down": Advice(
-        "Read what each provider answers, and mend first what is ours (a key, a plan, an address); then check"
-        " both status pages.",
+        "Read the response of each provider. Fix what is on our side first (key, plan, address), then check both "
+        "status pages.",
         NOBODY_SERVES,
     ),
     "our_timeout_too_short": Advice(
-        "Give the app more time for {}'s answers: its time limit is shorter than they take.",
-        "Some data is missing on the app's screen, though the provider sends it.",
+        "Increase the app's timeout for {}: it is shorter than the response time.",
+        "Some data is missing on the app's screen, although the provider sends it.",
     ),
     "app_restarted": Advice(
-        "Refresh the app's pages, whose sockets were closed with the server; then read the app's log before "
-        "the restart.",
-        "The app's server was started anew: refresh the page, its live prices do not come back by themselves.",
+        "Refresh the app's pages, because the restart closed their sockets. Then read the app's log from before the "
+        "restart.",
+        "The app's server was restarted. Refresh the page: live prices do not come back by themselves.",
     ),
     "socket_silent": Advice(
-        "Read whether the app's upstream is connected (/api/ws-health): where it is, refresh the app's pages,"
-        " else have the app connect it again.",
+        "Check whether the app's upstream is connected (/api/ws-health). If it is, refresh the app's pages; if not, "
+        "reconnect the app to its upstream.",
     ),
     "socket_auth": Advice(
-        "Check what the app's tokens rest on, its key for Massive and its server's clock: while it refuses "
-        "each token no refresh helps.",
+        "Check the app's API key for Massive and its server's clock. Refreshing the page does not help while tokens "
+        "are rejected.",
         _NO_REFRESH,
     ),
     "socket_blocked": Advice(
-        "Check what is between here and the app's WebSocket: proxy, firewall, VPN, port. While it is blocked "
-        "no refresh helps.",
+        "Check the proxy, firewall, VPN and port between here and the app's WebSocket. Refreshing the page does not "
+        "help while it is blocked.",
         _NO_REFRESH,
     ),
     "greeks_missing": Advice(
         "Compare the contracts without Greeks with the other provider, then ask the vendor.",
-        "Greeks of some positions are missing, and a substitute may be shown: size no hedge by them.",
+        "Greeks of some positions are missing, and substitutes may be shown: do not size hedges by them.",
     ),
     "market_stress": Advice(
-        "Check that both providers agree; the data is right, so there is nothing to mend.",
-        "Volatility is high, and the Greeks are right: they move fast.",
+        "Check that both providers agree. The data is correct, so there is nothing to fix.",
+        "Volatility is high and the Greeks are correct: they change fast.",
     ),
     "expiry": Advice(
-        "Judge by the contracts that do not expire today; there is nothing to mend.",
-        "Contracts expire today: a gamma of zero in their wings is right.",
+        "Use the contracts that do not expire today. There is nothing to fix.",
+        "Contracts expire today: a gamma of zero in their wings is correct.",
     ),
     "costs_commission": Advice(
-        "Compare the commissions paid with those of the backtest, and set the backtest's to what is paid.",
+        "Compare the commissions paid with those of the backtest, and use the actual commissions in the backtest.",
     ),
     "costs_spread": Advice(
-        "Compare the spreads paid with those of the backtest; choose liquid strikes or limit orders.",
+        "Compare the spreads paid with those of the backtest. Choose liquid strikes or limit orders.",
     ),
     "costs_fill_quality": Advice(
-        "Compare each fill with the mid of its moment, and ask the broker how orders are routed.",
+        "Compare each fill with the mid price at that time, and ask the broker how orders are routed.",
     ),
-    "costs_size": Advice("Trade the size of the backtest, or run the backtest with the size that is traded."),
+    "costs_size": Advice("Trade the position size of the backtest, or run the backtest with the traded size."),
     "too_few_trades": Advice(
-        "Wait for more trades: so few say nothing about the backtest.",
+        "Wait for more trades before you compare with the backtest.",
         "There are too few trades to compare with the backtest.",
     ),
-    "error_storm": Advice("Read the newest errors by kind; where they began with a deployment, undo it."),
+    "error_storm": Advice("Read the newest errors by type. If they began with a deployment, roll it back."),
     "clock_skew of monitor": Advice(
-        "Set this machine's clock (timedatectl, NTP): providers and app agree against it.",
-        "Times in our messages and panels are off; the app's prices are not affected.",
+        "Set this machine's clock (timedatectl, NTP): the providers and the app agree, and this clock differs.",
+        "Times in our notifications and panels are wrong. The app's prices are not affected.",
     ),
 }
 
 
 def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
     """
-    What to do first about a cause; None where the text of its rule fits.
+    Return the first action for a cause; None if its rule's text fits.
 
     Args:
-        other: Whether the other provider may serve.
+        other: Whether the other provider may be used.
     """
     found = ADVICE.get(f"{cause} of {about}") or ADVICE.get(cause)
     named = str(about).title() if about in PROVIDERS else "the provider"
@@ -220,3 +227,62 @@ def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
         return None
     then = OTHER if found.other and other else ""
     return found._replace(action=found.action.format(named) + then)
+
+
+class Part(Protocol):
+    """One cause of a diagnosis."""
+
+    @property
+    def cause(self) -> str: ...  # noqa: D102
+    @property
+    def subject(self) -> str | None: ...  # noqa: D102
+
+
+class Found(Part, Protocol):
+    """The part of a diagnosis that the first action depends on; see `diagnosis.Diagnosis`."""
+
+    @property
+    def runbook(self) -> str | None: ...  # noqa: D102
+    @property
+    def also(self) -> Sequence[Part]: ...  # noqa: D102
+
+
+def parts(found: Found) -> list[Part]:
+    """Return the cause of each provider where both are down for different causes; else nothing."""
+    each = [part for part in found.also if part.subject in PROVIDERS] if found.cause == "both_providers_down" else []
+    return each if len({part.cause for part in each}) > 1 else []
+
+
+def advice_of(found: Found) -> Advice | None:
+    """Return the first action for a diagnosis, for each provider if they differ; None if its rule's text fits."""
+    whole = advice(found.cause, found.subject)
+    each = [
+        f"{str(part.subject).title()}: {own.action}"
+        for part in parts(found)
+        if (own := advice(part.cause, part.subject, other=False))
+    ]
+    return whole._replace(action=" ".join(each)) if whole and each else whole
+
+
+def acting_rule(found: Found, alert_rule: str, alert_subject: str, rules: Rules) -> Rule | None:
+    """
+    Return the rule with the texts and the role for a diagnosis.
+
+    It is the rule of the alert if that points at the cause, else the one of the cause.
+    """
+    own = rules.rules.get(alert_rule)
+    if own and OF_RULE.get(own.name) == found.cause and own.runbooks.get(alert_subject) == found.runbook:
+        return own
+    return leading_rule(found.cause, found.subject, found.runbook or "", rules)
+
+
+def first_action(found: Found, alert_rule: str, alert_subject: str, rules: Rules) -> str:
+    """
+    Return the first action for a diagnosis, with the role that acts, as a notification of the alert has it.
+
+    It is empty if there is nothing to do.
+    """
+    rule, general = acting_rule(found, alert_rule, alert_subject, rules), advice_of(found)
+    action, who = (general.action if general else ""), rule or (rules.rules.get(alert_rule) if general else None)
+    action = action or (rule.action if rule else "")
+    return f"{action} ({who.who})" if action and who else action

@@ -1,4 +1,4 @@
-"""List the severities that alerts rose to, and until when: a row for each rise, read off the transitions."""
+"""Build the history of alerts from transitions: one row for each severity that an alert reached."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,28 +6,28 @@ from datetime import datetime
 from typing import Any
 
 from opslib.alerting.alerts import Alerts, Transition, worse
-from opslib.alerting.evaluation import of_every_provider
+from opslib.alerting.evaluation import is_no_provider_rule
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import past_limit
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import SENT, SEVERITIES, Rules
 
-DAY_US = 86_400_000_000  # No alert outlives its session.
+DAY_US = 86_400_000_000  # Every alert ends with its session.
 OVER = ("fell", "resolved", "ended")
 
 
 @dataclass(slots=True)
 class SeverityChange:
     """
-    One rise of an alert to a severity; times in microseconds since 1970.
+    One severity that an alert reached; times in microseconds since 1970.
 
-    The first rise of an alert is over when the alert is; a later one, when the alert falls below it.
+    The first one is over when the alert is; a later one is over when the severity is lowered below it.
 
     Attributes:
-        state: firing, unknown (firing, and without data for longer than the rule's patience), fell, resolved or ended.
-        over_us: When it was no longer so; None while it is.
-        peak: The worst value, in the rule's unit; None where none was known.
-        inhibited_by: The alert that explained it away all the while; nobody was told of it.
+        state: firing, unknown (firing, without data for longer than `unknown_after`), fell, resolved or ended.
+        over_us: When it was over; None while it lasts.
+        peak: The worst value, in the rule's unit; None if none was known.
+        inhibited_by: The alert that inhibited it all the time, so that no one was notified.
     """
 
     alert: str
@@ -47,19 +47,19 @@ class SeverityChange:
 
     @property
     def sent(self) -> bool:
-        """Was anybody to be told of it?"""
+        """Whether people are notified of it."""
         return self.severity in SENT and not self.inhibited_by
 
-    def told(self, rules: Rules) -> str:
-        """What was wrong, with the worst value where one value says it."""
+    def worst_sentence(self, rules: Rules) -> str:
+        """Return the alert's sentence, with the worst value if there is one."""
         rule = rules.rules.get(self.rule)
-        limit = dict(rule.ladder).get(self.severity, self.limit) if rule and self.limit is None else self.limit
-        if rule is None or rule.burn or limit is None or self.peak is None or of_every_provider(rule, self.subject):
+        limit = dict(rule.thresholds).get(self.severity, self.limit) if rule and self.limit is None else self.limit
+        if rule is None or rule.burn or limit is None or self.peak is None or is_no_provider_rule(rule, self.subject):
             return self.sentence
-        return past_limit(rule, self.subject, self.peak, limit)
+        return past_limit(rule, self.subject, self.source, self.peak, limit)
 
     def as_json(self, rules: Rules, incident: str | None = None) -> dict[str, Any]:
-        """The row of CONTRACT.md's ``ops alerts``; `incident` is the one that it is in."""
+        """Return the row of CONTRACT.md's ``ops alerts``; `incident` is the incident it belongs to."""
 
         def at(us: int | None) -> str | None:
             return None if us is None else formatting.iso(clock.instant(us))
@@ -86,28 +86,48 @@ class SeverityChange:
         }
 
 
-def recorded(record: AlertStore, since_us: int, upto_us: int, known_at: datetime | None) -> list[Transition]:
+def load_transitions(record: AlertStore, since_us: int, upto_us: int, known_at: datetime | None) -> list[Transition]:
     """
-    What is on record of the alerts of (since, upto], from the beginning of each; `known_at` bounds when it was
-    recorded.
+    Return the recorded transitions of the alerts of (since, upto], from the beginning of each.
+
+    Args:
+        known_at: Only transitions recorded by then; None is all.
     """
     known_us = None if known_at is None else clock.micros(known_at)
     return [Transition(*row) for row in record.transitions(upto_us, known_us, since_us=since_us - DAY_US)]
 
 
-def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | None = None) -> list[SeverityChange]:
+class TransitionReader:
+    """Returns the same as `load_transitions` for one moment after another, and reads them only when some are new."""
+
+    def __init__(self, record: AlertStore):
+        self._record = record
+        self._extent: tuple[int, int] | None = None
+        self._found: list[Transition] = []
+
+    def read(self, at_us: int) -> list[Transition]:
+        """Return the transitions of the alerts at a moment, from the beginning of each."""
+        extent = self._record.extent(at_us - DAY_US, at_us)
+        if extent != self._extent:
+            self._extent, self._found = extent, load_transitions(self._record, at_us, at_us, None)
+        return self._found
+
+
+def severity_changes(
+    transitions: Iterable[Transition], rules: Rules, alerts: Alerts | None = None
+) -> list[SeverityChange]:
     """
-    Every rise that transitions tell of, in the order in which they fired.
+    Build every severity change from transitions, in the order in which they fired.
 
     Args:
-        standing: The alerts as they stood after the last of them, which know the worst value of what still fires;
-            without it, that is the worst that a transition tells of.
+        alerts: The alerts after the last transition, which have the worst value of those that still fire; without
+            it, the worst value of the transitions is used.
     """
     found: list[SeverityChange] = []
     held: dict[tuple[str, str], SeverityChange] = {}
     for t in transitions:
         key = (t.alert, t.severity)
-        mine = [rise for (alert, _), rise in held.items() if alert == t.alert]
+        mine = [change for (alert, _), change in held.items() if alert == t.alert]
         if t.kind in ("fired", "rose"):
             held[key] = SeverityChange(
                 t.alert,
@@ -127,56 +147,63 @@ def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | Non
             )
             found.append(held[key])
         elif t.kind in OVER and key in held:
-            rise = held.pop(key)
-            rise.state, rise.over_us, rise.peak = t.kind, t.at_us, t.peak
+            change = held.pop(key)
+            change.state, change.over_us, change.peak = t.kind, t.at_us, t.peak
         elif t.kind == "released" and key in held:
             held[key].inhibited_by = None
         elif t.kind in ("unknown", "known"):
-            for rise in mine:
-                rise.state = "unknown" if t.kind == "unknown" else "firing"
+            for change in mine:
+                change.state = "unknown" if t.kind == "unknown" else "firing"
         if t.kind == "rose" and t.rule in rules.rules:
-            for rise in mine:
-                rise.peak = worse(rules[t.rule], rise.peak, t.value)
-    for alert in standing.alerts.values() if standing else ():
-        for now in alert.rises:
-            if (str(alert.id), now.severity) in held:
-                held[str(alert.id), now.severity].peak = now.peak
+            for change in mine:
+                change.peak = worse(rules[t.rule], change.peak, t.value)
+    for alert in alerts.alerts.values() if alerts else ():
+        for level in alert.reached:
+            if (str(alert.id), level.severity) in held:
+                held[str(alert.id), level.severity].peak = level.peak
     return found
 
 
 def within(found: Iterable[SeverityChange], since_us: int, upto_us: int) -> list[SeverityChange]:
-    """Those that fired, or still did, in (since, upto]."""
-    return [rise for rise in found if rise.fired_us <= upto_us and (rise.over_us is None or rise.over_us > since_us)]
+    """Return the changes that fired in (since, upto], or still fired then."""
+    return [
+        change
+        for change in found
+        if change.fired_us <= upto_us and (change.over_us is None or change.over_us > since_us)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class AlertEpisode:
     """
-    One alert from beginning to end: all its rises.
+    One alert from beginning to end, with all its severity changes.
 
     Attributes:
-        worst: The rise to its highest severity; the first of those.
-        began_us: Since when its figure was past a limit.
-        state, over_us: Of the alert as a whole.
+        worst: The change to its highest severity; the first if there are several.
+        began_us: Since when its figure crossed a limit.
+        state, over_us: The state and end of the whole alert.
+        changes: All changes, in the order in which they fired.
     """
 
     worst: SeverityChange
     began_us: int
     state: str
     over_us: int | None
+    changes: tuple[SeverityChange, ...]
 
 
-def lives(found: Iterable[SeverityChange]) -> list[AlertEpisode]:
-    """The alerts that made these rises, in the order in which they began."""
+def episodes(found: Iterable[SeverityChange]) -> list[AlertEpisode]:
+    """Group severity changes into alert episodes, in the order in which they began."""
     by_alert: dict[str, list[SeverityChange]] = {}
-    for rise in found:
-        by_alert.setdefault(rise.alert, []).append(rise)
+    for change in found:
+        by_alert.setdefault(change.alert, []).append(change)
     made = [
         AlertEpisode(
             max(mine, key=lambda r: SEVERITIES.index(r.severity)),
             min(r.pending_us for r in mine),
             mine[0].state,
             mine[0].over_us,
+            tuple(mine),
         )
         for mine in by_alert.values()
     ]
@@ -184,7 +211,7 @@ def lives(found: Iterable[SeverityChange]) -> list[AlertEpisode]:
 
 
 def active_alerts(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, Any]]:
-    """How does every alert stand that is not over, as the rows of CONTRACT.md's ``ops status``? Worst first."""
+    """Return every alert that is not over as the rows of CONTRACT.md's ``ops status``, worst first."""
     held: dict[str, dict[str, Any]] = {}
     severities: dict[str, list[tuple[str, float | None]]] = {}
     for t in transitions:

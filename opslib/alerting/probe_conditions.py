@@ -1,8 +1,8 @@
 """
-Measure conditions of our own probes that a rule of their own judges: our network, restarts, a slow app, clocks, units,
-whole chains.
+Measure conditions from our probes: our network, restarts, a slow app, clocks, units, complete chains.
 
-`probe_figures` has the other figures of our probes. What nothing measures is ``not measured``. No limit is here.
+`probe_figures` measures the other figures of our probes. A figure without data is ``not measured``. The limits are in
+the rules.
 """
 
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ from opslib.telemetry.probes.outcomes import TRANSPORT
 from opslib.trading.options.units import USUAL
 
 NAMES = ("our_network", "app_restarts", "app_response_time", "clock_skew", "greeks_units", "chain_whole")
-NOT_WHOLE = ("partial", "ok_empty")  # Ends of a fetch that say the provider sent less than the chain.
+NOT_WHOLE = ("partial", "ok_empty")  # Outcomes of a fetch in which the provider sent less than the whole chain.
 UNKNOWN = Figure(None, absent=NOT_MEASURED)
 
 
-def seen(probed: ProbeHistory, rule: Rule) -> bool:
-    """Whether anything that a rule of `NAMES` rests on was ever probed."""
+def has_probes(probed: ProbeHistory, rule: Rule) -> bool:
+    """Return whether there is any probe sample for a rule of `NAMES`."""
     match rule.name:
         case "our_network":
             return all(probed.seen("liveness", subject) for subject in PROVIDERS)
@@ -40,18 +40,18 @@ def seen(probed: ProbeHistory, rule: Rule) -> bool:
 
 def measure(probed: ProbeHistory, rules: Rules, rule: Rule, subject: str, window: Window) -> Figure:
     """
-    Measure what a rule of `NAMES` is about, over a window.
+    Measure the figure of a rule of `NAMES` over a window.
 
     Raises:
-        LookupError: It is none of them.
+        LookupError: The rule is not one of them.
     """
     match rule.name:
         case "our_network":
             return _network(probed, window.end_us)
         case "app_restarts":
-            return Figure(float(len(probed.restarts(window)))) if seen(probed, rule) else UNKNOWN
+            return Figure(float(len(probed.restarts(window)))) if has_probes(probed, rule) else UNKNOWN
         case "app_response_time":
-            return probe_figures.timed(probed.seconds(subject, window), probed.coverage(window))
+            return probe_figures.p95_figure(probed.seconds(subject, window), probed.coverage(window))
         case "clock_skew":
             return _skew(probed, rule, subject, window.end_us)
         case "greeks_units":
@@ -62,7 +62,7 @@ def measure(probed: ProbeHistory, rules: Rules, rule: Rule, subject: str, window
 
 
 def _network(probed: ProbeHistory, at_us: int) -> Figure:
-    """Seconds for which neither provider could be connected to; 0 where one can be."""
+    """Measure for how many seconds no provider could be connected to; 0 if one can be."""
     gone = probed.network_gone(at_us)
     if gone is None:
         return UNKNOWN
@@ -72,7 +72,7 @@ def _network(probed: ProbeHistory, at_us: int) -> Figure:
 
 
 def _since(probed: ProbeHistory, subject: str, at_us: int) -> int:
-    """Time of the first of the probes that have all failed to connect since, at most an hour back."""
+    """Return the time of the first probe since which all failed to connect, at most an hour back."""
     found = at_us
     for sample in reversed(
         probed.within("liveness", subject, Window(clock.instant(at_us - 3600 * SECOND), clock.instant(at_us)))
@@ -85,35 +85,35 @@ def _since(probed: ProbeHistory, subject: str, at_us: int) -> int:
 
 def _skew(probed: ProbeHistory, rule: Rule, subject: str, at_us: int) -> Figure:
     """
-    Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is.
+    Measure the absolute offset of a clock in seconds; for `monitor`, the offset of our clock by the others.
 
     See `clock_skew.compare`.
     """
     known = probed.skews(at_us)
-    clocks = compare(known, float(dict(rule.ladder)["warning"]))
+    clocks = compare(known, float(dict(rule.thresholds)["warning"]))
     if subject == "monitor":
         return Figure(abs(clocks.ours_s)) if len(known) > 1 else UNKNOWN
     return Figure(abs(known[subject] + clocks.ours_s)) if subject in known else UNKNOWN
 
 
 def _last_chains(probed: ProbeHistory, at_us: int) -> Iterable[tuple[str, list[Any]]]:
-    """Of each symbol, its chains that still say something of an instant, oldest first."""
+    """Return the chains of each symbol that are recent enough at an instant, oldest first."""
     lasting = Window(clock.instant(at_us - probe_figures.CHAIN_LASTS_US), clock.instant(at_us))
     return probed.chains(lasting).items()
 
 
 def _units(probed: ProbeHistory, rules: Rules, window: Window) -> Figure:
-    """Share of tradable contracts whose Greeks are in other units than usual, over the last chain of each symbol."""
+    """Measure the share of tradable contracts with Greeks in unusual units, over the last chain of each symbol."""
     part = count = 0
     for symbol, chains in _last_chains(probed, window.end_us):
-        good = [probed.told(c) for c in chains if c.outcome == "ok" and "flagged" in probed.told(c)]
-        if not good or not good[-1]["core"]:
+        summaries = [probed.details(c) for c in chains if c.outcome == "ok" and "flagged" in probed.details(c)]
+        if not summaries or not summaries[-1]["core"]:
             continue
-        now, core = good[-1], good[-1]["core"]
+        now, core = summaries[-1], summaries[-1]["core"]
         before = [
-            probed.told(c)
+            probed.details(c)
             for c in probed.within("chain", symbol, window)
-            if c.outcome == "ok" and "flagged" in probed.told(c)
+            if c.outcome == "ok" and "flagged" in probed.details(c)
         ]
         strange = any(unit not in (None, USUAL[name]) for name, unit in now["units"].items())
         drifted = strange or _moved(before[0] if before else now, now, rules.probes.changed_by)
@@ -122,9 +122,7 @@ def _units(probed: ProbeHistory, rules: Rules, window: Window) -> Figure:
 
 
 def _moved(before: dict[str, Any], now: dict[str, Any], most: float) -> bool:
-    """
-    Whether a median of theta or vega has changed by more than markets do within the window while that of IV has not.
-    """
+    """Return whether a median of theta or vega changed by more than `most` within the window while IV did not."""
     times = {
         k: abs(now[f"median_{k}"] / before[f"median_{k}"])
         for k in ("iv", "theta", "vega")
@@ -135,7 +133,7 @@ def _moved(before: dict[str, Any], now: dict[str, Any], most: float) -> bool:
 
 
 def _whole(probed: ProbeHistory, at_us: int) -> Figure:
-    """Share of symbols whose last chain came whole; a fetch that failed says nothing of that."""
+    """Measure the share of symbols whose last chain is complete; failed fetches do not count."""
     last = [
         next((c.outcome for c in reversed(chains) if c.outcome == "ok" or c.outcome in NOT_WHOLE), None)
         for _, chains in _last_chains(probed, at_us)

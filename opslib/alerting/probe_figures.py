@@ -1,4 +1,4 @@
-"""Measure the figure of each rule from our own probes."""
+"""Measure the figure of each rule from our probes."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ from opslib.telemetry.probes.history import IS_THERE, KEPT, REQUEST_PROBES, Prob
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
-CHAIN_LASTS_US = 2 * 900 * SECOND  # A chain is fetched each quarter of an hour; one that was missed is borne.
+CHAIN_LASTS_US = 2 * 900 * SECOND  # A chain is fetched every 15 minutes; one missed fetch is tolerated.
 FIRST_GAPS = 15
 LATE_SHARE = 0.05
-_SEEN_BY = {
-    # Which probe, and of whom (None: of the rule's subject), a rule's figure rests on.
+_PROBE_OF = {
+    # The probe and its subject (None: the rule's subject) that a rule's figure is based on.
     ("availability", "probe"): ("liveness", None),
     ("response_time", "probe"): ("liveness", None),
     ("answers", "probe"): ("liveness", None),
@@ -38,16 +38,16 @@ _SEEN_BY = {
 }
 
 
-def seen(probed: ProbeHistory, rule: Rule, subject: str, source: str) -> bool:
-    """Have we ever looked at what a rule is about, for that source?"""
+def has_probes(probed: ProbeHistory, rule: Rule, subject: str, source: str) -> bool:
+    """Return whether there is any probe sample for a rule, subject and source."""
     if rule.name == "app_down":
         return source == "probe" and (probed.seen("health", "app") or probed.seen("process", "app"))
-    probe, whom = _SEEN_BY.get((rule.name, source), (None, None))
+    probe, one_subject = _PROBE_OF.get((rule.name, source), (None, None))
     if probe is None:
         return False
-    if whom == "":
+    if one_subject == "":
         return bool(probed.subjects(probe))
-    return probed.seen(probe, whom or subject)
+    return probed.seen(probe, one_subject or subject)
 
 
 def _share(part: int, count: int, coverage: float | None) -> Figure:
@@ -58,22 +58,25 @@ def _share(part: int, count: int, coverage: float | None) -> Figure:
 
 def usable_by_question(probed: ProbeHistory, subject: str, window: Window, outages: bool = True) -> list[Share]:
     """
-    As `ProbeHistory.usable`, of each question that was asked: whether it is there is asked far more often than for its
-    data.
+    Return the share of usable responses for each kind of request probe, as `ProbeHistory.usable`.
+
+    The kinds are separate because liveness probes are far more frequent than data probes.
 
     Args:
-        outages: Whether what failed while the subject was not there at all counts; `ProbeHistory.answered` has that.
+        outages: Whether failures during an outage of the subject count; `ProbeHistory.answered` counts those.
     """
-    asked = [
+    requests = [
         [s for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in REQUEST_PROBES
     ]
-    counted = [[s for s in samples if outages or not _in_outage(probed, s)] for samples in asked]
+    counted = [[s for s in samples if outages or not _in_outage(probed, s)] for samples in requests]
     return [Share(sum(OUTCOMES[s.outcome].usable for s in samples), len(samples)) for samples in counted if samples]
 
 
 def _in_outage(probed: ProbeHistory, sample: Sample) -> bool:
     """
-    Whether a probe was not answered while its subject was not there: so said by the probe of that before or after it.
+    Return whether a probe got no response during an outage of its subject.
+
+    The liveness probes before and after it show whether there was an outage.
     """
     if OUTCOMES[sample.outcome].answered is not False:
         return False
@@ -82,10 +85,11 @@ def _in_outage(probed: ProbeHistory, sample: Sample) -> bool:
 
 def _least_usable(probed: ProbeHistory, rule: Rule, subject: str, window: Window) -> Share:
     """
-    The share of usable answers to the question that is most surely answered badly; of few probes a low share is not
-    sure.
+    Return the lowest share of usable responses, by its confidence bound.
+
+    With few probes a low share is not significant.
     """
-    # Of an outage `availability` notifies.
+    # An outage is reported by the rule `availability`.
     shares = usable_by_question(probed, subject, window, outages=rule.name != "answers")
     enough = [s for s in shares if s.count >= rule.min_count] or shares
     return min(
@@ -94,7 +98,7 @@ def _least_usable(probed: ProbeHistory, rule: Rule, subject: str, window: Window
 
 
 def _p95(ordered: list[float]) -> float | None:
-    """The value that one in twenty is above, by linear interpolation; None of nothing."""
+    """Return the 95th percentile by linear interpolation; None without values."""
     if not ordered:
         return None
     at = 0.95 * (len(ordered) - 1)
@@ -103,12 +107,12 @@ def _p95(ordered: list[float]) -> float | None:
 
 
 def p95_s(probed: ProbeHistory, subject: str, window: Window) -> float | None:
-    """Within what time did all but one in twenty of our looks at a subject end?"""
+    """Return the 95th percentile of the response times of our probes of a subject."""
     return _p95(probed.seconds(subject, window))
 
 
-def timed(seconds: list[float], coverage: float | None) -> Figure:
-    """The 95th percentile of some times, sorted."""
+def p95_figure(seconds: list[float], coverage: float | None) -> Figure:
+    """Return the 95th percentile of sorted times as a figure."""
     value = _p95(seconds)
     return (
         Figure(value, count=len(seconds), coverage=coverage)
@@ -121,9 +125,9 @@ def _socket(probed: ProbeHistory, at_us: int) -> Figure:
     opened = probed.open_since(at_us)
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
-    down_s = probed.socket_down_s(at_us)  # In market hours: what was so before the open counts from the open.
+    down_s = probed.socket_down_s(at_us)  # Only market hours count, so an outage before the open counts from the open.
     return (
-        Figure(None, absent="nobody looked lately")
+        Figure(None, absent="no recent probe")
         if down_s is None
         else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=app_state.socket_note(probed, at_us))
     )
@@ -131,14 +135,14 @@ def _socket(probed: ProbeHistory, at_us: int) -> Figure:
 
 def _app_down(probed: ProbeHistory, at_us: int) -> Figure:
     down_s = app_state.down_s(probed, at_us)
-    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
+    return Figure(None, absent="no recent probe") if down_s is None else Figure(down_s)
 
 
-def _logged(probed: ProbeHistory, window: Window) -> Figure:
+def _errors(probed: ProbeHistory, window: Window) -> Figure:
     errors = probed.errors(window)
-    # As of the page: a window shorter than an hour shows the least that the hour holds.
+    # As for the page: in a window shorter than an hour the count is a lower bound of the hour's count.
     return (
-        Figure(None, absent="its log was not read")
+        Figure(None, absent="the app's log was not read")
         if errors is None
         else Figure(errors / max(1.0, window.seconds / 3600))
     )
@@ -149,47 +153,47 @@ def _growth(probed: ProbeHistory, window: Window, coverage: float | None) -> Fig
     return Figure(found[0], count=found[1], coverage=coverage) if found else Figure(None, absent=NOT_MEASURED)
 
 
-def _beats(probed: ProbeHistory, at_us: int) -> Figure:
-    missed = probed.missed_beats(at_us)
+def _heartbeats(probed: ProbeHistory, at_us: int) -> Figure:
+    missed = probed.missed_heartbeats(at_us)
     return Figure(None, absent=NOT_EXPECTED) if missed is None else Figure(missed)
 
 
 def _chain(probed: ProbeHistory, at_us: int, read: Callable[[dict[str, int]], int]) -> Figure:
-    """Over the last chain of each symbol: so many of its tradable contracts."""
+    """Measure a share of the tradable contracts over the last chain of each symbol."""
     part, count, lasting = 0, 0, Window(clock.instant(at_us - CHAIN_LASTS_US), clock.instant(at_us))
     for symbol in probed.subjects("chain"):
         last = next((s for s in reversed(probed.within("chain", symbol, lasting)) if s.outcome == "ok"), None)
-        told = probed.told(last) if last else {}
-        if "core" in told:
-            part, count = part + read(told), count + told["core"]
+        details = probed.details(last) if last else {}
+        if "core" in details:
+            part, count = part + read(details), count + details["core"]
     return Figure(part / count, part, count) if count else Figure(None, absent=NOT_MEASURED)
 
 
-def _valid(told: Mapping[str, Any]) -> int:
-    """What is old is no wrong Greek: `answers` has it, and one trouble is one alert."""
-    # As chains were kept before.
+def _valid(details: Mapping[str, Any]) -> int:
+    """Count the contracts with valid Greeks; stale data is reported by the rule `answers`, so it counts as valid."""
+    # Chains stored by an earlier version have no "flagged".
     flagged = (
-        told["missing"] + told["gamma_zero"] + told["delta_out_of_bounds"]
-        if "flagged" not in told
-        else told["flagged"] - told["faults"].get("stale", 0)
+        details["missing"] + details["gamma_zero"] + details["delta_out_of_bounds"]
+        if "flagged" not in details
+        else details["flagged"] - details["faults"].get("stale", 0)
     )
-    return max(0, int(told["core"] - flagged))
+    return max(0, int(details["core"] - flagged))
 
 
-def lag_s(tape: CounterHistory, window: Window) -> float | None:
+def lag_s(counters: CounterHistory, window: Window) -> float | None:
     """
-    By how much later than its own rhythm is what an open page shows, all but a twentieth of the time? The worst page's.
+    Return by how much the data on the slowest open page exceeds its normal age, at the 95th percentile; seconds.
 
-    A page's rhythm is that of its first posts, so that one which slows down is seen to. None where no page is open.
+    The normal age is the interval of the page's first snapshots, so that a page that slows down is noticed. None if no
+    page is open.
     """
-    seen = [
-        (page, bisect_right(page.times, look.ts_us) - 1)
-        for page, look in tape.seen_in(window)
-        if window.end_us - look.ts_us <= tape.how.closed_s * SECOND
+    pages = [
+        (page, bisect_right(page.times, snapshot.ts_us) - 1)
+        for page, snapshot in counters.pages_in(window)
+        if window.end_us - snapshot.ts_us <= counters.how.closed_s * SECOND
     ]
-    # One that slows down is not seen for longer than its rhythm, so it is told apart only by whether another took its
-    # place.
-    still = [(page, i) for page, i in seen if not any(other.times[0] > page.times[i] for other, _ in seen)]
+    # A page that slows down has gaps longer than its interval, so only a newer page load shows that it was closed.
+    still = [(page, i) for page, i in pages if not any(other.times[0] > page.times[i] for other, _ in pages)]
     late = [_late_s(page, i, window) for page, i in still]
     known = [s for s in late if s is not None]
     return max(known) if known else None
@@ -201,7 +205,7 @@ def _late_s(page: PageLoad, last: int, window: Window) -> float | None:
     if not first or not times:
         return None
     gaps = sorted((b - a for a, b in zip(times, [*times[1:], window.end_us])), reverse=True)
-    # While a gap lasts, what is shown grows older from 0 to the gap: so long is it older than some age.
+    # During a gap the age of the shown data grows from 0 to the length of the gap.
     spare, age = LATE_SHARE * sum(gaps), float(gaps[0])
     for i, gap in enumerate(gaps):
         following = gaps[i + 1] if i + 1 < len(gaps) else 0
@@ -212,16 +216,16 @@ def _late_s(page: PageLoad, last: int, window: Window) -> float | None:
     return max(0.0, (age - sorted(first)[len(first) // 2]) / SECOND)
 
 
-def _lag(probed: ProbeHistory, tape: CounterHistory, window: Window) -> Figure:
+def _lag(probed: ProbeHistory, counters: CounterHistory, window: Window) -> Figure:
     opened = probed.open_since(window.end_us)
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
-    found = lag_s(tape, Window(max(window.start, opened), window.end))
+    found = lag_s(counters, Window(max(window.start, opened), window.end))
     return Figure(None, absent=NOT_MEASURED) if found is None else Figure(found)
 
 
-def measure(probed: ProbeHistory, tape: CounterHistory, rule: Rule, subject: str, window: Window) -> Figure:
-    """What do our own looks say of what a rule is about? Only of what was ever `seen`."""
+def measure(probed: ProbeHistory, counters: CounterHistory, rule: Rule, subject: str, window: Window) -> Figure:
+    """Measure the figure of a rule from our probes; call it only if `has_probes` is true."""
     coverage, at_us = probed.coverage(window), window.end_us
     chain = partial(_chain, probed, at_us)
     match rule.name:
@@ -232,21 +236,21 @@ def measure(probed: ProbeHistory, tape: CounterHistory, rule: Rule, subject: str
         case "app_down":
             return _app_down(probed, at_us)
         case "response_time":
-            return timed(probed.seconds(subject, window), coverage)
+            return p95_figure(probed.seconds(subject, window), coverage)
         case "websocket_latency":
-            return timed(probed.round_trips(window), coverage)
+            return p95_figure(probed.round_trips(window), coverage)
         case "websocket_down":
             return _socket(probed, at_us)
         case "errors":
-            return _logged(probed, window)
+            return _errors(probed, window)
         case "memory_growth":
             return _growth(probed, window, coverage)
         case "dashboard_lag":
-            return _lag(probed, tape, window)
+            return _lag(probed, counters, window)
         case "heartbeat":
-            return _beats(probed, at_us)
+            return _heartbeats(probed, at_us)
         case "greeks_valid":
             return chain(_valid)
         case "gamma_zero" | "delta_out_of_bounds":
-            return chain(lambda told: told[rule.name])
-    raise LookupError(f"our looks measure nothing for the rule {rule.name!r}")
+            return chain(lambda details: details[rule.name])
+    raise LookupError(f"no probe measures the rule {rule.name!r}")

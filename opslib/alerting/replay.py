@@ -1,8 +1,8 @@
 """
-Evaluate the alerts of a session anew, once for what it rests on.
+Re-evaluate the alerts of a session, and cache the result.
 
-A replay evaluates thousands of instants. The store is only ever added to, so how many rows are known of the time
-that is looked at, and which is the newest, tells whether that would come out otherwise.
+A replay evaluates thousands of instants. Rows are only added to the database, so the number of rows and the newest row
+of the session show whether a cached result is still valid.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from opslib.alerting import evaluator
 from opslib.alerting.alerts import Alert, Alerts, Transition
-from opslib.alerting.evaluator import Evaluator, judged_at, sessions
+from opslib.alerting.evaluator import Evaluator, evaluate_at, sessions
 from opslib.alerting.fill_figures import FillFigures
 from opslib.foundation import clock
 from opslib.foundation.config.rules import Rules
@@ -25,18 +25,20 @@ from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import SampleStore
 from opslib.trading.pnl.store import FillStore, StoredFill
 
-FORM = 1  # Of what is remembered: another form is computed anew.
+FORM = 1  # Version of the cached result; other versions are computed again.
 
 
-def of(
-    store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None, memory: Cache
+def replay_cached(
+    store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None, cache: Cache
 ) -> tuple[list[Transition], Alerts]:
     """
-    What do today's data and rules say became of alerts from a session's open to its close, and how do they stand there?
-    The alerts of a session, replayed from its snapshots and samples.
+    Replay a session with the present data and rules.
+
+    Returns:
+        The transitions from its open to its close, and the alerts at the close.
     """
 
-    def judged() -> dict[str, Any]:
+    def evaluate() -> dict[str, Any]:
         transitions, alerts = replay_session(
             store, settings, rules, clock.micros(session.opens), clock.micros(session.closes), known_at_us
         )
@@ -45,26 +47,26 @@ def of(
             "alerts": [alert.as_json() for alert in alerts.alerts.values()],
         }
 
-    kept = memory.once(_name(session), list(_rests_on(store, settings, rules, session, known_at_us)), judged)
+    kept = cache.once(_name(session), list(_basis_of(store, settings, rules, session, known_at_us)), evaluate)
     return [Transition(*row) for row in kept["transitions"]], Alerts(
         rules, [Alert.of_json(state) for state in kept["alerts"]]
     )
 
 
-def remember(watch: Evaluator, memory: Cache) -> None:
+def cache_session(live: Evaluator, cache: Cache) -> None:
     """
-    Keep what a replay of a session would find, where it was just judged live and nothing of it was known late.
+    Cache the live evaluation of a session as its replay, if no data came late.
 
-    So a session is judged once, and its report is there at once.
+    The session then is not evaluated a second time for its report.
     """
-    whole, watch.whole = watch.whole, None
+    whole, live.whole = live.whole, None
     if whole is None:
         return
-    basis = _rests_on(watch.store, watch.settings, watch.rules, whole.session, None)
+    basis = _basis_of(live.store, live.settings, live.rules, whole.session, None)
     counts = basis.snapshots[0], basis.samples[0], basis.fills[0]
-    if counts == whole.rows and (basis.alive, basis.before_us, basis.beat_us) == whole.began:
+    if counts == whole.rows and (basis.wired, basis.before_us, basis.heartbeat_us) == whole.began:
         found = {"transitions": [list(t) for t in whole.transitions], "alerts": whole.alerts}
-        memory.keep(_name(whole.session), list(basis), found)
+        cache.keep(_name(whole.session), list(basis), found)
 
 
 def _name(session: Session) -> str:
@@ -73,13 +75,13 @@ def _name(session: Session) -> str:
 
 class _Basis(NamedTuple):
     """
-    All that a replay of a session depends on.
+    All inputs of a session's replay.
 
     Attributes:
-        alive: What is wired when it opens.
-        before_us, beat_us: When the last snapshot and the last beat before it were.
-        market: When the market was open.
-        snapshots, samples, fills: How many rows there are as far back as any rule goes, and the newest.
+        wired: The wired fields at the open.
+        before_us, heartbeat_us: The times of the last snapshot and the last heartbeat before it.
+        market: The hours of the open market.
+        snapshots, samples, fills: The number of rows as far back as any rule needs, and the newest.
     """
 
     form: int
@@ -87,19 +89,19 @@ class _Basis(NamedTuple):
     rules: str
     post_every_s: float
     fallback: str
-    alive: list[str]
+    wired: list[str]
     before_us: int | None
-    beat_us: int | None
+    heartbeat_us: int | None
     market: list[tuple[int, int]]
     snapshots: tuple[int, int]
     samples: tuple[int, int]
     fills: tuple[int, int]
 
 
-def _rests_on(store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> _Basis:
+def _basis_of(store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> _Basis:
     app, reach, closes_us = settings.app, evaluator.reach_us(rules, session), clock.micros(session.closes)
     samples = SampleStore(store, app)
-    before, beat = (
+    before, heartbeat = (
         SnapshotStore(store).last_snapshot(app, reach.posts_us, known_at_us),
         samples.last("beat", reach.probed_us, known_at_us),
     )
@@ -113,9 +115,9 @@ def _rests_on(store: Database, settings: Settings, rules: Rules, session: Sessio
         rules.hash,
         settings.post_every_s,
         settings.fallback,
-        sorted(SnapshotStore(store).alive(app, known_at_us, reach.posts_us) | frozenset(settings.wired)),
+        sorted(SnapshotStore(store).wired(app, known_at_us, reach.posts_us) | frozenset(settings.wired)),
         before.ts_us if before else None,
-        beat.ts_us if beat else None,
+        heartbeat.ts_us if heartbeat else None,
         market,
         SnapshotStore(store).extent(app, reach.posts_us, closes_us, known_at_us),
         samples.extent(reach.probed_us, closes_us, known_at_us),
@@ -133,36 +135,38 @@ def replay_session(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> tuple[list[Transition], Alerts]:
     """
-    What do today's data and rules say became of alerts in (since, upto]?
+    Replay (since, upto] with the present data and rules.
 
-    The first session is judged from its open, so that what began before `since` is known; returns the transitions from
-    that open on, and the alerts as they stand at the end.
+    The first session is evaluated from its open, so that alerts that began before `since` are known.
+
+    Returns:
+        The transitions from that open on, and the alerts at the end.
     """
     if found := next(sessions(since_us, upto_us), None):
         since_us = min(since_us, clock.micros(found[0].opens))
-    watch = Evaluator(store, settings, rules, known_at_us=known_at_us)
-    transitions = [t for _, became in progress(watch.judge(since_us, upto_us)) for t in became]
-    return transitions, watch.alerts
+    evaluation = Evaluator(store, settings, rules, known_at_us=known_at_us)
+    transitions = [t for _, became in progress(evaluation.evaluate(since_us, upto_us)) for t in became]
+    return transitions, evaluation.alerts
 
 
 def replay_view(
-    tape: CounterHistory,
+    counters: CounterHistory,
     rules: Rules,
     since_us: int,
     upto_us: int,
     probed: ProbeHistory | None = None,
-    filed: Iterable[StoredFill] = (),
+    fills: Iterable[StoredFill] = (),
 ) -> list[Transition]:
     """
-    What became of alerts in (since, upto], by a tape, what our own looks saw, and fills, as they stand?
+    Evaluate (since, upto] from the data of a view: counters, probes and fills.
 
-    For a view, where nobody has judged: what began before `since` begins there, and budgets are not judged.
+    It is used if no evaluation is stored. Alerts that began before `since` begin there, and burn rates are left out.
     """
     rules = rules.without_budgets()
-    found, alerts, realised = [], Alerts(rules), FillFigures(rules)
-    realised.add(filed, lambda row: row.ts_us)
+    found, alerts, fill_figures = [], Alerts(rules), FillFigures(rules)
+    fill_figures.add(fills, lambda row: row.ts_us)
     for _, open_instants, after in sessions(since_us, upto_us):
         for at_us in (instant for instant in open_instants if probed is None or not probed.jumped(instant)):
-            found += judged_at(at_us, alerts, tape, rules, probed, realised)
+            found += evaluate_at(at_us, alerts, counters, rules, probed, fill_figures)
         found += alerts.close(after) if after else []
     return found

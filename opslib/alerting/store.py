@@ -1,7 +1,7 @@
 """
-Keep the record of alerts in the database: their states, transitions, the outbox, and the evaluator's lease.
+Store alerts in the database: their states, transitions, the outbox, and the evaluator's lease.
 
-An alert's state, its transitions and the outbox change in one transaction, or not at all. Transitions are only added.
+An alert's state, its transitions and the outbox change in one transaction. Transitions are only added.
 """
 
 import json
@@ -14,20 +14,29 @@ import sqlalchemy as sa
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ALERTS, JUDGED, LEASES, OUTBOX, TRANSITIONS
 
-LEASE_US = 30_000_000  # Who has not judged for so long has lost the right to; six instants.
+LEASE_US = 30_000_000  # A lease that is not renewed for this long (six evaluation times) expires.
 _COLUMNS = [c for c in TRANSITIONS.c if c.name not in ("app", "seq", "known_at_us")]
 COLUMNS = tuple(c.name for c in _COLUMNS)
+# Built once: the live dashboard reads them every few seconds, and building takes longer than executing.
+_EVALUATED = sa.select(JUDGED.c.begun_us, JUDGED.c.upto_us).where(JUDGED.c.app == sa.bindparam("of"))
+_BETWEEN = (
+    TRANSITIONS.c.app == sa.bindparam("of"),
+    TRANSITIONS.c.at_us > sa.bindparam("since"),
+    TRANSITIONS.c.at_us <= sa.bindparam("upto"),
+)
+_TRANSITIONS = sa.select(*_COLUMNS).where(*_BETWEEN).order_by(TRANSITIONS.c.seq)
+_EXTENT = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(TRANSITIONS.c.seq), 0)).where(*_BETWEEN)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
     """
-    The right to judge, for a while.
+    The exclusive right to evaluate, for a limited time.
 
     Attributes:
-        holder: Who has it.
-        known_us: All that was known by then is in the store, and nothing will come in between any more.
-        begun_us, upto_us: The instants judged so far, (begun, upto]; None where none was ever judged.
+        holder: The process that has it.
+        known_us: All data known by then is in the database; nothing earlier will be added.
+        begun_us, upto_us: The instants evaluated so far, (begun, upto]; None if there are none.
     """
 
     holder: str
@@ -37,13 +46,13 @@ class Lease:
 
 
 class AlertStore:
-    """The alerts of one app as the store keeps them."""
+    """The stored alerts of one app."""
 
     def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
     def acquire_lease(self, holder: str) -> Lease | None:
-        """The right to judge, taken or kept; None while somebody else has it."""
+        """Acquire or renew the lease; None while another process has it."""
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
             held = connection.execute(
@@ -57,50 +66,52 @@ class AlertStore:
                 )
             else:
                 connection.execute(sa.insert(LEASES).values(app=self.app, holder=holder, until_us=now_us + LEASE_US))
-            judged = connection.execute(sa.select(JUDGED).where(JUDGED.c.app == self.app)).one_or_none()
-        return Lease(holder, now_us, judged.begun_us if judged else None, judged.upto_us if judged else None)
+            evaluated = connection.execute(sa.select(JUDGED).where(JUDGED.c.app == self.app)).one_or_none()
+        return Lease(
+            holder, now_us, evaluated.begun_us if evaluated else None, evaluated.upto_us if evaluated else None
+        )
 
     def leave(self, holder: str) -> None:
-        """Give the right to judge back, so that the next one need not wait for it."""
+        """Release the lease, so that the next process need not wait until it expires."""
         with self.store.committing() as connection:
             connection.execute(sa.delete(LEASES).where(LEASES.c.app == self.app, LEASES.c.holder == holder))
 
     def keep(
         self,
-        turn: Lease,
+        lease: Lease,
         since_us: int,
         upto_us: int,
         transitions: Iterable[tuple[Any, ...]],
         states: Iterable[Mapping[str, Any]],
-        told: Mapping[int, str],
+        notified: Mapping[int, str],
     ) -> bool:
         """
-        Keep what was judged in (since, upto], in one transaction.
+        Store the evaluation of (since, upto] in one transaction.
 
         Args:
             transitions: Rows of `COLUMNS`, in order.
-            states: Every alert that is to be remembered.
-            told: Which transitions, by their place, somebody is to be told of, with the edge: firing or resolved.
+            states: The state of every alert to store.
+            notified: The transitions that need a notification, by their index, with the edge: firing or resolved.
 
         Returns:
-            False where somebody else has judged meanwhile, or holds the right to; nothing was kept then.
+            False if another process has evaluated meanwhile or has the lease; then nothing was stored.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was stored.
         """
         app = self.app
         with self.store.committing() as connection:
             known_at_us = self.store.stamp(connection)
             holder = connection.execute(sa.select(LEASES.c.holder).where(LEASES.c.app == app)).scalar()
-            judged = connection.execute(sa.select(JUDGED.c.upto_us).where(JUDGED.c.app == app)).scalar()
-            if holder != turn.holder or judged not in (None, since_us):
+            evaluated = connection.execute(sa.select(JUDGED.c.upto_us).where(JUDGED.c.app == app)).scalar()
+            if holder != lease.holder or evaluated not in (None, since_us):
                 return False
             connection.execute(sa.update(LEASES).where(LEASES.c.app == app).values(until_us=known_at_us + LEASE_US))
-            if judged is None:
+            if evaluated is None:
                 connection.execute(sa.insert(JUDGED).values(app=app, begun_us=since_us, upto_us=upto_us))
             else:
                 connection.execute(sa.update(JUDGED).where(JUDGED.c.app == app).values(upto_us=upto_us))
-            # Numbered by hand: a sequence of PostgreSQL's own leaves holes where a transaction was broken off.
+            # The numbers are assigned here, because a PostgreSQL sequence leaves gaps after an aborted transaction.
             seq = (
                 connection.execute(sa.select(sa.func.max(TRANSITIONS.c.seq)).where(TRANSITIONS.c.app == app)).scalar()
                 or 0
@@ -121,7 +132,7 @@ class AlertStore:
                     "edge": edge,
                     "known_at_us": known_at_us,
                 }
-                for n, (i, edge) in enumerate(sorted(told.items()))
+                for n, (i, edge) in enumerate(sorted(notified.items()))
             ]
             if out:
                 connection.execute(sa.insert(OUTBOX), out)
@@ -134,7 +145,7 @@ class AlertStore:
         return True
 
     def states(self) -> list[dict[str, Any]]:
-        """Every alert that is remembered, as it stood after the last instant that was judged."""
+        """Return the state of every stored alert after the last evaluated instant."""
         query = (
             sa.select(ALERTS.c.state)
             .where(ALERTS.c.app == self.app)
@@ -143,34 +154,32 @@ class AlertStore:
         with self.store.reading() as connection:
             return [json.loads(state) for state in connection.execute(query).scalars()]
 
-    def judged(self) -> tuple[int, int] | None:
-        """Which instants were judged, (begun, upto]? None where none was ever."""
+    def evaluated(self) -> tuple[int, int] | None:
+        """Return the evaluated range (begun, upto]; None if there is none."""
         with self.store.reading() as connection:
-            found = connection.execute(
-                sa.select(JUDGED.c.begun_us, JUDGED.c.upto_us).where(JUDGED.c.app == self.app)
-            ).one_or_none()
+            found = connection.execute(_EVALUATED, {"of": self.app}).one_or_none()
         return (found.begun_us, found.upto_us) if found else None
 
     def transitions(
         self, upto_us: int, known_at_us: int | None = None, since_us: int | None = None
     ) -> list[tuple[Any, ...]]:
-        """
-        What became of alerts up to an instant, as rows of `COLUMNS` in order; since another one where it is given.
-        """
-        query = (
-            sa.select(*_COLUMNS)
-            .where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.at_us <= upto_us)
-            .order_by(TRANSITIONS.c.seq)
-        )
-        if since_us is not None:
-            query = query.where(TRANSITIONS.c.at_us > since_us)
+        """Return the transitions up to an instant (and after `since_us`, if given) as rows of `COLUMNS`, in order."""
+        query = _TRANSITIONS
         if known_at_us is not None:
             query = query.where(TRANSITIONS.c.known_at_us <= known_at_us)
+        parameters = {"of": self.app, "since": -1 if since_us is None else since_us, "upto": upto_us}
         with self.store.reading() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            return [tuple(row) for row in connection.execute(query, parameters)]
+
+    def extent(self, since_us: int, upto_us: int) -> tuple[int, int]:
+        """Return the number of transitions in (since, upto], and the newest one; (0, 0) if there are none."""
+        with self.store.reading() as connection:
+            parameters = {"of": self.app, "since": since_us, "upto": upto_us}
+            count, newest = connection.execute(_EXTENT, parameters).one()
+        return count, newest
 
     def outbox(self) -> list[tuple[str, str, tuple[Any, ...]]]:
-        """What is to be told, in order: (id, firing or resolved, the transition it tells)."""
+        """Return the outbox in order: (id, firing or resolved, the transition)."""
         query = (
             sa.select(OUTBOX.c.id, OUTBOX.c.edge, *_COLUMNS)
             .join(TRANSITIONS, sa.and_(TRANSITIONS.c.app == OUTBOX.c.app, TRANSITIONS.c.seq == OUTBOX.c.transition))

@@ -1,9 +1,9 @@
 """
-Judge one figure against its rule.
+Evaluate one figure against its rule.
 
-What comes out is a `Finding`: a verdict, the highest rung reached, and one sentence with the measured value beside the
-limit. Never green without data: a figure that could not be measured is *unknown*; one that nothing measures, or that
-nobody expects now, is shown and not counted.
+The result is a `Finding`: a verdict, the highest severity reached, and one sentence with the measured value and the
+limit. Without data a finding is never ok: a figure that could not be measured is *unknown*. A figure that nothing
+measures, or that is not expected now, is shown but not evaluated.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,38 +17,40 @@ from opslib.foundation.intervals import t_interval, wilson
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
 VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
 EXIT_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few"
+# The names of the sources of figures, where they differ from the stored ones.
+SOURCES = {"probe": "probes", "chain": "chains", "logs": "log", "fills": "fills"}
+NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few samples"
 CONTRADICTION = "the counts contradict each other"
 
 
 class BudgetBurn(NamedTuple):
-    """How many times too fast a budget is spent, on one rung: over its long and its short window; None is unknown."""
+    """The burn rate of a budget at one severity, over its long and its short window; None is unknown."""
 
     long: float | None
     short: float | None
-    bound: float | None  # The least that both may be, with 95 % confidence.
+    bound: float | None  # The lower bound of both at 95 % confidence.
 
 
 class Figure(NamedTuple):
     """
-    What was measured, ready to be judged.
+    A measured value, ready to be evaluated.
 
     Attributes:
         value: In the rule's unit; None is unknown.
-        part: How many of `count` the rate counts, where it is a rate: successes, valid ones, zeros.
-        count: How many samples it is made of; None where there is no such number.
-        coverage: Looks received ÷ expected, 0 to 1; None where none was expected.
-        absent: Why there is no value; ``not measured`` and ``not expected`` are not counted against anyone.
-        deviation: Standard deviation of the samples, where the value is their mean.
-        spent: Of a burn rate, what each rung is judged by.
-        page: The page it is about (its id, and when it was loaded), where it is about one.
-        note: What is known beside the value, for the sentence of an alert; empty is nothing.
-        span: Over what it is measured, in words, where that is not the rule's window.
+        part: The counted part of `count` if the value is a rate: successes, valid contracts, zeros.
+        count: Number of samples; None if there is no such number.
+        coverage: Snapshots or probe samples received ÷ expected, 0 to 1; None if none was expected.
+        absent: Why there is no value; ``not measured`` and ``not expected`` do not affect the panel's verdict.
+        deviation: Standard deviation of the samples if the value is their mean.
+        spent: For a burn rate, the values that each severity is evaluated by.
+        page: The page load it is about (page id, load time), if it is about one.
+        note: Additional fact for the alert's sentence; may be empty.
+        span: The time range it is measured over, in words, if that is not the rule's window.
     """
 
     value: float | None
     part: int | None = None
-    count: int | None = None  # type: ignore[assignment]  # Nobody calls the tuple's own count.
+    count: int | None = None  # type: ignore[assignment]  # It hides tuple.count, which is not used.
     coverage: float | None = None
     absent: str = ""
     deviation: float | None = None
@@ -60,14 +62,15 @@ class Figure(NamedTuple):
 
 class Finding(NamedTuple):
     """
-    What a figure amounts to against its rule.
+    The result of evaluating a figure against its rule.
 
     Attributes:
         verdict: ok, warning, critical or unknown.
-        severity: The highest rung reached; None where none is.
-        limit: The limit of that rung; else of the first one.
-        counted: Does it count in the verdict of its panel?
-        why: What the sentence says instead of comparing a value: why it is unknown, or what several figures come to.
+        severity: The highest severity reached; None if none is.
+        limit: The limit of that severity; else of the lowest one.
+        counted: Whether it counts in the verdict of its panel.
+        why: Text of the sentence instead of a comparison: why the value is unknown, or the result of several figures.
+        over: Length of the window that a share is measured over; None for other figures.
     """
 
     rule: Rule
@@ -79,11 +82,14 @@ class Finding(NamedTuple):
     limit: float | str | None
     counted: bool = True
     why: str = ""
+    over: timedelta | None = None
 
     @property
     def sentence(self) -> str:
         """
-        Name, measured value, comparison, limit; and over what it is measured, where that is not the rule's window.
+        The name, the measured value, the comparison and the limit.
+
+        The time range is added if it is not the rule's window.
         """
         return self._compared + (f" ({self.figure.span})" if self.figure.span else "")
 
@@ -94,8 +100,11 @@ class Finding(NamedTuple):
         if self.why:
             return f"{name}: {self.why}"
         worse, better = ("<", "≥") if rule.better == "higher" else (">", "≤")
-        value = _spending(rule, figure, self.severity) if figure.spent else rule.told(figure.value)
-        first = rule.ladder[0][1]
+        first = rule.thresholds[0][1]
+        if figure.spent:
+            value = _spending(rule, figure, self.severity)
+        else:
+            value = compared_value(rule, figure.value, first if self.limit is None else self.limit, self.over)
         if self.severity:
             assert self.limit is not None
             if (
@@ -106,59 +115,77 @@ class Finding(NamedTuple):
             ):
                 low, high = interval(rule, figure)
                 return (
-                    f"{name} ({value}) {worse} {rule.limit_told(first)}, and so is its whole interval "
-                    f"({rule.told(low)} to {rule.told(high)})"
+                    f"{name} ({value}) {worse} {rule.format_limit(first)}, as is its whole confidence interval "
+                    f"({rule.format_value(low)} to {rule.format_value(high)})"
                 )
-            more = _exhausted(rule, figure, self.severity) + (f": {figure.note}" if figure.note else "")
-            return f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.limit_told(self.limit)}{more}"
+            note = f": {figure.note}" if figure.note else ""
+            return (
+                f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.format_limit(self.limit)}{note}"
+            )
         if figure.spent:
-            return f"{name} ({value}): not past {rule.limit_told(first)} over both windows of any rung"
-        if figure.value is not None and not isinstance(first, str) and rule.past(figure.value, first):
+            return f"{name} ({value}): not {worse} {rule.format_limit(first)} in both windows of any severity"
+        if figure.value is not None and not isinstance(first, str) and rule.crosses(figure.value, first):
             low, high = interval(rule, figure)
             return (
-                f"{name} ({value}) {worse} {rule.limit_told(first)}, but of {figure.count:,} it could be "
-                f"chance ({rule.told(low)} to {rule.told(high)})"
+                f"{name} ({value}) {worse} {rule.format_limit(first)}, but not significant with {figure.count:,} "
+                f"samples (confidence interval {rule.format_value(low)} to {rule.format_value(high)})"
             )
-        below = figure.value is not None and rule.past(figure.value, rule.objective)
-        return f"{name} ({value}) {better} {rule.limit_told(first)}" + (
-            f", below objective {rule.limit_told(rule.objective)}" if below else ""
+        missed = figure.value is not None and rule.crosses(figure.value, rule.objective)
+        return f"{name} ({value}) {better} {rule.format_limit(first)}" + (
+            f"; the objective of {rule.format_limit(rule.objective)} is missed" if missed else ""
         )
 
 
+def over_window(rule: Rule, source: str) -> timedelta | None:
+    """
+    Return the window that a rule's share is measured over; None for other figures, and for a share of the last chains.
+
+    A share keeps breaching its threshold until the fault has left the window.
+    """
+    return rule.window if rule.unit == "ratio" and not rule.burn and source in ("page", "probe") else None
+
+
+def compared_value(rule: Rule, value: float | None, limit: float | str, over: timedelta | None) -> str:
+    """Return a value with its window, and with as many digits as show that it differs from the limit."""
+    text = rule.format_value(value)
+    if value is not None and not isinstance(limit, str) and value != limit:
+        for digits in (None, 3, 4, 5, 6):
+            text = rule.format_value(value, digits)
+            if text != rule.format_value(limit, digits):
+                break
+    return text + (f" over {formatting.duration(over.total_seconds())}" if over else "")
+
+
 def named(rule: Rule, subject: str) -> str:
-    """What is judged, and of whom."""
+    """Return the rule's title, with the subject unless that is the app."""
     return rule.title + ("" if subject == "app" else f" of {subject}")
 
 
-def past_limit(rule: Rule, subject: str, value: float | None, limit: float | str) -> str:
-    """That a value is past a limit, in one sentence."""
+def past_limit(rule: Rule, subject: str, source: str, value: float | None, limit: float | str) -> str:
+    """Return the sentence that a value crossed a limit."""
     if isinstance(limit, str):
         sign = "="
     elif rule.better == "higher":
         sign = "<"
     else:
         sign = ">"
-    return f"{named(rule, subject)} ({rule.told(value)}) {sign} {rule.limit_told(limit)}"
+    shown = compared_value(rule, value, limit, over_window(rule, source))
+    return f"{named(rule, subject)} ({shown}) {sign} {rule.format_limit(limit)}"
 
 
-def _spending(rule: Rule, figure: Figure, rung: str | None) -> str:
-    """Both windows of a burn rate, for people."""
+def _spending(rule: Rule, figure: Figure, severity: str | None) -> str:
+    """Return both windows of a burn rate, and how long its budget would last at a severity's rate, for people."""
     assert rule.burn and figure.spent is not None
-    rung = rung or rule.ladder[-1][0]
-    (long, short), spent = rule.burn.windows[rung], figure.spent[rung]
+    used_up = ""
+    if severity and (speed := figure.spent[severity].long):
+        budget = rule.burn.budget
+        used_up = f"; the error budget of {budget.days} days would last {_days(budget / speed)}"
+    severity = severity or rule.thresholds[-1][0]
+    (long, short), spent = rule.burn.windows[severity], figure.spent[severity]
     return (
-        f"{rule.told(spent.long)} over {formatting.duration(long.total_seconds())}, {rule.told(spent.short)} "
-        f"over {formatting.duration(short.total_seconds())}"
+        f"{rule.format_value(spent.long)} over {formatting.duration(long.total_seconds())}, "
+        f"{rule.format_value(spent.short)} over {formatting.duration(short.total_seconds())}{used_up}"
     )
-
-
-def _exhausted(rule: Rule, figure: Figure, rung: str) -> str:
-    """When is a budget gone that is spent like this?"""
-    speed = figure.spent[rung].long if rule.burn and figure.spent else None
-    if not rule.burn or not speed:
-        return ""
-    budget = rule.burn.budget
-    return f"; at this rate the budget of {budget.days} days is gone in {_days(budget / speed)}"
 
 
 def _days(span: timedelta) -> str:
@@ -167,16 +194,16 @@ def _days(span: timedelta) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """What do verdicts add up to? Critical > unknown > warning > ok; of nothing at all nothing is known."""
+    """Return the worst verdict: critical > unknown > warning > ok; unknown if there is none."""
     found = set(verdicts)
     return next((v for v in VERDICTS if v in found), "unknown")
 
 
 def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
     """
-    Between which values does the true one lie, by the rule's gate?
+    Return the confidence interval of a figure, by the rule's gate.
 
-    The value itself where there is nothing to estimate from.
+    Both ends are the value itself if there is nothing to estimate from.
     """
     assert figure.value is not None
     if rule.gate == "wilson" and figure.count:
@@ -187,21 +214,21 @@ def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
 
 
 def bound(rule: Rule, figure: Figure) -> float:
-    """The end of its interval that a limit must be past."""
+    """Return the end of the confidence interval that must cross a limit."""
     low, high = interval(rule, figure)
     return high if rule.better == "higher" else low
 
 
-def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
+def evaluate_figure(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     """
-    What does a figure amount to?
+    Evaluate a figure against its rule.
 
-    A rate under the ``wilson`` gate is past a limit only when its whole interval is: one failed request of thirty is no
-    incident. A mean under ``t`` (of which the distance from zero is judged) is past a limit when it is, and its
-    interval leaves out zero; it is critical when the whole interval is past the first limit. Too few samples, or looks
-    that did not come, make a figure unknown.
+    A rate under the ``wilson`` gate crosses a limit only if its whole confidence interval does: one failed request of
+    thirty is no incident. A mean under ``t`` (its distance from zero is evaluated) crosses a limit if the mean does and
+    its interval excludes zero; it is critical if the whole interval is beyond the first limit. Too few samples or too
+    low a coverage make a figure unknown.
     """
-    first = rule.ladder[0][1]
+    first = rule.thresholds[0][1]
     if figure.value is None:
         return Finding(
             rule,
@@ -217,70 +244,72 @@ def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     if figure.value != figure.value:
         return Finding(rule, subject, source, figure, "unknown", None, first, True, "not a number")
     if figure.coverage is not None and figure.coverage < rule.min_coverage:
+        what = "snapshots" if source == "page" else "probes"
         why = (
-            f"only {formatting.ratio(figure.coverage, 0)} of the looks came (≥ "
-            f"{formatting.ratio(rule.min_coverage, 0)} needed)"
+            f"only {formatting.ratio(figure.coverage, 0)} of the expected {what} received "
+            f"(≥ {formatting.ratio(rule.min_coverage, 0)} required)"
         )
         return Finding(rule, subject, source, figure, "unknown", None, first, True, why)
     if figure.count is not None and figure.count < rule.min_count:
         why = (
-            f"insufficient data (n={figure.count}; {rule.min_count} needed)"
+            f"insufficient data (n={figure.count}; {rule.min_count} required)"
             if rule.gate == "t"
-            else f"too few to judge ({figure.count} of {rule.min_count} needed)"
+            else f"too few samples ({figure.count} of {rule.min_count} required)"
         )
         return Finding(rule, subject, source, figure, "unknown", None, first, False, why)
     reached = _reached(rule, figure)
     if reached is None:
-        return Finding(rule, subject, source, figure, "ok", None, first)
-    rung, limit = reached
-    return Finding(rule, subject, source, figure, VERDICT_OF[rung], rung, limit)
+        return Finding(rule, subject, source, figure, "ok", None, first, over=over_window(rule, source))
+    severity, limit = reached
+    verdict = VERDICT_OF[severity]
+    return Finding(rule, subject, source, figure, verdict, severity, limit, over=over_window(rule, source))
 
 
 def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
-    """The highest rung that a figure is past, with its limit."""
+    """Return the highest severity whose limit a figure crosses, with that limit."""
     assert figure.value is not None
-    first = rule.ladder[0][1]
-    if figure.spent is None and not isinstance(first, str) and not rule.past(figure.value, first):
-        return None  # Whose value is not past the first limit, its interval is past none.
+    first = rule.thresholds[0][1]
+    if figure.spent is None and not isinstance(first, str) and not rule.crosses(figure.value, first):
+        return None  # If the value does not cross the first limit, its interval crosses none.
     end = bound(rule, figure)
     found: tuple[str, float | str] | None = None
     spread = rule.gate == "t" and figure.deviation is not None
     if spread and end <= 0:
-        return None  # That there is a gap at all could be chance.
-    for rung, limit in rule.ladder:
+        return None  # The difference from zero is not significant.
+    for severity, limit in rule.thresholds:
         if spread and not isinstance(limit, str):
-            sure = isinstance(first, str) or rule.past(end, first)
-            past = rule.past(figure.value, limit) and (VERDICT_OF[rung] != "critical" or sure)
-            if rung == "critical" and sure and not past and not isinstance(first, str):
-                # That it is past the first limit is no chance, however near to it: that is what it is told by.
-                found = rung, first
+            sure = isinstance(first, str) or rule.crosses(end, first)
+            past = rule.crosses(figure.value, limit) and (VERDICT_OF[severity] != "critical" or sure)
+            if severity == "critical" and sure and not past and not isinstance(first, str):
+                # The whole interval is beyond the first limit, so the severity is critical and the sentence names it.
+                found = severity, first
         elif isinstance(limit, str):
             past = figure.part == 0
         elif figure.spent is not None:
-            spent = figure.spent[rung].bound
-            past = spent is not None and rule.past(spent, limit)
+            spent = figure.spent[severity].bound
+            past = spent is not None and rule.crosses(spent, limit)
         else:
-            past = rule.past(end, limit)
-        found = (rung, limit) if past else found
+            past = rule.crosses(end, limit)
+        found = (severity, limit) if past else found
     return found
 
 
-def still_beyond_clear(rule: Rule, figure: Figure, rung: str, limit: float | str) -> bool:
-    """Is a known figure still on the bad side of what ends a rung? Its value is, however sure that it is."""
+def still_beyond_clear(rule: Rule, figure: Figure, severity: str, limit: float | str) -> bool:
+    """Return whether the value is still beyond the clear threshold of a severity; uses the value, not its interval."""
     if isinstance(limit, str):
         return figure.part == 0
-    value = value_on(figure, rung)
-    if value is not None and rule.gate == "t" and figure.deviation is not None and rung == "critical":
-        # It is critical also by an interval that is past the first limit: until that is back.
-        name, first = rule.ladder[0]
-        if not isinstance(first, str) and rule.past(bound(rule, figure), rule.clear.get(name, first)):
+    value = value_on(figure, severity)
+    if value is not None and rule.gate == "t" and figure.deviation is not None and severity == "critical":
+        # It can be critical because its whole interval is beyond the first limit; it clears when that ends.
+        name, first = rule.thresholds[0]
+        if not isinstance(first, str) and rule.crosses(bound(rule, figure), rule.clear.get(name, first)):
             return True
-    return value is not None and rule.past(value, rule.clear.get(rung, limit))
+    return value is not None and rule.crosses(value, rule.clear.get(severity, limit))
 
 
-def value_on(figure: Figure, rung: str) -> float | None:
-    """The value by which a rung is judged: of a burn rate, the lesser of its two windows."""
+def value_on(figure: Figure, severity: str) -> float | None:
+    """Return the value that a severity is evaluated by: for a burn rate, the lesser of its two windows."""
     if figure.spent is None:
         return figure.value
-    spent = figure.spent.get(rung)
+    spent = figure.spent.get(severity)
     return None if spent is None or spent.long is None or spent.short is None else min(spent.long, spent.short)

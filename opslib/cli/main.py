@@ -1,14 +1,13 @@
 """
-Run the commands of CONTRACT.md: options, errors and exit codes.
+Run the commands of CONTRACT.md: parse the options, report errors, return the exit code.
 
-Results go to stdout, progress and errors to stderr. `parser` has the options; what a command does stands elsewhere.
-Imports that cost time happen in the command that needs them.
+Results go to stdout, progress and errors to stderr. What a command does stands in ``commands`` and in the packages
+below. Imports that cost time happen in the command that needs them.
 """
 
 import argparse
 import errno
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.cli import output, parser
+from opslib.cli import output, parser, topics
 from opslib.cli.commands import alerts
 from opslib.cli.stdout import Stdout
 from opslib.foundation import clock, crash_log, formatting, logs, time_parsing
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from opslib.desk import Desk
 
 DONE, INCOMPLETE, FAILED, STOPPED = 0, 3, 70, 130
-# Of a file: no defect, but a disk or its modes.
+# Errors of a file that are no defect of ours: a full disk, missing permissions.
 REFUSED_BY_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 STATES = {"ok": DONE, "late": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
@@ -37,17 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     """
     Run one command and return its exit code.
 
-    An exception that nobody expected is 70, with one sentence on stderr that names the log with the traceback.
+    An unexpected exception is 70; one sentence on stderr names the log that holds the traceback.
     """
-    asked = sys.argv[1:] if arguments is None else arguments
+    argv = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # Whatever the terminal is set to, what came in goes out the same.
+        if isinstance(stream, io.TextIOWrapper):  # Text is written unchanged, whatever the locale.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     ours, what, home = sys.stdout, "ops", None
     try:
         if ours is not None:
             sys.stdout = Stdout(ours)
-        options = parser.parser(COMMANDS).parse_args(asked)
+        options = parser.parser(COMMANDS).parse_args(argv)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
@@ -55,9 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
         what, home = f"ops {options.command}", options.home
         logs.to_stderr(what)
         crash_log.watch_threads(home, what)
-        for words in parser.moments(options):
+        for words in parser.resolve_times(options):
             _say(f"ops: {words}")
-        code: int = options.run(options)
+        with output.fitted():
+            code: int = options.run(options)
+        if options.command in CHANGES and getattr(options, "what", None) not in READS:
+            _keep_home_current(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -67,11 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("ops: stopped")
         return STOPPED
-    except Exception as problem:  # Whatever it is: its kind goes into the sentence, its traceback into the log.
+    except Exception as problem:  # Its type goes into the message, its traceback into the log.
         if isinstance(problem, OSError) and problem.errno in REFUSED_BY_SYSTEM and problem.filename is not None:
             _say(
-                f"ops: {formatting.single_line(str(problem.filename))} could not be written or read ({problem.strerror}"
-                f"). Make room or give access there, or name another home (--home), then try again."
+                f"ops: {formatting.single_line(str(problem.filename))} could not be read or written "
+                f"({problem.strerror}). Free some space, give access to it, or use another home directory (--home)."
             )
         else:
             _say(crash_log.record(problem, home, what))
@@ -81,16 +83,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(words: str) -> None:
-    """A line on stderr, without secrets, and without what a terminal would obey; nowhere, where nobody reads it."""
+    """Print a line on stderr, without secrets and control characters. A closed stderr is no error."""
     from opslib.foundation.config.settings import redacted
 
     with suppress(OSError):
         print(formatting.printable(redacted(words)), file=sys.stderr, flush=True)
 
 
-def _print(*words: object, end: str = "\n") -> None:
-    """Lines on stdout, without what a terminal would obey."""
-    print(formatting.printable("\n".join(str(w) for w in words)), end=end)
+def _keep_home_current(options: argparse.Namespace) -> None:
+    """Rebuild index.html of the home directory, which shows what the command has changed."""
+    from opslib import connect
+    from opslib.foundation.config.settings import DEMO
+    from opslib.reports import index_page
+
+    index_page.keep_current(connect(DEMO if options.command == "demo" else options.app, options.home, new=True))
 
 
 def _desk(options: argparse.Namespace, new: bool = False) -> "Desk":
@@ -98,23 +104,19 @@ def _desk(options: argparse.Namespace, new: bool = False) -> "Desk":
     from opslib.foundation.config import settings
 
     if options.app == settings.DEMO and not settings.load(options.home, options.app).home.exists():
-        _say("making the demo's two days, once; this takes some 15 seconds")
+        _say("creating the demo's data (once, about 15 seconds)")
     return connect(options.app, options.home, new)
 
 
-def _begun(options: argparse.Namespace) -> "Desk":
-    """A desk that is known from now on, though nothing has come for it yet."""
+def _new_desk(options: argparse.Namespace) -> "Desk":
+    """Open a desk, and create it if it does not exist yet."""
     desk = _desk(options, new=True)
     (desk.settings.outputs / "runs").mkdir(parents=True, exist_ok=True)
     return desk
 
 
-def _print_json(found: Any) -> None:
-    print(formatting.escaped_json(json.dumps(found, indent=1, ensure_ascii=False)))
-
-
 def _progress(items: Iterable[Any], total: int | None, words: str, unit: str = "posts") -> Iterator[Any]:
-    """A bar on stderr where somebody looks at it, one line where nobody does."""
+    """Show a progress bar if stderr is a terminal, else one line."""
     if not sys.stderr.isatty():
         _say(words)
         yield from items
@@ -129,27 +131,38 @@ def _importing(path: Path) -> Callable[[Iterable[Any]], Iterable[Any]]:
 
 
 def _help(options: argparse.Namespace) -> int:
-    print(parser.help_text(COMMANDS, getattr(options, "topic", None)), end="")
+    topic = getattr(options, "topic", None)
+    if topic in topics.names():
+        output.show_markdown(topics.text(topic))
+    else:
+        print(parser.help_text(COMMANDS, topic), end="")
+    return DONE
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(parser.parser(COMMANDS), shell=options.shell), end="")
     return DONE
 
 
 def _demo(options: argparse.Namespace) -> int:
     from opslib.cli.commands import demo
 
-    return _shown(options, demo.asked(options, _progress, _say))
+    return _print_reply(options, demo.play(options, _progress, _say))
 
 
 def _drill(options: argparse.Namespace) -> int:
     from opslib.cli.commands import drill
 
-    return _shown(options, drill.asked(options, _progress, _say))
+    return _print_reply(options, drill.run(options, _progress, _say))
 
 
 def _timeout(given: float | None) -> float:
     from opslib.jobs import executor
 
     if given is not None and not 0 < given <= 86_400:
-        raise UsageError(f"--timeout is seconds above 0 and up to a day, found {given:g}.")
+        raise UsageError(f"--timeout is {given:g}; expected seconds, more than 0 and at most 86400.")
     return executor.TIMEOUT_S if given is None else given
 
 
@@ -168,20 +181,20 @@ def _import(options: argparse.Namespace) -> int:
             for at, r in SnapshotStore(desk.store).rejects(desk.settings.app)
         ]
         if options.output == "json":
-            _print_json(found)
+            output.show_json(found)
         else:
-            _print(
+            output.show(
                 *(
                     [
                         f"{r['source']}: {'; '.join(formatting.single_line(reason) for reason in r['reasons'])}"
                         for r in found
                     ]
-                    or ["nothing was ever refused"]
+                    or ["no row was rejected"]
                 )
             )
         return DONE
     if not options.paths:
-        raise UsageError("a file to import was wanted. See ops import --help.")
+        raise UsageError("no file was given. Name one or more files to import; see ops import --help.")
     totals: list[tuple[Path, importing.ImportResult]] = []
     refused: list[str] = []
     how: dict[str, Any] = {
@@ -203,7 +216,7 @@ def _import(options: argparse.Namespace) -> int:
         except (ImportRefused, UsageError) as problem:
             refused.append(str(problem))
     if options.output == "json":
-        _print_json([{"path": str(path), **found.as_json()} for path, found in totals])
+        output.show_json([{"path": str(path), **found.as_json()} for path, found in totals])
     else:
         for path, result in totals:
             errors = (
@@ -212,7 +225,7 @@ def _import(options: argparse.Namespace) -> int:
                 else f"; {formatting.number(result.errors)} errors"
                 + (f" ({', '.join(f'{kind} {n:,}' for kind, n in result.by_kind.items())})" if result.by_kind else "")
             )
-            _print(
+            output.show(
                 f"{path}: {result.accepted:,} accepted, {result.duplicate:,} duplicate, {result.rejected:,} "
                 f"rejected{errors}"
             )
@@ -220,7 +233,7 @@ def _import(options: argparse.Namespace) -> int:
         if result.remark:
             _say(f"{path}: {result.remark}.")
     if any(found.rejected for _, found in totals):
-        _say("ops: rows were rejected; ops import --rejects says why, line by line.")
+        _say("ops: some rows were rejected. To see each with its reason: ops import --rejects")
     for words in refused:
         _say(f"ops: {words}")
     return FAILED if refused or any(found.rejected for _, found in totals) else DONE
@@ -236,7 +249,7 @@ def _export(options: argparse.Namespace) -> int:
     ):
         print(formatting.escaped_json(line))
         if isinstance(sys.stdout, Stdout) and not sys.stdout.is_read:
-            break  # Nobody reads what a long history would still give.
+            break  # The reader is gone.
     return DONE
 
 
@@ -244,23 +257,23 @@ def _serve(options: argparse.Namespace) -> int:
     from opslib.services import serve
 
     if not 0 < options.port < 65_536:
-        raise UsageError(f"--port is 1 to 65535, found {options.port}.")
-    desk = _begun(options)
+        raise UsageError(f"--port is {options.port}; expected 1 to 65535.")
+    desk = _new_desk(options)
     try:
-        staff = desk.staff
-    except SettingsError as problem:  # What is posted is received all the same.
-        _say(f"ops: {problem} Until that is set right, what a dead collector leaves untold is told on this terminal.")
-        staff = Contacts()
-    serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
+        contacts = desk.contacts
+    except SettingsError as problem:  # Snapshots are received all the same.
+        _say(f"ops: {problem} Until this is fixed, notifications that a dead collector did not send are printed here.")
+        contacts = Contacts()
+    serve(desk.settings, desk.store, desk.rules, contacts, host=options.host, port=options.port)
     return DONE
 
 
 def _status(options: argparse.Namespace) -> int:
     view = _desk(options).status(options.as_of, options.window, options.known_at)
     if options.output == "json":
-        _print_json(view.as_json())
+        output.show_json(view.as_json())
     else:
-        _print(view, *(f"\n{panel!r}" for panel in view.panels))
+        output.show(view, *(f"\n{panel!r}" for panel in view.panels))
     return view.exit_code
 
 
@@ -268,15 +281,15 @@ def _diagnose(options: argparse.Namespace) -> int:
     from opslib.runbooks import diagnose
 
     desk = _desk(options)
-    return _judged(options, diagnose(desk.status(options.as_of, options.window, options.known_at)))
+    return _with_verdict(options, diagnose(desk.status(options.as_of, options.window, options.known_at)))
 
 
 def _pnl(options: argparse.Namespace) -> int:
     found = _desk(options).pnl(options.fills, options.backtest, options.costs, options.as_of, known_at=options.known_at)
     if options.output == "json":
-        _print_json(found.as_json())
+        output.show_json(found.as_json())
     else:
-        _print(found)
+        output.show(found)
     return found.exit_code
 
 
@@ -289,15 +302,15 @@ def _alerts(options: argparse.Namespace) -> int:
         known_at=options.known_at,
         since=start,
         replay=options.replay,
-        progress=lambda instants: _progress(instants, None, "judging anew", "instants"),
+        progress=lambda instants: _progress(instants, None, "evaluating", "instants"),
     )
     if options.output == "json":
-        _print_json(log.as_json())
+        output.show_json(log.as_json())
     else:
-        _print(log)
-    if log.lacking:
-        _say(f"ops: {log.lacking}")
-    return INCOMPLETE if log.lacking else DONE
+        output.show(log)
+    if log.missing:
+        _say(f"ops: {log.missing}")
+    return INCOMPLETE if log.missing else DONE
 
 
 def _collect(options: argparse.Namespace) -> int:
@@ -305,46 +318,46 @@ def _collect(options: argparse.Namespace) -> int:
 
     every_s = time_parsing.parse_span(options.every).total_seconds()
     if not 1 <= every_s <= 60:
-        raise UsageError(f"--every is 1s to 60s, found {options.every}.")
-    desk = _begun(options)
-    staff, looked_at = desk.staff, desk.settings.looked_at
+        raise UsageError(f"--every is {options.every}; expected 1s to 60s.")
+    desk = _new_desk(options)
+    contacts, targets = desk.contacts, desk.settings.targets
+    probing = f"probing {', '.join(targets)} every {options.every}"
     _say(
-        f"looking every {options.every} at "
-        f"{', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of "
-        f"{desk.settings.app}; Ctrl-C stops"
+        f"{probing if targets else 'nothing to probe is configured (ops help settings)'}; "
+        f"evaluating the alerts of {desk.settings.app}. Press Ctrl-C to stop."
     )
-    collect(desk.settings, desk.store, desk.rules, staff, every_s)
+    collect(desk.settings, desk.store, desk.rules, contacts, every_s)
     return DONE
 
 
 def _ack(options: argparse.Namespace) -> int:
-    return _shown(options, alerts.ack(_desk(options), options))
+    return _print_reply(options, alerts.ack(_desk(options), options))
 
 
 def _silence(options: argparse.Namespace) -> int:
-    return _shown(options, alerts.silence(_desk(options), options))
+    return _print_reply(options, alerts.silence(_desk(options), options))
 
 
 def _notify(options: argparse.Namespace) -> int:
-    return _shown(options, alerts.notified(_desk(options), options))
+    return _print_reply(options, alerts.notify(_desk(options), options))
 
 
 def _incident(options: argparse.Namespace) -> int:
     from opslib.cli.commands import incidents
 
-    return _shown(options, incidents.incident(_desk(options), options))
+    return _print_reply(options, incidents.incident(_desk(options), options))
 
 
 def _mark(options: argparse.Namespace) -> int:
     from opslib.cli.commands import incidents
 
-    return _shown(options, incidents.mark(_desk(options), options))
+    return _print_reply(options, incidents.mark(_desk(options), options))
 
 
 def _runbook(options: argparse.Namespace) -> int:
     from opslib.cli.commands import incidents
 
-    return _shown(
+    return _print_reply(
         options,
         incidents.runbook(_desk(options), options)
         if options.what in ("open", "resume")
@@ -355,16 +368,16 @@ def _runbook(options: argparse.Namespace) -> int:
 def _postmortem(options: argparse.Namespace) -> int:
     from opslib.cli.commands import incidents
 
-    return _shown(options, incidents.postmortem(_desk(options), options))
+    return _print_reply(options, incidents.postmortem(_desk(options), options))
 
 
 def _checklist(options: argparse.Namespace) -> int:
     from opslib.cli.commands import checklists
 
     return (
-        _judged(options, checklists.gone_through(_desk(options), options))
+        _with_verdict(options, checklists.run_checklist(_desk(options), options))
         if options.name
-        else _shown(options, checklists.listed())
+        else _print_reply(options, checklists.listed())
     )
 
 
@@ -373,21 +386,23 @@ def _verify(options: argparse.Namespace) -> int:
     from opslib.reports import verify
 
     found = settings.load(options.home, options.app)
-    # To verify a copied folder lays nothing out.
+    # Verifying a copied folder does not create a home directory.
     there = bool(found.store_url) or (found.home / "store.sqlite").exists()
-    return _judged(options, verify(options.path, _desk(options) if there else None))
+    return _with_verdict(options, verify(options.path, _desk(options) if there else None))
 
 
-def _shown(options: argparse.Namespace, reply: "output.Reply") -> int:
+def _print_reply(options: argparse.Namespace, reply: "output.Reply") -> int:
     if options.output == "json":
-        _print_json(reply.values)
+        output.show_json(reply.values)
     else:
-        _print(reply.words)
+        output.show(reply.words)
     return DONE if reply.done else FAILED
 
 
 def _greeks(options: argparse.Namespace) -> int:
-    return _judged(options, _desk(options).greeks(options.what, options.provider, options.as_of, options.known_at))
+    return _with_verdict(
+        options, _desk(options).greeks(options.what, options.provider, options.as_of, options.known_at)
+    )
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -399,44 +414,44 @@ def _dashboard(options: argparse.Namespace) -> int:
 
 
 def _started(options: argparse.Namespace, what: str) -> int:
-    """Become JupyterLab, or the dashboard without code."""
+    """Replace this process by JupyterLab, or by the dashboard without code."""
     from opslib.foundation import network
     from opslib.jobs import jupyterlab
     from opslib.runbooks import catalog
 
     desk = _desk(options)
     if not 0 <= options.port <= 65_535:
-        raise UsageError(f"--port is 0 (any) to 65535, found {options.port}.")
+        raise UsageError(f"--port is {options.port}; expected 0 (any free port) to 65535.")
     place, port = jupyterlab.prepare(desk.settings, os.environ, catalog.titles()), options.port or network.free_port()
     command = getattr(place, what)(port, not options.no_browser)
-    print(place.address(what, port), flush=True)  # Its token is for who asked for it; messages would leave it out.
+    print(place.address(what, port), flush=True)  # Printed, not logged: a message would have its token redacted.
     os.execve(command[0], command, place.environ | ({jupyterlab.READ_ONLY: "1"} if what == "dashboard" else {}))
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    return _judged(options, _desk(options).doctor())
+    return _with_verdict(options, _desk(options).doctor())
 
 
-def _judged(options: argparse.Namespace, found: Any) -> int:
-    """Show what has a verdict, which is the exit code."""
+def _with_verdict(options: argparse.Namespace, found: Any) -> int:
+    """Print a result that has a verdict, and return the verdict as exit code."""
     if options.output == "json":
-        _print_json(found.as_json())
+        output.show_json(found.as_json())
     else:
-        _print(found)
+        output.show(found)
     return int(found.exit_code)
 
 
 def _rules(options: argparse.Namespace) -> int:
     from opslib.cli.commands import rules
 
-    wanted = {"test": "a FILE", "export": "prometheus"}.get(options.what)
-    if bool(options.argument) != bool(wanted) or (options.what == "export" and options.argument != "prometheus"):
-        raise UsageError(f"ops rules {options.what} takes {wanted or 'no argument'}. See ops rules --help.")
-    found = rules.asked(_desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit))
+    expected = {"test": "a FILE", "export": "prometheus"}.get(options.what)
+    if bool(options.argument) != bool(expected) or (options.what == "export" and options.argument != "prometheus"):
+        raise UsageError(f"ops rules {options.what} takes {expected or 'no argument'}. See ops rules --help.")
+    found = rules.run(_desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit))
     if options.output == "json" and options.what != "export":
-        _print_json(found.values)
+        output.show_json(found.values)
     else:
-        _print(found.words, end="" if found.words.endswith("\n") else "\n")
+        output.show(found.words, end="" if found.words.endswith("\n") else "\n")
     return DONE if found.right else FAILED
 
 
@@ -445,15 +460,15 @@ def _report(options: argparse.Namespace) -> int:
     from opslib.reports import daily, publishing
 
     if options.period and (options.day or options.name == "daily"):
-        raise UsageError("a daily report is of a --day, every other of a --day or a --period, not both.")
+        raise UsageError("--day and --period exclude each other, and the daily report takes only --day.")
     if ".." in (options.day or options.period or ""):
         from opslib.cli.commands import schedule
 
         reply, states = schedule.ranged(_desk(options), options, _timeout(options.timeout), _progress)
-        _shown(options, reply)
+        _print_reply(options, reply)
         return max(STATES.get(state, DONE) for state in states)
     if options.workers or options.scheduler:
-        raise UsageError("--workers and --scheduler are of a range, such as --day 2026-01-02..2026-03-31.")
+        raise UsageError("--workers and --scheduler need a range, such as --day 2026-01-02..2026-03-31.")
     how = {
         "as_of": options.as_of,
         "known_at": options.known_at,
@@ -464,25 +479,27 @@ def _report(options: argparse.Namespace) -> int:
         if options.name == "daily":
             day = daily.meant_day(desk, options.day, options.as_of)
             _say(f"executing the daily report of {day}")
-            return _told(options, *publishing.publish_daily(desk, day, **how, kernels=kernels))
+            return _ended(options, *publishing.publish_daily(desk, day, **how, kernels=kernels))
         meant = (
             desk.review(options.name, options.period or "", options.as_of)
             if not options.day
             else publishing.review_of(desk, options.name, options.day, options.as_of)
         )
         _say(f"executing the {options.name} report of {meant.period.name}")
-        return _told(options, *publishing.publish_review(desk, options.name, meant.period.name, **how, kernels=kernels))
+        return _ended(
+            options, *publishing.publish_review(desk, options.name, meant.period.name, **how, kernels=kernels)
+        )
 
 
 def _schedule(options: argparse.Namespace) -> int:
     from opslib.cli.commands import schedule
 
-    found = schedule.asked(lambda: _desk(options), options, _progress)
-    return found if isinstance(found, int) else _shown(options, found)
+    found = schedule.execute(lambda: _desk(options), options, _progress)
+    return found if isinstance(found, int) else _print_reply(options, found)
 
 
 def _feedback(options: argparse.Namespace) -> int:
-    return _shown(options, alerts.feedback(_desk(options), options))
+    return _print_reply(options, alerts.feedback(_desk(options), options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -492,7 +509,7 @@ def _run(options: argparse.Namespace) -> int:
     for pair in options.given:
         name, sign, value = pair.partition("=")
         if not sign:
-            raise UsageError(f"a parameter is NAME=VALUE, found {pair!r}.")
+            raise UsageError(f"-p {pair} is not of the form NAME=VALUE.")
         given[name] = value
     desk = _desk(options, new=True)
     path = (
@@ -503,17 +520,17 @@ def _run(options: argparse.Namespace) -> int:
     outcome, place = executor.run(
         path, given, settings=desk.settings, store=desk.store, timeout_s=_timeout(options.timeout)
     )
-    return _told(options, outcome, place)
+    return _ended(options, outcome, place)
 
 
-def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
-    """Say how a run ended; a report's numbers are its result."""
+def _ended(options: argparse.Namespace, outcome: Any, place: Path) -> int:
+    """Print how a run ended; with ``-o json``, a report's numbers."""
     if outcome.state == "failed":
-        executed = f"What was executed is in {place}.ipynb. " if Path(f"{place}.ipynb").exists() else ""
-        _say(f"ops: the run failed: {outcome.reason}. {executed}The ledger has it as {outcome.run_id}.")
+        executed = f"The notebook as executed: {place}.ipynb. " if Path(f"{place}.ipynb").exists() else ""
+        _say(f"ops: the run failed: {outcome.reason}. {executed}Its ID in ops runs: {outcome.run_id}.")
         return FAILED
     if options.output == "json":
-        _print_json(
+        output.show_json(
             outcome.record["values"]
             if outcome.record
             else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"}
@@ -523,7 +540,7 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
         if outcome.state == "incomplete":
             done = "published as incomplete"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
-        _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
+        output.show(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]
 
 
@@ -532,11 +549,11 @@ def _runs(options: argparse.Namespace) -> int:
 
     found = ledger.runs(_desk(options).store)
     if options.output == "json":
-        _print_json(found)
+        output.show_json(found)
     elif not found:
-        _print("no notebook has been run yet")
+        output.show("no notebook has been run yet")
     else:
-        _print(
+        output.show(
             formatting.table(
                 ["started", "notebook", "state", "reason"],
                 [
@@ -548,8 +565,12 @@ def _runs(options: argparse.Namespace) -> int:
     return DONE
 
 
+# Commands after which Home is made again, and what they are given when they only read.
+CHANGES = ("ack", "checklist", "demo", "incident", "mark", "postmortem", "report", "run", "runbook", "schedule")
+READS = ("list", "show", "install", "run")
 COMMANDS: dict[str, parser.Run] = {
     "help": _help,
+    "completion": _completion,
     "demo": _demo,
     "drill": _drill,
     "import": _import,

@@ -1,26 +1,64 @@
-"""Define every command, its options and its help."""
+"""Define every command of ``ops``, its options and its help."""
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from opslib import __version__
+from opslib.cli import topics
 from opslib.foundation import formatting, time_parsing
 from opslib.foundation.errors import UsageError
 
+DESCRIPTION = "Operate an options-trading app: monitor it, respond to incidents, report."
+GROUPS = ("Get started", "Watch", "Respond", "Report", "Verify", "Administer")
+BY = "your name, as it is recorded (default: the user who is logged in)"
+
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong usage, the nearest command named, and no option abbreviated."""
+    """An argparse parser with our exit code for wrong usage, suggestions for typing errors, and no abbreviations."""
 
     def __init__(self, **how: Any):
         super().__init__(allow_abbrev=False, **how)
 
     def error(self, message: str) -> NoReturn:
-        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-        near = formatting.nearest(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
-        raise UsageError(f"{message}.{near} See {self.prog} --help.")
+        wrong = re.search(r"argument ([^:]*): invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            argument, found, choices = wrong.groups()
+            known = re.findall(r"[\w-]+", choices)
+            near = formatting.nearest(found, known)
+            expected = "" if near or len(known) > 12 else f" Expected one of: {', '.join(known)}."
+            kind = "command" if argument == "COMMAND" else f"value of {argument}"
+            raise UsageError(f"{found!r} is not a valid {kind}.{near}{expected} See {self.prog} --help.")
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def _commands(top: argparse.ArgumentParser) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+    """Return the action of a parser that holds its commands."""
+    (found,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    return found
+
+
+class _Top(_Parser):
+    """The parser of ``ops`` itself: its help lists the commands in groups, in the description."""
+
+    def format_help(self) -> str:
+        commands = _commands(self)
+        listed, commands.help = commands.help, argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            commands.help = listed
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = _commands(self).choices.get(options.command, self)
+            near = formatting.nearest(unknown[0].partition("=")[0], command._option_string_actions)
+            raise UsageError(f"{unknown[0]!r} is not expected here.{near} See {command.prog} --help.")
+        return options
 
 
 Run = Callable[[argparse.Namespace], int]
@@ -28,179 +66,328 @@ Run = Callable[[argparse.Namespace], int]
 
 def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     """
-    Make the parser of every command of CONTRACT.md with its options.
+    Build the parser of every command of CONTRACT.md with its options.
 
     Args:
-        runs: What does each command, by its name; it is `run` of the options, and `command` is the name.
+        runs: The function that runs each command, by the command's name. Parsed options hold it as `run`, and the name
+            as `command`.
     """
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--home", metavar="DIR", help="the desk's folder (else OPS_HOME, else the project's outputs/)")
+    shared = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = shared.add_argument_group("options of every command")
+    common.add_argument(
+        "--home", metavar="DIR", help="home directory: settings, database, outputs (default: OPS_HOME, else outputs/)"
+    )
     common.add_argument(
         "--app",
         metavar="NAME",
-        help="whose figures (default: the only app configured, else desk; demo needs nothing; a new name "
-        "begins with import, serve, collect or run)",
+        help="which app (default: the only one in the home directory, else 'desk'; 'demo' always exists; import, "
+        "serve, collect and run create a new one)",
     )
     common.add_argument(
-        "--as-of", metavar="TIME", help="everything as of then; ISO 8601, without an offset New York (default: now)"
+        "--as-of",
+        metavar="TIME",
+        help="show the state at this time, such as 2026-03-10T11:25, in New York unless it has an offset (default: "
+        "now)",
     )
     common.add_argument(
-        "--known-at", metavar="TIME", help="only what had come into the store by then (default: all that is known)"
+        "--known-at", metavar="TIME", help="use only data that was stored by this time (default: all data)"
     )
-    common.add_argument("-o", dest="output", choices=("text", "json"), help="how results are written (default: text)")
-    top = _Parser(
+    common.add_argument("-o", dest="output", choices=("text", "json"), help="output format (default: text)")
+    top = _Top(
         prog="ops",
-        parents=[common],
+        usage="ops COMMAND [OPTIONS]",
+        parents=[shared],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="An operations notebook suite for an options-trading app.",
-        epilog="example: ops demo",
+        epilog=f"Help topics (ops help TOPIC):\n{_wrapped(topics.names())}\n\nexample: ops demo",
     )
     top.set_defaults(run=runs["help"])
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", prog="ops", parser_class=_Parser)
+    groups: dict[str, list[str]] = {name: [] for name in GROUPS}
 
-    def command(name: str, words: str, example: str) -> argparse.ArgumentParser:
+    def command(group: str, name: str, summary: str, example: str, details: str = "") -> argparse.ArgumentParser:
         found = commands.add_parser(
             name,
-            parents=[common],
-            help=words,
-            description=words[0].upper() + words[1:] + ".",
+            parents=[shared],
+            help=summary,
+            description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {details}", 78),
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         found.set_defaults(run=runs[name])
+        groups[group].append(f"  {name:<11} {summary}")
         return found
 
-    asked = command("help", "show this help, or that of one command", "ops help status")
-    asked.add_argument("topic", nargs="?", choices=commands.choices, metavar="COMMAND")
+    _get_started(command)
+    _watch(command)
+    _respond(command)
+    _report(command)
+    _verify(command)
+    _administer(command)
+    top.description = "\n\n".join([DESCRIPTION, *("\n".join([name, *lines]) for name, lines in groups.items())])
+    return top
+
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def _get_started(command: Add) -> None:
     demo = command(
-        "demo", "live a trading day with an incident, offline, from the posts to the report", "ops demo --seed 7"
+        "Get started",
+        "demo",
+        "simulate a trading day with an incident, offline",
+        "ops demo --seed 7",
+        "It posts the day to the real receiver, makes the daily report, a runbook and a postmortem, and compares every "
+        "figure with the simulated events. It needs no network and no account.",
     )
     demo.add_argument(
-        "--seed", type=int, default=None, metavar="N", help="another day: other times, other figures (default: 1)"
+        "--seed", type=int, default=None, metavar="N", help="simulate another day: other times and figures (default: 1)"
     )
-    found = command(
-        "import",
-        "read files of snapshots, fills, backtests, option chains or logs into the store; reading one again "
-        "changes nothing",
-        "ops import snapshots.jsonl.gz fills.csv chain.json app.log",
+    command(
+        "Get started",
+        "doctor",
+        "check that everything configured can be reached",
+        "ops doctor",
+        "The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
     )
-    found.add_argument("paths", nargs="*", metavar="PATH", type=Path)
-    found.add_argument(
-        "--kind",
-        choices=("snapshots", "fills", "backtest", "chain", "log"),
-        default=None,
-        help="what the files hold (default: by their content)",
+    for name, summary, details, example in (
+        (
+            "lab",
+            "open JupyterLab with runbooks, reports and dashboard",
+            "It opens on Home: what is broken now, who has it and what to open first. It uses separate JupyterLab "
+            "settings and does not change yours.",
+            "ops lab",
+        ),
+        (
+            "dashboard",
+            "open the live dashboard in a browser",
+            "It is read-only and shows no code.",
+            "ops dashboard --port 8866",
+        ),
+    ):
+        started = command("Get started", name, summary, example, details)
+        started.add_argument(
+            "--port", type=int, default=0, metavar="PORT", help="port on this machine (default: any free port)"
+        )
+        started.add_argument("--no-browser", action="store_true", help="print the address; do not open a browser")
+    shown = command("Get started", "help", "show help for a command or a topic", "ops help glossary")
+    shown.add_argument("topic", nargs="?", metavar="COMMAND|TOPIC")
+
+
+def _watch(command: Add) -> None:
+    collect = command(
+        "Watch",
+        "collect",
+        "probe the app and its providers, evaluate alerts, notify",
+        "ops collect --every 5s",
+        "It runs until stopped. Several may run at once; one of them evaluates and notifies.",
     )
-    found.add_argument(
-        "--known-at-ts", action="store_true", help="take each row's own time for when it was known; for replays"
-    )
-    found.add_argument("--rejects", action="store_true", help="show what was ever refused, and why")
-    export = command(
-        "export",
-        "give back exactly what was posted or imported, as JSON lines",
-        "ops export snapshots --day 2025-11-18",
-    )
-    export.add_argument("what", choices=("snapshots",))
-    export.add_argument("--from", dest="start", metavar="TIME", help="after this instant")
-    export.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant")
-    export.add_argument("--day", metavar="DAY", help="one day, midnight to midnight in New York")
-    serve = command("serve", "receive what the app's pages post, and expose the figures", "ops serve --port 8321")
-    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
-    serve.add_argument("--port", type=int, default=8321)
-    status = command(
-        "status",
-        "show the panels as of a moment; the exit code is the verdict",
-        "ops status --as-of 2025-11-18T11:30 --window 1h",
-    )
-    status.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h)")
-    diagnose = command(
-        "diagnose",
-        "name the likely cause, and the evidence for and against it; the same answer as the runbook's; exit "
-        "code 3 where it cannot be determined",
-        "ops diagnose --as-of 2025-11-18T11:30 -o json",
-    )
-    diagnose.add_argument(
-        "--window",
-        default="1h",
+    collect.add_argument(
+        "--every",
+        default="5s",
         metavar="SPAN",
-        help="how long before that moment (default: 1h); each rule has a window of its own",
+        help="interval between liveness probes; other probes have intervals of their own (default: 5s)",
+    )
+    serve = command(
+        "Watch",
+        "serve",
+        "receive snapshots from the app's pages; expose metrics",
+        "ops serve --port 8321",
+        "It also accepts other monitors' alerts and log drains, and serves Prometheus metrics. It runs until stopped.",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8321, help="port to listen on (default: 8321)")
+    status = command(
+        "Watch",
+        "status",
+        "show the four panels and the active alerts",
+        "ops status --as-of 2025-11-18T11:30 --window 1h",
+        "The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
+    )
+    status.add_argument("--window", default="1h", metavar="SPAN", help="length of the window (default: 1h)")
+    alerts = command(
+        "Watch",
+        "alerts",
+        "list the alerts that fired",
+        "ops alerts --from 2025-11-18T09:30 --to 2025-11-18T16:00 --replay",
+        "It reads what the collector recorded.",
+    )
+    alerts.add_argument(
+        "--from", dest="start", metavar="TIME", help="start of the window (default: seven days before its end)"
+    )
+    alerts.add_argument("--to", dest="end", metavar="TIME", help="end of the window (default: --as-of, else now)")
+    alerts.add_argument(
+        "--replay", action="store_true", help="evaluate the rules again, with the data and rules available now"
+    )
+    greeks = command(
+        "Watch",
+        "greeks",
+        "check the Greeks of one option chain",
+        "ops greeks chain.json --as-of 2026-03-10T11:25",
+        "The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
+    )
+    greeks.add_argument(
+        "what",
+        metavar="FILE|SYMBOL",
+        help="a chain from Massive, Tradier, Schwab, Cboe or Yahoo, CSV or Parquet; or a symbol, which is fetched now "
+        "(with --as-of: the last chain stored by then)",
+    )
+    greeks.add_argument(
+        "--from",
+        dest="provider",
+        choices=("massive", "tradier"),
+        default="",
+        help="provider of a symbol's chain (default: massive, compared with tradier where both are configured)",
     )
     pnl = command(
+        "Watch",
         "pnl",
-        "read a file of fills: trades, costs, and how far they are from a backtest; the exit code is the verdict",
+        "compute results and costs of fills, against a backtest",
         "ops pnl fills.csv --backtest backtest.csv --costs real",
+        "The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
     )
     pnl.add_argument(
         "fills",
         nargs="?",
         type=Path,
         metavar="FILLS",
-        help="tastytrade's export (both layouts), the app's trades as JSON, or plain CSV (default: what was imported)",
+        help="a broker's export, the app's trades as JSON, or plain CSV (default: the fills that were imported)",
     )
-    pnl.add_argument("--backtest", type=Path, metavar="FILE", help="the backtest's trades, in any of the same forms")
+    pnl.add_argument("--backtest", type=Path, metavar="FILE", help="the backtest's trades, in any of the same formats")
     pnl.add_argument(
         "--costs",
         choices=("real", "guide", "app"),
         default="real",
-        help="how trading is charged: as paid, else $0.65 a contract and side and half the spread; as the "
-        "guide's sample; as the app's calculator (default: real)",
+        help="cost model. real: as paid, or where unknown $0.65 per contract and side plus half the spread; guide: the "
+        "example costs of the operations guide; app: the app's calculator (default: real)",
     )
-    alerts = command(
-        "alerts",
-        "show what fired, from the record of the collector",
-        "ops alerts --from 2025-11-18T09:30 --to 2025-11-18T16:00 --replay",
-    )
-    alerts.add_argument(
-        "--from", dest="start", metavar="TIME", help="after this instant (default: seven days before the end)"
-    )
-    alerts.add_argument(
-        "--to", dest="end", metavar="TIME", help="up to and at this instant (default: --as-of, else now)"
-    )
-    alerts.add_argument(
-        "--replay",
-        action="store_true",
-        help="judge anew, by the data and rules now at hand, instead of reading the record",
-    )
-    collect = command(
-        "collect",
-        "look at the app and its providers, and judge the alerts, until stopped; any number may run, one of "
-        "them judges",
-        "ops collect --every 5s",
-    )
-    collect.add_argument(
-        "--every",
-        default="5s",
-        metavar="SPAN",
-        help="between two looks whether something is there; others have their own pace (default: 5s)",
-    )
+
+
+def _respond(command: Add) -> None:
     ack = command(
+        "Respond",
         "ack",
-        "take an alert, and all that fires with it, as yours: nobody else is called for it",
+        "acknowledge an alert or an incident",
         "ops ack availability-massive-page-20260310T152115Z --by Ann",
+        "You are notified again only if it gets worse or is resolved. Escalation to the next role stops.",
     )
-    ack.add_argument("id", metavar="ID", help="of the alert, as its message and ops status have it")
-    ack.add_argument("--by", metavar="NAME", default=None, help="who takes it (default: who is logged in)")
-    ack.add_argument("--note", default="", metavar="TEXT")
+    ack.add_argument("id", metavar="ID", help="ID of the alert or incident, as in its message and in ops status")
+    ack.add_argument("--by", metavar="NAME", default=None, help=BY)
+    ack.add_argument("--note", default="", metavar="TEXT", help="a note for the record")
+    diagnose = command(
+        "Respond",
+        "diagnose",
+        "name the likely cause, with evidence for and against",
+        "ops diagnose --as-of 2025-11-18T11:30 -o json",
+        "Runbooks give the same answer. The exit code is 3 if the cause could not be determined.",
+    )
+    diagnose.add_argument(
+        "--window",
+        default="1h",
+        metavar="SPAN",
+        help="length of the window of the figures (default: 1h); rules use their own windows",
+    )
+    incident = command(
+        "Respond",
+        "incident",
+        "show incidents; record what was done",
+        'ops incident note 2026-03-10-1 "the vendor called back" --by Ann',
+    )
+    incident.add_argument(
+        "what",
+        choices=("list", "show", "open", "note", "mitigate", "resolve", "merge", "dismiss", "reopen", "handover"),
+        nargs="?",
+        default="list",
+        help="what to do (default: list)",
+    )
+    incident.add_argument(
+        "words",
+        nargs="*",
+        metavar="ID|TEXT",
+        help="first the ID of the incident or of one of its alerts (default: the only open incident), then the text; "
+        "open: only a title",
+    )
+    incident.add_argument("--by", metavar="NAME", default=None, help=BY)
+    incident.add_argument("--at", metavar="TIME", default=None, help="when it happened (default: now)")
+    incident.add_argument("--to", metavar="NAME", default=None, help="handover: the new owner")
+    incident.add_argument("--into", metavar="ID", default=None, help="merge: the incident that remains")
+    incident.add_argument(
+        "--reason", choices=("false alarm", "duplicate"), default=None, help="dismiss: why it is not an incident"
+    )
+    incident.add_argument("--alert", metavar="ID", default=None, help="open: the alert to open it for")
+    incident.add_argument(
+        "--runbook", metavar="NAME", default=None, help="open: its runbook (default: incident, the general one)"
+    )
+    incident.add_argument("--subject", default="app", metavar="NAME", help="open: what it affects (default: app)")
+    incident.add_argument(
+        "--severity",
+        choices=("warning", "notify", "critical", "escalate"),
+        default="notify",
+        help="open: its severity (default: notify)",
+    )
+    incident.add_argument(
+        "--html", action="store_true", help="show: write its page, incident.html in its folder, and print the path"
+    )
+    runbook = command(
+        "Respond",
+        "runbook",
+        "list, read or open a runbook; resume one",
+        "ops runbook open massive_down --by Ann",
+    )
+    runbook.add_argument(
+        "what", choices=("list", "show", "open", "resume"), nargs="?", default="list", help="what to do (default: list)"
+    )
+    runbook.add_argument("name", nargs="?", metavar="NAME", help="name of the runbook, as ops runbook list shows it")
+    runbook.add_argument(
+        "--incident",
+        metavar="ID",
+        default=None,
+        help="open it for this incident (default: the incident of the alert that names the runbook, else a new one)",
+    )
+    runbook.add_argument("--by", metavar="NAME", default=None, help=BY)
+    runbook.add_argument(
+        "--html",
+        metavar="FILE",
+        type=Path,
+        default=None,
+        help="show: write all runbooks to one HTML page, to print and keep for when Jupyter is down",
+    )
+    checklist = command(
+        "Respond",
+        "checklist",
+        "run a checklist",
+        "ops checklist morning --by Ann --sign",
+        "Items that can be checked are checked; the others are asked if the terminal is interactive. The exit code is "
+        "the verdict.",
+    )
+    checklist.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="morning, hourly, pre-deploy, staging, production, post-deploy-1h, post-deploy-24h, post-deploy-1w or "
+        "monitor-health (default: list them)",
+    )
+    checklist.add_argument("--by", metavar="NAME", default=None, help=BY)
+    checklist.add_argument("--sign", action="store_true", help="sign it; a signed checklist does not change any more")
     silence = command(
+        "Respond",
         "silence",
-        "keep quiet about alerts for a while; list or end what is kept quiet",
+        "silence alerts for a while; list or end silences",
         'ops silence add --rule availability --subject massive --for 2h --reason "planned maintenance"',
     )
-    silence.add_argument("what", choices=("add", "list", "end"), nargs="?", default="list")
-    silence.add_argument("id", metavar="ID", nargs="?", help="of end: which one")
-    for name, words in (
-        ("rule", "one rule (default: any)"),
-        ("subject", "one subject (default: any)"),
-        ("source", "one source (default: any)"),
-    ):
-        silence.add_argument(f"--{name}", default="", metavar="NAME", help=words)
-    silence.add_argument("--for", dest="span", metavar="SPAN", help="for how long, such as 2h")
-    silence.add_argument("--reason", default="", metavar="TEXT")
-    silence.add_argument("--by", metavar="NAME", default=None, help="who says so (default: who is logged in)")
+    silence.add_argument(
+        "what", choices=("add", "list", "end"), nargs="?", default="list", help="what to do (default: list)"
+    )
+    silence.add_argument("id", metavar="ID", nargs="?", help="end: ID of the silence")
+    for name in ("rule", "subject", "source"):
+        silence.add_argument(f"--{name}", default="", metavar="NAME", help=f"only alerts of this {name} (default: any)")
+    silence.add_argument("--for", dest="span", metavar="SPAN", help="how long, such as 2h")
+    silence.add_argument("--reason", default="", metavar="TEXT", help="why; required")
+    silence.add_argument("--by", metavar="NAME", default=None, help=BY)
     notify = command(
+        "Respond",
         "notify",
-        "show what was told to whom; --test tries the ways to a channel or a role",
+        "list notifications; send test messages",
         "ops notify --test 'Tech Lead'",
     )
     notify.add_argument(
@@ -209,324 +396,307 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         const="",
         default=None,
         metavar="CHANNEL|ROLE",
-        help="send a message that says it is a trial (default: by every channel)",
+        help="send a test message to this channel or role (default: to every channel)",
     )
-    incident = command(
-        "incident",
-        "show or write down the life of an incident: who holds it, what was done, when it was over",
-        'ops incident note 2026-03-10-1 "the vendor called back" --by Ann',
+    mark = command(
+        "Respond",
+        "mark",
+        "put a marker on every chart and timeline",
+        'ops mark deploy "v1.4.0" --at 2026-03-10T11:05',
     )
-    incident.add_argument(
-        "what",
-        choices=("list", "show", "open", "note", "mitigate", "resolve", "merge", "dismiss", "reopen", "handover"),
-        nargs="?",
-        default="list",
-    )
-    incident.add_argument(
-        "words",
-        nargs="*",
-        metavar="ID|TEXT",
-        help="which one (its id, or that of an alert; default: the only open one), then what is said of it; "
-        "of open: what is wrong",
-    )
-    incident.add_argument("--by", metavar="NAME", default=None, help="who says so (default: who is logged in)")
-    incident.add_argument("--at", metavar="TIME", default=None, help="when it happened (default: now)")
-    incident.add_argument("--to", metavar="NAME", default=None, help="of handover: who holds it now")
-    incident.add_argument("--into", metavar="ID", default=None, help="of merge: the one that goes on")
-    incident.add_argument("--reason", choices=("false alarm", "duplicate"), default=None, help="of dismiss")
-    incident.add_argument("--alert", metavar="ID", default=None, help="of open: the alert that it is for")
-    incident.add_argument(
-        "--runbook",
-        metavar="NAME",
-        default=None,
-        help="of open: which runbook it needs (default: incident, which is for what has none)",
-    )
-    incident.add_argument("--subject", default="app", metavar="NAME", help="of open: what it is about (default: app)")
-    incident.add_argument(
-        "--severity",
-        choices=("warning", "notify", "critical", "escalate"),
-        default="notify",
-        help="of open (default: notify)",
-    )
-    mark = command("mark", "put a marker on every chart and timeline", 'ops mark deploy "v1.4.0" --at 2026-03-10T11:05')
-    mark.add_argument("kind", choices=("deploy", "restart", "note"))
-    mark.add_argument("words", nargs="+", metavar="TEXT")
-    mark.add_argument("--by", metavar="NAME", default=None, help="who says so (default: who is logged in)")
+    mark.add_argument("kind", choices=("deploy", "restart", "note"), help="kind of marker")
+    mark.add_argument("words", nargs="+", metavar="TEXT", help="text of the marker")
+    mark.add_argument("--by", metavar="NAME", default=None, help=BY)
     mark.add_argument("--at", metavar="TIME", default=None, help="when it happened (default: now)")
-    runbook = command(
-        "runbook",
-        "list or read the runbooks; open one for an incident, filled in; go on with one",
-        "ops runbook open massive_down --by Ann",
+
+
+def _report(command: Add) -> None:
+    report = command(
+        "Report",
+        "report",
+        "make a daily, weekly or longer report",
+        "ops report daily --day 2025-11-18",
+        "It executes the report's notebook and publishes it as notebook, HTML, Markdown and JSON.",
     )
-    runbook.add_argument("what", choices=("list", "show", "open", "resume"), nargs="?", default="list")
-    runbook.add_argument("name", nargs="?", metavar="NAME")
-    runbook.add_argument(
-        "--incident",
-        metavar="ID",
+    report.add_argument(
+        "name", choices=("daily", "weekly", "monthly", "quarterly", "annual", "success"), help="which report"
+    )
+    report.add_argument(
+        "--day",
+        metavar="DAY",
+        help="the trading day, or a day of the period; success: the last of its seven days (default: the last day)",
+    )
+    report.add_argument(
+        "--period", metavar="PERIOD", help="2026-W11, 2026-03, 2026-Q1 or 2026 (default: the last complete period)"
+    )
+    report.add_argument(
+        "--partial", action="store_true", help="make it before the period has ended, under a different name"
+    )
+    report.add_argument(
+        "--workers",
+        type=int,
         default=None,
-        help="for which one (default: that of the alert which leads to it, else a new one)",
+        metavar="N",
+        help="for a range such as --day 2026-01-02..2026-03-31: reports made at the same time (default: 2)",
     )
-    runbook.add_argument("--by", metavar="NAME", default=None, help="who works through it (default: who is logged in)")
-    runbook.add_argument(
-        "--html",
-        metavar="FILE",
-        type=Path,
-        default=None,
-        help="of show: all of them on one page, for the hour when Jupyter is what is down",
+    report.add_argument(
+        "--scheduler", metavar="URL", default=None, help="for a range: use a Dask cluster, such as tcp://HOST:8786"
     )
+    report.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
     postmortem = command(
+        "Report",
         "postmortem",
-        "draft the postmortem of an incident from its record, or make it anew around what people wrote",
+        "draft or check the postmortem of an incident",
         "ops postmortem 2026-03-10-1 --check",
+        "A draft keeps what people wrote and updates the facts from the record.",
     )
-    postmortem.add_argument("id", nargs="?", metavar="ID", help="of the incident (default: the only open one)")
-    postmortem.add_argument("--check", action="store_true", help="only say what it lacks before others read it")
+    postmortem.add_argument("id", nargs="?", metavar="ID", help="ID of the incident (default: the only open incident)")
+    postmortem.add_argument("--check", action="store_true", help="only list what is missing before it can be reviewed")
     postmortem.add_argument(
         "--freeze",
         action="store_true",
-        help="keep its moment (--as-of; default: when its runbook was last looked at before it was "
-        "mitigated) as a case that ops drill walks from now on, without secrets or names",
+        help="save the state at one moment of the incident as a regression case for ops drill, without secrets or "
+        "names (--as-of; default: the last check of its runbook before it was mitigated)",
     )
     postmortem.add_argument(
         "--cause",
         metavar="CAUSE",
         default="",
-        help="of --freeze: what people agreed was the matter (default: what the suite found)",
+        help="with --freeze: the cause that people agreed on (default: the cause that was diagnosed)",
     )
-    postmortem.add_argument("--status", metavar="STATUS", default=None, help="take it on: in-review, reviewed, closed")
-    postmortem.add_argument("--by", metavar="NAME", default=None, help="who writes (default: who is logged in)")
-    checklist = command(
-        "checklist",
-        "go through a checklist: what can be looked at is looked at, the rest is asked; the exit code is the verdict",
-        "ops checklist morning --by Ann --sign",
+    postmortem.add_argument(
+        "--status", metavar="STATUS", default=None, help="set its status: in-review, reviewed or closed"
     )
-    checklist.add_argument(
-        "name",
-        nargs="?",
-        metavar="NAME",
-        help="morning, hourly, pre-deploy, staging, production, post-deploy-1h, post-deploy-24h, "
-        "post-deploy-1w, monitor-health (default: list them)",
-    )
-    checklist.add_argument(
-        "--by",
-        metavar="NAME",
-        default=None,
-        help="who goes through it (default: who is logged in, where somebody is asked)",
-    )
-    checklist.add_argument(
-        "--sign", action="store_true", help="put that name under it: from then on it stands as it is"
-    )
-    verify = command(
-        "verify",
-        "compute a record, a postmortem or a report again from its evidence, and name what differs; the exit "
-        "code is the verdict",
-        "ops verify outputs/desk/incidents/2026-03-10-1",
-    )
-    verify.add_argument(
-        "path", metavar="PATH|ID", help="an incident's folder, also a copied one; its id; or a published report"
-    )
-    command(
-        "doctor",
-        "look at everything once: can we reach it, and what is wrong; the exit code is the verdict",
-        "ops doctor",
-    )
-    for name, told, example in (
-        ("lab", "JupyterLab with this suite in its launcher, its own settings beside the user's", "ops lab"),
-        ("dashboard", "the live dashboard in a browser, without code; it only shows", "ops dashboard --port 8866"),
-    ):
-        started = command(name, told, example)
-        started.add_argument(
-            "--port", type=int, default=0, metavar="PORT", help="on this machine only (default: any that is free)"
-        )
-        started.add_argument("--no-browser", action="store_true", help="only say where it is")
-    greeks = command(
-        "greeks",
-        "tell what the Greeks of one chain are worth; the exit code is the verdict",
-        "ops greeks chain.json --as-of 2026-03-10T11:25",
-    )
-    greeks.add_argument(
-        "what",
-        metavar="FILE|SYMBOL",
-        help="a chain of Massive, Tradier, Schwab, Cboe or Yahoo, CSV or Parquet; or a symbol, fetched now "
-        "(with --as-of: the last kept by then)",
-    )
-    greeks.add_argument(
-        "--from",
-        dest="provider",
-        choices=("massive", "tradier"),
-        default="",
-        help="of a symbol: whom to ask (default: massive, beside tradier where both are configured)",
-    )
-    rules = command("rules", "show the limits in force; check, test, export or try them", "ops rules check")
-    rules.add_argument("what", nargs="?", choices=("show", "check", "test", "export", "backtest"), default="show")
-    rules.add_argument(
-        "argument", nargs="?", metavar="FILE|prometheus", help="of test: a file as promtool's; of export: prometheus"
-    )
-    rules.add_argument("--from", dest="start", metavar="TIME", help="of backtest: the history to try them on")
-    rules.add_argument("--to", dest="end", metavar="TIME")
-    rules.add_argument(
-        "--troubles",
-        type=Path,
-        metavar="FILE",
-        help="of backtest: JSON list of what was really wrong: rule, subject, from, to",
-    )
-    rules.add_argument(
-        "--candidate", type=Path, metavar="FILE", help="of backtest: a rules.toml to try beside the table in force"
-    )
-    rules.add_argument(
-        "--days",
-        type=int,
-        default=100,
-        metavar="N",
-        help="of backtest: days to resample from the history, with troubles put in (default: 100; 0: none)",
-    )
-    rules.add_argument(
-        "--seed",
-        type=int,
-        default=None,
-        metavar="N",
-        help="of backtest: the same resampled days again (default: drawn, and printed)",
-    )
-    report = command(
-        "report",
-        "execute a report's notebook and publish it as notebook, HTML, Markdown and JSON",
-        "ops report daily --day 2025-11-18",
-    )
-    report.add_argument("name", choices=("daily", "weekly", "monthly", "quarterly", "annual", "success"))
-    report.add_argument(
-        "--day",
-        metavar="DAY",
-        help="the trading day, or the period that it is in; of success the last of seven (default: the last "
-        "that has closed)",
-    )
-    report.add_argument(
-        "--period", metavar="PERIOD", help="2026-W11, 2026-03, 2026-Q1 or 2026 (default: the last that is over)"
-    )
-    report.add_argument("--partial", action="store_true", help="before it is over, under another name")
-    report.add_argument(
-        "--workers",
-        type=int,
-        default=None,
-        metavar="N",
-        help="of a range such as --day 2026-01-02..2026-03-31: so many at once (default: 2)",
-    )
-    report.add_argument(
-        "--scheduler", metavar="URL", default=None, help="of a range: on a Dask cluster, such as tcp://HOST:8786"
-    )
-    report.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
+    postmortem.add_argument("--by", metavar="NAME", default=None, help=BY)
     schedule = command(
-        "schedule", "make what is due by schedule.toml: reports, checklists, notebooks", "ops schedule run"
+        "Report",
+        "schedule",
+        "run reports and checklists when they are due",
+        "ops schedule run",
+        "schedule.toml says what is due and when.",
     )
     schedule.add_argument(
         "what",
         choices=("run", "list", "try", "install"),
-        help="make what is due until stopped; show what comes next; make each once now, without a trace of "
-        "checklists; have the system do it",
+        help="run: run due jobs until stopped; list: show what is due next; try: run each job once now, without "
+        "recording checklists; install: add it to systemd or cron",
     )
-    schedule.add_argument(
-        "how", nargs="?", choices=("systemd", "cron"), help="of install: by a timer of systemd, or by cron"
-    )
-    schedule.add_argument("--once", action="store_true", help="of run: make what is due by now, and end; for cron")
-    schedule.add_argument("--workers", type=int, default=2, metavar="N", help="so many at once (default: 2)")
-    drill = command(
-        "drill",
-        "prove the runbooks: inject faults into a simulated world, walk the runbook that the alert names, "
-        "and show how often the cause was found",
-        "ops drill massive_5xx --severity 30 --seed 7",
-    )
-    drill.add_argument(
-        "faults",
-        nargs="*",
-        metavar="FAULT",
-        help="a fault, a pair, a control or a case of this home by its name (default: all); with --mutants, runbooks",
-    )
-    drill.add_argument(
-        "--severity",
-        type=float,
-        action="append",
-        metavar="PERCENT",
-        help="the share of answers that is hit; may be repeated (default: 5, 30 and 100)",
-    )
-    drill.add_argument(
-        "--seed",
-        type=int,
-        action="append",
-        metavar="N",
-        help="may be repeated (default: three that change with the date, and are printed)",
-    )
-    drill.add_argument(
-        "--record",
-        action="store_true",
-        help="of everything: keep the rows as the scoreboard that notebooks/drills.ipynb draws, and write "
-        "its line into README.md",
-    )
-    drill.add_argument(
-        "--mutants",
-        action="store_true",
-        help="change each step, check and limit of the runbooks, one at a time, and see whether trials notice",
-    )
-    drill.add_argument(
-        "--live",
-        metavar="FAULT",
-        default="",
-        help="a game day: a world that runs, JupyterLab, and something that becomes the matter while you "
-        "look (any: nobody chose it)",
-    )
-    drill.add_argument("--secret", action="store_true", help="of --live: do not say what it is")
-    drill.add_argument("--by", metavar="NAME", default="", help="of --live: who plays")
-    drill.add_argument(
-        "--workers",
-        type=int,
-        default=4,
-        metavar="N",
-        help="so many worlds at once; half of their time they wait (default: 4)",
-    )
-    feedback = command(
-        "feedback",
-        "say what the monitoring missed, which alert was noise, what was useful; the quarterly report reads it",
-        'ops feedback missed-data "no Greeks for TSLA from 10:05" --by Ann',
-    )
-    feedback.add_argument("kind", choices=("missed-data", "noise", "useful"))
-    feedback.add_argument("words", nargs="*", metavar="TEXT")
-    feedback.add_argument("--alert", metavar="ID", default="", help="which alert, as ops alerts has it")
-    feedback.add_argument("--by", metavar="NAME", default=None, help="who says so (default: who is logged in)")
-    feedback.add_argument("--at", metavar="TIME", default=None, help="when it was so (default: now)")
+    schedule.add_argument("how", nargs="?", choices=("systemd", "cron"), help="install: systemd or cron")
+    schedule.add_argument("--once", action="store_true", help="run: run what is due now, then exit")
+    schedule.add_argument("--workers", type=int, default=2, metavar="N", help="jobs run at the same time (default: 2)")
     run = command(
+        "Report",
         "run",
-        "execute any notebook strictly: success is decided outside it",
+        "execute any notebook and record how it ended",
         "ops run notebooks/dashboard.ipynb -p as_of=2026-03-10T11:25",
+        "The run fails if a cell fails or a parameter is unknown.",
     )
-    run.add_argument("notebook", type=Path)
+    run.add_argument("notebook", type=Path, help="path of the notebook")
     run.add_argument(
         "-p",
         dest="given",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter; an unknown or ill-typed one is refused",
+        help="set a parameter; an unknown name or a value of the wrong type is rejected",
     )
     run.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
-    command("runs", "show the ledger: every run of a notebook and how it ended", "ops runs -o json")
-    return top
+    command("Report", "runs", "list every notebook run and how it ended", "ops runs -o json")
+    feedback = command(
+        "Report",
+        "feedback",
+        "record what monitoring missed, or that an alert was noise",
+        'ops feedback missed-data "no Greeks for TSLA from 10:05" --by Ann',
+        "The quarterly report shows it.",
+    )
+    feedback.add_argument("kind", choices=("missed-data", "noise", "useful"), help="kind of feedback")
+    feedback.add_argument("words", nargs="*", metavar="TEXT", help="what happened")
+    feedback.add_argument("--alert", metavar="ID", default="", help="ID of the alert, as ops alerts shows it")
+    feedback.add_argument("--by", metavar="NAME", default=None, help=BY)
+    feedback.add_argument("--at", metavar="TIME", default=None, help="when it happened (default: now)")
+
+
+def _verify(command: Add) -> None:
+    verify = command(
+        "Verify",
+        "verify",
+        "recompute a report, incident or postmortem from evidence",
+        "ops verify outputs/desk/incidents/2026-03-10-1",
+        "It names everything that differs. The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
+    )
+    verify.add_argument(
+        "path",
+        metavar="PATH|ID",
+        help="the folder of an incident or a copy of it, the ID of an incident, or a published report",
+    )
+    drill = command(
+        "Verify",
+        "drill",
+        "test the runbooks against simulated faults",
+        "ops drill massive_5xx --severity 30 --seed 7",
+        "It injects faults into a simulated world, runs the runbook that the first alert names, and shows how often "
+        "the right cause was found.",
+    )
+    drill.add_argument(
+        "faults",
+        nargs="*",
+        metavar="FAULT",
+        help="faults, pairs, controls or regression cases to run (default: all); with --mutants: runbooks",
+    )
+    drill.add_argument(
+        "--severity",
+        type=float,
+        action="append",
+        metavar="PERCENT",
+        help="percentage of responses that the fault affects; may be repeated (default: 5, 30 and 100)",
+    )
+    drill.add_argument(
+        "--seed",
+        type=int,
+        action="append",
+        metavar="N",
+        help="seed of the simulation; may be repeated (default: three seeds derived from the date, and printed)",
+    )
+    drill.add_argument(
+        "--record",
+        action="store_true",
+        help="run everything, keep the rows as the scoreboard of notebooks/drills.ipynb, and update README.md",
+    )
+    drill.add_argument(
+        "--mutants",
+        action="store_true",
+        help="mutation testing: change one step, check or limit of a runbook at a time; do the scenarios catch it?",
+    )
+    drill.add_argument(
+        "--live",
+        metavar="FAULT",
+        default="",
+        help="start a game day: a running simulation with JupyterLab, in which this fault is injected (any: at random)",
+    )
+    drill.add_argument("--secret", action="store_true", help="with --live: do not show which fault it is")
+    drill.add_argument("--by", metavar="NAME", default="", help="with --live: name of the player")
+    drill.add_argument(
+        "--workers", type=int, default=4, metavar="N", help="scenarios run at the same time (default: 4)"
+    )
+
+
+def _administer(command: Add) -> None:
+    imported = command(
+        "Administer",
+        "import",
+        "import snapshots, fills, backtests, chains or logs",
+        "ops import snapshots.jsonl.gz fills.csv chain.json app.log",
+        "Importing a file again changes nothing.",
+    )
+    imported.add_argument("paths", nargs="*", metavar="PATH", type=Path, help="files to import; .gz is unpacked")
+    imported.add_argument(
+        "--kind",
+        choices=("snapshots", "fills", "backtest", "chain", "log"),
+        default=None,
+        help="what the files contain (default: detected from their content)",
+    )
+    imported.add_argument(
+        "--known-at-ts",
+        action="store_true",
+        help="treat each row as stored at its own time, so that --known-at works on old data",
+    )
+    imported.add_argument("--rejects", action="store_true", help="list every rejected row with its reason")
+    export = command(
+        "Administer",
+        "export",
+        "export stored snapshots as JSON lines",
+        "ops export snapshots --day 2025-11-18",
+        "It returns exactly what was posted or imported.",
+    )
+    export.add_argument("what", choices=("snapshots",), help="what to export")
+    export.add_argument("--from", dest="start", metavar="TIME", help="start of the window (excluded)")
+    export.add_argument("--to", dest="end", metavar="TIME", help="end of the window (included)")
+    export.add_argument("--day", metavar="DAY", help="one day, midnight to midnight in New York")
+    rules = command(
+        "Administer",
+        "rules",
+        "show, check, test, export or backtest the alert rules",
+        "ops rules check",
+    )
+    rules.add_argument(
+        "what",
+        nargs="?",
+        choices=("show", "check", "test", "export", "backtest"),
+        default="show",
+        help="what to do (default: show)",
+    )
+    rules.add_argument(
+        "argument",
+        nargs="?",
+        metavar="FILE|prometheus",
+        help="test: a file in promtool's format; export: prometheus",
+    )
+    rules.add_argument("--from", dest="start", metavar="TIME", help="backtest: start of the history")
+    rules.add_argument("--to", dest="end", metavar="TIME", help="backtest: end of the history (default: now)")
+    rules.add_argument(
+        "--troubles",
+        type=Path,
+        metavar="FILE",
+        help="backtest: known incidents, a JSON list of objects with rule, subject, from and to",
+    )
+    rules.add_argument(
+        "--candidate", type=Path, metavar="FILE", help="backtest: a rules.toml to compare with the rules in effect"
+    )
+    rules.add_argument(
+        "--days",
+        type=int,
+        default=100,
+        metavar="N",
+        help="backtest: days to resample from the history, with incidents added (default: 100; 0: none)",
+    )
+    rules.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="backtest: seed of the resampled days (default: random, and printed)",
+    )
+    completion = command(
+        "Administer",
+        "completion",
+        "print a completion script for bash, zsh or fish",
+        "ops completion bash",
+        "See ops help completion for where to put it.",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="your shell")
+
+
+def _wrapped(names: list[str]) -> str:
+    return textwrap.fill(", ".join(names), 78, initial_indent="  ", subsequent_indent="  ")
 
 
 def help_text(runs: Mapping[str, Run], topic: str | None) -> str:
-    """The help of one command; of all where none is named."""
+    """
+    Return the help of one command, or of all commands.
+
+    Raises:
+        UsageError: There is no such command.
+    """
     top = parser(runs)
-    (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    commands = _commands(top)
+    if topic is not None and topic not in commands.choices:
+        known = [*commands.choices, *topics.names()]
+        raise UsageError(f"there is no help on {topic!r}.{formatting.nearest(topic, known)} See ops help.")
     return (commands.choices[topic] if topic else top).format_help()
 
 
-def moments(options: argparse.Namespace) -> list[str]:
+def resolve_times(options: argparse.Namespace) -> list[str]:
     """
-    Write the moments that were asked for as instants; a day without a time is its close, and a sentence says so.
+    Replace ``--as-of`` and ``--known-at`` by instants in UTC.
+
+    A day without a time means its close; a sentence that says so is returned.
 
     Raises:
-        UsageError: One of them is no time.
+        UsageError: One of them is not a time.
     """
-    said = []
+    sentences = []
     for name in ("as_of", "known_at"):
         if given := getattr(options, name):
             setattr(options, name, formatting.iso(time_parsing.parse(given, "close")))
-            said += [f"--{name.replace('_', '-')} {words}." for words in [time_parsing.close_of(given)] if words]
-    return said
+            sentences += [f"--{name.replace('_', '-')} {words}." for words in [time_parsing.close_of(given)] if words]
+    return sentences

@@ -1,4 +1,4 @@
-"""Write results to a stdout whose reader may go at any moment."""
+"""Write results to a stdout whose reader may close it at any time."""
 
 import os
 from collections.abc import Iterator
@@ -10,25 +10,24 @@ from opslib.foundation.errors import OpsError
 
 class Stdout:
     """
-    Our stdout. Once its reader has gone (``ops runs | head``), what is written is dropped, and the command ends as it
-    would have.
+    Wrap stdout, so that a closed pipe (``ops runs | head``) does not end the command.
 
     Attributes:
-        is_read: Whether somebody may still read what is written.
+        is_read: False after the reader has closed the pipe; what is written then is dropped.
     """
 
     def __init__(self, stream: TextIO):
         self._stream, self.is_read = stream, True
 
     def write(self, words: str) -> int:
-        """Write, or drop, so many characters."""
+        """Write the text, or drop it if the pipe is closed; return its length."""
         if self.is_read:
             with self._reader_may_go():
                 self._stream.write(words)
         return len(words)
 
     def flush(self) -> None:
-        """Hand on what is held back; raises OpsError where stdout cannot take it, such as on a full disk."""
+        """Flush; raise OpsError if stdout cannot be written, such as on a full disk."""
         if self.is_read:
             with self._reader_may_go():
                 self._stream.flush()
@@ -39,7 +38,7 @@ class Stdout:
             yield
         except BrokenPipeError:
             self.is_read = False
-            with suppress(OSError, ValueError):  # What the stream still holds has to go somewhere when Python ends.
+            with suppress(OSError, ValueError):  # Python flushes the stream when it ends.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         except (OSError, ValueError) as problem:
             if isinstance(problem, UnicodeError):

@@ -1,4 +1,4 @@
-"""Show how everything stands at a moment: panels, charts, details, the live view."""
+"""Show the state of an app at a moment: panels, charts, details, the live view."""
 
 from typing import TYPE_CHECKING
 

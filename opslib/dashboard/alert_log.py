@@ -1,18 +1,19 @@
-"""Show what alerts did over a stretch of time: which are active, which fired, which rules were noisiest."""
+"""Show the alerts of a period: which are active, which fired, which rules were noisiest."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
-from opslib.alerting import alerts as watch
-from opslib.alerting import evaluation, evaluator, history
+from opslib.alerting import alert_ids, evaluation, evaluator, history
 from opslib.alerting import replay as alerting_replay
-from opslib.alerting.alerts import Alert, Alerts
+from opslib.alerting.alerts import GRID_US, Alert, Alerts, worse
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import Finding, named
+from opslib.dashboard.panels import source_name
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import Window
@@ -24,35 +25,42 @@ from opslib.incidents.lifecycle import Incidents
 from opslib.telemetry.markers import Marker, Markers
 from opslib.telemetry.pages import counters
 from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes import history as probes_history
+from opslib.telemetry.probes.store import SampleStore
+
+# How a recorded state of a severity change is shown.
+STATES = {"fell": "severity lowered"}
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """When alerts fired in one session, as a picture."""
+    """A chart of when alerts fired in one session."""
 
-    rises: list[SeverityChange]
+    changes: list[SeverityChange]
     window: Window
     rules: Rules
     marks: tuple[Marker, ...] = ()
 
     def __repr__(self) -> str:
-        rows = dict.fromkeys((r.rule, r.subject) for r in self.rises)
-        return f"{self.window}: {len(rows)} rules fired" if rows else f"{self.window}: nothing fired"
+        rows = len(dict.fromkeys((r.rule, r.subject) for r in self.changes))
+        return (
+            f"{self.window}: {rows} rule{'' if rows == 1 else 's'} fired" if rows else f"{self.window}: no alert fired"
+        )
 
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        told = "; ".join(
+        notified = "; ".join(
             f"{r.severity} {_local(formatting.iso(clock.instant(r.fired_us)))} "
             f"{named(self.rules[r.rule], r.subject) if r.rule in self.rules.rules else r.rule}"
-            for r in self.rises
+            for r in self.changes
             if r.sent
         )
         charts.show(
             {"text/plain": repr(self)},
-            lambda ax: charts.with_markers(charts.alerts(ax, self.rises, self.window, self.rules), self.marks),
+            lambda ax: charts.with_markers(charts.alerts(ax, self.changes, self.window, self.rules), self.marks),
             "alerts over time",
-            f"Alerts over time: {told or 'nothing was told'}",
+            f"Alerts over time: {notified or 'nobody was notified'}",
         )
 
 
@@ -62,84 +70,110 @@ class AlertLog:
     The alerts of one app over a window.
 
     Attributes:
-        window: What is asked about, (start, end]; its end is the moment of the log.
-        rises: Every rise that fired in it, or still did, in the order in which they fired.
-        standing: How every alert stands at its end, worst first.
-        lacking: Why the log does not cover the window; empty where it does.
-        budgets: Measures how fast each budget is spent at its end; it reads a day, so only who shows it asks.
-        rules: The limits in force.
-        incidents: Which incident each alert is in.
-        marks: What somebody said happened in the window.
+        window: The period, (start, end]; its end is the moment of the log.
+        changes: Every severity change that fired in it or was still firing, in the order in which they fired.
+        active: Every alert that is active at its end, worst first.
+        missing: Why the log does not cover the window; empty where it does.
+        budgets: Measures the burn rate of each budget at its end. It reads a day of data, so it is called on demand.
+        rules: The rules in effect.
+        incidents: The incident of each alert.
+        marks: The markers of the window.
+        measured: Measures the values of the active alerts at its end, by alert. It reads data, so it is called on
+            demand.
     """
 
     app: str
     window: Window
-    rises: list[SeverityChange]
-    standing: list[dict[str, Any]]
-    lacking: str
+    changes: list[SeverityChange]
+    active: list[dict[str, Any]]
+    missing: str
     budgets: Callable[[], list[Finding]]
     rules: Rules
     incidents: Mapping[str, str]
     marks: tuple[Marker, ...]
+    measured: Callable[[], Mapping[str, float]]
+
+    @cached_property
+    def values_now(self) -> Mapping[str, float]:
+        """The value of each active alert at the end of the window, where it is known."""
+        return self.measured() if self.active else {}
 
     def as_json(self) -> list[dict[str, Any]]:
-        """The rows of CONTRACT.md's ``ops alerts``."""
-        return [rise.as_json(self.rules, self.incidents.get(rise.alert)) for rise in self.rises]
+        """Return the rows of ``ops alerts -o json`` in CONTRACT.md."""
+        return [change.as_json(self.rules, self.incidents.get(change.alert)) for change in self.changes]
 
     @property
-    def answer(self) -> TextBlock:
-        """What fires now, and what does it say to do?"""
+    def summary(self) -> TextBlock:
+        """The active alerts, each with what to do."""
         loud = [
-            a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
+            a for a in self.active if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
         ]
+        quiet = [a for a in self.active if a not in loud]
         head = f"{self.app}, {formatting.moment(self.window.end)}: " + (
-            f"{len(loud)} alert{'s' if len(loud) > 1 else ''} to act on" if loud else "nothing to act on"
+            f"{len(loud)} alert{'s' if len(loud) > 1 else ''} to act on" if loud else "no alert to act on"
         )
+        if quiet:
+            others = f"{len(quiet)} other{'s' if len(quiet) > 1 else ''}" if loud else str(len(quiet))
+            head += f"; {others} {'are' if len(quiet) > 1 else 'is'} active, and nobody is notified of them"
         lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
-        quiet = [a for a in self.standing if a not in loud]
         lines += [
-            f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {a['sentence']}{_explained(a['inhibited_by'])}"
+            f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {self._sentence(a)}"
+            f"{_inhibited(a['inhibited_by'])}"
             for a in quiet
         ]
-        return bullet_list(head, ([self.lacking] if self.lacking else []) + lines)
+        return bullet_list(head, ([self.missing] if self.missing else []) + lines)
 
     def _what_to_do(self, alert: dict[str, Any]) -> str:
-        rule = self.rules.rules.get(alert["rule"])  # Recorded under an earlier table, its rule may be gone.
-        sentence = alert["sentence"] or f"{alert['rule']} of {alert['subject']}"
+        rule = self.rules.rules.get(alert["rule"])  # The alert may be from an earlier table, without its rule now.
+        sentence = self._sentence(alert)
         return (
             f"{sentence}. {rule.action} ({rule.who}; runbook {alert['runbook']})"
             if rule
             else f"{sentence}. Its rule is no longer in rules.toml"
         )
 
+    def _sentence(self, alert: dict[str, Any]) -> str:
+        """Return an alert's sentence with its value when it fired and, if that changed, the value now."""
+        sentence = alert["sentence"] or f"{alert['rule']} of {alert['subject']}"
+        rule, value = self.rules.rules.get(alert["rule"]), self.values_now.get(alert["id"])
+        if rule is None or value is None or alert["state"] == "pending" or rule.format_value(value) in sentence:
+            return sentence
+        return f"{sentence} when it fired, {rule.format_value(value)} now"
+
+    def _worst(self, change: SeverityChange) -> SeverityChange:
+        """Return a severity change with the worst value that is known, the value now included while it lasts."""
+        value = self.values_now.get(change.alert) if change.over_us is None else None
+        if value is None or change.rule not in self.rules.rules:
+            return change
+        return replace(change, peak=worse(self.rules[change.rule], change.peak, value))
+
     @property
     def fired(self) -> TextBlock:
-        """Every rise of the window: when, how long it took, how bad it became, how it ended."""
+        """Every severity change of the window: when it fired, its worst value, how long it lasted, its state."""
         rows = [
             [
                 _local(formatting.iso(clock.instant(r.fired_us))),
                 r.severity,
-                r.told(self.rules),
-                "still" if r.over_us is None else formatting.duration((r.over_us - r.fired_us) / 1e6),
-                r.state,
-                r.inhibited_by or "",
+                self._worst(r).worst_sentence(self.rules),
+                source_name(r.source),
+                _state(r),
             ]
-            for r in self.rises
+            for r in self.changes
         ]
         return table(
             f"Fired, {self.window}",
-            ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"],
+            ["fired (New York)", "severity", "condition, with its worst recorded value", "source", "state"],
             rows,
-            "nothing fired",
+            "no alert fired",
         )
 
     @property
     def timeline(self) -> Timeline:
-        """The newest session of the window, as a picture: which alerts overlapped, and which explained another away?"""
+        """A chart of the newest session of the window: which alerts overlapped, and which were inhibited."""
         spans = market_calendar.open_spans(self.window)
         window = spans[-1] if spans else self.window
         return Timeline(
-            history.within(self.rises, window.start_us, window.end_us),
+            history.within(self.changes, window.start_us, window.end_us),
             window,
             self.rules,
             tuple(m for m in self.marks if window.start_us < m.ts_us <= window.end_us),
@@ -147,9 +181,9 @@ class AlertLog:
 
     @property
     def noisiest(self) -> TextBlock:
-        """Which rules told people most often, and which only took note?"""
-        names = dict.fromkeys(r.rule for r in self.rises)
-        mine = {name: [r for r in self.rises if r.rule == name] for name in names}
+        """How often each rule notified people, only recorded an alert, or was inhibited."""
+        names = dict.fromkeys(r.rule for r in self.changes)
+        mine = {name: [r for r in self.changes if r.rule == name] for name in names}
 
         def count(name: str, keep: Callable[[SeverityChange], bool]) -> int:
             return sum(1 for r in mine[name] if keep(r))
@@ -165,14 +199,14 @@ class AlertLog:
         ]
         return table(
             "Noisiest rules",
-            ["rule", "told", "only noted", "explained away"],
+            ["rule", "notified", "recorded only", "inhibited"],
             sorted(rows, key=lambda r: (-int(r[1]), -int(r[2]), r[0])),
-            "nothing fired",
+            "no alert fired",
         )
 
     @property
     def lead_times(self) -> TextBlock:
-        """Of each rise, how long its figure was past the limit before anybody could be told."""
+        """How long each figure breached its threshold before the alert fired."""
         rows = [
             [
                 _local(formatting.iso(clock.instant(r.fired_us))),
@@ -181,60 +215,68 @@ class AlertLog:
                 r.severity,
                 f"{(r.fired_us - r.pending_us) / 1e6:g}",
             ]
-            for r in self.rises
+            for r in self.changes
         ]
-        waits = [(r.fired_us - r.pending_us) / 1e6 for r in self.rises]
+        waits = [(r.fired_us - r.pending_us) / 1e6 for r in self.changes]
         middle = f"; median {statistics.median(waits):g} s, longest {max(waits):g} s" if waits else ""
         return table(
-            f"Past the limit before it fired{middle}",
+            f"Time from breach to firing{middle}",
             ["fired (New York)", "rule", "subject", "severity", "seconds"],
             rows,
-            "nothing fired",
+            "no alert fired",
         )
 
     @property
     def burning(self) -> TextBlock:
-        """How fast is each budget spent, over both windows of each rung?"""
+        """The burn rate of each error budget, over both windows of each severity."""
         rows = []
         for f in self.budgets():
-            for rung, limit in f.rule.ladder:
+            for severity, limit in f.rule.thresholds:
                 assert f.rule.burn
-                long, short = f.rule.burn.windows[rung]
-                spent = f.figure.spent[rung] if f.figure.spent else None
-                told = [
-                    f"{f.rule.told(None if spent is None else v)} over {formatting.duration(w.total_seconds())}"
+                long, short = f.rule.burn.windows[severity]
+                spent = f.figure.spent[severity] if f.figure.spent else None
+                rates = [
+                    f"{f.rule.format_value(None if spent is None else v)} over {formatting.duration(w.total_seconds())}"
                     for v, w in ((spent and spent.long, long), (spent and spent.short, short))
                 ]
-                past = "unknown" if spent is None or spent.bound is None else "no"
-                if f.severity == rung:
-                    past = "yes"
+                breached = "unknown" if spent is None or spent.bound is None else "no"
+                if f.severity == severity:
+                    breached = "yes"
                 rows.append(
                     [
                         f.rule.title,
                         f.subject,
-                        rung,
-                        f.rule.limit_told(limit),
-                        *told,
-                        past,
+                        severity,
+                        f.rule.format_limit(limit),
+                        *rates,
+                        breached,
                     ]
                 )
         return table(
-            "Budgets",
-            ["budget", "of", "rung", "limit", "long window", "short window", "past it"],
+            "Error budgets",
+            ["budget", "subject", "severity", "threshold", "long window", "short window", "breached"],
             rows,
-            "no budget is kept",
+            "no rule has an error budget",
         )
 
     def __repr__(self) -> str:
-        return "\n\n".join(repr(part) for part in (self.answer, self.fired))
+        return "\n\n".join(repr(part) for part in (self.summary, self.fired))
 
 
 def _local(iso: str) -> str:
     return f"{time_parsing.parse(iso).astimezone(formatting.NEW_YORK):%m-%d %H:%M:%S}"
 
 
-def _explained(by: str | None) -> str:
-    return f" (explained by {by})" if by else ""
+def _state(change: SeverityChange) -> str:
+    """Return the state of a severity change, how long it lasted, and what inhibited it."""
+    state = STATES.get(change.state, change.state)
+    if change.over_us is not None:
+        state += f" after {formatting.duration((change.over_us - change.fired_us) / 1e6)}"
+    return state + _inhibited(change.inhibited_by)
+
+
+def _inhibited(by: str | None) -> str:
+    return f" (inhibited by {alert_ids.describe(by)})" if by else ""
 
 
 def alertlog(
@@ -248,41 +290,46 @@ def alertlog(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> AlertLog:
     """
-    What did alerts do over a window?
+    Load the alerts of a window.
 
     Args:
-        known_at: Only what was on record, or in the store, by then.
-        replay: Judge anew, by the data and rules now at hand, instead of reading the record.
-        progress: Wraps the instants of a replay.
+        known_at: Only what was recorded, or in the database, by then.
+        replay: Re-evaluate with the current data and rules, instead of reading the record.
+        progress: Wraps the evaluation times of a replay.
     """
     if replay:
         known_us = None if known_at is None else clock.micros(known_at)
-        part = evaluator.held(store, settings.app, window.start_us, window.end_us) or (window.start_us, window.start_us)
+        part = evaluator.data_range(store, settings.app, window.start_us, window.end_us) or (
+            window.start_us,
+            window.start_us,
+        )
         found, alerts = alerting_replay.replay_session(store, settings, rules, *part, known_us, progress)
-        rows, lacking = (
-            history.read(found, rules, alerts),
-            "" if SnapshotStore(store).first_ts(settings.app) is not None else "no look has ever come",
+        rows, missing = (
+            history.severity_changes(found, rules, alerts),
+            "" if SnapshotStore(store).first_ts(settings.app) is not None else "no snapshot has been received yet",
         )
     else:
         record = AlertStore(store, settings.app)
-        judged = record.judged()
-        found = history.recorded(record, window.start_us, window.end_us, known_at)
-        newest = judged is not None and judged[1] <= window.end_us and known_at is None
-        standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
-        rows, lacking = (
-            history.read(found, rules, standing),
-            _lacking(judged, window, SnapshotStore(store).first_ts(settings.app)),
+        evaluated = record.evaluated()
+        found = history.load_transitions(record, window.start_us, window.end_us, known_at)
+        newest = evaluated is not None and evaluated[1] <= window.end_us and known_at is None
+        active = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
+        rows, missing = (
+            history.severity_changes(found, rules, active),
+            _missing(evaluated, window, SnapshotStore(store).first_ts(settings.app)),
         )
+    active_now = history.active_alerts(found, rules)
     return AlertLog(
         settings.app,
         window,
         history.within(rows, window.start_us, window.end_us),
-        history.active_alerts(found, rules),
-        lacking,
+        active_now,
+        missing,
         lambda: _budgets(store, settings, rules, window.end, known_at),
         rules,
         Incidents(store, settings, rules).of_alerts(),
         tuple(Markers(store, settings).between(window.start_us, window.end_us)),
+        lambda: _values(store, settings, rules, window.end, known_at, active_now),
     )
 
 
@@ -297,25 +344,25 @@ def log_of(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> AlertLog:
     """
-    What alerts did.
+    Load the alerts of a window, from arguments as people type them.
 
     Args:
         as_of: The moment of the log; empty is now.
-        window: How far it looks back from there, such as ``7d``; or from `since`.
-        known_at: Only what was known, or on record, by then; empty is all.
-        replay: Evaluate anew, by the data and rules now at hand, instead of reading the record.
-        progress: Wraps the instants of a replay.
+        window: The length of the window before it, such as ``7d``; ignored where `since` is given.
+        known_at: Only what was known, or recorded, by then; empty is all.
+        replay: Re-evaluate with the current data and rules, instead of reading the record.
+        progress: Wraps the evaluation times of a replay.
     """
     end, begin = (
         time_parsing.instant_of(as_of) or workspace.now(),
         time_parsing.parse(since) if isinstance(since, str) and since else time_parsing.instant_of(since),
     )
-    asked = Window(begin, end) if begin else Window.before(end, time_parsing.parse_span(window))
+    span = Window(begin, end) if begin else Window.before(end, time_parsing.parse_span(window))
     return alertlog(
         workspace.store,
         workspace.settings,
         workspace.rules,
-        asked,
+        span,
         known_at=time_parsing.instant_of(known_at),
         replay=replay,
         progress=progress,
@@ -325,22 +372,49 @@ def log_of(
 def _budgets(
     store: Database, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None
 ) -> list[Finding]:
-    """How fast is each budget spent, at a moment?"""
+    """Measure the burn rate of each error budget at a moment."""
     reach = Window.before(at, max(rule.window for rule in rules.rules.values()))
-    tape = counters.load(
+    counter_history = counters.load(
         store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired
     )
-    return [f for f in evaluation.evaluate_rules(tape, rules, at) if f.rule.burn]
+    return [f for f in evaluation.evaluate_rules(counter_history, rules, at) if f.rule.burn]
 
 
-def _lacking(judged: tuple[int, int] | None, window: Window, first_us: int | None) -> str:
-    """Which part of a window did nobody judge? Empty where all of its open market was, from the first look on."""
-    if judged is None:
-        return "no collector has ever judged here (ops collect does); --replay judges anew"
-    begun, upto = clock.instant(judged[0]), clock.instant(judged[1])
+def _values(
+    store: Database,
+    settings: Settings,
+    rules: Rules,
+    at: datetime,
+    known_at: datetime | None,
+    active: list[dict[str, Any]],
+) -> dict[str, float]:
+    """Measure the figures of active alerts at a moment, each as its alert evaluates it; burn rates are left out."""
+    names = {a["rule"] for a in active if a["rule"] in rules.rules and not rules[a["rule"]].burn}
+    only = replace(rules, rules={name: rules[name] for name in rules.rules if name in names})
+    reach = Window.before(at, max((rule.window for rule in only.rules.values()), default=timedelta(0)))
+    counter_history = counters.load(
+        store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired
+    )
+    probed = probes_history.load(SampleStore(store, settings.app), reach, known_at, settings.fallback)
+    found = {
+        (f.rule.name, f.subject, f.source): f.figure.value
+        for f in evaluation.evaluate_rules(counter_history, only, at, probed if probed.any else None)
+    }
+    values = {a["id"]: found.get((a["rule"], a["subject"], a["source"])) for a in active}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _missing(evaluated: tuple[int, int] | None, window: Window, first_us: int | None) -> str:
+    """Return which part of a window's market hours was not evaluated; empty where all was, from the first snapshot."""
+    if evaluated is None:
+        return "no alerts have been evaluated here: start ops collect, or re-evaluate with --replay"
+    begun, upto = clock.instant(evaluated[0]), clock.instant(evaluated[1])
     seen = max(window.start, min(window.end, clock.instant(first_us) if first_us is not None else window.end))
     early = market_calendar.open_spans(Window(seen, min(max(begun, seen), window.end)))
     late = market_calendar.open_spans(Window(max(min(upto, window.end), window.start), window.end))
-    if not early and sum(span.seconds for span in late) <= 2 * watch.GRID_US / 1e6 + 5:
+    if not early and sum(span.seconds for span in late) <= 2 * GRID_US / 1e6 + 5:
         return ""
-    return f"judged only from {formatting.moment(begun)} to {formatting.moment(upto)}; --replay judges the rest anew"
+    return (
+        f"alerts were evaluated only from {formatting.moment(begun)} to {formatting.moment(upto)}; "
+        f"use --replay to evaluate the rest"
+    )

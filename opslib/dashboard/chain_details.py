@@ -1,11 +1,11 @@
-"""Show the quality of the Greeks of one chain, or of several in one file, to people and machines."""
+"""Show the quality of the Greeks of one chain, or of several in one file."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting.verdicts import EXIT_CODES, VERDICTS, Figure, Finding, judge, worst
+from opslib.alerting.verdicts import EXIT_CODES, VERDICTS, Figure, Finding, evaluate_figure, worst
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import Rules
@@ -24,15 +24,15 @@ SOURCE = "chain"
 @dataclass(frozen=True, eq=False)
 class ChainView:
     """
-    What the Greeks of one chain are worth.
+    The quality of the Greeks of one chain.
 
     Attributes:
-        quality: What was judged.
-        rules: By which limits.
-        band: What is usual for its symbol.
-        against: Another provider's chain beside it, where there is one.
-        held: Contracts that are held now, by (day, side, strike), and how many; None where nobody knows.
-        remarks: What else is to be said, such as why it could not be fetched whole.
+        quality: The evaluated chain.
+        rules: The rules in effect.
+        band: The usual volatility of its symbol.
+        against: The comparison with another provider's chain, where there is one.
+        held: The number of contracts held, by (day, side, strike); None where unknown.
+        remarks: Further remarks, such as why the chain is incomplete.
     """
 
     quality: ChainQuality
@@ -43,8 +43,8 @@ class ChainView:
     remarks: Sequence[str] = ()
 
     @cached_property
-    def judged(self) -> list[Finding]:
-        """What do the rules about chains say of it?"""
+    def findings(self) -> list[Finding]:
+        """The chain evaluated against each rule for chains."""
         q, n = self.quality, self.quality.core_count
         parts = {
             "greeks_valid": n - q.flagged,
@@ -52,10 +52,10 @@ class ChainView:
             "delta_out_of_bounds": q.core_with("delta_out_of_bounds"),
         }
         if not q.covered and not q.flagged:
-            n = 0  # A feed without any figure, of which none was promised: what it lacks cannot be right.
+            n = 0  # The feed sends no figures at all, so their absence is neither right nor wrong.
         absent = why_none(q)
         return [
-            judge(
+            evaluate_figure(
                 self.rules[name].of(SOURCE),
                 name_of(q),
                 SOURCE,
@@ -67,11 +67,12 @@ class ChainView:
     @property
     def verdict(self) -> str:
         """
-        The worst of its rules; a warning where more contracts have a fault than a good chain has; unknown where too few
-        can be judged.
+        The worst verdict of its rules; unknown where too few contracts can be evaluated.
+
+        At least a warning where more contracts have a fault than a healthy chain has.
         """
-        found = [f.verdict for f in self.judged if f.counted] or ["unknown"]
-        if self.quality.told(self.rules.chain) or (
+        found = [f.verdict for f in self.findings if f.counted] or ["unknown"]
+        if self.quality.significant(self.rules.chain) or (
             self.against
             and self.against.shared
             and wilson(self.against.delta_off, self.against.shared)[0] > self.rules.chain.told_share
@@ -81,19 +82,19 @@ class ChainView:
 
     @property
     def exit_code(self) -> int:
-        """What a shell sees."""
+        """The exit code of a command: 0 ok, 1 warning, 2 critical, 3 unknown."""
         return EXIT_CODES[self.verdict]
 
     @cached_property
     def weighted(self) -> dict[str, float | None]:
-        """The valid rate of the core by what traders hold, and by open interest."""
+        """The valid rate of the core, weighted by positions held and by open interest."""
         frame = self.quality.chain.frame
         keys = zip(frame["expiry"].dt.tz_convert(formatting.NEW_YORK).dt.date, frame["cp"], frame["strike"])
         positions = self.quality.weighted(_array([abs(self.held.get(key, 0.0)) for key in keys])) if self.held else None
         return {"positions": positions, "open_interest": self.quality.weighted(frame["oi"].fillna(0.0).to_numpy())}
 
     def as_json(self) -> dict[str, Any]:
-        """The chain as CONTRACT.md has it, and what else is known of it."""
+        """Return the chain in the format of CONTRACT.md, with further details."""
         q, n = self.quality, len(self.quality.chain.frame)
         iv = iv_atm(q)
         return {
@@ -133,22 +134,22 @@ class ChainView:
             "notes": [*self.remarks, *q.notes],
             "refused": [{"place": place, "why": why} for place, why in q.chain.refused],
             "verdict": self.verdict,
-            "why": [f.sentence for f in self.judged],
+            "why": [f.sentence for f in self.findings],
         }
 
     @property
     def rates(self) -> TextBlock:
-        """Which share of it is right, by each way of counting?"""
+        """The valid share, by each way of counting."""
         q, n, w = self.quality, len(self.quality.chain.frame), self.weighted
         valid = q.core_count - q.flagged
         low, high = wilson(valid, q.core_count)
-        nothing_held = "no positions are known: import fills" if self.held is None else "nothing of it is held"
+        nothing_held = "positions unknown: import fills" if self.held is None else "no positions in this chain"
         rows = [
             [
                 "core",
                 formatting.ratio(_rate(valid, q.core_count)),
                 f"{valid:,} of {q.core_count:,}",
-                f"quoted, unexpired, tradable: this is judged (95 %: {formatting.ratio(low, 1)} to "
+                f"quoted, unexpired, tradable: used for the verdict (95 % interval: {formatting.ratio(low, 1)} to "
                 f"{formatting.ratio(high, 1)})"
                 if q.core_count
                 else why_none(q),
@@ -157,72 +158,73 @@ class ChainView:
                 "guide",
                 formatting.ratio(_rate(q.raw_valid, n)),
                 f"{q.raw_valid:,} of {n:,}",
-                "every contract, by the guide's reading; low on a healthy chain too",
+                "every contract, by the guide's method; low on a healthy chain too",
             ],
             [
                 "coverage",
                 formatting.ratio(_rate(q.covered, n)),
                 f"{q.covered:,} of {n:,}",
-                "contracts that have Greeks at all",
+                "contracts that have Greeks",
             ],
             [
                 "by open interest",
                 formatting.ratio(w["open_interest"]),
                 "",
-                "the core, by contracts that somebody holds",
+                "the core, weighted by open interest",
             ],
             [
                 "by our positions",
                 formatting.ratio(w["positions"]),
                 "",
-                "the core, by contracts that we hold" if self.held else nothing_held,
+                "the core, weighted by our positions" if self.held else nothing_held,
             ],
         ]
-        return table("How much of it is right?", ["counted", "valid", "contracts", "what that is"], rows)
+        return table("Valid share", ["counted", "valid", "contracts", "description"], rows)
 
     @property
     def faults(self) -> TextBlock:
-        """What is wrong, in how many contracts, and in which worst of all?"""
+        """The faults: in how many contracts, and the worst of them."""
         rows = [[f.check, f.severity, f"{f.count:,}", "; ".join(f.examples)] for f in self.quality.findings]
-        return table("What is wrong with it?", ["check", "severity", "contracts", "the worst"], rows, "nothing")
+        return table("Faults", ["check", "severity", "contracts", "worst"], rows, "none")
 
     @property
     def units(self) -> TextBlock:
-        """In which units does it send its figures?"""
+        """The measured units of its figures."""
         rows = [[name, (unit or formatting.UNKNOWN).replace("_", " ")] for name, unit in self.quality.units.items()]
-        return table("Its units, as measured", ["figure", "unit"], rows)
+        return table("Units, as measured", ["figure", "unit"], rows)
 
     @property
     def usual(self) -> TextBlock:
-        """Is its volatility usual for its symbol?"""
+        """Whether its volatility is usual for its symbol."""
         iv, b = iv_atm(self.quality), self.band
         if b.low is None:
             return bullet_list(
-                f"At the money {formatting.ratio(iv, 1)}",
-                [f"whether that is usual is not known: {b.days} of {self.rules.chain.band_days:g} days are held"],
+                f"IV at the money: {formatting.ratio(iv, 1)}",
+                [f"usual range unknown: {b.days} of {self.rules.chain.band_days:g} required days are stored"],
             )
-        told = {
-            True: "outside its own band: market stress or wrong data; see whether its Greeks agree",
-            False: "within its own band",
-            None: "it cannot be told",
+        position = {
+            True: "outside the usual range: market stress or wrong data; check whether its Greeks agree",
+            False: "within the usual range",
+            None: "unknown whether it is usual",
         }[b.outside(iv)]
         return bullet_list(
-            f"At the money {formatting.ratio(iv, 1)}",
-            [f"{told} ({formatting.ratio(b.low, 1)} to {formatting.ratio(b.high, 1)}, of the {b.days} days before)"],
+            f"IV at the money: {formatting.ratio(iv, 1)}",
+            [f"{position} ({formatting.ratio(b.low, 1)} to {formatting.ratio(b.high, 1)} over the last {b.days} days)"],
         )
 
     @property
-    def beside(self) -> TextBlock:
-        """Does another provider say the same?"""
+    def other_provider(self) -> TextBlock:
+        """The comparison with another provider's chain."""
         if self.against is None:
-            return bullet_list("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
+            return bullet_list("Comparison with the other provider", ["not compared: ops greeks SYMBOL fetches both"])
         return bullet_list(
-            f"Beside the other provider: {self.against!r}", list(self.against.examples) or ["nothing differs"]
+            f"Comparison with the other provider: {self.against!r}",
+            list(self.against.examples) or ["no differences"],
         )
 
     @property
     def smile(self) -> "Smile":
-        """Its volatilities by strike, and where its faults lie, as a picture."""
+        """A chart of its volatilities by strike, with its faults."""
         return Smile(self)
 
     def __repr__(self) -> str:
@@ -230,21 +232,23 @@ class ChainView:
             f"{name_of(self.quality)} from {self.quality.chain.provider}, as of "
             f"{formatting.moment(self.quality.as_of)}: {self.verdict}"
         ]
-        lines += [f"  {f.sentence}" for f in self.judged if f.verdict != "ok"]
+        lines += [f"  {f.sentence}" for f in self.findings if f.verdict != "ok"]
         lines += [f"  {remark}" for remark in (*self.remarks, *self.quality.notes)]
         parts = [self.rates, self.faults, self.units, self.usual]
-        return "\n".join([*lines, *(f"\n{part!r}" for part in (*parts, *((self.beside,) if self.against else ())))])
+        return "\n".join(
+            [*lines, *(f"\n{part!r}" for part in (*parts, *((self.other_provider,) if self.against else ())))]
+        )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         head = bullet_list(
-            repr(self).splitlines()[0], [f.sentence for f in self.judged] + [*self.remarks, *self.quality.notes]
+            repr(self).splitlines()[0], [f.sentence for f in self.findings] + [*self.remarks, *self.quality.notes]
         )
         return head._repr_mimebundle_()
 
 
 @dataclass(frozen=True)
 class Smile:
-    """The volatilities of a chain by strike, as a picture."""
+    """A chart of the volatilities of a chain by strike."""
 
     view: ChainView
 
@@ -262,32 +266,32 @@ class Smile:
 
 
 def why_none(quality: ChainQuality) -> str:
-    """Why no contract of a chain could be judged: the first reason that holds, in words."""
-    chain, theory = quality.chain, quality.theory
+    """Return the first reason why no contract of a chain could be evaluated."""
+    chain, fair_value = quality.chain, quality.fair_value
     lacks = [f"{name}s" for name in ("bid", "ask") if name not in chain.sent]
     if lacks:
-        found = f"found {listed_columns(chain.unread)}" if chain.unread else "there is no other column"
-        return f"no column of quotes was recognised, that is of {' and '.join(lacks)}: {found}"
+        found = f"other columns: {listed_columns(chain.unread)}" if chain.unread else "there are no other columns"
+        return f"no column of quotes was recognised for {' and '.join(lacks)}; {found}"
     quoted = (chain.frame["bid"] > 0).to_numpy(dtype=bool)
-    odd = f": cells that are no numbers: {', '.join(chain.garbled)}" if chain.garbled else ""
+    odd = f"; cells that are not numbers: {', '.join(chain.garbled)}" if chain.garbled else ""
     if chain.frame["bid"].isna().all():
-        return f"no bid is there to be read in {len(quoted):,} contracts{odd}"
+        return f"{len(quoted):,} contracts have no bid{odd}"
     if not quoted.any():
         return f"none of {len(quoted):,} contracts has a bid above 0"
-    living = quoted & (theory.years > 0)
+    living = quoted & (fair_value.years > 0)
     if not living.any():
-        return f"each of {int(quoted.sum()):,} quoted contracts had settled by {formatting.moment(quality.as_of)}"
-    if not (living & (theory.forward > 0)).any():
-        calls = int(theory.call[living].sum())
+        return f"all {int(quoted.sum()):,} quoted contracts had settled by {formatting.moment(quality.as_of)}"
+    if not (living & (fair_value.forward > 0)).any():
+        calls = int(fair_value.call[living].sum())
         price = (
-            "no price of the underlying is given"
+            "the underlying's price is missing"
             if "underlying_px" in chain.sent
             else f"no column of the underlying's price was "
             f"recognised{f' (not understood: {listed_columns(chain.unread)})' if chain.unread else ''}"
         )
         return (
             f"the forward is unknown: {price}, and {calls:,} quoted calls and {int(living.sum()) - calls:,}"
-            f" quoted puts have too few pairs to tell it"
+            f" quoted puts have too few pairs to compute it"
         )
     if not chain.sent.intersection(SENT):
         return (
@@ -295,13 +299,13 @@ def why_none(quality: ChainQuality) -> str:
             f"volatilities{f'; not understood: {listed_columns(chain.unread)}' if chain.unread else ''}"
         )
     return (
-        f"none of {int(living.sum()):,} quoted contracts is near enough to the money: their deltas, by "
-        f"their quotes, are not between those that are judged"
+        f"none of {int(living.sum()):,} quoted contracts is near enough to the money: the deltas implied by their "
+        f"quotes are outside the evaluated range"
     )
 
 
 def name_of(quality: ChainQuality) -> str:
-    """The symbol of a chain, or how many it holds."""
+    """Return the symbol of a chain, or the number of its symbols."""
     names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
     if len(names) == 1:
         return formatting.single_line(names[0], 20)
@@ -322,11 +326,11 @@ MOST_SHOWN = 40
 @dataclass(frozen=True, eq=False)
 class ChainViews:
     """
-    What the Greeks of several chains of one file are worth.
+    The quality of the Greeks of several chains of one file.
 
     Attributes:
-        views: One chain each, by the name of its underlying.
-        refused: Rows that could not be read, of whichever: their place and why.
+        views: One view per underlying, by name.
+        refused: Rows that could not be read, with place and reason.
     """
 
     views: Sequence[ChainView]
@@ -334,29 +338,29 @@ class ChainViews:
 
     @property
     def verdict(self) -> str:
-        """The worst of all; a warning at least where rows could not be read."""
+        """The worst verdict of all; at least a warning where rows could not be read."""
         return worst([*(view.verdict for view in self.views), *(["warning"] if self.refused else [])])
 
     @property
     def exit_code(self) -> int:
-        """What a shell sees."""
+        """The exit code of a command: 0 ok, 1 warning, 2 critical, 3 unknown."""
         return EXIT_CODES[self.verdict]
 
     @property
     def notes(self) -> list[str]:
-        """How they were judged, and what is worth knowing of each."""
-        told = [f"{len(self.views)} underlyings are in this file; each is judged by itself"]
-        told += (
+        """Remarks on the file, and on each chain."""
+        remarks = [f"{len(self.views)} underlyings are in this file; each is evaluated separately"]
+        remarks += (
             [f"{len(self.refused):,} rows could not be read: {self.refused[0][0]}: {self.refused[0][1]}"]
             if self.refused
             else []
         )
-        return told + [
+        return remarks + [
             f"{name_of(view.quality)}: {note}" for view in self.views for note in (*view.remarks, *view.quality.notes)
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The chains as CONTRACT.md has one, summed; and under `symbols` each by itself."""
+        """Return the sums of all chains in the format of CONTRACT.md, and each chain under `symbols`."""
         each = [view.as_json() for view in self.views]
         contracts, core, flagged = (
             sum(e["contracts"] for e in each),
@@ -410,7 +414,7 @@ class ChainViews:
 
     @property
     def rates(self) -> TextBlock:
-        """Which share of each is right?"""
+        """The valid share of each underlying."""
         rows = []
         for view in self._worst_first[:MOST_SHOWN]:
             q, n = view.quality, len(view.quality.chain.frame)
@@ -427,53 +431,51 @@ class ChainViews:
             )
         more = f" (the worst {MOST_SHOWN} of {len(self.views):,})" if len(self.views) > MOST_SHOWN else ""
         return table(
-            f"Each underlying by itself{more}",
-            ["underlying", "verdict", "core valid", "contracts", "by the guide's reading", "coverage"],
+            f"Valid share by underlying{more}",
+            ["underlying", "verdict", "core valid", "contracts", "guide's method", "coverage"],
             rows,
         )
 
     @property
     def faults(self) -> TextBlock:
-        """What is wrong, in how many contracts, and in which worst of all?"""
+        """The faults: in how many contracts, and the worst of them."""
         rows = [
             [name_of(view.quality), f.check, f.severity, f"{f.count:,}", "; ".join(f.examples)]
             for view in self._worst_first[:MOST_SHOWN]
             for f in view.quality.findings
         ]
-        return table(
-            "What is wrong with them?", ["underlying", "check", "severity", "contracts", "the worst"], rows, "nothing"
-        )
+        return table("Faults", ["underlying", "check", "severity", "contracts", "worst"], rows, "none")
 
     @property
     def units(self) -> TextBlock:
-        """In which units does the file have its figures?"""
+        """The measured units of the file's figures."""
         rows = [
             [name_of(view.quality), name, (unit or formatting.UNKNOWN).replace("_", " ")]
             for view in self._worst_first[:MOST_SHOWN]
             for name, unit in view.quality.units.items()
         ]
-        return table("Their units, as measured", ["underlying", "figure", "unit"], rows)
+        return table("Units, as measured", ["underlying", "figure", "unit"], rows)
 
     @property
     def usual(self) -> TextBlock:
-        """Whether volatilities are usual is asked of one symbol."""
-        return bullet_list("Usual volatilities", ["not compared: ops greeks SYMBOL does, of one symbol"])
+        """Usual volatilities; compared only for one symbol."""
+        return bullet_list("Usual volatilities", ["not compared: ops greeks SYMBOL compares one symbol"])
 
     @property
-    def beside(self) -> TextBlock:
-        """Whether another provider says the same is asked of one symbol."""
-        return bullet_list("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
+    def other_provider(self) -> TextBlock:
+        """The other provider's chain; compared only for one symbol."""
+        return bullet_list("Comparison with the other provider", ["not compared: ops greeks SYMBOL fetches both"])
 
     @property
     def smile(self) -> Smile:
-        """The volatilities of the worst of them by strike, as a picture."""
+        """A chart of the volatilities of the worst chain by strike."""
         return self._worst_first[0].smile
 
     def __repr__(self) -> str:
         sentences = [
             f"  {f.sentence}"
             for view in self._worst_first[:MOST_SHOWN]
-            for f in view.judged
+            for f in view.findings
             if f.verdict not in ("ok", "unknown") or not f.counted
         ]
         lines = [

@@ -1,4 +1,4 @@
-"""Find a chain that is to be judged: in a file, in the database, or from a provider."""
+"""Find the chain to evaluate: in a file, in the database, or from a provider."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import SampleStore
 from opslib.trading.options import chain, iv_baseline
 from opslib.trading.options.chain import Chain
-from opslib.trading.options.chain_quality import ChainQuality, judge
+from opslib.trading.options.chain_quality import ChainQuality, evaluate_chain
 from opslib.trading.options.contracts import SIDES, day_end
 from opslib.trading.options.iv_baseline import IvBaseline
 from opslib.trading.options.provider_comparison import crosscheck
@@ -27,30 +27,30 @@ from opslib.trading.pnl.round_trips import round_trips
 from opslib.trading.pnl.store import FillStore
 
 PROVIDERS = ("massive", "tradier")
-BAND_BACK = timedelta(days=60)  # Twenty trading days, however many holidays lie between.
+BAND_BACK = timedelta(days=60)  # Contains at least twenty trading days, whatever the holidays.
 
 
 def of_file(path: Path, rules: Rules, as_of: datetime | None) -> ChainView | ChainViews:
     """
-    What are the Greeks in a file worth? Of several underlyings in it each is judged by itself.
+    Evaluate the Greeks in a file; several underlyings are evaluated separately.
 
     Args:
-        as_of: When it was so, where the file does not say; a moment within a day also says by when its quotes are
-            judged.
+        as_of: The moment of the chain, where the file does not contain it. A time of day also sets the moment at which
+            the age of its quotes is evaluated.
 
     Raises:
-        ImportRefused: It holds no chain that can be read.
-        UsageError: Nobody says when it was so.
+        ImportRefused: It contains no chain that can be read.
+        UsageError: The moment of the chain is unknown.
     """
     found = chain.read(path, as_of)
     each = found.by_underlying
     if len(each) == 1:
-        return ChainView(_judged(found, rules, _fetched(found, as_of)), rules, remarks=_refused(found))
-    return ChainViews([ChainView(_judged(one, rules, _fetched(one, as_of)), rules) for one in each], found.refused)
+        return ChainView(_evaluate(found, rules, _fetched(found, as_of)), rules, remarks=_refused(found))
+    return ChainViews([ChainView(_evaluate(one, rules, _fetched(one, as_of)), rules) for one in each], found.refused)
 
 
 def _fetched(found: Chain, as_of: datetime | None) -> datetime | None:
-    """By when are its quotes judged? By a moment that was named, and is of the same day."""
+    """Return the moment at which the age of quotes is evaluated: the given one, if it is on the same day."""
     if as_of is None or day_end(as_of) != as_of or as_of < found.as_of:
         return None
     return as_of if as_of - found.as_of < timedelta(days=1) else None
@@ -64,8 +64,8 @@ def _refused(found: Chain) -> list[str]:
     )
 
 
-def _judged(found: Chain, rules: Rules, fetched_at: datetime | None) -> ChainQuality:
-    return judge(found, rules.chain, fetched_at)
+def _evaluate(found: Chain, rules: Rules, fetched_at: datetime | None) -> ChainQuality:
+    return evaluate_chain(found, rules.chain, fetched_at)
 
 
 def of_store(
@@ -78,21 +78,21 @@ def of_store(
     provider: str = "",
 ) -> ChainView:
     """
-    What were the Greeks of a symbol's last chain worth, as of a moment?
+    Evaluate the Greeks of a symbol's last stored chain, as of a moment.
 
     Raises:
-        UsageError: None had been fetched.
+        UsageError: No chain was stored by then.
     """
     samples = SampleStore(store, settings.app)
     kept = samples.chain(symbol, clock.micros(as_of), clock.micros(known_at) if known_at else None, provider)
     if kept is None or not kept[2]:
         raise UsageError(
-            f"no chain of {symbol}{f' from {provider}' if provider else ''} was kept up to "
-            f"{formatting.moment(as_of)}: ops collect fetches those of the symbols in OPS_SYMBOLS, and ops import "
-            f"keeps one from a file."
+            f"no chain of {symbol}{f' from {provider}' if provider else ''} was stored by "
+            f"{formatting.moment(as_of)}. Add the symbol to OPS_SYMBOLS so that ops collect fetches its chains, or "
+            f"import one from a file with ops import."
         )
     at = clock.instant(kept[0])
-    quality = _judged(chain.of_payload(kept[2], f"the chain of {symbol}", at), rules, at)
+    quality = _evaluate(chain.of_payload(kept[2], f"the chain of {symbol}", at), rules, at)
     return ChainView(
         quality,
         rules,
@@ -106,9 +106,9 @@ def held(
     store: Database, app: str, symbol: str, at: datetime, known_at: datetime | None = None
 ) -> dict[tuple[Any, str, float], float] | None:
     """
-    What is held of a symbol's options, by the fills that were imported up to a moment?
+    Return the open positions in a symbol's options, from the fills imported up to a moment.
 
-    By day, side and strike, short ones below 0; None where none ever were.
+    By day, side and strike; short positions are negative. None without any fills.
     """
     fills = FillStore(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None).fills
     if not fills:
@@ -122,7 +122,7 @@ def held(
 
 
 def _ended(outcome: str, symbol: str) -> list[str]:
-    return [] if outcome == "ok" else [f"the chain of {symbol} is not whole: its provider {OUTCOMES[outcome].words}"]
+    return [] if outcome == "ok" else [f"the chain of {symbol} is incomplete: its provider {OUTCOMES[outcome].words}"]
 
 
 def _band(samples: SampleStore, symbol: str, quality: ChainQuality, rules: Rules) -> IvBaseline:
@@ -143,22 +143,23 @@ def of_provider(
     now: Callable[[], datetime] = clock.now,
 ) -> ChainView:
     """
-    What are the Greeks of a symbol worth now, fetched for it? From one provider; or from whichever is configured,
-    beside the other.
+    Fetch a symbol's chain now and evaluate its Greeks.
+
+    From one provider, or from all configured ones, which are then compared.
 
     Raises:
-        UsageError: Nobody is configured who could be asked, or none gave a chain.
+        UsageError: No provider is configured, or none returned a chain.
     """
     urls = {"massive": settings.massive_url, "tradier": settings.tradier_url}
-    asked = [name for name in ([provider] if provider else PROVIDERS) if urls[name]]
-    if not asked:
+    providers = [name for name in ([provider] if provider else PROVIDERS) if urls[name]]
+    if not providers:
         raise UsageError(
-            f"who is to be asked for the chain of {symbol}? Set "
+            f"no provider is configured for the chain of {symbol}. Set "
             f"{' or '.join(f'OPS_{name.upper()}_URL' for name in ([provider] if provider else PROVIDERS))}, "
             f"or name a file."
         )
-    got = asyncio.run(_fetch(settings, symbol, asked, now))
-    judged, remarks = [], []
+    got = asyncio.run(_fetch(settings, symbol, providers, now))
+    evaluated, remarks = [], []
     for name, (at, found) in got.items():
         remarks += (
             []
@@ -166,14 +167,16 @@ def of_provider(
             else [f"{name} {OUTCOMES[found.outcome].words}. {OUTCOMES[found.outcome].advice}"]
         )
         if found.pages and found.outcome in ("ok", "partial"):
-            judged.append(_judged(chain.of_payload(found.pages, f"the chain of {symbol} from {name}", at), rules, at))
-    if not judged:
-        raise UsageError(f"no chain of {symbol} could be had: {' '.join(remarks)}")
-    against = crosscheck(judged[0], judged[1], rules.chain) if len(judged) == 2 else None
+            evaluated.append(
+                _evaluate(chain.of_payload(found.pages, f"the chain of {symbol} from {name}", at), rules, at)
+            )
+    if not evaluated:
+        raise UsageError(f"no chain of {symbol} could be fetched: {' '.join(remarks)}")
+    against = crosscheck(evaluated[0], evaluated[1], rules.chain) if len(evaluated) == 2 else None
     return ChainView(
-        judged[0],
+        evaluated[0],
         rules,
-        _band(SampleStore(store, settings.app), symbol, judged[0], rules),
+        _band(SampleStore(store, settings.app), symbol, evaluated[0], rules),
         against,
         held(store, settings.app, symbol, now()),
         remarks,
@@ -181,11 +184,11 @@ def of_provider(
 
 
 async def _fetch(
-    settings: Settings, symbol: str, asked: list[str], now: Callable[[], datetime]
+    settings: Settings, symbol: str, providers: list[str], now: Callable[[], datetime]
 ) -> dict[str, tuple[datetime, Any]]:
     prober = Prober(settings, now)
     found = {}
-    for name in asked:
+    for name in providers:
         fetched = await {"massive": chain_fetch.massive, "tradier": chain_fetch.tradier}[name](prober, settings, symbol)
         found[name] = (now(), fetched)
     return found
@@ -199,14 +202,13 @@ def chain_of(
     known_at: str | datetime | None = None,
 ) -> ChainView | ChainViews:
     """
-    The quality of a chain's Greeks.
+    Evaluate a chain's Greeks, from arguments as people type them.
 
     Args:
-        what: A file (see `chain.read`), or a symbol: fetched now; with a moment, in the demo and where nobody can be
-            asked, the last that was kept.
-        provider: Who is to be asked: massive or tradier; empty is Massive, with Tradier's beside it where it is
-            configured.
-        as_of: Of a file when it was so, where it does not say; of a symbol the moment.
+        what: A file (see `chain.read`), or a symbol, whose chain is fetched now. With a moment, in the demo, or without
+            a configured provider, the last stored chain is used.
+        provider: massive or tradier; empty is Massive, compared with Tradier where it is configured.
+        as_of: For a file, the moment of the chain, where the file does not contain it; for a symbol, the moment.
         known_at: Only what was known by then.
     """
     moment = time_parsing.instant_of(as_of)
@@ -214,7 +216,10 @@ def chain_of(
         return of_file(Path(what), workspace.rules, moment)
     symbol = str(what).strip().upper()
     if not symbol.removeprefix("I:").replace(".", "").isalnum():
-        raise UsageError(f"a file or a symbol was wanted, found {formatting.single_line(str(what), 60)!r}.")
+        raise UsageError(
+            f"{formatting.single_line(str(what), 60)!r} is neither a file nor a symbol. "
+            f"Name an existing file, or a symbol such as SPY."
+        )
     if (
         moment is None
         and known_at is None

@@ -1,14 +1,15 @@
 """
 Draw counters, probes and alerts on an Axes.
 
-Each picture shows a time series with its limits as labelled lines. Where no look came the picture is hatched and says
-so; a gap is never bridged by a line. Colour never stands alone: lines differ in dash and marker, limits carry words.
+Each chart shows a time series with its thresholds as labelled lines. Periods without snapshots are hatched and
+labelled, and no line crosses a gap. Colour is never the only distinction: lines differ in dash and marker, thresholds
+have labels.
 """
 
 import io
 import itertools
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.history import SeverityChange
@@ -27,35 +28,41 @@ if TYPE_CHECKING:
 
     from opslib.trading.options.chain_quality import ChainQuality
 
-INK, GREY = "#1f2933", "#8a94a0"
+INK, SOFT, GREY = "#1f2933", "#4a5866", "#8a94a0"
 LINES = (("#0b5cad", "-", "o"), ("#b3540a", "--", "s"))
 SMILES = (*LINES, ("#4a6b2a", ":", "^"))
-LIMITS = {"warning": "#b58900", "notify": "#cb6a16", "critical": "#c0392b", "escalate": "#8e1b3a"}
+LIMITS = {"warning": "#7a5200", "notify": "#9a4a00", "critical": "#a8201a", "escalate": "#7d1238"}
 SIZE_INCHES, DPI = (9.0, 2.7), 110
+BREAK, BREAK_HEIGHT = 90, 3.5  # Where an axis in % is broken, and how many % above it are as high as all below it.
+LABEL_HEIGHT = 0.075  # The height of a threshold's label as a share of a chart's height.
 
 
 def show(
-    words: dict[str, str], draw: Callable[["Axes"], Any], name: str, told: str, size: tuple[float, float] = SIZE_INCHES
+    words: dict[str, str],
+    draw: Callable[["Axes"], Any],
+    name: str,
+    alt_text: str,
+    size: tuple[float, float] = SIZE_INCHES,
 ) -> None:
-    """Show words and the picture that goes with them in a notebook; `told` is the picture for who cannot see it."""
+    """Show text and its chart in a notebook; `alt_text` describes the chart for people who cannot see it."""
     from IPython.display import display
 
     display(words, raw=True)
     display(
-        {"text/plain": f"[picture: {name}]", "image/png": png(draw, size)},
-        metadata={"image/png": {"alt": told}},
+        {"text/plain": f"[chart: {name}]", "image/png": png(draw, size)},
+        metadata={"image/png": {"alt": alt_text}},
         raw=True,
     )
 
 
-def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules) -> "Axes":
+def alerts(ax: "Axes", changes: list[SeverityChange], window: Window, rules: Rules) -> "Axes":
     """
-    When did alerts fire, and how loud?
+    Draw when alerts fired.
 
-    One row for each rule and subject; the louder, the thicker; hatched is explained away.
+    One row for each rule and subject. A thicker bar is a higher severity; an inhibited alert is hatched.
     """
-    rows = list(dict.fromkeys((r.rule, r.subject) for r in rises))
-    for r in sorted(rises, key=lambda r: SEVERITIES.index(r.severity)):
+    rows = list(dict.fromkeys((r.rule, r.subject) for r in changes))
+    for r in sorted(changes, key=lambda r: SEVERITIES.index(r.severity)):
         y, begin = len(rows) - 1 - rows.index((r.rule, r.subject)), max(instant(r.fired_us), window.start)
         end = window.end if r.over_us is None else min(instant(r.over_us), window.end)
         thick = 0.25 + 0.15 * SEVERITIES.index(r.severity)
@@ -71,7 +78,7 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
             zorder=2 + SEVERITIES.index(r.severity),
         )
         if r.sent and not any(
-            o.alert == r.alert and SEVERITIES.index(o.severity) > SEVERITIES.index(r.severity) for o in rises
+            o.alert == r.alert and SEVERITIES.index(o.severity) > SEVERITIES.index(r.severity) for o in changes
         ):
             ax.text(
                 _on_axis(begin),
@@ -88,7 +95,7 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
     ax.set_ylim(-0.6, max(len(rows), 1) - 0.2)
     _time(ax, window)
     ax.legend(
-        handles=[_key(severity) for severity in SEVERITIES] + [_key(None)],
+        handles=[_legend_patch(severity) for severity in SEVERITIES] + [_legend_patch(None)],
         ncols=5,
         fontsize=7,
         frameon=False,
@@ -99,12 +106,12 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
 
 
 def _on_axis(at: datetime | timedelta) -> Any:
-    """A time, or a span of it, as matplotlib takes it on an axis, though its types only name numbers."""
+    """Return a time or a span for a matplotlib axis; its type hints allow only numbers."""
     return at
 
 
 def with_markers(ax: "Axes", marks: Iterable[Marker]) -> "Axes":
-    """The same picture with a line for each marker, named where it stands."""
+    """Add a labelled line for each marker."""
     for mark in marks:
         at = _on_axis(instant(mark.ts_us))
         ax.axvline(at, color="#555555", linestyle=(0, (2, 2)), linewidth=1)
@@ -120,19 +127,36 @@ def with_markers(ax: "Axes", marks: Iterable[Marker]) -> "Axes":
     return ax
 
 
-def _key(severity: str | None) -> Any:
-    """What a bar of the picture of alerts means."""
+def with_beginning(ax: "Axes", since_us: int, window: Window) -> "Axes":
+    """Add a labelled line where an alert began, if that is in the window; microseconds since 1970."""
+    at = instant(since_us)
+    if window.start <= at <= window.end:
+        ax.axvline(_on_axis(at), color=INK, linewidth=1.2)
+        ax.annotate(
+            f"since {at.astimezone(formatting.NEW_YORK):%H:%M:%S}",
+            (_on_axis(at), 1.02),
+            xycoords=("data", "axes fraction"),
+            ha="right" if (at - window.start).total_seconds() > window.seconds / 2 else "left",
+            fontsize=9,
+            fontweight="bold",
+            color=INK,
+        )
+    return ax
+
+
+def _legend_patch(severity: str | None) -> Any:
+    """Return the legend entry of a severity; None is for inhibited alerts."""
     from matplotlib.patches import Patch
 
     return (
         Patch(facecolor=LIMITS[severity], label=severity)
         if severity
-        else Patch(facecolor="none", edgecolor=INK, hatch="////", label="explained by another")
+        else Patch(facecolor="none", edgecolor=INK, hatch="////", label="inhibited")
     )
 
 
 def _steps(window: Window) -> list[Window]:
-    """The window in about sixty steps of whole minutes."""
+    """Divide the window into about sixty steps of whole minutes."""
     step = timedelta(minutes=max(1, round(window.seconds / 60 / 60)))
     edges = [window.start]
     while edges[-1] < window.end:
@@ -141,24 +165,24 @@ def _steps(window: Window) -> list[Window]:
 
 
 def _time(ax: "Axes", window: Window) -> None:
-    """The time axis."""
+    """Format the time axis."""
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
     locator = AutoDateLocator(tz=formatting.NEW_YORK, minticks=4, maxticks=9)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=formatting.NEW_YORK))
     ax.set_xlim(_on_axis(window.start), _on_axis(window.end))
-    ax.set_xlabel("New York time", color=GREY, fontsize=8)
+    ax.set_xlabel("New York time", color=SOFT, fontsize=8)
     ax.tick_params(labelsize=8, colors=INK)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
 
-def _frame(ax: "Axes", tape: CounterHistory, window: Window, unit: str) -> None:
-    """Time axis, unit, reloads and the stretches in which nothing was seen."""
+def _frame(ax: "Axes", counters: CounterHistory, window: Window, unit: str) -> None:
+    """Draw the time axis, the unit, page reloads and the periods without snapshots."""
     _time(ax, window)
     ax.set_ylabel(unit, color=INK, fontsize=9)
-    for gap in tape.gaps(window):
+    for gap in counters.gaps(window):
         ax.axvspan(
             _on_axis(gap.start),
             _on_axis(gap.end),
@@ -172,14 +196,14 @@ def _frame(ax: "Axes", tape: CounterHistory, window: Window, unit: str) -> None:
             ax.text(
                 _on_axis(gap.start + (gap.end - gap.start) / 2),
                 0.5,
-                "no looks",
+                "no snapshots",
                 transform=ax.get_xaxis_transform(),
                 ha="center",
                 color=INK,
                 fontsize=8,
                 rotation=90 if gap.seconds < window.seconds / 8 else 0,
             )
-    for at in map(_on_axis, tape.reloads(window)):
+    for at in map(_on_axis, counters.reloads(window)):
         ax.axvline(at, color=GREY, linestyle=":", linewidth=1)
         ax.text(
             at,
@@ -188,46 +212,109 @@ def _frame(ax: "Axes", tape: CounterHistory, window: Window, unit: str) -> None:
             transform=ax.get_xaxis_transform(),
             va="bottom",
             ha="center",
-            color=GREY,
+            color=SOFT,
             fontsize=7,
         )
 
 
 def _limits(ax: "Axes", rule: Rule, scale: float, highest: float | None = None) -> None:
     """
-    The rule's limits as lines with their names; those far above anything drawn are left out, near ones share a line of
-    text.
+    Draw the rule's thresholds as lines, each with its severity and value; labels of near lines are moved apart.
+
+    Thresholds far above all values are left out. The limits of the value axis must be set before.
     """
-    low, high = ax.get_ylim()
-    labels: list[tuple[float, list[str]]] = []
-    for rung, limit in rule.ladder:
-        if isinstance(limit, str) or (highest is not None and limit * scale > highest):
-            continue
-        at = limit * scale
-        ax.axhline(at, color=LIMITS[rung], linewidth=1, linestyle=(0, (6, 3)), zorder=1)
-        if labels and abs(labels[-1][0] - at) < (high - low) * 0.07:
-            labels[-1][1].append(rung)
-        else:
-            labels.append((at, [rung]))
-    for at, names in labels:
-        ax.text(
-            1.005,
-            at,
-            "/".join(names),
-            transform=ax.get_yaxis_transform(),
-            va="center",
-            color=LIMITS[names[-1]],
-            fontsize=7,
-        )
+    drawn = [
+        (severity, limit * scale)
+        for severity, limit in rule.thresholds
+        if not isinstance(limit, str) and (highest is None or limit * scale <= highest)
+    ]
+    for severity, at in drawn:
+        ax.axhline(at, color=LIMITS[severity], linewidth=1, linestyle=(0, (6, 3)), zorder=1)
+    heights = [float(ax.transAxes.inverted().transform(ax.transData.transform((0, at)))[1]) for _, at in drawn]
+    for (severity, at), height in zip(drawn, apart(heights, LABEL_HEIGHT)):
+        if -0.05 <= height <= 1.2:
+            ax.text(
+                1.005,
+                height,
+                f"{formatting.SIGNS[severity]} {severity} {at:g}",
+                transform=ax.transAxes,
+                va="center",
+                color=LIMITS[severity],
+                fontsize=7,
+            )
 
 
-def _rates(tape: CounterHistory, steps: list[Window], part: str, count: str) -> list[tuple[Window, float]]:
-    rates = ((step, tape.rise(part, step), tape.rise(count, step)) for step in steps)
+def apart(heights: list[float], least: float) -> list[float]:
+    """Return positions of labels as near to the given ones as possible, in the same order, at least so far apart."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    groups: list[list[int]] = []
+    for i in order:
+        groups.append([i])
+        while len(groups) > 1 and _bottom(groups[-1], heights, least) < _top(groups[-2], heights, least) + least:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    placed = list(heights)
+    for group in groups:
+        bottom = _bottom(group, heights, least)
+        for n, i in enumerate(group):
+            placed[i] = bottom + n * least
+    return placed
+
+
+def _bottom(group: list[int], heights: list[float], least: float) -> float:
+    """Return the lowest position of labels that stand closely together around their mean."""
+    return sum(heights[i] for i in group) / len(group) - least * (len(group) - 1) / 2
+
+
+def _top(group: list[int], heights: list[float], least: float) -> float:
+    return _bottom(group, heights, least) + least * (len(group) - 1)
+
+
+def _broken_below(ax: "Axes", lowest: float) -> None:
+    """
+    Set a value axis in % from 90 to 100, where the thresholds are.
+
+    If there are lower values, 0 to 90 is compressed into a quarter of the axis, and the break is marked.
+    """
+    if lowest >= BREAK:
+        ax.set_ylim(BREAK, 100.4)
+        ax.set_yticks([90, 92, 94, 96, 98, 100])
+        return
+    steep = BREAK / BREAK_HEIGHT
+
+    def drawn(values: Any) -> Any:
+        import numpy as np
+
+        return np.where(values < BREAK, BREAK - (BREAK - values) / steep, values)
+
+    def valued(places: Any) -> Any:
+        import numpy as np
+
+        return np.where(places < BREAK, BREAK - (BREAK - places) * steep, places)
+
+    ax.set_yscale("function", functions=(drawn, valued))
+    ax.set_ylim(-5, 100.4)
+    ax.set_yticks([0, 45, 90, 92, 94, 96, 98, 100])
+    ax.axhspan(-5, BREAK, facecolor="#eef1f4", zorder=0)
+    ax.axhline(BREAK, color=INK, linewidth=0.8, zorder=1)
+    ax.text(
+        0.995,
+        BREAK - 4,
+        f"below {BREAK} %: another scale",
+        transform=ax.get_yaxis_transform(),
+        va="top",
+        ha="right",
+        fontsize=7,
+        color=INK,
+    )
+
+
+def _rates(counters: CounterHistory, steps: list[Window], part: str, count: str) -> list[tuple[Window, float]]:
+    rates = ((step, counters.increase(part, step), counters.increase(count, step)) for step in steps)
     return [(step, 100 * some / total) for step, some, total in rates if total and some is not None]
 
 
 def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str) -> None:
-    """A line through points, broken where a step between them has none."""
+    """Draw a line through points, with a gap where a step has no point."""
     colour, dash, marker = LINES[which]
     xs, ys = [], []
     for i, (step, value) in enumerate(points):
@@ -239,39 +326,39 @@ def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str
     ax.plot(xs, ys, color=colour, linestyle=dash, marker=marker, markersize=3, linewidth=1.4, label=label, zorder=3)
 
 
-def providers(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
-    """Availability of each provider over time, %."""
+def providers(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
+    """Draw the availability of each provider over time, %."""
     steps = _steps(window)
-    _frame(ax, tape, window, "availability, %")
+    _frame(ax, counters, window, "availability, %")
     lowest = 100.0
-    for i, name in enumerate(n for n in rules["availability"].subjects if n in tape.alive):
-        points = _rates(tape, steps, f"{name}_successes", f"{name}_requests")
+    for i, name in enumerate(n for n in rules["availability"].subjects if n in counters.wired):
+        points = _rates(counters, steps, f"{name}_successes", f"{name}_requests")
         lowest = min([lowest, *(v for _, v in points)])
         _line(ax, points, i, name)
-    ax.set_ylim(min(lowest, 94) - (4 if lowest < 90 else 0.5), 100.4 if lowest >= 90 else 103)
+    _broken_below(ax, lowest)
     _limits(ax, rules["availability"], 100)
-    return _named(ax)
+    return _legend(ax)
 
 
-def greeks(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
-    """Valid Greeks, and the share whose gamma is zero or missing, over time, %."""
+def greeks(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
+    """Draw the share of valid Greeks, and of those whose gamma is zero or missing, over time, %."""
     steps = _steps(window)
-    _frame(ax, tape, window, "of validations, %")
-    _line(ax, _rates(tape, steps, "greeks_valid", "validations"), 0, "valid")
-    _line(ax, _rates(tape, steps, "gamma_zero", "validations"), 1, "gamma zero or missing")
+    _frame(ax, counters, window, "share of validations, %")
+    _line(ax, _rates(counters, steps, "greeks_valid", "validations"), 0, "valid")
+    _line(ax, _rates(counters, steps, "gamma_zero", "validations"), 1, "gamma zero or missing")
     ax.set_ylim(-3, 103)
     _limits(ax, rules["greeks_valid"], 100)
-    return _named(ax)
+    return _legend(ax)
 
 
-def pnl(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
-    """Backtest variance of the page as trades close, and the mean net result of the trades of each step."""
+def pnl(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
+    """Draw the page's backtest variance as trades close, and the mean net result of the trades of each step."""
     rule = rules["backtest_variance"]
-    _frame(ax, tape, window, "points / %")
+    _frame(ax, counters, window, "points (line), % (bars)")
     highest = 12.0
     variance = []
     for step in _steps(window):
-        found = indicators.pnl(tape, step, rule.min_count)
+        found = indicators.pnl(counters, step, rule.min_count)
         if found["backtest_variance_pp"] is not None and (found["variance_trades"] or 0) >= rule.min_count:
             variance.append((step, found["backtest_variance_pp"]))
             highest = max(highest, found["backtest_variance_pp"] * 1.1)
@@ -286,18 +373,19 @@ def pnl(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes
             )
     ax.plot([], [], color=LINES[1][0], alpha=0.45, linewidth=7, label="net result of the trades, %")
     _line(ax, variance, 0, "backtest variance, points")
-    _limits(ax, rule, 1, highest)
     ax.axhline(0, color=GREY, linewidth=0.8)
-    return _named(ax)
+    ax.set_ylim(min(ax.get_ylim()[0], -highest / 10), max(ax.get_ylim()[1], highest))
+    _limits(ax, rule, 1, highest)
+    return _legend(ax)
 
 
-def system(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
-    """Errors in each step, and when a WebSocket was down."""
+def system(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
+    """Draw the errors of each step, and when a WebSocket was down."""
     steps = _steps(window)
     minutes = round(steps[0].seconds / 60)
-    _frame(ax, tape, window, f"errors per {minutes} min" if minutes > 1 else "errors per minute")
+    _frame(ax, counters, window, f"errors per {minutes} min" if minutes > 1 else "errors per minute")
     for step in steps:
-        errors = tape.rise("errors", step)
+        errors = counters.increase("errors", step)
         if errors:
             ax.bar(
                 _on_axis(step.start + (step.end - step.start) / 2),
@@ -307,7 +395,7 @@ def system(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "A
                 zorder=2,
             )
     ax.plot([], [], color=LINES[0][0], linewidth=7, label="errors")
-    down = tape.websocket_down_spans(window) if "websocket" in tape.alive else []
+    down = counters.websocket_down_spans(window) if "websocket" in counters.wired else []
     for i, (a, b) in enumerate(down):
         ax.axvspan(
             _on_axis(instant(a)),
@@ -319,13 +407,13 @@ def system(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "A
     ax.set_ylim(bottom=0)
     if ax.get_ylim()[1] < 5:
         ax.set_ylim(0, 5)
-    return _named(ax)
+    return _legend(ax)
 
 
-def looked(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subjects: tuple[str, ...]) -> "Axes":
-    """How long each of our looks took; those that gave nothing usable stand as crosses at the top."""
+def response_times(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subjects: tuple[str, ...]) -> "Axes":
+    """Draw the response time of each probe; failed probes are crosses at the top."""
     _time(ax, window)
-    ax.set_ylabel("answer within, s", color=INK, fontsize=9)
+    ax.set_ylabel("response time, s", color=INK, fontsize=9)
     rule, slowest = rules["response_time"], 0.0
     for i, subject in enumerate(subjects):
         colour, _, marker = LINES[i]
@@ -349,86 +437,39 @@ def looked(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subje
             marker="x",
             markersize=4,
             color=colour,
-            label=f"{subject}: no usable answer" if bad else None,
+            label=f"{subject}: no usable response" if bad else None,
             transform=ax.get_xaxis_transform(),
             zorder=3,
         )
         slowest = max([slowest, *(seconds for _, seconds in good)])
-    warning = rule.ladder[0][1]
+    warning = rule.thresholds[0][1]
     ax.set_ylim(0, max(slowest * 1.25, float(warning) * 1.4))
     _limits(ax, rule, 1, max(slowest * 1.25, float(warning)))
-    return _named(ax)
-
-
-def by_day(
-    ax: "Axes", rows: "list[tuple[date, dict[str, float | None]]]", unit: str, rule: Rule | None, scale: float
-) -> "Axes":
-    """Figures day by day; a day of which one is not known is hatched, and says so."""
-    names = list(rows[0][1]) if rows else []
-    for i, name in enumerate(names):
-        colour, dash, marker = LINES[i]
-        ax.plot(
-            range(len(rows)),
-            [float("nan") if (v := found[name]) is None else v for _, found in rows],
-            color=colour,
-            linestyle=dash,
-            marker=marker,
-            markersize=5,
-            linewidth=1.4,
-            label=name,
-            zorder=3,
-        )
-    for at, (_, found) in enumerate(rows):
-        if all(v is None for v in found.values()):
-            ax.axvspan(at - 0.4, at + 0.4, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, alpha=0.5)
-            ax.text(
-                at,
-                0.5,
-                "not known",
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                color=INK,
-                fontsize=8,
-                rotation=90,
-            )
-    step = max(1, len(rows) // 12)
-    ax.set_xticks(range(0, len(rows), step), [f"{day:%m-%d}" for day, _ in rows][::step])
-    ax.set_xlim(-0.6, max(len(rows), 1) - 0.4)
-    known = [v for _, found in rows for v in found.values() if v is not None]
-    if rule is None or rule.better == "lower":
-        ax.set_ylim(0, max([*known, 1.0]) * 1.2)
-    else:
-        ax.set_ylim(min([*known, 94.0]) - 1, 100.5)
-    if rule:
-        _limits(ax, rule, scale, max([*known, 1.0]) * 1.2 if rule.better == "lower" else None)
-    ax.set_ylabel(unit, color=INK, fontsize=9)
-    ax.set_xlabel("trading day, New York", color=GREY, fontsize=8)
-    ax.tick_params(labelsize=8, colors=INK)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    return _named(ax) if names else ax
+    return _legend(ax)
 
 
 def smile(ax: "Axes", quality: "ChainQuality") -> "Axes":
     """
-    Volatility at each strike of the core, of the three expirations with most of it; what has a fault stands as a cross.
+    Draw the volatility at each strike of the core contracts, for the three expirations that have most of them.
+
+    Contracts with a fault are crosses.
     """
     import numpy as np
 
-    theory, core = quality.theory, quality.core
+    fair_value, core = quality.fair_value, quality.core
     iv = quality.chain.frame["iv"].to_numpy(dtype=float) / (100.0 if quality.units["iv"] == "percent" else 1.0)
-    iv = np.where(np.isfinite(iv), iv, theory.iv_mid)
-    groups, sizes = np.unique(theory.grid.group[core], return_counts=True)
+    iv = np.where(np.isfinite(iv), iv, fair_value.iv_mid)
+    groups, sizes = np.unique(fair_value.grid.group[core], return_counts=True)
     bad = core & ~quality.faults.clean
     for i, group in enumerate(sorted(groups[np.argsort(-sizes, kind="stable")][:3])):
         colour, dash, marker = SMILES[i]
-        rows = np.flatnonzero(core & ~bad & (theory.grid.group == group) & np.isfinite(iv))
-        rows = rows[np.argsort(theory.strike[rows], kind="stable")]
+        rows = np.flatnonzero(core & ~bad & (fair_value.grid.group == group) & np.isfinite(iv))
+        rows = rows[np.argsort(fair_value.strike[rows], kind="stable")]
         day = quality.chain.frame["expiry"].iloc[rows[0]].tz_convert(formatting.NEW_YORK) if len(rows) else None
         for side, filled in ((True, colour), (False, "none")):
-            own = rows[theory.call[rows] == side]
+            own = rows[fair_value.call[rows] == side]
             ax.plot(
-                theory.strike[own],
+                fair_value.strike[own],
                 iv[own] * 100,
                 linestyle=dash if side else "none",
                 marker=marker,
@@ -442,7 +483,7 @@ def smile(ax: "Axes", quality: "ChainQuality") -> "Axes":
     wrong = np.flatnonzero(bad)
     if len(wrong):
         ax.plot(
-            theory.strike[wrong],
+            fair_value.strike[wrong],
             np.clip(np.nan_to_num(iv[wrong] * 100), 0, None),
             linestyle="none",
             marker="x",
@@ -458,13 +499,11 @@ def smile(ax: "Axes", quality: "ChainQuality") -> "Axes":
         ax.set_ylim(0, float(good.max()) * 1.25)
     ax.tick_params(labelsize=8, colors=INK)
     ax.grid(axis="y", color="#e4e7eb", linewidth=0.6)
-    return _named(ax)
+    return _legend(ax)
 
 
 def waterfall(ax: "Axes", start: tuple[str, float], steps: list[tuple[str, float]], end: tuple[str, float]) -> "Axes":
-    """
-    From one sum of dollars to another, step by step; each bar says how much it is, and hatching what makes it less.
-    """
+    """Draw a waterfall from one sum of dollars to another; each bar has its amount, negative steps are hatched."""
     at, names = start[1], [start[0], *(name for name, _ in steps), end[0]]
     ax.bar(0, start[1], color=LINES[0][0], width=0.6)
     tops = [max(start[1], 0.0)]
@@ -500,21 +539,21 @@ def waterfall(ax: "Axes", start: tuple[str, float], steps: list[tuple[str, float
         )
     ax.axhline(0, color=INK, linewidth=0.8)
     ax.set_xticks(range(len(names)), names, fontsize=8)
-    ax.set_ylabel("dollars, over all pairs", color=INK, fontsize=9)
+    ax.set_ylabel("dollars, all paired trades", color=INK, fontsize=9)
     ax.tick_params(labelsize=8, colors=INK)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax
 
 
-def _named(ax: "Axes") -> "Axes":
-    """The names of the lines, below the picture where they hide nothing."""
+def _legend(ax: "Axes") -> "Axes":
+    """Add a legend below the chart."""
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4, frameon=False, fontsize=8)
     return ax
 
 
 def png(draw: Callable[["Axes"], Any], size: tuple[float, float] = SIZE_INCHES) -> bytes:
-    """A picture as PNG: the same bytes for the same tape."""
+    """Render a chart as PNG; the same data gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
 
-NEWEST = 10  # The guide looks at the last ten trades.
-AS_ASSUMED = Decimal("1.2")  # Up to a fifth above what was assumed is the cushion that the guide asks for.
+NEWEST = 10  # The guide examines the last ten trades.
+AS_ASSUMED = Decimal("1.2")  # The guide allows costs of up to a fifth above the assumption.
 CUSHION = Decimal("1.15")  # In the middle of the guide's 10 to 20 %.
-# The backtest's own trades lie in the desk's folder as backtest.csv or .json, where there are any.
+# The backtest's trades, where there are any, are backtest.csv or .json in the home directory.
 BACKTEST = "backtest"
-WIDER = Decimal(2)  # A strike so many times as wide as the usual one is illiquid.
-NO_FILLS, NO_PAIRS = "no trade is known: ops import FILE --kind fills", "no trade has a backtest's figure beside it"
-QUOTED = "these trades are quotes that nobody paid"
+WIDER = Decimal(2)  # A strike whose spread is this many times the usual one is illiquid.
+NO_FILLS, NO_PAIRS = "no trades are known: ops import FILE --kind fills", "no trade has a backtest figure"
+QUOTED = "these trades are quotes, no costs were paid"
 
 
 class Line(NamedTuple):
-    """One line of the cost table, dollars: what the backtest took, what it was; None is not known."""
+    """One line of the cost table in dollars: what the backtest assumed, what was paid; None is unknown."""
 
     name: str
     expected: Decimal | None
@@ -40,12 +40,12 @@ class Line(NamedTuple):
 
     @property
     def over(self) -> Decimal | None:
-        """How much more it was."""
+        """How much more was paid than assumed."""
         return None if self.expected is None or self.actual is None else self.actual - self.expected
 
     @property
     def as_assumed(self) -> bool | None:
-        """Is it no more than a cushion above what was assumed?"""
+        """Whether the costs are within the allowance above the assumption."""
         return (
             None
             if self.expected is None or self.actual is None
@@ -53,10 +53,10 @@ class Line(NamedTuple):
         )
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The line in words."""
         more = f", {_usd(self.over)} more" if self.over is not None and self.over > 0 else ""
-        return f"{self.name} {_usd(self.actual)}, {_usd(self.expected)} was assumed{more}"
+        return f"{self.name} {_usd(self.actual)}, {_usd(self.expected)} assumed{more}"
 
 
 def _usd(value: Decimal | None) -> str:
@@ -68,7 +68,7 @@ def _pct(value: Decimal | None, digits: int = 2) -> str:
 
 
 def _expected(pair: Pair) -> tuple[Decimal, Decimal | None]:
-    """What the backtest took for the commission and for the slippage of a trade, at the live size."""
+    """Return the commission and the slippage that the backtest assumed for a trade, at the live size."""
     slipped, parts = pair.result.slippage, pair.parts
     merged = pair.result.inside and bool(parts.prices)
     return (
@@ -80,12 +80,12 @@ def _expected(pair: Pair) -> tuple[Decimal, Decimal | None]:
 @dataclass(frozen=True)
 class CostComparison:
     """
-    What trading cost, as of a moment.
+    The costs of trading compared with those of the backtest, as of a moment.
 
     Attributes:
-        at: Only trades that ended by then.
-        length: And not longer before it than this; None is over what the rule for fills judges: a day, or more where
-            that holds too few.
+        at: Only trades that closed by then.
+        length: The length of the window before it; None is the window that the rule for fills evaluates: a day, or
+            more where it has too few trades.
     """
 
     workspace: "Workspace"
@@ -94,7 +94,7 @@ class CostComparison:
 
     @cached_property
     def accuracy(self) -> PnlView | None:
-        """What trades came to; None where none is known."""
+        """The result of the trades; None where none is known."""
         own = sorted(self.workspace.settings.home.glob(f"{BACKTEST}.*"))
         theirs = own[0] if own else None
         try:
@@ -108,24 +108,24 @@ class CostComparison:
 
     @property
     def trades(self) -> list[tuple[Trade, costs.Result]]:
-        """Round trips with what came of each, by when they ended."""
+        """Round trips with their results, in order of closing."""
         return self.accuracy.pnl.results if self.accuracy else []
 
     @property
     def pairs(self) -> list[Pair]:
-        """Live trades beside what the backtest said of them."""
+        """Live trades paired with those of the backtest."""
         return self.accuracy.pnl.pairs if self.accuracy else []
 
     @cached_property
     def lines(self) -> tuple[Line, Line, Line]:
-        """Commission (fees with it), slippage, and both: what the backtest took, what it was."""
+        """Commission with fees, slippage, and their total: assumed and paid."""
         if not self.pairs:
             return Line("commission", None, None), Line("slippage", None, None), Line("total", None, None)
-        told = [(*_expected(p), p.result.costs, p.result.slippage) for p in self.pairs]
+        amounts = [(*_expected(p), p.result.costs, p.result.slippage) for p in self.pairs]
 
         def add(i: int) -> Decimal | None:
-            known = [amount for t in told if (amount := t[i]) is not None]
-            return sum(known, ZERO) if len(known) == len(told) else None
+            known = [amount for t in amounts if (amount := t[i]) is not None]
+            return sum(known, ZERO) if len(known) == len(amounts) else None
 
         commission, slippage = Line("commission", add(0), add(2)), Line("slippage", add(1), add(3))
 
@@ -140,21 +140,26 @@ class CostComparison:
 
     @property
     def table(self) -> TextBlock:
-        """What costs were expected, what were they, and what is the difference?"""
+        """The assumed costs, the paid costs and the difference."""
         rows = [
-            [line.name, _usd(line.expected), _usd(line.actual), "not known" if line.over is None else _usd(line.over)]
+            [
+                line.name,
+                _usd(line.expected),
+                _usd(line.actual),
+                formatting.UNKNOWN if line.over is None else _usd(line.over),
+            ]
             for line in self.lines
         ]
         return tabled(
-            f"Costs of {len(self.pairs)} trades, the backtest's and ours",
-            ["cost", "expected", "actual", "difference"],
+            f"Costs of {len(self.pairs)} paired trades, backtest and live",
+            ["cost", "backtest", "live", "difference"],
             rows if self.pairs else [],
             NO_PAIRS,
         )
 
     @property
     def newest(self) -> TextBlock:
-        """What were the last ten trades?"""
+        """The last ten trades."""
         gaps = {p.live.name: p for p in self.pairs}
         rows = []
         for trade, result in self.trades[-NEWEST:]:
@@ -163,7 +168,7 @@ class CostComparison:
             rows.append(
                 [
                     trade.name,
-                    trade.told,
+                    trade.label,
                     f"{trade.exited.astimezone(formatting.NEW_YORK):%m-%d %H:%M}",
                     formatting.number(float(_contracts(trade))),
                     _usd(result.commission),
@@ -177,14 +182,14 @@ class CostComparison:
             f"The last {len(rows)} trades",
             [
                 "trade",
-                "what",
+                "description",
                 "closed (New York)",
                 "contracts",
                 "commission",
                 "slippage",
                 "spread",
                 "net",
-                "gap to the backtest",
+                "backtest variance",
             ],
             rows,
             NO_FILLS,
@@ -192,14 +197,12 @@ class CostComparison:
 
     @property
     def parts(self) -> "object":
-        """What is the difference to the backtest made of?"""
-        return (
-            self.accuracy.decomposition if self.accuracy else bullet_list("What the difference is made of", [NO_FILLS])
-        )
+        """The parts of the difference to the backtest."""
+        return self.accuracy.decomposition if self.accuracy else bullet_list("Parts of the difference", [NO_FILLS])
 
     @cached_property
     def rates(self) -> tuple[tuple[str, Decimal | None, Decimal | None, str], ...]:
-        """What the backtest assumes as rates: name, assumed, as it was, unit; None is not known."""
+        """The cost rates: name, as assumed, as paid, unit; None is unknown."""
         commission, slippage, _ = self.lines
         sides = sum((leg.quantity + leg.traded for p in self.pairs for leg in p.live.legs), ZERO)
         turned = sum((abs(leg.entry_value) + abs(leg.exit_value) for p in self.pairs for leg in p.live.legs), ZERO)
@@ -212,7 +215,7 @@ class CostComparison:
                 "commission_usd",
                 rate(commission.expected, sides),
                 rate(commission.actual, sides),
-                "a contract and side, fees with it",
+                "per contract and side, including fees",
             ),
             (
                 "slippage_pct",
@@ -224,10 +227,7 @@ class CostComparison:
 
     @cached_property
     def proposed(self) -> dict[str, Decimal]:
-        """
-        The rates that the backtest should assume: as it was with a cushion, where that is more than it does; only what
-        is known.
-        """
+        """The rates that the backtest should assume: those paid plus an allowance, where they exceed the assumed."""
         found = {}
         for name, assumed, was, _ in self.rates:
             if assumed is not None and was is not None:
@@ -236,17 +236,11 @@ class CostComparison:
 
     @property
     def change(self) -> TextBlock:
-        """
-        What is to be changed in the backtest's cost assumptions, as a diff, and what the gap would have been with it?
-        """
+        """The proposed change of the backtest's cost assumptions as a diff, and the variance that would result."""
         if not self.proposed:
             return bullet_list(
                 "No change can be proposed",
-                [
-                    NO_PAIRS
-                    if not self.pairs
-                    else "the backtest told no costs, or nothing tells what was lost to the spread"
-                ],
+                [NO_PAIRS if not self.pairs else "the backtest has no costs, or the cost of the spread is unknown"],
             )
         units = {name: unit for name, _, _, unit in self.rates}
 
@@ -257,40 +251,48 @@ class CostComparison:
             line(name, assumed) for name, assumed, _, _ in self.rates if name in self.proposed and assumed is not None
         ]
         after = [line(name, value) for name, value in self.proposed.items()]
-        told = list(
+        diff = list(
             difflib.unified_diff(
                 before, after, "backtest costs, as assumed", "backtest costs, as live trading shows", lineterm="", n=3
             )
-        ) or ["nothing: what was paid is what was assumed"]
+        ) or ["no change: the paid costs equal the assumed ones"]
         now, then = self._gap(), self._gap(self.proposed)
         verdict = (
-            f"revalidated: with this the mean gap of the same {len(self.pairs)} trades is "
+            f"check: with this change the mean variance of the same {len(self.pairs)} trades is "
             f"{formatting.number(then, 'points', 2)} instead of {formatting.number(now, 'points', 2)}"
         )
-        cushion = f"where live was dearer: what live trading showed, and {formatting.ratio(float(CUSHION - 1), 0)} more"
+        allowance = (
+            f"where live costs were higher: the live costs plus an allowance of "
+            f"{formatting.ratio(float(CUSHION - 1), 0)}"
+        )
         plain = "\n".join(
-            ["The change to the backtest's costs", *(f"    {t}" for t in told), f"  - {cushion}", f"  - {verdict}"]
+            [
+                "Proposed change of the backtest's costs",
+                *(f"    {t}" for t in diff),
+                f"  - {allowance}",
+                f"  - {verdict}",
+            ]
         )
         return TextBlock(
             plain,
             "dashboard/templates/cost_change.html",
-            {"diff": told, "lines": [cushion, verdict]},
+            {"diff": diff, "lines": [allowance, verdict]},
             "\n".join(
                 [
-                    "### The change to the backtest's costs",
+                    "### Proposed change of the backtest's costs",
                     "",
                     "```diff",
-                    *told,
+                    *diff,
                     "```",
                     "",
-                    f"- {cushion}",
+                    f"- {allowance}",
                     f"- {verdict}",
                 ]
             ),
         )
 
     def _gap(self, rates: dict[str, Decimal] | None = None) -> float | None:
-        """The mean gap, points; with other rates in the backtest, what it would have been."""
+        """Return the mean variance, points; with other rates in the backtest, what it would have been."""
         gaps = []
         for p in self.pairs:
             if p.gap_pp is None:
@@ -315,7 +317,7 @@ def _contracts(trade: Trade) -> Decimal:
 
 
 def _spread(trade: Trade) -> Decimal | None:
-    """The mean spread that was quoted for a trade, % of the middle; None where none was."""
+    """Return the mean quoted spread of a trade, % of the mid price; None without quotes."""
     found = []
     for leg in trade.legs:
         for bid, ask in (costs.quote(leg, "entry"), costs.quote(leg, "exit")):

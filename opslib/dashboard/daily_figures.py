@@ -1,8 +1,8 @@
 """
-Compute the guide's figures of one trading day, and what is usual for them by the days before.
+Compute the guide's figures of one trading day, and their usual range from earlier days.
 
-A day's figures are computed once and remembered, under what they rest on: so many posts, up to which row, by which
-limits. Whatever comes later is another basis, and is computed anew.
+A day's figures are computed once and cached under what they depend on: the number of posts, the newest row, the rules.
+When any of these changes, the figures are computed again.
 """
 
 import itertools
@@ -46,17 +46,19 @@ SECTIONS = {
 }
 MEANS = ("gross_pct", "net_pct", "backtest_variance_pp")
 HOUR = timedelta(hours=1)
-FORM = 3  # Of what is remembered: another form is computed anew.
-WORDS = {name: told for figures in SECTIONS.values() for name, told in figures.items()}  # Every figure: (words, unit).
+FORM = 3  # The format of cached figures; another format is computed again.
+WORDS = {
+    name: words for figures in SECTIONS.values() for name, words in figures.items()
+}  # Every figure: (words, unit).
 
 
 def percent(value: float | None) -> float | None:
-    """To two decimals, without a negative zero."""
+    """Round to two decimals, without a negative zero."""
     return None if value is None else round(value, 2) + 0.0
 
 
 def figures(view: Status) -> dict[str, dict[str, float | None]]:
-    """The template's figures of one window."""
+    """Return the figures of the guide's template for one window."""
     f = view.figures
 
     def ratio(v: float | None) -> float | None:
@@ -87,12 +89,12 @@ class Day(NamedTuple):
     One trading day in figures.
 
     Attributes:
-        session: Which.
-        figures: The template's, by name; None is unknown.
-        counts: What they are made of: requests and failures of each provider, validations, valid ones, errors, trades.
-        means: Gross and net result of a trade, and the backtest's variance, unrounded.
-        hours: The same counts of each hour of the session, from the open on, each with ``from``.
-        coverage: Looks received of those expected, 0 to 1; None where none was.
+        session: The trading session.
+        figures: The template's figures by name; None is unknown.
+        counts: The counts behind them: requests and failures of each provider, validations, valid ones, errors, trades.
+        means: Mean gross and net result of a trade, and the backtest variance, unrounded.
+        hours: The same counts for each hour of the session, each with ``from``.
+        coverage: Snapshots received of those expected, 0 to 1; None where none was expected.
     """
 
     session: Session
@@ -104,33 +106,34 @@ class Day(NamedTuple):
 
     @property
     def day(self) -> date:
-        """Its date in New York."""
+        """The date in New York."""
         return self.session.day
 
     @property
-    def told(self) -> list[Any]:
-        """All that it says, for evidence: the same from the same facts, in whatever store."""
+    def content(self) -> list[Any]:
+        """All values of the day, for evidence: the same data gives the same content in any database."""
         return [str(self.day), self.figures, self.counts, self.means, self.hours, self.coverage]
 
 
 class DailyFigures:
-    """The trading days of one app, as known at a moment (None: all that is known)."""
+    """Compute the figures of trading days, as known at a moment (None: all that is known)."""
 
     def __init__(
-        self, store: Database, settings: Settings, rules: Rules, memory: Cache, known_at: datetime | None = None
+        self, store: Database, settings: Settings, rules: Rules, cache: Cache, known_at: datetime | None = None
     ):
-        self._store, self._settings, self._rules, self._memory, self._known_at = (
+        self._store, self._settings, self._rules, self._cache, self._known_at = (
             store,
             settings,
             rules,
-            memory,
+            cache,
             known_at,
         )
 
     def before(self, day: date) -> list[Day]:
         """
-        The trading days before a day of which anything was seen, oldest first, of as many sessions back as a usual day
-        needs.
+        Return the trading days with data before a day, oldest first.
+
+        Only as many sessions back as the usual range needs.
         """
         count = int(self._rules.days.usual_days)
         sessions: list[Session] = []
@@ -144,39 +147,40 @@ class DailyFigures:
         return [found for session in reversed(sessions) if (found := self.of(session)) is not None]
 
     def of(self, session: Session) -> Day | None:
-        """A trading day in figures; None where nothing was seen of it."""
-        rests_on = self._rests_on(session)
-        if rests_on is None:
+        """Return the figures of a trading day; None without any data."""
+        dependencies = self._dependencies(session)
+        if dependencies is None:
             return None
-        kept = self._memory.once(
+        cached = self._cache.once(
             str(session.day),
-            rests_on,
+            dependencies,
             lambda: _computed(status.view(self._store, self._settings, self._rules, session.window, self._known_at)),
         )
-        return Day(session, kept["figures"], kept["counts"], kept["means"], kept["hours"], kept["coverage"])
+        return Day(session, cached["figures"], cached["counts"], cached["means"], cached["hours"], cached["coverage"])
 
-    def _rests_on(self, session: Session) -> list[Any] | None:
+    def _dependencies(self, session: Session) -> list[Any] | None:
         """
-        What a day's figures rest on: when it was open, its posts and those of the night before, its fills, what is
-        wired, the limits; None where nothing was seen of it.
+        Return what a day's figures depend on; None without any data.
+
+        The session's hours, its posts and those of the night before, its fills, the wired fields, the rules.
         """
         known_us = None if self._known_at is None else clock.micros(self._known_at)
         window = Window(market_calendar.previous_session(session.day).closes, session.closes)
         count, newest = SnapshotStore(self._store).extent(self._settings.app, window.start_us, window.end_us, known_us)
-        filed = FillStore(self._store, self._settings.app).extent(session.window.end_us, known_us)
+        fills_extent = FillStore(self._store, self._settings.app).extent(session.window.end_us, known_us)
         if not count and not FillStore(self._store, self._settings.app).any(
             session.window.start_us, session.window.end_us, known_us
         ):
             return None
-        alive = sorted(SnapshotStore(self._store).alive(self._settings.app, known_us))
+        wired = sorted(SnapshotStore(self._store).wired(self._settings.app, known_us))
         return [
             FORM,
             clock.micros(session.opens),
             clock.micros(session.closes),
             count,
             newest,
-            *filed,
-            alive,
+            *fills_extent,
+            wired,
             sorted(self._settings.wired),
             self._settings.post_every_s,
             self._rules.hash,
@@ -205,26 +209,26 @@ def _hours(window: Window) -> list[Window]:
 
 
 def _counts(view: Status, window: Window) -> dict[str, int | None]:
-    """What was counted in a window, by the pages; trades by the fills, where there are any of the whole view."""
-    providers, greeks = indicators.providers(view.tape, window), indicators.greeks(view.tape, window)
+    """Return the pages' counts of a window; trades from the fills where there are any."""
+    providers, greeks = indicators.providers(view.counters, window), indicators.greeks(view.counters, window)
     found = {
         f"{provider}_{what}": providers[provider][what]
         for provider in ("massive", "tradier")
         for what in ("requests", "failures")
     }
     found |= {name: greeks[name] for name in ("validations", "valid", "gamma_zero", "iv_anomalies")}
-    trades = view.figures["pnl"]["trades"] if window == view.window else view.tape.rise("trades", window)
-    return found | {"errors": view.tape.rise("errors", window), "trades": trades}
+    trades = view.figures["pnl"]["trades"] if window == view.window else view.counters.increase("trades", window)
+    return found | {"errors": view.counters.increase("errors", window), "trades": trades}
 
 
 class Baseline(NamedTuple):
     """
-    What is usual for a figure, by the days before.
+    The usual range of a figure, from earlier days.
 
     Attributes:
-        n: So many days have it.
-        middle: Their median; None of none.
-        low, high: Between which a day is usual; None of too few days.
+        n: The number of days that have the figure.
+        middle: Their median; None without any.
+        low, high: The usual range; None with too few days.
     """
 
     n: int
@@ -233,12 +237,12 @@ class Baseline(NamedTuple):
     high: float | None = None
 
     def outside(self, value: float | None) -> bool | None:
-        """Is a value not usual? None where that cannot be told."""
+        """Return whether a value is outside the usual range; None where that is unknown."""
         return None if value is None or self.low is None or self.high is None else not self.low <= value <= self.high
 
 
 def usual(days: list[Day], figure: str, limits: DayLimits) -> Baseline:
-    """What was usual for a figure on some days?"""
+    """Compute the usual range of a figure from earlier days."""
     known = [value for day in days if (value := day.figures[figure]) is not None]
     if len(known) < limits.least_days:
         return Baseline(len(known), statistics.median(known) if known else None)

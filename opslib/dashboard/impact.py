@@ -1,4 +1,4 @@
-"""Tell what still works at a moment, and how bad that is; both are looked up, never assumed."""
+"""Determine what still works at a moment and how severe the impact on traders is, from current data only."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from opslib.dashboard.status import Status
 
 CHAIN_LASTS = timedelta(microseconds=CHAIN_LASTS_US)
-LEVELS = ("low", "medium", "high", "critical", "unknown")
+LEVELS = ("none", "notify", "critical", "escalate", "unknown")
 
 
 class Severity(NamedTuple):
     """
-    How bad it is for who trades.
+    The impact on traders, on the severity scale of alerts.
 
     Attributes:
-        level: low, medium (a fallback serves), high (something that trades rest on is wrong), critical (nothing
-            serves), unknown.
-        why: One sentence.
+        level: none; notify (a fallback serves); critical (data that trading depends on is wrong); escalate (no data is
+            served); unknown.
+        why: One sentence with the reason, then what works and what does not.
     """
 
     level: str
@@ -32,12 +32,12 @@ class Severity(NamedTuple):
 
 class Thing(NamedTuple):
     """
-    Something that people trade by, and how it is.
+    Something that trading depends on, and whether it works.
 
     Attributes:
         state: works, fails or unknown.
-        words: What it is, who says so, and how long ago.
-        about: massive, tradier, prices, greeks, server, or data: nobody can serve, or our network.
+        words: What it is, the source, and how old the source's information is.
+        about: massive, tradier, prices, greeks, server, or data: no provider can serve, or our network.
     """
 
     state: str
@@ -45,120 +45,129 @@ class Thing(NamedTuple):
     about: str
 
 
-class Said(NamedTuple):
-    """What one source says of a thing: whether it works, who says so, and how old that is in seconds."""
+class Report(NamedTuple):
+    """What one source reports: whether a thing works, the source, and the age of the report in seconds."""
 
     works: bool
-    who: str
+    source: str
     age_s: float
 
 
-PAGE, PROBES = "the app's page", "our own probes"
-# What the page counts as a success, though nothing in it can be used.
+PAGE, PROBES = "the app's page", "our probes"
+# Outcomes that the page counts as a success, though their data cannot be used.
 COUNTED_AS_GOOD = ("ok_empty", "partial", "stale")
-FRESH_S = 60.0  # What is older says nothing against what is newer.
+FRESH_S = 60.0  # An older report does not contradict a newer one.
 
 
 def working_and_failing(view: "Status") -> list[tuple[str, str]]:
-    """
-    What works, what does not, and what is not known, at the end of a view: works, fails or unknown, each with its
-    words.
-    """
+    """Return what works, what fails and what is unknown at the end of a status' window, each with its words."""
     return [(thing.state, thing.words) for thing in things(view)]
 
 
 def things(view: "Status") -> list[Thing]:
     """
-    What people trade by, and how it is at the end of a view: who can serve, the WebSocket, the Greeks, the app's
-    server.
+    Return what trading depends on: option data, live prices, Greeks, the app's server, and whether each works.
 
-    The newest source decides, and its age is said. Where two that are both new disagree, it fails for somebody: who is
-    said.
+    The newest source decides, and its age is shown. Where two recent sources disagree, the thing fails, and both
+    sources are named.
     """
     found, at_us = [*_served(view)], view.window.end_us
     connected = view.figures["system"]["websocket_connected"]
-    said = [Said(connected, PAGE, _page_age_s(view))] if connected is not None else []
+    reports = [Report(connected, PAGE, _page_age_s(view))] if connected is not None else []
     if view.probed and (socket := view.probed.now("socket", "app", at_us)):
-        said.append(Said(OUTCOMES[socket.outcome].usable, PROBES, (at_us - socket.ts_us) / SECOND))
-    prices = _judged("live prices over the WebSocket", "prices", said)
-    left = app_state.left_behind(view.tape, view.probed, at_us) if view.probed else None
+        reports.append(Report(OUTCOMES[socket.outcome].usable, PROBES, (at_us - socket.ts_us) / SECOND))
+    prices = _combine("live prices over the WebSocket", "prices", reports)
+    left = app_state.unserved_page(view.counters, view.probed, at_us) if view.probed else None
     if left is not None and prices.state == "works":
-        prices = Thing("fails", f"live prices over the WebSocket: {app_state.left_note(at_us, left[0])}", "prices")
-    elif len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
-        # The page's flag is not reset by each kind of loss, and a flag is no message.
+        prices = Thing("fails", f"live prices over the WebSocket: {app_state.unserved_note(at_us, left[0])}", "prices")
+    elif len(reports) == 2 and prices.state == "fails" and reports[0].works and reports[0].age_s <= FRESH_S:
+        # Not every loss resets the page's flag, and an open connection may carry no messages.
         prices = prices._replace(
-            words=f"live prices over the WebSocket ({_by(said[1])}); {PAGE} still counts its own connection as open"
+            words=f"live prices over the WebSocket ({_source(reports[1])}); "
+            f"{PAGE} still counts its own connection as open"
         )
     return [*found, prices, _greeks(view), *_server(view)]
 
 
 def _server(view: "Status") -> list[Thing]:
-    """The app's server, where it is probed: one that answers, and takes too long, does not work."""
+    """Return the app's server, where it is probed; a server that responds too slowly does not work."""
     health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
     if health is None:
         return []
-    said = Said(OUTCOMES[health.outcome].usable, PROBES, (view.window.end_us - health.ts_us) / SECOND)
+    report = Report(OUTCOMES[health.outcome].usable, PROBES, (view.window.end_us - health.ts_us) / SECOND)
     slow = next((f for f in view.findings if f.rule.name == "app_response_time" and f.severity is not None), None)
-    if slow is None or not said.works:
-        return [_judged("the app's server", "server", [said])]
+    if slow is None or not report.works:
+        return [_combine("the app's server", "server", [report])]
     return [
         Thing(
             "fails",
-            f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})",
+            f"the app's server: it responds slowly, p95 {slow.rule.format_value(slow.figure.value)} "
+            f"({_source(report)})",
             "server",
         )
     ]
 
 
-def _judged(words: str, about: str, said: list[Said]) -> Thing:
-    """What several sources come to."""
-    if not said:
+def _combine(words: str, about: str, reports: list[Report]) -> Thing:
+    """Combine the reports of several sources."""
+    if not reports:
         return Thing("unknown", words, about)
-    newest = min(said, key=lambda s: s.age_s)
-    other = next((s for s in said if s.works != newest.works and s.age_s <= FRESH_S), None)
+    newest = min(reports, key=lambda s: s.age_s)
+    other = next((s for s in reports if s.works != newest.works and s.age_s <= FRESH_S), None)
     if other is None:
-        return Thing("works" if newest.works else "fails", f"{words} ({_by(newest)})", about)
+        return Thing("works" if newest.works else "fails", f"{words} ({_source(newest)})", about)
     good, bad = (newest, other) if newest.works else (other, newest)
-    return Thing("fails", f"{words} for {_by(bad)}; for {_by(good)} it works", about)
+    return Thing("fails", f"{words} (fails: {_source(bad)}; works: {_source(good)})", about)
 
 
-def _by(said: Said) -> str:
-    return f"{said.who}, {formatting.duration(max(0.0, said.age_s))} ago"
+def _source(report: Report) -> str:
+    return f"{report.source}, {formatting.duration(max(0.0, report.age_s))} ago"
 
 
 def _page_age_s(view: "Status") -> float:
-    last_us = view.tape.last_seen_us(view.window.end_us)
+    last_us = view.counters.last_seen_us(view.window.end_us)
     return (view.window.end_us - (last_us if last_us is not None else view.window.start_us)) / SECOND
 
 
 def _cut_off(view: "Status") -> bool:
     """
-    Whether the app's server does not answer: what the page gets passes through it, so its counts say nothing of now.
+    Return whether the app's server does not respond.
+
+    All data of the page passes through it, so the page's counts are then not current.
     """
     health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
     return health is not None and not OUTCOMES[health.outcome].usable
 
 
 def _counted_age_s(view: "Status", *counters: str) -> float:
-    """Seconds since the page last counted one of these, by its newest post: what stands still says nothing of now."""
-    return _page_age_s(view) + (view.tape.idle_of_s(view.window.end_us, counters) or 0.0)
+    """Return the seconds since the page last counted one of these, by its newest post."""
+    return _page_age_s(view) + (view.counters.idle_of_s(view.window.end_us, counters) or 0.0)
 
 
 def _greeks(view: "Status") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
     page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
-    said = (
-        [Said(page == "ok", f"{formatting.ratio(valid, 1)} valid by {PAGE}", _counted_age_s(view, "validations"))]
+    # A short window may have too few validations for a verdict; an alert of the page over a longer one has one.
+    if page == "unknown" and any(
+        a["rule"] in ("greeks_valid", "gamma_zero") and a["source"] == "page" and a["state"] == "firing"
+        for a in view.alerts
+    ):
+        page = "critical"
+    reports = (
+        [
+            Report(
+                page == "ok",
+                f"{PAGE}: {formatting.ratio(valid, 1)} valid over {_span(view)}",
+                _counted_age_s(view, "validations"),
+            )
+        ]
         if valid is not None and page != "unknown" and not _cut_off(view)
         else []
     )
     units = next((f for f in view.findings if f.rule.name == "greeks_units" and f.severity is not None), None)
-    if units is not None and view.probed:  # What validates Greeks does not see their units.
-        share = (
-            f"{formatting.ratio(units.figure.value, 1)} of the tradable contracts in other units than "
-            f"usual by our own chains"
-        )
-        return _judged("Greeks", "greeks", [Said(False, share, _fetched_s(view))])
+    if units is not None and view.probed:  # The validation of Greeks does not check their units.
+        share = f"chains: {formatting.ratio(units.figure.value, 1)} of the tradable contracts in unusual units"
+        return _combine("Greeks", "greeks", [Report(False, share, _fetched_s(view))])
     chain = next(
         (
             f
@@ -168,99 +177,103 @@ def _greeks(view: "Status") -> Thing:
         None,
     )
     if chain is not None and view.probed:
-        said.append(
-            Said(
+        reports.append(
+            Report(
                 chain.verdict == "ok",
-                f"{formatting.ratio(chain.figure.value, 1)} valid by our own chains",
+                f"chains: {formatting.ratio(chain.figure.value, 1)} valid",
                 _fetched_s(view),
             )
         )
-    if said and said[0].who.endswith(PAGE) and said[0].age_s > FRESH_S:
-        idle_s = said.pop(0).age_s
+    if reports and reports[0].source.startswith(PAGE) and reports[0].age_s > FRESH_S:
+        idle_s = reports.pop(0).age_s
         return (
-            _judged("Greeks", "greeks", said)
-            if said
+            _combine("Greeks", "greeks", reports)
+            if reports
             else Thing(
                 "unknown", f"Greeks: {PAGE} counted no validation in the last {formatting.duration(idle_s)}", "greeks"
             )
         )
-    return _judged("Greeks", "greeks", said)
+    return _combine("Greeks", "greeks", reports)
+
+
+def _span(view: "Status") -> str:
+    return formatting.duration(view.window.seconds)
 
 
 def _fetched_s(view: "Status") -> float:
-    """Seconds since a chain was last fetched, of those that still say something."""
+    """Return the seconds since the newest chain was fetched, of those that are still current."""
     assert view.probed
     fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]
     return (view.window.end_us - max(fetched, default=view.window.start_us)) / SECOND
 
 
-def _of_page(view: "Status", name: str) -> Said | None:
+def _of_page(view: "Status", name: str) -> Report | None:
     """
-    What the app's page says of its requests to a provider: of the newest minute where that is plain, else of the view's
-    window.
+    Return what the app's page reports of its requests to a provider.
+
+    From the newest minute where all requests of it ended alike, else from the status' window.
     """
     if _cut_off(view):
         return None
     minute = view.window.before(view.window.end, timedelta(seconds=FRESH_S))
-    requests, successes = (view.tape.rise(f"{name}_{what}", minute) for what in ("requests", "successes"))
-    judged = next(
+    requests, successes = (view.counters.increase(f"{name}_{what}", minute) for what in ("requests", "successes"))
+    found = next(
         (f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None
     )
     if requests and successes in (0, requests):
         works = successes == requests
-    elif judged is None or judged.verdict == "unknown" or not view.figures["providers"][name]["requests"]:
+    elif found is None or found.verdict == "unknown" or not view.figures["providers"][name]["requests"]:
         return None
     else:
-        works = judged.verdict in ("ok", "warning")
-    return Said(works, PAGE, _counted_age_s(view, f"{name}_requests"))
+        works = found.verdict in ("ok", "warning")
+    return Report(works, PAGE, _counted_age_s(view, f"{name}_requests"))
 
 
 def _share(view: "Status", name: str) -> str:
     figures = view.figures["providers"][name]
-    return f"{formatting.ratio(figures['availability'], 1)} of {formatting.number(figures['requests'])} requests, "
+    requests = formatting.number(figures["requests"])
+    return f"{formatting.ratio(figures['availability'], 1)} of {requests} requests over {_span(view)}, "
 
 
 def _served(view: "Status") -> list[Thing]:
-    """Who can serve option data: by our own probes and by what the page counted."""
+    """Return which provider can serve option data, from our probes and the page's counts."""
     serving = view.probed.serving(view.window.end_us) if view.probed else None
     if view.probed is None or serving is None:
         return [_by_page(view, name) for name in view.figures["providers"]]
     if serving == "nobody":
         ours = (
-            [Thing("fails", "our own network: neither provider can even be connected to", "data")]
+            [Thing("fails", "our network: no provider can be reached", "data")]
             if view.probed.network_gone(view.window.end_us)
             else []
         )
-        return [*ours, Thing("fails", "option data: nobody can serve", "data")]
+        return [*ours, Thing("fails", "option data: no provider can serve", "data")]
     massive = _provider(view, "massive", "option data from Massive")
     if serving == "tradier":
-        return [_provider(view, "tradier", "option data from Tradier, in Massive's place"), massive]
-    # Where the page's own requests to Massive fail although ours do not, what the page counted of Tradier says whether
-    # it is served.
+        return [_provider(view, "tradier", "option data from Tradier instead of Massive"), massive]
+    # Where the page's requests to Massive fail although our probes do not, the page's counts of Tradier show whether
+    # the page is served.
     return [massive, *([_by_page(view, "tradier")] if massive.state == "fails" else [])]
 
 
 def _provider(view: "Status", name: str, words: str) -> Thing:
-    """
-    What our own probes of a provider and the page's requests to it come to; where they disagree, whose requests fail.
-    """
+    """Combine our probes of a provider and the page's requests to it; where they disagree, name whose requests fail."""
     assert view.probed
-    stands = [s for probe in ("liveness", "data") if (s := view.probed.now(probe, name, view.window.end_us))]
+    latest = [s for probe in ("liveness", "data") if (s := view.probed.now(probe, name, view.window.end_us))]
     page = _of_page(view, name)
-    if page and page.works and any(s.outcome in COUNTED_AS_GOOD for s in stands):
+    if page and page.works and any(s.outcome in COUNTED_AS_GOOD for s in latest):
         page = None
-    said = (
+    reports = (
         [
-            Said(
-                all(OUTCOMES[s.outcome].usable for s in stands),
+            Report(
+                all(OUTCOMES[s.outcome].usable for s in latest),
                 PROBES,
-                (view.window.end_us - max(s.ts_us for s in stands)) / SECOND,
+                (view.window.end_us - max(s.ts_us for s in latest)) / SECOND,
             )
         ]
-        if stands
+        if latest
         else []
     )
-    found = _judged(words, name, [*said, *([page] if page else [])])
+    found = _combine(words, name, [*reports, *([page] if page else [])])
     part = next(
         (f for f in view.findings if f.rule.name == "chain_whole" and f.subject == name and f.severity is not None),
         None,
@@ -268,68 +281,71 @@ def _provider(view: "Status", name: str, words: str) -> Thing:
     if part is not None and found.state == "works":
         return found._replace(
             state="fails",
-            words=f"{words}: only part of the chain comes ({formatting.ratio(part.figure.value, 0)} of the symbols "
-            f"whole by our own chains)",
+            words=f"{words}: chains are incomplete (chains: {formatting.ratio(part.figure.value, 0)} of the symbols "
+            f"complete)",
         )
-    if page and said and said[0].works and not page.works and found.state == "fails":
+    if page and reports and reports[0].works and not page.works and found.state == "fails":
         return found._replace(
-            words=f"{found.words}: the requests that fail are the page's own, so look at the way from the app "
-            f"first, not at {name.title()}"
+            words=f"{found.words}: only the page's own requests fail, so check the network between the app and "
+            f"{name.title()} first"
         )
     return found
 
 
 def _by_page(view: "Status", name: str) -> Thing:
-    said, words = _of_page(view, name), f"option data from {name.title()}"
-    if said is None:
+    report, words = _of_page(view, name), f"option data from {name.title()}"
+    if report is None:
         return Thing("unknown", words, name)
-    if said.age_s > FRESH_S:
+    if report.age_s > FRESH_S:
         return Thing(
-            "unknown", f"{words}: {said.who} counted no request in the last {formatting.duration(said.age_s)}", name
+            "unknown",
+            f"{words}: {report.source} counted no request in the last {formatting.duration(report.age_s)}",
+            name,
         )
-    return Thing("works" if said.works else "fails", f"{words} ({_share(view, name)}{_by(said)})", name)
+    return Thing("works" if report.works else "fails", f"{words} ({_share(view, name)}{_source(report)})", name)
 
 
 def severity(view: "Status") -> Severity:
     """
-    How bad is it at the end of a view?
+    Determine the impact on traders at the end of a status' window.
 
-    The guide calls an outage of Massive medium because Tradier stands in; here it is medium only while Tradier does.
-    What
-    is critical is its list of what escalates at once: no provider at all, most Greeks wrong, the socket down for long.
+    An outage of Massive is `notify` only while Tradier replaces it. Escalated at once are the conditions of the guide's
+    list: no provider at all, most Greeks wrong, the WebSocket down for long.
     """
-    stands = working_and_failing(view)
-    fails, unknown = ([words for state, words in stands if state == wanted] for wanted in ("fails", "unknown"))
-    works = [words for state, words in stands if state == "works"]
-    told = (
+    states = working_and_failing(view)
+    works, fails, unknown = (
+        [words for state, words in states if state == wanted] for wanted in ("works", "fails", "unknown")
+    )
+    summary = (
         f"{'Works: ' + ', '.join(works) + '. ' if works else ''}"
         f"{'Does not work: ' + ', '.join(fails) + '. ' if fails else ''}"
-        f"{'Not known: ' + ', '.join(unknown) + '.' if unknown else ''}"
+        f"{'Unknown: ' + ', '.join(unknown) + '.' if unknown else ''}"
     ).strip()
     if not market_calendar.open_since(view.window.end):
-        return Severity("low", f"The market is closed: nothing is expected now. {told}".strip())
+        return Severity("none", f"The market is closed: no data is expected. {summary}".strip())
     escalating = [
         f
         for f in view.findings
         if f.severity == "escalate" and f.counted and not (f.rule.name == "availability" and f.subject != "app")
     ]
     data = [
-        words for words in fails if words.startswith(("option data: nobody", "our own network", "the app's server"))
+        words for words in fails if words.startswith(("option data: no provider", "our network", "the app's server"))
     ]
     if data or escalating:
         why = "; ".join([*data, *(f.sentence for f in escalating[:1] if not data)])
-        return Severity("critical", f"Nothing stands in for it ({why}). {told}")
+        return Severity("escalate", f"There is no replacement ({why}). {summary}")
     served = [words for words in works if words.startswith("option data")]
     other = [words for words in fails if not words.startswith("option data")]
     if not served:
         if [words for words in unknown if words.startswith("option data")]:
-            return Severity("unknown", f"Nobody knows who serves option data. {told}")
-        return Severity("critical", f"No provider serves. {told}")
+            return Severity("unknown", f"It could not be determined which provider serves option data. {summary}")
+        return Severity("escalate", f"No provider serves option data. {summary}")
     if other:
-        return Severity("high", f"Data is served, but what is traded by is wrong. {told}")
+        return Severity("critical", f"Option data is served, but other data that trading depends on fails. {summary}")
     if fails:
-        return Severity("medium", f"A fallback serves. {told}")
+        return Severity("notify", f"The fallback provider serves. {summary}")
     wrong = [f for f in view.findings if f.counted and f.verdict == "critical"]
     if wrong:
-        return Severity("medium", f"Everything works, but {wrong[0].sentence}. {told}")
-    return Severity("unknown" if unknown and not works else "low", f"Nothing that trading rests on fails. {told}")
+        return Severity("notify", f"Everything works, but {wrong[0].sentence}. {summary}")
+    level = "unknown" if unknown and not works else "none"
+    return Severity(level, f"Nothing that trading depends on fails. {summary}")

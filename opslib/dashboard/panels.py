@@ -1,76 +1,113 @@
-"""Show one panel: its verdict, its table, its picture."""
+"""Show one panel: its verdict, its table and its chart."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opslib.alerting import evaluation
-from opslib.alerting.verdicts import VERDICTS, Finding
+from opslib.alerting.verdicts import SOURCES, VERDICTS, Finding
 from opslib.dashboard.probe_summary import ProbeSummary
 from opslib.foundation import formatting, templates
+from opslib.foundation.clock import Window
 
-if TYPE_CHECKING:
-    pass
-
-
-SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
 MOST_TYPES = 3
+GOOD = ("ok:", "info:", "not evaluated:")  # How the sentences of a panel begin that breach no threshold.
 
 
 @dataclass(frozen=True)
 class Panel:
     """
-    One question answered: its verdict, the sentences behind it, a table and a picture.
+    One panel of the dashboard: a verdict, the sentences behind it, a table and a chart.
 
-    Its text says the same on every machine; its picture is for the eyes.
+    The text is the same on every machine. The chart is shown only where a front end displays images.
 
     Attributes:
         verdict: ok, warning, critical or unknown.
-        findings: Every judged figure behind the verdict.
-        sights: What our own looks see, in sentences.
-        rows: Figure, our value, and the guide's literal reading of the page where that differs.
-        notes: Facts a reader needs beside the figures.
-        draw: Draws the picture on an Axes.
+        window: The window of every figure, unless a sentence names another.
+        findings: Every evaluated figure behind the verdict.
+        summaries: What our probes found, in sentences.
+        rows: Label, value, and the value that the guide's method reads off the page, where that differs.
+        guide: The heading of those values, with the span that they cover.
+        notes: Facts that a reader needs beside the figures.
+        draw: Draws the chart on an Axes.
     """
 
     name: str
     title: str
     verdict: str
+    window: Window
     findings: tuple[Finding, ...]
-    sights: tuple[ProbeSummary, ...]
+    summaries: tuple[ProbeSummary, ...]
     rows: tuple[tuple[str, str, str], ...]
+    guide: str
     notes: tuple[str, ...]
     draw: Callable[[Any], Any]
 
     @property
-    def told(self) -> str:
-        """The verdict in words; where nothing could be judged, that is said."""
-        judged = any(f.counted for f in self.findings) or any(s.verdict for s in self.sights)
-        return self.verdict if judged else f"{self.verdict} (nothing to judge)"
+    def verdict_text(self) -> str:
+        """The verdict in words, with a remark where nothing could be evaluated."""
+        evaluated = any(f.counted for f in self.findings) or any(s.verdict for s in self.summaries)
+        return self.verdict if evaluated else f"{self.verdict} (nothing to evaluate)"
+
+    @property
+    def heading(self) -> str:
+        """The title, the length of the window and the verdict."""
+        return f"{self.title}, {formatting.duration(self.window.seconds)}: {self.verdict_text}"
 
     @property
     def sentences(self) -> list[str]:
         """
-        What the verdict rests on: what is wrong, what our own looks see, what is well; what nothing measures yet in one
-        last line.
+        The sentences behind the verdict.
+
+        First what breaches a threshold, then what our probes found, then what is ok. The last line lists what was not
+        evaluated.
         """
-        told = sorted((f for f in self.findings if f.counted), key=lambda f: VERDICTS.index(f.verdict))
-        silent = list(dict.fromkeys(_by(f) + f.sentence for f in self.findings if not f.counted))
-        wrong, right = (
-            [f"{f.severity or f.verdict}: {_by(f)}{f.sentence}" for f in told if (f.verdict == "ok") is ok]
+        evaluated = sorted((f for f in self.findings if f.counted), key=lambda f: VERDICTS.index(f.verdict))
+        skipped = list(dict.fromkeys(_source_prefix(f) + f.sentence for f in self.findings if not f.counted))
+        breaching, healthy = (
+            [
+                f"{f.severity or f.verdict}: {_source_prefix(f)}{f.sentence}"
+                for f in evaluated
+                if (f.verdict == "ok") is ok
+            ]
             for ok in (False, True)
         )
-        seen = [
-            f"{s.verdict or 'seen'}: {s.words}"
-            for s in sorted(self.sights, key=lambda s: VERDICTS.index(s.verdict or "ok"))
+        probed = [
+            f"{s.verdict or 'info'}: {s.words}"
+            for s in sorted(self.summaries, key=lambda s: VERDICTS.index(s.verdict or "ok"))
         ]
-        return wrong + seen + right + ([f"not counted: {'; '.join(silent)}"] if silent else [])
+        return breaching + probed + healthy + ([f"not evaluated: {'; '.join(skipped)}"] if skipped else [])
+
+    @property
+    def sign(self) -> str:
+        """The sign of its verdict."""
+        return formatting.SIGNS[self.verdict]
+
+    @property
+    def breaches(self) -> list[tuple[str, str, str]]:
+        """The sign, the severity and the sentence of everything that is not ok."""
+        parts = [s.partition(": ") for s in self.sentences if not s.startswith(GOOD)]
+        return [(formatting.SIGNS[severity], severity, words) for severity, _, words in parts]
+
+    @property
+    def good(self) -> list[str]:
+        """The sentences of what is ok, for information, or not evaluated, which HTML shows only on demand."""
+        return [s for s in self.sentences if s.startswith(GOOD)]
+
+    @property
+    def good_words(self) -> str:
+        """How many sentences of each kind are shown only on demand."""
+        counts = [(sum(s.startswith(f"{kind}:") for s in self.good), kind) for kind in ("ok", "info")]
+        parts = [f"{n} {kind}" for n, kind in counts if n]
+        return ", ".join(
+            [*parts, *(["what was not evaluated"] if any(s.startswith(GOOD[2]) for s in self.good) else [])]
+        )
 
     def __repr__(self) -> str:
-        table = formatting.table(["figure", "value", "guide reads"], [list(r) for r in self.rows])
+        table = formatting.table(["figure", "value", self.guide], [list(r) for r in self.rows])
         return "\n".join(
             [
-                f"{self.title}: {self.told}",
+                self.heading,
                 *(f"  {s}" for s in self.sentences),
                 "",
                 table,
@@ -95,6 +132,11 @@ class Panel:
         )
 
 
-def _by(finding: Finding) -> str:
-    """Who says so, where it is not the app's page."""
-    return "" if finding.source == evaluation.PAGE else f"by our own {SOURCES[finding.source]}: "
+def source_name(source: str) -> str:
+    """Return the name of an alert's source, such as ``probes``; that of an external monitor stays as it is."""
+    return SOURCES.get(source, source)
+
+
+def _source_prefix(finding: Finding) -> str:
+    """Return the source of a finding as the beginning of a sentence; empty for the app's page."""
+    return "" if finding.source == evaluation.PAGE else f"{SOURCES[finding.source]}: "

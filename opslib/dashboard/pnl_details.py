@@ -1,4 +1,4 @@
-"""Show what fills came to: in words, tables, JSON and a picture."""
+"""Show the result of fills in text, tables, JSON and a chart."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,22 +28,22 @@ from opslib.trading.pnl.positions import Leg, Trade
 from opslib.trading.pnl.store import FillStore
 
 NO_BACKTEST = "no backtest to compare with"
-NO_QUOTES = "no quotes in the file that would tell what was lost to the spread"
-IN_FEES = "the file has commission and fees as one figure, which stands under fees"
+NO_QUOTES = "the file has no quotes, so the cost of the spread is unknown"
+IN_FEES = "the file has commission and fees as one figure, which is shown under fees"
 A_PERCENT = (
-    "the backtest told a percent of each trade and its costs, not its prices: what those costs do "
-    "not explain stands under prices"
+    "the backtest has only a percentage and the costs of each trade, not its prices: the rest of the difference is "
+    "shown under prices"
 )
 MERGED = (
-    "nothing tells the market's middle when the live orders were sent, so that timing, slippage and "
-    "fills cannot be told apart: they stand together under prices"
+    "the mid prices at the live orders are unknown, so timing, slippage and fills cannot be separated: they are "
+    "shown together under prices"
 )
 LABELS = {
     "size": "size",
     "timing": "timing",
     "slippage": "slippage",
     "fill": "fill price",
-    "prices": "prices (not told apart)",
+    "prices": "prices (not separated)",
     "commission": "commission and fees",
 }
 WORST = 5
@@ -75,7 +75,7 @@ def _local(at: datetime) -> str:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """What the difference to the backtest is made of, as a picture."""
+    """A chart of the parts of the difference to the backtest."""
 
     start: Decimal
     parts: dict[str, Decimal]
@@ -83,12 +83,12 @@ class Waterfall:
     pairs: int
 
     def __repr__(self) -> str:
-        told = [
+        rows = [
             [LABELS[term], _usd(value)] for term, value in self.parts.items() if value or term in ("size", "commission")
         ]
         return formatting.table(
-            [f"of {self.pairs} trades", "dollars"],
-            [["backtest net", _usd(self.start)], *told, ["live net", _usd(self.end)]],
+            [f"{self.pairs} paired trades", "dollars"],
+            [["backtest net", _usd(self.start)], *rows, ["live net", _usd(self.end)]],
         )
 
     def _ipython_display_(self) -> None:
@@ -104,8 +104,8 @@ class Waterfall:
             lambda ax: charts.waterfall(
                 ax, ("backtest\nnet", float(self.start)), steps, ("live\nnet", float(self.end))
             ),
-            "from the backtest's result to the live one",
-            f"From the backtest's net result to the live one, step by step. "
+            "from the backtest result to the live result",
+            f"From the backtest net result to the live net result, step by step. "
             f"{'; '.join(' '.join(line.split()) for line in repr(self).splitlines()[1:])}",
         )
 
@@ -113,15 +113,15 @@ class Waterfall:
 @dataclass(frozen=True)
 class PnlView:
     """
-    What fills came to, and how far that is from what a backtest said.
+    The result of fills, and its difference to a backtest.
 
     Attributes:
         pnl: The figures.
-        book: Where the fills come from.
-        theirs: The backtest's book; None where none was given.
-        as_of: The moment that is meant: the last fill's where none was asked for.
-        page: What the app's page says of the same window; None where nobody asked it.
-        again: The same fills by another reading of costs.
+        book: The source of the fills.
+        theirs: The backtest's trades; None where none were given.
+        as_of: The moment of the figures; by default that of the last fill.
+        page: The page's figures of the same window; None where they were not requested.
+        again: Computes the same fills with another cost model.
     """
 
     pnl: Pnl
@@ -132,8 +132,8 @@ class PnlView:
     page: Mapping[str, Any] | None = None
 
     def counted(self) -> "PnlView":
-        """Of the trades by which the rule judges: those of its window, or of more where it holds too few."""
-        found = fill_figures.counted(self.pnl, self.as_of)
+        """Limit the view to the trades that the rule evaluates: those of its window, or more if there are too few."""
+        found = fill_figures.counted_trades(self.pnl, self.as_of)
         first = min((t.exited for t in found.chosen), default=self.as_of) if found else self.as_of
         since = min(first - timedelta(microseconds=1), self.as_of - self.pnl.rule.of("fills").window)
         return replace(
@@ -144,30 +144,30 @@ class PnlView:
 
     @cached_property
     def finding(self) -> Finding | None:
-        """What the gaps to the backtest amount to; None where there is no backtest."""
+        """The evaluation of the backtest variance; None without a backtest."""
         return fill_figures.finding(self.pnl)
 
     @property
     def refused(self) -> int:
-        """How many rows could not be read, of both files."""
+        """The number of rows of both files that could not be read."""
         return len(self.book.refused) + (len(self.theirs.refused) if self.theirs else 0)
 
     @property
     def verdict(self) -> str:
         """
-        What everything adds up to.
+        The overall verdict.
 
-        The backtest variance by its rule, where there is a backtest; without one, ok where every row was read. A row
-        that was refused makes what is not critical unknown: the sums may lack it.
+        With a backtest, that of the variance rule; without one, ok if every row was read. A rejected row makes a
+        verdict that is not critical unknown, because the sums may be incomplete.
         """
         found = self.finding.verdict if self.finding else "ok"
         return worst([found, "unknown"] if self.refused else [found])
 
     @property
     def why(self) -> str:
-        """What the verdict rests on, in one sentence."""
-        told = self.finding.sentence if self.finding else NO_BACKTEST
-        return told + (f"; {self.refused} rows were refused" if self.refused else "")
+        """The reason for the verdict, in one sentence."""
+        reason = self.finding.sentence if self.finding else NO_BACKTEST
+        return reason + (f"; {self.refused} rows were rejected" if self.refused else "")
 
     @property
     def exit_code(self) -> int:
@@ -176,70 +176,66 @@ class PnlView:
 
     @cached_property
     def orders(self) -> list[Order]:
-        """What each order came to."""
+        """The result of each order."""
         return pnl.orders(self.book.fills)
 
     @property
     def cash(self) -> Decimal:
-        """All cash of the file: every fill and every other movement, after costs."""
+        """All cash of the file after costs: fills and other cash movements."""
         return sum((f.total for f in self.book.fills), ZERO) + sum((m.total for m in self.book.moneys), ZERO)
 
     @property
     def unknown(self) -> dict[str, str]:
-        """Which figures cannot be known, and why."""
+        """The figures that are unknown, and why."""
         found = {}
         if self.pnl.chosen and self.pnl.total("slippage") is None:
             found["slippage_usd"] = NO_QUOTES
         if self.pnl.chosen and self.pnl.total("commission") is None:
             found["commission_usd"] = IN_FEES
-        if not self.pnl.wanted:
+        if not self.pnl.has_backtest:
             found["variance"] = NO_BACKTEST
         elif self.pnl.parts.prices:
             found["timing, fill"] = A_PERCENT if all(not pair.priced for pair in self.pnl.pairs) else MERGED
         return found
 
     @property
-    def answer(self) -> TextBlock:
-        """What came of it?"""
+    def summary(self) -> TextBlock:
+        """The result in a few lines."""
         p = self.pnl
         options = [
-            f"{_count(len(p.chosen), 'round trip')} of options; gross {_usd(p.total('gross'))}, commission "
+            f"{_count(len(p.chosen), 'round trip')} in options; gross {_usd(p.total('gross'))}, commission "
             f"{_usd(p.total('commission'))}, fees {_usd(p.total('fees'))}, slippage "
             f"{_usd(p.total('slippage'))}"
-            f"{', in the prices' if p.chosen and all(r.inside for _, r in p.results) else ''}, net "
+            f"{', included in the prices' if p.chosen and all(r.inside for _, r in p.results) else ''}, net "
             f"{_usd(p.total('net'))}",
-            f"mean of the trades: gross {formatting.number(_rounded(p.mean('gross_pct')), '%', 2)}, net "
-            f"{formatting.number(_rounded(p.mean('net_pct')), '%', 2)}; of all premium together: net "
+            f"mean per trade: gross {formatting.number(_rounded(p.mean('gross_pct')), '%', 2)}, net "
+            f"{formatting.number(_rounded(p.mean('net_pct')), '%', 2)}; weighted by premium: net "
             f"{formatting.number(_rounded(p.weighted('net')), '%', 2)}",
         ]
         lines = [
             *(options if p.chosen or not p.shares else []),
-            *filter(None, [p.shares_told]),
-            *(
-                f"{name}: not known, since there are {why}" if why is NO_QUOTES else f"{name}: not known; {why}"
-                for name, why in self.unknown.items()
-                if name != "variance"
-            ),
+            *filter(None, [p.shares_sentence]),
+            *(f"{name}: unknown; {why}" for name, why in self.unknown.items() if name != "variance"),
             *self.book.notes,
         ]
         if p.trips.before:
             lines.append(
-                f"{len(p.trips.before)} closed, opened before this file: "
-                f"{_usd(sum((f.total for f in p.trips.before), ZERO))} of cash, no round trip"
+                f"{len(p.trips.before)} closing fills of positions opened before this file: "
+                f"{_usd(sum((f.total for f in p.trips.before), ZERO))} of cash, not counted as round trips"
             )
         if p.trips.partial:
             gross, net = self._realised
             lines.append(
-                f"{len(p.trips.partial)} partly closed, which no figure above holds: realised {_usd(gross)}, "
+                f"{len(p.trips.partial)} partly closed, not included above: realised {_usd(gross)}, "
                 f"costs {_usd(gross - net)}, net {_usd(net)}"
             )
         if p.trips.open:
-            lines.append(f"{_count(len(p.trips.open), 'position')} still held when the file ends")
+            lines.append(f"{_count(len(p.trips.open), 'position')} still open at the end of the file")
         return bullet_list(f"{self.book.source}: {self.verdict} ({self.why})", lines)
 
     @property
     def kinds(self) -> TextBlock:
-        """What is in the file, and how much cash is it of?"""
+        """The contents of the file by kind, with their cash."""
         rows: dict[str, list[Any]] = {}
         for fill in self.book.fills:
             rows.setdefault(
@@ -247,14 +243,14 @@ class PnlView:
             ).append(fill.total)
         for money in self.book.moneys:
             rows.setdefault(money.kind or "other cash", []).append(money.total)
-        told = [[kind, str(len(values)), _usd(sum(values, ZERO))] for kind, values in sorted(rows.items())]
+        listed = [[kind, str(len(values)), _usd(sum(values, ZERO))] for kind, values in sorted(rows.items())]
         return table(
-            "What the file holds",
+            "Contents of the file",
             ["kind", "rows", "cash after costs"],
             [
-                *told,
+                *listed,
                 [
-                    "all together",
+                    "total",
                     str(len(self.book.fills) + len(self.book.moneys)),
                     _usd(sum((sum(v, ZERO) for v in rows.values()), ZERO)),
                 ],
@@ -263,7 +259,7 @@ class PnlView:
 
     @property
     def by_order(self) -> TextBlock:
-        """What did the dearest orders cost, each as a whole?"""
+        """The costs of the most expensive orders, each as a whole."""
         paid = pnl.orders(f for f in self.book.fills if f.paid)
         dear = sorted(paid, key=lambda o: (o.commission or ZERO) + o.fees)[:WORST]
         rows = [
@@ -277,14 +273,14 @@ class PnlView:
                 _usd(o.commission),
                 _usd(o.fees),
                 _usd(o.total),
-                "not told" if o.model is None else _usd(o.model),
+                "unknown" if o.model is None else _usd(o.model),
             ]
             for o in dear
         ]
         if not rows:
             return self._by_trade
         return table(
-            f"Costs by order; the {len(rows)} dearest of {len(paid)}",
+            f"Costs by order; the {len(rows)} most expensive of {len(paid)}",
             [
                 "order",
                 "at (New York)",
@@ -302,7 +298,7 @@ class PnlView:
 
     @property
     def _by_trade(self) -> TextBlock:
-        """Of quotes, which nobody traded at: what each trade would have cost by the model."""
+        """The costs that the model gives for quotes, which were not traded."""
         dear = sorted(self.pnl.results, key=lambda r: -(r[1].costs + (r[1].slippage or ZERO)))[:WORST]
 
         def share(r: pnl_costs.Result) -> str:
@@ -315,7 +311,7 @@ class PnlView:
         rows = [
             [
                 t.name,
-                t.told,
+                t.label,
                 formatting.number(float(sum((leg.quantity for leg in t.legs), ZERO))),
                 _usd(r.commission),
                 _usd(r.slippage),
@@ -324,16 +320,16 @@ class PnlView:
             for t, r in dear
         ]
         return table(
-            f"No costs were paid, these are quotes; what the {len(rows)} dearest of {len(self.pnl.chosen)} "
-            f"trades would have cost",
-            ["trade", "what", "contracts", "commission", "slippage", "of the premium"],
+            f"Estimated costs (these are quotes, no costs were paid); the {len(rows)} most expensive of "
+            f"{len(self.pnl.chosen)} trades",
+            ["trade", "description", "contracts", "commission", "slippage", "share of premium"],
             rows,
-            "no trade",
+            "no trades",
         )
 
     @property
     def readings(self) -> TextBlock:
-        """What do the same trades come to by the three readings of costs?"""
+        """The result of the same trades with the three cost models."""
         rows = []
         for model in pnl_costs.PRESETS.values():
             p = self.again(model)
@@ -347,20 +343,20 @@ class PnlView:
                     _usd(p.total("net")),
                     formatting.number(_rounded(p.mean("net_pct")), "%", 2),
                     formatting.number(_rounded(variance.mean if variance else None), "points", 2),
-                    judged.verdict if (judged := fill_figures.finding(p)) else "not judged",
+                    found.verdict if (found := fill_figures.finding(p)) else "not evaluated",
                 ]
             )
         return table(
-            "The same trades by three readings",
-            ["costs", "gross", "commission", "slippage", "net", "mean net", "mean gap", "verdict"],
+            "The same trades with three cost models",
+            ["cost model", "gross", "commission", "slippage", "net", "mean net", "mean variance", "verdict"],
             rows,
         )
 
     @property
     def reconciled(self) -> TextBlock:
-        """What does the app's page say of the same hours, and why does it differ?"""
+        """The page's figures of the same window, and why they differ."""
         if self.page is None:
-            return bullet_list("The app's page was not asked", [])
+            return bullet_list("Not compared with the app's page: no window was given", [])
         theirs, app = self.page, self.again(pnl_costs.APP)
 
         def percent(v: Decimal | None) -> str:
@@ -377,7 +373,7 @@ class PnlView:
                 formatting.number(theirs["trades"]),
                 str(len(app.chosen)),
                 str(len(p.chosen)),
-                "the page counts calls of its calculator, and forgets what came between its last post and its unload",
+                "the page counts calls of its calculator, and loses those between its last post and its unload",
             ],
             [
                 "mean gross",
@@ -391,45 +387,45 @@ class PnlView:
                 percent(theirs["net_pct"]),
                 percent(app.mean("net_pct")),
                 percent(p.mean("net_pct")),
-                "the page charges the whole spread at each end, and sets the result against entry and entry costs",
+                "the page charges the whole spread at each end, and divides by the entry value plus entry costs",
             ],
             [
                 "commission",
                 money(theirs["commission_usd"]),
                 money(app.total("commission")),
                 money(p.total("commission")),
-                "a cent of fees more for each contract and side",
+                "the page lacks one cent of fees for each contract and side",
             ],
             [
                 "slippage",
                 money(theirs["slippage_usd"]),
                 money(app.total("slippage")),
                 money(p.total("slippage")),
-                "the whole spread at each end, less 2 %; ours is half of it",
+                "the page: the whole spread at each end, less 2 %; fills: half of it",
             ],
             [
                 "backtest variance",
                 formatting.number(_rounded(theirs["backtest_variance_pp"]), "points", 2),
                 formatting.number(_rounded(gaps.mean if gaps else None), "points", 2),
                 formatting.number(_rounded(p.points.mean if p.points else None), "points", 2),
-                "the page has its last few trades, ours all of the window, paired one by one",
+                "the page: its last few trades; fills: all of the window, paired one by one",
             ],
         ]
         return table(
-            "The page's figures beside ours",
-            ["figure", "the page", "ours, by the page's model", f"ours, {p.model.name}", "why they differ"],
+            "The page's figures and those of the fills",
+            ["figure", "page", "fills, page's cost model", f"fills, {p.model.name}", "why they differ"],
             rows,
         )
 
     @property
     def variance(self) -> TextBlock:
-        """How far is live from the backtest, and could that be chance?"""
+        """The difference between live and backtest, with its confidence interval."""
         p, spread, money = self.pnl, self.pnl.points, self.pnl.dollars
         if spread is None or money is None:
             return bullet_list("Backtest variance", [self.why])
 
-        def between(low: float | None, high: float | None, told: Callable[[float | None], str]) -> str:
-            return "unknown" if low is None or high is None else f"{told(low)} to {told(high)}"
+        def between(low: float | None, high: float | None, text: Callable[[float | None], str]) -> str:
+            return "unknown" if low is None or high is None else f"{text(low)} to {text(high)}"
 
         def points(v: Decimal | float | None) -> str:
             return formatting.number(_rounded(v), "points", 2)
@@ -439,17 +435,17 @@ class PnlView:
 
         confidence = formatting.ratio(p.rule.of("fills").confidence, 0)
         rows = [
-            ["trades paired", str(spread.n), str(money.n)],
+            ["paired trades", str(spread.n), str(money.n)],
             ["mean (backtest - live)", points(spread.mean), dollars(money.mean)],
-            ["mean, whatever its sign", points(spread.absolute), dollars(money.absolute)],
+            ["mean of absolute values", points(spread.absolute), dollars(money.absolute)],
             [
-                f"the true mean lies, {confidence}",
+                f"{confidence} confidence interval of the mean",
                 between(spread.low, spread.high, points),
                 between(money.low, money.high, dollars),
             ],
-            ["standard deviation of the trades", points(spread.deviation), dollars(money.deviation)],
+            ["standard deviation", points(spread.deviation), dollars(money.deviation)],
             ["weighted by premium", points(p.weighted_pp), ""],
-            ["all together", "", dollars(sum((pair.gap_usd for pair in p.pairs), ZERO))],
+            ["total", "", dollars(sum((pair.gap_usd for pair in p.pairs), ZERO))],
         ]
         return table(
             f"{self.finding.severity or self.finding.verdict}: {self.finding.sentence}"
@@ -461,11 +457,11 @@ class PnlView:
 
     @property
     def decomposition(self) -> "Waterfall | TextBlock":
-        """What is the difference made of?"""
+        """The parts of the difference to the backtest."""
         p = self.pnl
         if not p.pairs:
             return bullet_list(
-                "What the difference is made of", [NO_BACKTEST if not p.wanted else "no trade is matched"]
+                "Parts of the difference", [NO_BACKTEST if not p.has_backtest else "no trade is matched"]
             )
         live = sum((pair.result.net for pair in p.pairs), ZERO)
         parts = p.parts.in_cents()
@@ -473,12 +469,12 @@ class PnlView:
 
     @property
     def worst(self) -> TextBlock:
-        """Which trades are furthest below the backtest?"""
+        """The trades furthest below the backtest."""
         far = sorted(self.pnl.pairs, key=lambda pair: -pair.gap_usd)[:WORST]
         rows = [
             [
                 pair.live.name,
-                pair.live.told,
+                pair.live.label,
                 _local(pair.live.exited),
                 formatting.number(_rounded(pair.backtest_net_pct), "%", 2),
                 formatting.number(_rounded(pair.result.net_pct), "%", 2),
@@ -490,47 +486,47 @@ class PnlView:
         ]
         return table(
             f"The {len(rows)} trades furthest below the backtest",
-            ["trade", "what", "closed (New York)", "backtest", "live", "gap", "gap in dollars", "mostly"],
+            ["trade", "description", "closed (New York)", "backtest", "live", "variance", "in dollars", "main part"],
             rows,
-            NO_BACKTEST if not self.pnl.wanted else "no trade is matched",
+            NO_BACKTEST if not self.pnl.has_backtest else "no trade is matched",
         )
 
     @property
     def unmatched(self) -> TextBlock:
-        """Which trades has only one of the two?"""
-        names = {"live": "made, and not in the backtest", "backtest": "in the backtest, and never made"}
+        """Trades that are only live or only in the backtest."""
+        names = {"live": "live, not in the backtest", "backtest": "in the backtest, not live"}
         rows = [
             [names[where], str(len(found)), _usd(self._net(found)), ", ".join(t.name for t in found[:WORST])]
             for where, found in self.pnl.unmatched.items()
             if found
         ]
-        if only := self.pnl.only_said:
+        if only := self.pnl.only_in_backtest:
             rows.append(
                 [
-                    "a percent of the backtest, and never made",
+                    "in the backtest as a percentage, not live",
                     str(len(only)),
                     formatting.UNKNOWN,
                     ", ".join(only[:WORST]),
                 ]
             )
         return table(
-            "Trades without a partner",
-            ["which", "trades", "net", "the first of them"],
+            "Unmatched trades",
+            ["trades", "count", "net", "first of them"],
             rows,
-            "none" if self.pnl.wanted else NO_BACKTEST,
+            "none" if self.pnl.has_backtest else NO_BACKTEST,
         )
 
     @property
     def rejected(self) -> TextBlock:
-        """Which rows could not be read, and why?"""
+        """The rows that could not be read, with the reasons."""
         rows = [
             [b.source, str(r.row), "; ".join(r.reasons)] for b in (self.book, self.theirs) if b for r in b.refused[:200]
         ]
-        return table(f"Rows refused: {self.refused}", ["file", "row", "why"], rows, "none")
+        return table(f"Rejected rows: {self.refused}", ["file", "row", "reason"], rows, "none")
 
     @property
     def _realised(self) -> tuple[Decimal, Decimal]:
-        """What the closed legs of partly closed spreads came to, before and after costs."""
+        """The result of the closed legs of partly closed spreads, before and after costs."""
         found = [
             pnl_costs.result(replace(t, legs=tuple(leg for leg in t.legs if leg.quantity)), self.pnl.model)
             for t in self.pnl.trips.partial
@@ -544,14 +540,14 @@ class PnlView:
         b = self.book
         source = (
             f"{b.layout}: {len(b.fills)} fills of {len(self.orders)} orders, {len(b.moneys)} other "
-            f"movements of cash, up to {formatting.moment(self.as_of)}; costs: {self.pnl.model.name}"
+            f"cash movements, up to {formatting.moment(self.as_of)}; cost model: {self.pnl.model.name}"
         )
         parts = [
-            self.answer.plain,
+            self.summary.plain,
             source,
             self.kinds.plain,
             self.by_order.plain if self.pnl.chosen or any(f.paid for f in self.book.fills) else "",
-            self.variance.plain if self.pnl.wanted else "",
+            self.variance.plain if self.pnl.has_backtest else "",
             repr(self.decomposition) if self.pnl.pairs else "",
             self.unmatched.plain if any(self.pnl.unmatched.values()) else "",
             self.rejected.plain if self.refused else "",
@@ -560,10 +556,11 @@ class PnlView:
 
     def as_json(self) -> dict[str, Any]:
         """
-        Everything as ``ops pnl -o json`` shows it: money in dollars with two decimals, costs above 0; None is unknown,
-        and `unknown` says why.
+        Return the result in the format of ``ops pnl -o json``.
+
+        Money is in dollars with two decimals, costs are positive. None is unknown, and `unknown` has the reason.
         """
-        p, trips, judged = self.pnl, self.pnl.trips, self.finding
+        p, trips, evaluated = self.pnl, self.pnl.trips, self.finding
         spread, money, parts = p.points, p.dollars, p.parts.in_cents()
         merged = bool(p.parts.prices)
         stock = [r for _, r in p.shares]
@@ -589,7 +586,7 @@ class PnlView:
             "base_usd": _cents(sum((r.base for r in known if r.base), ZERO)) if known else None,
             "bases": dict(Counter(r.base_is for _, r in p.results)),
             "variance": None
-            if not p.wanted
+            if not p.has_backtest
             else {
                 "n": spread.n if spread else 0,
                 "mean_pp": _rounded(spread.mean if spread else None, 4),
@@ -602,10 +599,10 @@ class PnlView:
                 "interval_usd": [_rounded(money.low), _rounded(money.high)] if money else None,
                 "total_usd": _cents(sum((pair.gap_usd for pair in p.pairs), ZERO)),
                 "days": len({pair.live.entered.astimezone(formatting.NEW_YORK).date() for pair in p.pairs}),
-                "verdict": judged.verdict if judged else "unknown",
-                "severity": judged.severity if judged else None,
-                "limit": judged.limit if judged else None,
-                "why": judged.sentence if judged else "",
+                "verdict": evaluated.verdict if evaluated else "unknown",
+                "severity": evaluated.severity if evaluated else None,
+                "limit": evaluated.limit if evaluated else None,
+                "why": evaluated.sentence if evaluated else "",
             },
             "decomposition": None
             if not p.pairs
@@ -621,12 +618,12 @@ class PnlView:
                     "names": [*(t.name for t in found), *more],
                 }
                 for where, found in p.unmatched.items()
-                for more in [p.only_said if where == "backtest" else []]
+                for more in [p.only_in_backtest if where == "backtest" else []]
             },
             "before": {
                 "fills": len(trips.before),
                 "cash_usd": _cents(sum((f.total for f in trips.before), ZERO)),
-                "why": "closed, opened before this file",
+                "why": "closed here, opened before this file",
             },
             "partial": {
                 "trades": len(trips.partial),
@@ -695,7 +692,7 @@ class PnlView:
 def _trade_json(trade: Trade, result: pnl_costs.Result) -> dict[str, Any]:
     return {
         "trade": trade.name,
-        "what": trade.told,
+        "what": trade.label,
         "underlying": trade.underlying,
         "entered": formatting.iso(trade.entered),
         "exited": formatting.iso(trade.exited),
@@ -729,16 +726,16 @@ def _leg_json(leg: Leg) -> dict[str, Any]:
 
 
 def model(name: str) -> pnl_costs.CostModel:
-    """A reading of costs by its name."""
+    """Return a cost model by its name."""
     if name not in pnl_costs.PRESETS:
         raise UsageError(
-            f"costs are {name!r}; one of {', '.join(pnl_costs.PRESETS)} was "
-            f"wanted.{formatting.nearest(name, pnl_costs.PRESETS)}"
+            f"there is no cost model {name!r}; use one of "
+            f"{', '.join(pnl_costs.PRESETS)}.{formatting.nearest(name, pnl_costs.PRESETS)}"
         )
     return pnl_costs.PRESETS[name]
 
 
-def told(
+def of_book(
     book: FillsFile,
     rule: Rule,
     reading: str = "real",
@@ -748,14 +745,14 @@ def told(
     page: Mapping[str, Any] | None = None,
 ) -> PnlView:
     """
-    What did the fills of a book come to?
+    Compute the result of a book of fills.
 
     Args:
-        reading: How trading is charged: real, guide, app.
+        reading: The cost model: real, guide, app.
         theirs: The backtest's book.
-        as_of: Only what happened up to then; None is everything.
-        since: Only round trips that ended after it; None is all.
-        page: What the app's page says of the same window.
+        as_of: Only fills up to then; None is all.
+        since: Only round trips that closed after it; None is all.
+        page: The page's figures of the same window.
     """
     if as_of is not None:
         book = replace(
@@ -769,8 +766,8 @@ def told(
             rule,
             how,
             None if theirs is None else theirs.fills,
-            None if theirs is None else theirs.promises,
-            book.promises,
+            None if theirs is None else theirs.backtest_results,
+            book.backtest_results,
         )
         return found if since is None else found.within(since)
 
@@ -790,16 +787,18 @@ def of_file(
     page: Mapping[str, Any] | None = None,
 ) -> PnlView:
     """
-    What did the fills of a file come to?
+    Compute the result of the fills of a file.
 
     Raises:
-        ImportRefused: A file is none of fills, or not one row of it can be read.
+        ImportRefused: The file contains no fills, or no row of it can be read.
     """
     model(reading)
     book = reader.read(path)
     if backtest:
-        return told(replace(book, promises={}), rule, reading, reader.read(backtest, backtest=True), as_of, since, page)
-    return told(book, rule, reading, None, as_of, since, page)
+        return of_book(
+            replace(book, backtest_results={}), rule, reading, reader.read(backtest, backtest=True), as_of, since, page
+        )
+    return of_book(book, rule, reading, None, as_of, since, page)
 
 
 def of_store(
@@ -815,10 +814,10 @@ def of_store(
     now: datetime,
 ) -> PnlView:
     """
-    What did the fills come to that were imported, beside the backtest's that was named or imported?
+    Compute the result of the imported fills, compared with the backtest that was named or imported.
 
     Raises:
-        ImportRefused: There is none.
+        ImportRefused: No fill was imported.
     """
     model(reading)
     end = as_of or now
@@ -826,22 +825,26 @@ def of_store(
     known = filings.upto(clock.micros(end), known_us)
     if not known.fills:
         raise ImportRefused(
-            f"no fill was imported for {filings.app} up to {formatting.moment(end)}. Name a file, or: ops import "
-            f"FILE --kind fills."
+            f"no fills of {filings.app} were imported up to {formatting.moment(end)}. Name a file, or import one: "
+            f"ops import FILE --kind fills."
         )
     book = FillsFile(
         "imported fills",
-        "the store",
+        "the database",
         fills=known.fills,
         moneys=filings.moneys(clock.micros(end), known_us),
-        promises={} if backtest else known.beside,
+        backtest_results={} if backtest else known.stated_results,
     )
     theirs = reader.read(backtest, backtest=True) if backtest else None
-    if theirs is None and (known.backtest or known.promises):
+    if theirs is None and (known.backtest or known.backtest_results):
         theirs = FillsFile(
-            "imported backtest", "the store", backtest=True, fills=known.backtest or [], promises=known.promises
+            "imported backtest",
+            "the database",
+            backtest=True,
+            fills=known.backtest or [],
+            backtest_results=known.backtest_results,
         )
-    return told(book, rule, reading, theirs, as_of, since, page)
+    return of_book(book, rule, reading, theirs, as_of, since, page)
 
 
 def accuracy_of(
@@ -854,24 +857,28 @@ def accuracy_of(
     known_at: str | datetime | None = None,
 ) -> PnlView:
     """
-    What trades came to, and how far that is from the backtest.
+    Compute the result of trades and its difference to the backtest, from arguments as people type them.
 
     Args:
-        fills: A file: tastytrade's export, the app's trades, plain CSV; empty is what was imported (of the demo, its
-            script's trades).
-        backtest: The backtest's trades, in any of the same forms; empty is what stands beside the trades.
-        costs: How trading is charged: ``real``, ``guide``, ``app``.
-        as_of: Only what happened up to then; empty is everything.
-        window: Only round trips that ended so long before `as_of`, and what the app's page says of the same time.
-        known_at: Of what was imported, only what was known by then.
+        fills: A file: tastytrade's export, the app's trades, plain CSV; empty is the imported fills (of the demo, its
+            simulated trades).
+        backtest: The backtest's trades, in any of the same formats; empty is the figures recorded with the trades.
+        costs: The cost model: ``real``, ``guide``, ``app``.
+        as_of: Only fills up to then; empty is all.
+        window: Only round trips that closed within this length before `as_of`, compared with the page's figures.
+        known_at: Of the imported data, only what was known by then.
 
     Raises:
-        ImportRefused: A file is none of fills, or nothing was imported.
+        ImportRefused: The file contains no fills, or nothing was imported.
     """
     end, rule = time_parsing.instant_of(as_of), workspace.rules["backtest_variance"]
-    asked = Window.before(end or workspace.now(), time_parsing.parse_span(window)) if window else None
-    page = status.status_of(workspace, asked.end, window, known_at).page_pnl if asked else None
-    span: dict[str, Any] = {"as_of": asked.end if asked else end, "since": asked.start if asked else None, "page": page}
+    period = Window.before(end or workspace.now(), time_parsing.parse_span(window)) if window else None
+    page = status.status_of(workspace, period.end, window, known_at).page_pnl if period else None
+    span: dict[str, Any] = {
+        "as_of": period.end if period else end,
+        "since": period.start if period else None,
+        "page": page,
+    }
     own = workspace.settings.home / SAMPLE_FILLS
     if fills:
         path = Path(fills)

@@ -1,4 +1,4 @@
-"""Show our own probes in detail: each question one table or picture."""
+"""Show our probes in detail, in tables and charts."""
 
 import itertools
 from collections import Counter
@@ -17,8 +17,8 @@ from opslib.telemetry.probes.store import Sample
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NOBODY_LOOKED = "nobody looked: ops collect does, at what the settings name"
-SHOWN = 20
+NO_PROBES = "no probes: start ops collect, which probes what the settings name"
+MOST_CHAINS = 20
 
 
 def _local(at_us: int) -> str:
@@ -26,8 +26,8 @@ def _local(at_us: int) -> str:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How long our looks took, as a picture."""
+class ResponseTimes:
+    """A chart of the response times of our probes."""
 
     probed: ProbeHistory
     view: Status
@@ -35,26 +35,26 @@ class Speed:
 
     def __repr__(self) -> str:
         counts = [f"{subject} {len(self.probed.seconds(subject, self.view.window))}" for subject in self.subjects]
-        return f"answers that were timed: {', '.join(counts)}"
+        return f"timed responses: {', '.join(counts)}"
 
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
         def draw(ax: "Axes") -> "Axes":
-            looked = charts.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects)
-            return charts.with_markers(looked, self.view.marks)
+            drawn = charts.response_times(ax, self.probed, self.view.window, self.view.rules, self.subjects)
+            return charts.with_markers(drawn, self.view.marks)
 
         charts.show(
             {"text/plain": repr(self)},
             draw,
-            "our looks over time",
-            f"How long our looks took, and which failed: {self!r}",
+            "response times of our probes",
+            f"Response times of our probes, and which probes failed: {self!r}",
         )
 
 
 @dataclass(frozen=True)
 class ProbeDetails:
-    """What lies under the panels of a view."""
+    """The details behind the panels of a status."""
 
     view: Status
 
@@ -68,11 +68,11 @@ class ProbeDetails:
 
     @property
     def providers(self) -> TextBlock:
-        """Do they answer us, how fast, may we have the data, is it new, what is left of the quota?"""
-        sights = self.view.as_json()["panels"]["providers"]["probes"]
+        """For each provider: the newest outcome, availability, response times, age of the data, remaining quota."""
+        figures = self.view.as_json()["panels"]["providers"]["probes"]
         rows = []
         for name in PROVIDERS:
-            if f := sights.get(name):
+            if f := figures.get(name):
                 age = formatting.UNKNOWN if f["data_age_s"] is None else formatting.duration(f["data_age_s"])
                 rows.append(
                     [
@@ -80,7 +80,7 @@ class ProbeDetails:
                         f["outcome"],
                         f["fault"],
                         formatting.ratio(f["availability"]),
-                        f"{f['usable']} of {f['looks']}",
+                        f"{f['usable']} of {f['total']}",
                         formatting.number(f["p95_s"], "s", 3),
                         formatting.number(f["mean_s"], "s", 3),
                         age,
@@ -88,29 +88,29 @@ class ProbeDetails:
                     ]
                 )
         return table(
-            f"Our own looks, {self._window}",
-            ["of", "now", "fault", "available", "usable", "p95", "mean", "data's age", "quota left"],
+            f"Probes, {self._window}",
+            ["provider", "outcome now", "fault", "available", "succeeded", "p95", "mean", "data age", "quota left"],
             rows,
-            NOBODY_LOOKED,
+            NO_PROBES,
         )
 
     @property
     def serving(self) -> TextBlock:
-        """Who can serve now?"""
-        sights = self.view.as_json()["panels"]["providers"]["probes"]
-        told = {
+        """Which provider can serve now."""
+        figures = self.view.as_json()["panels"]["providers"]["probes"]
+        serving = {
             "massive": "massive serves",
-            "tradier": "tradier serves, in massive's place",
-            "nobody": "nobody can serve",
-            None: "who serves is not known",
-        }[sights.get("serving")]
+            "tradier": "tradier serves instead of massive",
+            "nobody": "no provider can serve",
+            None: "unknown which provider serves",
+        }[figures.get("serving")]
         network = {
-            "gone": "our own network is gone",
-            "ok": "our own network is well",
-            None: "our own network cannot be told apart: both providers must be looked at",
-        }[sights.get("our_network")]
+            "gone": "our network is down",
+            "ok": "our network is ok",
+            None: "our network: unknown, because not both providers are probed",
+        }[figures.get("our_network")]
         return bullet_list(
-            told,
+            serving,
             [
                 network,
                 "no fallback is configured (OPS_FALLBACK=none)"
@@ -121,7 +121,7 @@ class ProbeDetails:
 
     @property
     def outcomes(self) -> TextBlock:
-        """How did our looks end, and whose fault was it?"""
+        """How the attempts of our probes ended, and whose fault it was."""
         counts = Counter(
             (s.subject, s.probe, s.outcome)
             for subject in ("massive", "tradier", "app")
@@ -135,43 +135,43 @@ class ProbeDetails:
                 outcome,
                 OUTCOMES[outcome].fault,
                 formatting.number(n),
-                {True: "yes", False: "no", None: "says nothing of it"}[OUTCOMES[outcome].answered],
+                {True: "yes", False: "no", None: "neither"}[OUTCOMES[outcome].answered],
             ]
             for (subject, probe, outcome), n in sorted(counts.items())
         ]
         return table(
             "How each attempt ended",
-            ["of", "look", "outcome", "fault", "attempts", "counts as up"],
+            ["subject", "probe", "outcome", "fault", "attempts", "counts as up"],
             rows,
-            NOBODY_LOOKED,
+            NO_PROBES,
         )
 
     @property
     def outages(self) -> TextBlock:
-        """When did a look give nothing usable, for how long, and why?"""
+        """Periods without a usable probe: when, how long, and with which outcomes."""
         rows = (
-            [row for subject in ("massive", "tradier", "app") for row in self._stretches(IS_THERE[subject], subject)]
-            + self._stretches("data", "massive")
-            + self._stretches("data", "tradier")
-            + self._stretches("socket", "app")
+            [row for subject in ("massive", "tradier", "app") for row in self._outages_of(IS_THERE[subject], subject)]
+            + self._outages_of("data", "massive")
+            + self._outages_of("data", "tradier")
+            + self._outages_of("socket", "app")
         )
         return table(
-            "Stretches without a usable look",
-            ["from (New York)", "of", "look", "for", "looks", "outcomes"],
+            "Periods without a usable probe",
+            ["from (New York)", "subject", "probe", "duration", "probes", "outcomes"],
             sorted(rows),
-            "none" if self._probed.any else NOBODY_LOOKED,
+            "none" if self._probed.any else NO_PROBES,
         )
 
-    def _stretches(self, probe: str, subject: str) -> list[list[str]]:
+    def _outages_of(self, probe: str, subject: str) -> list[list[str]]:
         found, run = list[list[str]](), list[Sample]()
-        looks = [s for s in self._probed.within(probe, subject, self._window) if s.last]
-        for sample in [*looks, None]:
+        probes = [s for s in self._probed.within(probe, subject, self._window) if s.last]
+        for sample in [*probes, None]:
             if sample is not None and not OUTCOMES[sample.outcome].usable:
                 run.append(sample)
                 continue
             if run:
                 begun_us = run[0].ts_us - round((run[0].seconds or 0.0) * 1e6)
-                lasted = "still" if sample is None else formatting.duration((sample.ts_us - begun_us) / 1e6)
+                lasted = "ongoing" if sample is None else formatting.duration((sample.ts_us - begun_us) / 1e6)
                 found.append(
                     [
                         _local(begun_us),
@@ -186,18 +186,18 @@ class ProbeDetails:
         return found
 
     @property
-    def provider_speed(self) -> Speed:
-        """How long did they take to answer us, over time?"""
-        return Speed(self._probed, self.view, PROVIDERS)
+    def provider_response_times(self) -> ResponseTimes:
+        """The response times of the providers over time."""
+        return ResponseTimes(self._probed, self.view, PROVIDERS)
 
     @property
-    def app_speed(self) -> Speed:
-        """How long did the app's server take to answer us, over time?"""
-        return Speed(self._probed, self.view, ("app",))
+    def app_response_times(self) -> ResponseTimes:
+        """The response times of the app's server over time."""
+        return ResponseTimes(self._probed, self.view, ("app",))
 
     @property
-    def against_page(self) -> TextBlock:
-        """What does the app's page say of the same providers?"""
+    def page_comparison(self) -> TextBlock:
+        """The availability of the providers by the app's page and by our probes."""
         rows = []
         for name in PROVIDERS:
             page, ours = self.view.figures["providers"][name], self._probed.answered(name, self._window)
@@ -209,17 +209,17 @@ class ProbeDetails:
                     f"{formatting.number(ours.count)} attempts",
                 ]
             )
-        return table("The page's word beside ours", ["of", "the app's page", "our own looks"], rows)
+        return table(f"Availability by source, {self._window}", ["provider", "page", "probes"], rows)
 
     @property
     def chains(self) -> TextBlock:
-        """Which chains were fetched, whole, and what do their tradable contracts look like?"""
+        """The chains that were fetched, and the state of their tradable contracts."""
         rows = []
         for symbol, found in self._probed.chains(self._window).items():
-            for sample in found[-SHOWN:]:
-                told = self._probed.told(sample)
+            for sample in found[-MOST_CHAINS:]:
+                detail = self._probed.details(sample)
                 counts = [
-                    formatting.number(told.get(key))
+                    formatting.number(detail.get(key))
                     for key in ("core", "flagged", "missing", "gamma_zero", "delta_out_of_bounds")
                 ]
                 rows.append(
@@ -229,7 +229,7 @@ class ProbeDetails:
                         sample.outcome,
                         formatting.number(sample.value),
                         *counts,
-                        formatting.ratio(told.get("iv_atm"), 1),
+                        formatting.ratio(detail.get("iv_atm"), 1),
                     ]
                 )
         return table(
@@ -243,7 +243,7 @@ class ProbeDetails:
                 "with a fault",
                 "no Greeks",
                 "gamma 0",
-                "delta out",
+                "delta out of bounds",
                 "IV at the money",
             ],
             rows,
@@ -252,7 +252,7 @@ class ProbeDetails:
 
     @property
     def log(self) -> TextBlock:
-        """What did the app log, of which kinds, how often?"""
+        """What the app logged, by kind, and how often."""
         kinds, newest = self._probed.log_kinds(self._window), self._probed.log_newest(self._window)
         hours = max(self._window.seconds / 3600, 1 / 60)
         rows = [
@@ -260,21 +260,21 @@ class ProbeDetails:
             for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))
         ]
         return table(
-            f"What the app logged; {formatting.number(self._probed.errors(self._window))} errors",
-            ["kind", "lines", "an hour", "newest"],
+            f"App log: {formatting.number(self._probed.errors(self._window))} errors, {self._window}",
+            ["kind", "lines", "per hour", "newest"],
             rows,
-            "its log was not read",
+            "the log was not read",
         )
 
     @property
     def server(self) -> TextBlock:
-        """How is the app's server: its process, its restarts, its memory?"""
-        told = self.view.as_json()["panels"]["system"].get("probes", {})
-        process, lines = told.get("process", {}), list[str]()
-        if app := told.get("app"):
+        """The app's server: its process, its restarts, its memory."""
+        figures = self.view.as_json()["panels"]["system"].get("probes", {})
+        process, lines = figures.get("process", {}), list[str]()
+        if app := figures.get("app"):
             lines.append(
-                f"health look: {app['outcome']}, p95 {formatting.number(app['p95_s'], 's', 3)}, {app['usable']} of "
-                f"{app['looks']} looks usable"
+                f"health probe: {app['outcome']}, p95 {formatting.number(app['p95_s'], 's', 3)}, {app['usable']} of "
+                f"{app['total']} probes succeeded"
             )
         if process:
             grows = process.get("growth_mb_per_h")
@@ -282,17 +282,17 @@ class ProbeDetails:
                 f"process: {process['outcome']}, {formatting.number(process['value'], 'MB', 1)}, growth "
                 f"{formatting.UNKNOWN if grows is None else f'{grows:+.1f} MB per h'}"
             )
-        lines += [f"started anew at {_local(at)} New York" for at in self._probed.restarts(self._window)]
-        return bullet_list("The app's server", lines or [NOBODY_LOOKED])
+        lines += [f"restarted at {_local(at)} New York" for at in self._probed.restarts(self._window)]
+        return bullet_list("The app's server", lines or [NO_PROBES])
 
     @property
     def socket(self) -> TextBlock:
-        """How was the app's WebSocket, look by look?"""
+        """The app's WebSocket: outcomes, round trips, age of the messages."""
         found = list(self._probed.within("socket", "app", self._window))
         counts = Counter(s.outcome for s in found)
         trips = self._probed.round_trips(self._window)
         ages = [s.value for s in found if s.value is not None]
-        lines = [f"{outcome}: {n} looks" for outcome, n in counts.most_common()]
+        lines = [f"{outcome}: {n} probes" for outcome, n in counts.most_common()]
         lines += (
             [
                 f"round trip: median {formatting.number(trips[len(trips) // 2], 's', 3)}, longest "
@@ -302,47 +302,47 @@ class ProbeDetails:
             else []
         )
         lines += [f"oldest last message: {formatting.duration(max(ages))}"] if ages else []
-        return bullet_list("The app's WebSocket", lines or [NOBODY_LOOKED])
+        return bullet_list("The app's WebSocket", lines or [NO_PROBES])
 
     @property
     def clocks(self) -> TextBlock:
-        """Whose clock is off, against ours?"""
+        """The offset of each clock from this machine's."""
         skews = [(s, self._probed.skew_s(s, self._window.end_us)) for s in (*PROVIDERS, "app")]
         return bullet_list(
-            "Clocks against ours", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NOBODY_LOOKED]
+            "Clock offsets from this machine", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NO_PROBES]
         )
 
     @property
     def host(self) -> TextBlock:
-        """What is to be seen on the app's host?"""
-        last = {self._probed.told(s)["name"]: s for s in self._probed.within("host", "app", self._window)}
+        """The newest checks on the app's host."""
+        last = {self._probed.details(s)["name"]: s for s in self._probed.within("host", "app", self._window)}
         rows = [
             [
                 name,
-                {"ok": "ok", "server_5xx": "wrong"}.get(s.outcome, "unknown"),
-                self._probed.told(s)["told"],
+                {"ok": "ok", "server_5xx": "failed"}.get(s.outcome, "unknown"),
+                self._probed.details(s)["told"],
                 _local(s.ts_us),
             ]
             for name, s in last.items()
         ]
         return table(
-            "On the app's host",
-            ["looked at", "is", "seen", "at (New York)"],
+            "Checks on the app's host",
+            ["check", "result", "details", "at (New York)"],
             rows,
-            "nobody looks there: set host_prefix in settings.toml; ops doctor names the commands for a person",
+            "the host is not checked: set host_prefix in settings.toml, or run the commands that ops doctor lists",
         )
 
     @property
     def collector(self) -> TextBlock:
-        """Do we ourselves look on?"""
-        beats = self._probed.within("beat", "collector", self._window)
-        if not beats:
-            return bullet_list("Our collector", [NOBODY_LOOKED])
-        memory = [b.value for b in beats if b.value is not None]
-        files = [self._probed.told(b).get("files") for b in beats]
-        gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(beats)]
+        """The collector: heartbeats, gaps, memory, open files."""
+        heartbeats = self._probed.within("beat", "collector", self._window)
+        if not heartbeats:
+            return bullet_list("Collector", [NO_PROBES])
+        memory = [b.value for b in heartbeats if b.value is not None]
+        files = [self._probed.details(b).get("files") for b in heartbeats]
+        gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(heartbeats)]
         lines = [
-            f"{len(beats):,} beats, the longest gap {formatting.duration(max(gaps, default=0.0))}",
+            f"{len(heartbeats):,} heartbeats, longest gap {formatting.duration(max(gaps, default=0.0))}",
             f"memory {min(memory):.0f} to {max(memory):.0f} MB",
         ]
         lines += (
@@ -350,4 +350,4 @@ class ProbeDetails:
             if any(f is not None for f in files)
             else []
         )
-        return bullet_list("Our collector", lines)
+        return bullet_list("Collector", lines)

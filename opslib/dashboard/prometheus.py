@@ -1,8 +1,8 @@
 """
-Write a view as Prometheus text, and the limits as Prometheus rules.
+Write a status as Prometheus text.
 
-Gauges speak of the last hour, those of a rule of the rule's own window; a figure that is not known has no line, so that
-nobody alerts on an invented number.
+Gauges cover the last hour, those of a rule the rule's own window. An unknown figure has no sample, so that no alert
+fires on an invented number.
 """
 
 from datetime import datetime, timedelta
@@ -19,41 +19,44 @@ from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import counters
 from opslib.telemetry.pages.store import SnapshotStore
 
-# Well over the store's busy timeout: posts older than this are in it, and a total up to then may be remembered.
+# Longer than the database's busy timeout: posts older than this are stored, so a total up to then can be cached.
 SETTLED = timedelta(seconds=90)
 STRIDE = timedelta(days=1)
 
 
 def errors_total(store: Database, settings: Settings, rules: Rules, as_of: datetime) -> int | None:
     """
-    How many errors have all pages that were ever seen counted, each since its load? Never falls, whatever they reset.
+    Count the errors of all page loads, each since its load; the count never decreases when a page resets.
 
-    What is imported of a time that is already remembered does not enter it: it tells how fast errors come, now.
+    The total up to `SETTLED` ago is cached in the database, so the next call reads only what came after it. Snapshots
+    that are imported for a time before that do not change it: the counter shows the current rate of errors.
 
-    The part that is settled is remembered in the store, so that asking again costs what happened since.
-    None where nothing was ever seen.
+    Returns:
+        None where no snapshot was ever received.
     """
     first = SnapshotStore(store).first_ts(settings.app)
     if first is None:
         return None
     key = f"errors_total:{settings.app}"
-    remembered = store.recall(key)
-    upto_us, total = (int(part) for part in remembered.split()) if remembered else (first - 1, 0)
-    upto, settled = clock.instant(upto_us), as_of - SETTLED
+    cached = store.recall(key)
+    upto_us, total = (int(part) for part in cached.split()) if cached else (first - 1, 0)
+    upto, fixed_until = clock.instant(upto_us), as_of - SETTLED
     begun = upto
     while upto < as_of:
-        until = min(upto + STRIDE, settled if upto < settled else as_of)
+        until = min(upto + STRIDE, fixed_until if upto < fixed_until else as_of)
         window = Window(upto, until)
-        tape = counters.load(store, settings.app, window, None, rules.pages, post_every_s=settings.post_every_s)
-        total += tape.came_to_light("errors", window) or 0
+        counter_history = counters.load(
+            store, settings.app, window, None, rules.pages, post_every_s=settings.post_every_s
+        )
+        total += counter_history.increase_with_first_values("errors", window) or 0
         upto = until
-        if begun < upto <= settled:
-            _remember(store, settings, key, f"{clock.micros(upto)} {total}")
+        if begun < upto <= fixed_until:
+            _cache(store, settings, key, f"{clock.micros(upto)} {total}")
     return total
 
 
-def _remember(store: Database, settings: Settings, key: str, value: str) -> None:
-    """Remember a total where that is possible: one that cannot be remembered is right all the same, and made again."""
+def _cache(store: Database, settings: Settings, key: str, value: str) -> None:
+    """Cache a total; where that fails, the total is computed again next time."""
     try:
         store.remember(key, value)
     except StoreError as problem:
@@ -61,16 +64,16 @@ def _remember(store: Database, settings: Settings, key: str, value: str) -> None
 
 
 def prometheus(view: Status, total_errors: int | None) -> str:
-    """The figures of a view of the last hour as Prometheus text, format 0.0.4, ending in a newline."""
+    """Format the figures of a status as Prometheus text, format 0.0.4, ending in a newline."""
     figures = view.figures
 
     def percent(v: float | None) -> float | None:
         return None if v is None else v * 100
 
     down = figures["system"]["websocket_connected"]
-    judged = [
+    evaluated = [
         f
-        for f in evaluation.evaluate_rules(view.tape, view.rules.without_budgets(), view.window.end, view.probed)
+        for f in evaluation.evaluate_rules(view.counters, view.rules.without_budgets(), view.window.end, view.probed)
         if f.figure.value is not None and f.verdict != "unknown"
     ]
 
@@ -81,67 +84,67 @@ def prometheus(view: Status, total_errors: int | None) -> str:
         (
             "trading_provider_uptime",
             "gauge",
-            "Successful requests of the last hour, percent, by provider.",
+            "Share of successful requests in the last hour, percent, by provider.",
             [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()],
         ),
         (
             "trading_provider_requests",
             "gauge",
-            "Requests of the last hour, by provider.",
+            "Requests in the last hour, by provider.",
             [(f'{{provider="{n}"}}', f["requests"]) for n, f in figures["providers"].items()],
         ),
         (
             "trading_greeks_valid_rate",
             "gauge",
-            "Valid Greeks of the last hour, percent of validations.",
+            "Share of validations in the last hour without an error, percent.",
             [("", percent(figures["greeks"]["valid_rate"]))],
         ),
         (
             "trading_greeks_gamma_zero",
             "gauge",
-            "Validations of the last hour with gamma zero or missing.",
+            "Validations in the last hour with gamma zero or missing.",
             [("", figures["greeks"]["gamma_zero"])],
         ),
         (
             "trading_pnl_net_percent",
             "gauge",
-            "Mean net result of the trades of the last hour, percent.",
+            "Mean net result of the trades in the last hour, percent.",
             [("", figures["pnl"]["net_pct"])],
         ),
         (
             "trading_backtest_variance_points",
             "gauge",
-            "Backtest minus live net result, percentage points, as the page last said.",
+            "Backtest minus live net result, percentage points, as last reported by the page.",
             [("", figures["pnl"]["backtest_variance_pp"])],
         ),
         (
             "trading_websocket_connected",
             "gauge",
-            "1 when every open page has its WebSocket.",
+            "1 if the WebSocket of every open page is connected, else 0.",
             [("", None if down is None else float(down))],
         ),
         (
             "trading_look_coverage_ratio",
             "gauge",
-            "Looks received of those expected in the last hour, 0 to 1.",
+            "Snapshots received in the last hour divided by those expected, 0 to 1.",
             [("", view.coverage)],
         ),
         (
             "trading_rule_value",
             "gauge",
-            "The figure a rule is about, over the rule's own window, in the rule's unit.",
-            [(of(f), f.figure.value) for f in judged],
+            "Value of the figure that a rule evaluates, over the rule's window, in the rule's unit.",
+            [(of(f), f.figure.value) for f in evaluated],
         ),
         (
             "trading_rule_bound",
             "gauge",
-            "The end of its 95 percent interval that a limit must be past; where a rule has none, the figure.",
-            [(of(f), bound(f.rule, f.figure)) for f in judged],
+            "Bound of the 95 percent interval that is compared with the thresholds; without an interval, the value.",
+            [(of(f), bound(f.rule, f.figure)) for f in evaluated],
         ),
         (
             "trading_system_errors_total",
             "counter",
-            "Errors counted by all pages that were ever seen, each since its load.",
+            "Errors counted by all page loads, each since its load.",
             [("", total_errors)],
         ),
     ]
@@ -154,4 +157,4 @@ def prometheus(view: Status, total_errors: int | None) -> str:
                 f"# TYPE {name} {kind}",
                 *(f"{name}{labels} {value}" for labels, value in known),
             ]
-    return "\n".join([*lines, ""]) if lines else "# nothing is known of the last hour\n"
+    return "\n".join([*lines, ""]) if lines else "# no data for the last hour\n"

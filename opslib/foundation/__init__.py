@@ -1,1 +1,1 @@
-"""What everything stands on: time, text, errors, configuration files, the database."""
+"""Provide what every other package builds on: time, text, errors, configuration files and the database."""

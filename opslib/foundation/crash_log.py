@@ -1,4 +1,4 @@
-"""Keep the traceback of an unexpected exception in a log file, without secrets, and say so in one sentence."""
+"""Write the traceback of an unexpected exception to a log file, with secrets redacted."""
 
 import os
 import sys
@@ -12,18 +12,19 @@ from opslib.foundation.config import settings
 from opslib.foundation.errors import SettingsError
 
 NAME, EARLIER = "crash.log", "crash.log.1"
-MOST_BYTES = 1_000_000  # Then the log becomes `EARLIER`, and a new one begins.
+MOST_BYTES = 1_000_000  # A larger log is renamed to `EARLIER`, and a new one is started.
 LONGEST_REASON = 300
 
 
 def record(problem: BaseException, home: str | Path | None, what: str) -> str:
     """
-    Append a traceback to ``crash.log`` of a home; where that cannot be written, to a new file in the system's temporary
-    folder.
+    Append a traceback to ``crash.log`` of a home directory.
+
+    If that file cannot be written, the traceback goes to a new file in the system's temporary directory.
 
     Args:
-        home: The home that was asked for; None is the one that the environment names.
-        what: What was being done, such as ``ops status``.
+        home: The home directory given by the caller; None means the one that the environment names.
+        what: What was running, such as ``ops status``.
 
     Returns:
         One sentence for stderr: what happened, and where the traceback is.
@@ -39,10 +40,12 @@ def record(problem: BaseException, home: str | Path | None, what: str) -> str:
     try:
         place = str(_append(entry, home))
     except OSError as refused:
-        place = f"nowhere, since no log can be written ({refused.strerror})"
+        return (
+            f"{what} failed unexpectedly ({reason}). This is a bug in ops: please report it. The traceback could not "
+            f"be saved ({refused.strerror})."
+        )
     return (
-        f"{what} failed unexpectedly ({reason}). This is a defect of ops: please report it with the "
-        f"traceback in {place}."
+        f"{what} failed unexpectedly ({reason}). This is a bug in ops: please report it with the traceback in {place}."
     )
 
 
@@ -62,7 +65,7 @@ def _append(entry: str, home: str | Path | None) -> Path:
 
 
 def watch_threads(home: str | Path | None, what: str) -> None:
-    """Record an exception that ends a thread of this process, and say so on stderr, from now on."""
+    """Record exceptions that end a thread of this process and report them on stderr, from now on."""
 
     def ended(thread: threading.ExceptHookArgs) -> None:
         if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):

@@ -1,49 +1,50 @@
 """
-Define what can go wrong, with its exit code.
+Define the exceptions of the suite and their exit codes.
 
     OpsError                     exit 70: refused or failed
-    ├── UsageError               exit 64: the command or call was written wrongly
-    │   └── UnknownParameter     a notebook has no such parameter, or not of that type
-    ├── SettingsError            the environment or a settings file cannot be read as meant
-    ├── RulesError               rules.toml is not a table of limits that can be judged
-    ├── BadSnapshot              what a page posted is not dashboard metrics; names every bad field
-    ├── BadFill                  a row is no fill; names every bad column
-    ├── BadAlerts                what another monitor sent is no list of alerts
-    ├── ImportRefused            a file is not what it should be
-    ├── StoreError               the store cannot be opened, read or written
+    ├── UsageError               exit 64: the command or call is invalid
+    │   └── UnknownParameter     the notebook has no such parameter, or the value has the wrong type
+    ├── SettingsError            the environment or a settings file is invalid
+    ├── RulesError               rules.toml is invalid
+    ├── BadSnapshot              a page posted something that is not dashboard metrics
+    ├── BadFill                  a row is not a fill
+    ├── BadAlerts                an external monitor sent something that is not a list of alerts
+    ├── BadLogs                  a log drain sent something that is not log lines
+    ├── ImportRefused            a file cannot be read as what it should be
+    ├── StoreError               the database cannot be opened, read or written
     ├── NotebookFailed           a notebook did not run to its end
-    ├── AlreadyMade              what is due was made, or is being made, by somebody else
+    ├── AlreadyMade              another process has run this due job, or is running it
     ├── ReportRefused            a report cannot be made, or not yet
-    └── IncidentError            an incident, its runbook or its postmortem is not such that this can be done
-        └── OperatorNeeded       a step changes the world, and nobody has put their name to it
+    └── IncidentError            an incident, its runbook or its postmortem does not allow this action
+        └── OperatorNeeded       a step changes something and needs the name of a person
 
-Every message says what was wanted, what was found and what to do.
+Every message says what happened, what was expected and what to do.
 """
 
 
 class OpsError(Exception):
-    """Anything this suite refuses or fails at; `exit_code` is what a shell sees."""
+    """A refusal or failure of the suite; `exit_code` is the exit code of the command."""
 
     exit_code = 70
 
 
 class UsageError(OpsError):
-    """The command or call was written wrongly."""
+    """The command or call is invalid."""
 
     exit_code = 64
 
 
 class UnknownParameter(UsageError):
-    """A notebook has no such parameter, or the value is not of its type."""
+    """The notebook has no such parameter, or the value has the wrong type."""
 
 
 class SettingsError(OpsError):
-    """The environment or a settings file cannot be read as meant."""
+    """The environment or a settings file is invalid."""
 
 
 class RulesError(OpsError):
     """
-    rules.toml is not a table of limits that can be judged.
+    rules.toml is invalid.
 
     Attributes:
         problems: Every problem with its place.
@@ -56,10 +57,10 @@ class RulesError(OpsError):
 
 class BadSnapshot(OpsError):
     """
-    What a page posted is not dashboard metrics.
+    A page posted something that is not dashboard metrics.
 
     Attributes:
-        fields: Every bad field with what was expected of it and what stood there, not only the first.
+        fields: Every bad field with what was expected and what was found, not only the first.
     """
 
     def __init__(self, fields: list[str]):
@@ -69,10 +70,10 @@ class BadSnapshot(OpsError):
 
 class BadFill(OpsError):
     """
-    A row of a broker's file is no fill.
+    A row of a broker's file is not a fill.
 
     Attributes:
-        reasons: Every bad column with what stood there and what was wanted.
+        reasons: Every bad column with what was found and what was expected.
     """
 
     def __init__(self, reasons: list[str]):
@@ -81,19 +82,19 @@ class BadFill(OpsError):
 
 
 class BadAlerts(OpsError):
-    """What another monitor sent is no list of alerts, as Alertmanager takes them."""
+    """An external monitor sent something that is not a list of alerts as Alertmanager accepts it."""
 
 
 class BadLogs(OpsError):
-    """What a log drain sent is not lines of a log."""
+    """A log drain sent something that is not log lines."""
 
 
 class ImportRefused(OpsError):
-    """A file is not what it should be."""
+    """A file cannot be read as what it should be."""
 
 
 class StoreError(OpsError):
-    """The store cannot be opened, read or written."""
+    """The database cannot be opened, read or written."""
 
 
 class NotebookFailed(OpsError):
@@ -101,7 +102,7 @@ class NotebookFailed(OpsError):
 
 
 class AlreadyMade(OpsError):
-    """What is due was made, or is being made, by somebody else."""
+    """Another process has run this due job, or is running it."""
 
 
 class ReportRefused(OpsError):
@@ -109,8 +110,8 @@ class ReportRefused(OpsError):
 
 
 class IncidentError(OpsError):
-    """An incident, its runbook or its postmortem is not such that this can be done."""
+    """An incident, its runbook or its postmortem does not allow this action."""
 
 
 class OperatorNeeded(IncidentError):
-    """A step changes the world, and nobody has put their name to it."""
+    """A step changes something and needs the name of a person."""

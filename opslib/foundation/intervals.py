@@ -1,23 +1,23 @@
-"""Compute confidence intervals: Wilson's of a rate, Student's t of a mean."""
+"""Compute confidence intervals: Wilson's for a rate, Student's t for a mean."""
 
 import functools
 import math
 import statistics
 
-MANY_FOR_T = 200  # From so many degrees of freedom on, the series for Student's quantile is right to ten digits.
+MANY_FOR_T = 200  # From this many degrees of freedom, the series for Student's quantile is exact to ten digits.
 
 
 @functools.cache
 def _z(confidence: float) -> float:
-    """Within how many standard deviations does so large a part of the normal distribution lie?"""
+    """Return the number of standard deviations that contain such a share of the normal distribution."""
     return statistics.NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def wilson(part: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Between which rates does the true one lie, with such confidence, when `part` of `count` were seen?
+    Return the interval that contains the true rate with such confidence, given `part` of `count`.
 
-    Wilson's score interval (1927), which holds for small counts and for rates near 0 and 1; (0, 1) of nothing.
+    Wilson's score interval (1927), which is valid for small counts and for rates near 0 and 1; (0, 1) without samples.
     """
     if count == 0:
         return 0.0, 1.0
@@ -30,7 +30,7 @@ def wilson(part: int, count: int, confidence: float = 0.95) -> tuple[float, floa
 
 def _within(t: float, df: int) -> float:
     """
-    How large a part of Student's distribution lies between -t and t?
+    Return the share of Student's distribution between -t and t.
 
     Abramowitz and Stegun, 26.7.3 and 26.7.4: exact.
     """
@@ -48,9 +48,9 @@ def _within(t: float, df: int) -> float:
 @functools.cache
 def _t(df: int, confidence: float) -> float:
     """
-    Within how many standard errors lies a mean, with such confidence?
+    Return the number of standard errors around a mean for such confidence.
 
-    By bisection; of many samples by the series 26.7.5.
+    By bisection; for many samples by the series 26.7.5.
     """
     z = _z(confidence)
     if df >= MANY_FOR_T:
@@ -68,9 +68,9 @@ def _t(df: int, confidence: float) -> float:
 
 def t_interval(mean: float, deviation: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Between which values does the true mean lie, with such confidence, when `count` samples had this mean and deviation?
+    Return the interval that contains the true mean with such confidence.
 
-    Student's interval (1908), from two samples on; of one nothing is known: (-inf, inf).
+    Student's interval (1908) for `count` samples with this mean and deviation; (-inf, inf) for fewer than two samples.
     """
     if count < 2:
         return -math.inf, math.inf

@@ -1,4 +1,4 @@
-"""Offer the names of a package without importing the modules that hold them before they are used."""
+"""Offer the names of a package without importing their modules before use."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -7,7 +7,7 @@ from typing import Any
 
 def names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     """
-    Make the `__getattr__` of a package that offers names of its modules.
+    Create the `__getattr__` of a package that offers names of its modules.
 
     Args:
         places: Where each name is: ``module:name``, or ``module`` for the module itself.

@@ -1,8 +1,8 @@
 """
-Log what goes wrong, without secrets.
+Log problems with secrets redacted.
 
-Everything is logged by one logger, whose filter takes out secrets, and what a terminal would obey, before any handler
-sees a record. A program that shows nothing of its own gets warnings on stderr, as `logging` does.
+There is one logger. Its filter removes secrets and control characters before a handler sees a record. A program that
+configures no output gets warnings on stderr, as usual with `logging`.
 """
 
 import logging
@@ -15,10 +15,10 @@ from opslib.foundation.config import settings
 
 
 class Redacting(logging.Filter):
-    """Takes out the secrets of the settings that a record comes from; of the environment where it names none."""
+    """Filter that redacts the secrets of a record's settings, or those of the environment if it names none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, redacted."""
+        """Redact the record and let it pass."""
         redact = getattr(record, "redact", settings.redacted)
         record.msg, record.args = formatting.printable(redact(record.getMessage())), ()
         if record.exc_info:
@@ -32,16 +32,16 @@ _LOGGER.addFilter(Redacting())
 
 def of(redact: Callable[[str], str]) -> "logging.LoggerAdapter[logging.Logger]":
     """
-    The logger.
+    Return the logger.
 
     Args:
-        redact: Takes out secrets: `Settings.redact` of the settings at hand.
+        redact: The function that redacts secrets: `Settings.redact` of the settings in use.
     """
     return logging.LoggerAdapter(_LOGGER, {"redact": redact})
 
 
 class _Stderr(logging.Handler):
-    """Writes on what is stderr at the time; nowhere, where nobody reads it."""
+    """Handler that writes to the current stderr, and drops the record if there is none."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stderr is not None:
@@ -52,10 +52,10 @@ class _Stderr(logging.Handler):
 
 def to_stderr(what: str) -> None:
     """
-    Show on stderr what is logged from now on.
+    Show log records on stderr from now on.
 
     Args:
-        what: The command, such as ``ops serve``; every line begins with it.
+        what: The command, such as ``ops serve``; every line starts with it.
     """
     shown = _Stderr()
     shown.setFormatter(logging.Formatter(f"{what}: %(message)s"))

@@ -1,9 +1,9 @@
 """
-Know the trading sessions and holidays of New York.
+Provide the trading sessions and holidays of the New York exchanges.
 
-They are read from ``sessions.csv``, made from exchange_calendars' XNYS by its test, which also compares it with that
-library: importing the library costs a second that a shell cannot afford. Outside the years of that table every
-weekday is taken for a regular session; `covered` says which years it has.
+They are read from ``sessions.csv``. Its test makes it from exchange_calendars' XNYS and compares the two; importing
+that library takes a second, too long for a command. Outside the years of that table every weekday counts as a regular
+session; `covered` returns those years.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Session:
     Attributes:
         day: Its date in New York.
         opens: 09:30 New York, aware UTC.
-        closes: 16:00, or 13:00 on a half day, or when the desk says that the exchanges closed; aware UTC.
+        closes: 16:00, 13:00 on a half day, or the early close that settings.toml declares; aware UTC.
     """
 
     day: date
@@ -36,25 +36,27 @@ class Session:
 
     @property
     def half(self) -> bool:
-        """Did it close early?"""
+        """Whether the session closes early."""
         return self.closes.astimezone(NEW_YORK).time() < CLOSE
 
     @property
     def window(self) -> Window:
-        """Open to close."""
+        """From open to close."""
         return Window(self.opens, self.closes)
 
 
 @functools.cache
 def _exceptions() -> dict[str, str]:
-    """Weekdays that are no regular session, as ISO dates: ``closed`` or ``half``."""
+    """Return the weekdays that are not regular sessions, as ISO dates: ``closed`` or ``half``."""
     rows = resources.files("opslib.foundation").joinpath("sessions.csv").read_text().split()[1:]
     return dict(row.split(",") for row in rows)
 
 
 @functools.cache
 def covered() -> tuple[date, date]:
-    """The first and the last day of the years in the shipped table; outside them regular sessions are assumed."""
+    """
+    Return the first and the last day of the years in the shipped table; outside them regular sessions are assumed.
+    """
     days = _exceptions()
     return date(int(min(days)[:4]), 1, 1), date(int(max(days)[:4]), 12, 31)
 
@@ -64,10 +66,9 @@ _declared: dict[date, time | None] = {}
 
 def override_sessions(found: Mapping[date, time | None]) -> None:
     """
-    Which days are, by the desk's own word, no session as the shipped table has it: closed (None), or closed early at a
-    time in New York?
+    Replace the sessions that settings.toml declares against the shipped table.
 
-    What was declared before holds no more.
+    Each day is either closed (None) or closed early at a time in New York. Earlier declarations are dropped.
     """
     if found != _declared:
         _declared.clear()
@@ -78,9 +79,9 @@ def override_sessions(found: Mapping[date, time | None]) -> None:
 @functools.cache
 def session(day: date) -> Session | None:
     """
-    The market's session on a day, or None on a weekend or holiday.
+    Return the market's session on a day, or None on a weekend or holiday.
 
-    Outside the years of the shipped table (see `covered`) each weekday is taken for a regular session, 09:30 to 16:00.
+    Outside the years of the shipped table (see `covered`) each weekday counts as a regular session, 09:30 to 16:00.
     """
     kind, closes = _exceptions().get(day.isoformat()), _declared.get(day)
     if day.weekday() >= 5 or kind == "closed" or (day in _declared and closes is None):
@@ -94,20 +95,20 @@ def session(day: date) -> Session | None:
 
 def previous_session(day: date) -> Session:
     """
-    The last trading day before a day.
+    Return the last trading day before a day.
 
     Raises:
-        UsageError: The calendar ends before it: no day is before the year 1.
+        UsageError: There is none, because the calendar starts with the year 1.
     """
     while day > date.min:
         day -= timedelta(days=1)
         if found := session(day):
             return found
-    raise UsageError("no trading day is before the year 1; give a later day.")
+    raise UsageError("there is no trading day before the year 1. Use a later day.")
 
 
 def last_closed(as_of: datetime) -> Session:
-    """The newest trading day whose session had ended at that instant."""
+    """Return the newest trading day whose session had ended at that instant."""
     today = day_in_new_york(as_of)
     found = session(today)
     return found if found and found.closes <= as_of else previous_session(today)
@@ -115,9 +116,9 @@ def last_closed(as_of: datetime) -> Session:
 
 def open_since(as_of: datetime) -> datetime | None:
     """
-    When the session that is on at an instant, its close included, did open; None when the market is closed.
+    Return when the current session opened, or None if the market is closed; the close itself counts as open.
 
-    Outside the shipped table the market counts as closed: nothing is expected of those days.
+    Outside the shipped table the market counts as closed, so that no data is expected on those days.
     """
     today = day_in_new_york(as_of)
     first, last = covered()
@@ -127,9 +128,9 @@ def open_since(as_of: datetime) -> datetime | None:
 
 def open_spans(window: Window) -> list[Window]:
     """
-    The parts of a window in which the market was open: half-open spans in order; none on a closed day.
+    Return the parts of a window in which the market was open: half-open spans in order; none on a closed day.
 
-    Days outside the shipped table count as closed here: nothing is expected of them.
+    Days outside the shipped table count as closed, so that no data is expected on them.
     """
     first, last = covered()
     day = max(day_in_new_york(window.start), first)

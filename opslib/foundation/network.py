@@ -1,4 +1,4 @@
-"""Find a free port of this machine."""
+"""Find a free port, and set up TLS trust."""
 
 import contextlib
 import random
@@ -11,9 +11,10 @@ from opslib.foundation import formatting
 
 def free_port() -> int:
     """
-    A port of this machine that can be listened on, now and again after it was closed. None of those that the system
-    gives away by
-    itself: whoever connects somewhere may be given one of them meanwhile.
+    Return a port of this machine that is free to listen on, now and again after it was closed.
+
+    Ports that the system assigns by itself are excluded, because an outgoing connection could get the same one
+    meanwhile.
     """
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
@@ -23,7 +24,7 @@ def free_port() -> int:
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The certificates that are trusted: the known ones, and those of a file where one is named."""
+    """Return a TLS context that trusts the known certificates, and those of a file if one is given."""
     import certifi
 
     context = ssl.create_default_context(cafile=certifi.where())
@@ -33,13 +34,13 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 def tls_failure(problem: BaseException) -> str:
-    """Why is a certificate, or what stands in its place, not trusted? Empty where it is nothing of that."""
+    """Return why a TLS connection is not trusted; empty if the exception has another cause."""
     for cause in _under(problem):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return formatting.single_line(cause.verify_message, 120)
         if isinstance(cause, ssl.SSLError):
             return (
-                "what answers there speaks no TLS"
+                "the server does not speak TLS"
                 if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
                 else formatting.single_line((cause.reason or "TLS").lower().replace("_", " "), 120)
             )
@@ -47,7 +48,7 @@ def tls_failure(problem: BaseException) -> str:
 
 
 def _under(problem: BaseException | None) -> Iterator[BaseException]:
-    """An exception and everything that it was raised from."""
+    """Iterate over an exception and everything that it was raised from."""
     seen: set[int] = set()
     waiting = [problem]
     while waiting:

@@ -1,4 +1,4 @@
-"""Compute the days of a week, a month, a quarter or a year, and its name."""
+"""Compute the days and the name of a week, a month, a quarter or a year."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.market_calendar import Session
 
 WEEK, MONTH, QUARTER, YEAR, SEVEN = "week", "month", "quarter", "year", "seven days"
-# Over which kind of period each report is.
+# The kind of period that each report covers.
 REPORTS = {"weekly": WEEK, "monthly": MONTH, "quarterly": QUARTER, "annual": YEAR, "success": SEVEN}
 _FORMS = {
     WEEK: (r"(\d{4})-W(\d{2})", "2026-W11"),
@@ -20,17 +20,18 @@ _FORMS = {
     YEAR: (r"(\d{4})", "2026"),
     SEVEN: (r"(\d{4})-(\d{2})-(\d{2})", "2026-03-10, the last of the seven"),
 }
+_NOUNS = {WEEK: "a week", MONTH: "a month", QUARTER: "a quarter", YEAR: "a year", SEVEN: "the last of seven days"}
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
     """
-    Some days in New York.
+    A range of days in New York.
 
     Attributes:
         kind: week, month, quarter, year, or seven days.
-        name: Such as ``2026-W11``; of seven days the last of them.
-        first, last: Its days, both inside.
+        name: Such as ``2026-W11``; for seven days the last of them.
+        first, last: Its first and last day, both included.
     """
 
     kind: str
@@ -40,7 +41,7 @@ class Period:
 
     @property
     def window(self) -> Window:
-        """From its first midnight to its last."""
+        """From its first midnight to its last, New York."""
         return Window(
             time_parsing.parse(f"{self.first}T00:00"), time_parsing.parse(f"{self.last + timedelta(days=1)}T00:00")
         )
@@ -53,12 +54,12 @@ class Period:
 
     @property
     def before(self) -> "Period":
-        """The one before it."""
+        """The previous period."""
         return of(self.kind, self.first - timedelta(days=1))
 
 
 def of(kind: str, day: date) -> Period:
-    """The period of a kind that a day is in; of seven days the one that ends with it."""
+    """Return the period of a kind that contains a day; for seven days the one that ends with it."""
     match kind:
         case "week":
             year, week, weekday = day.isocalendar()
@@ -80,20 +81,20 @@ def _end(year: int, month: int) -> date:
     return date(year + month // 12, month % 12 + 1, 1) - timedelta(days=1)
 
 
-def parse(kind: str, told: str) -> Period:
+def parse(kind: str, text: str) -> Period:
     """
-    Which period does a name name?
+    Return the period that a name denotes.
 
     Raises:
-        UsageError: It names none of that kind.
+        UsageError: The name is not a period of that kind.
     """
     form, example = _FORMS[kind]
-    found = re.fullmatch(form, told.strip())
+    found = re.fullmatch(form, text.strip())
     try:
         if found is None:
             raise ValueError
         parts = [int(part) for part in found.groups()]
-        time_parsing.parse_day(f"{parts[0]:04}-01-01")  # Refuses a year that nothing here can be about.
+        time_parsing.parse_day(f"{parts[0]:04}-01-01")  # Rejects a year out of range.
         match kind:
             case "week":
                 return of(kind, date.fromisocalendar(parts[0], parts[1], 1))
@@ -101,11 +102,11 @@ def parse(kind: str, told: str) -> Period:
                 return of(kind, date(parts[0], 3 * parts[1] - 2, 1))
         return of(kind, date(parts[0], parts[1] if len(parts) > 1 else 1, parts[2] if len(parts) > 2 else 1))
     except ValueError:
-        raise UsageError(f"a {kind} was wanted, found {told!r}. Write it as {example}.") from None
+        raise UsageError(f"expected {_NOUNS[kind]}, found {text!r}. Write it as {example}.") from None
 
 
 def last_over(kind: str, as_of: datetime) -> Period:
-    """The newest period of a kind that was over at an instant."""
+    """Return the newest period of a kind that had ended at an instant."""
     today = as_of.astimezone(NEW_YORK).date()
     if kind == SEVEN:
         return of(kind, market_calendar.last_closed(as_of).day)

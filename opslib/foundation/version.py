@@ -1,3 +1,3 @@
-"""The version of the package, which the build reads."""
+"""Define the version of the package, which the build reads."""
 
 VERSION = "0.1.0"

@@ -1,10 +1,9 @@
 """
-Keep what was seen and done so that no later edit goes unnoticed: canonical bytes, no secrets, a hash chain.
+Build append-only record entries: canonical JSON, redacted, in a hash chain that reveals later edits.
 
-An entry is one line of JSON in one form only. Its digest covers all of it and the digest of the entry before, so the
-last digest (the head) stands for the whole record. Who can rewrite a record can compute a new chain; that is why heads
-are
-told elsewhere too: in the ledger, in the message that says an incident is over, in the printed postmortem.
+An entry is one line of canonical JSON. Its digest covers the entry and the digest of the entry before, so the last
+digest (the head) covers the whole record. A person who can rewrite a record can also compute a new chain. Therefore the
+head is also stored elsewhere: in the ledger, in the entry that resolves an incident, and in the postmortem.
 """
 
 import hashlib
@@ -19,23 +18,23 @@ from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 
-BEGINNING = "0" * 64  # What stands before the first entry.
+BEGINNING = "0" * 64  # The previous digest of the first entry.
 LONGEST_TEXT, MOST_ITEMS, MOST_BYTES = 4_000, 1_000, 256_000
-CUT = "bounded"  # Under this key an entry says what of it was left out.
+CUT = "bounded"  # The key under which an entry lists what was truncated.
 EDITED, MISSING, FORMULA, HEAD = "edited", "missing", "formula changed", "chain head differs"
 
 
 class Entry(NamedTuple):
     """
-    One thing that was seen, said or done; never changed afterwards.
+    One recorded event; never changed afterwards.
 
     Attributes:
-        seq: Its place in the record of its incident, from 1.
-        at_us, known_at_us: When it happened, and when it was written down; microseconds since 1970.
-        kind: What it is, such as ``alert``, ``step``, ``note``.
-        by: Who; empty is the suite itself.
-        key: What it is the only one of; empty where there may be several.
-        body: What it says, JSON, without secrets.
+        seq: Its number in the record, from 1.
+        at_us, known_at_us: When it happened, and when it was written; microseconds since 1970.
+        kind: Its kind, such as ``alert``, ``step``, ``note``.
+        by: The person who recorded it; empty means the suite.
+        key: A key that at most one entry of the record has; empty if there may be several.
+        body: Its content, JSON, without secrets.
         previous, digest: SHA-256 of the entry before, and of this one.
     """
 
@@ -51,20 +50,22 @@ class Entry(NamedTuple):
 
     @property
     def id(self) -> str:
-        """By which it is cited: ``E7``."""
+        """The id used in references: ``E7``."""
         return f"E{self.seq}"
 
     @property
+    def kind_name(self) -> str:
+        """Its kind as people read it; the stored words stay."""
+        return "notification" if self.kind == "told" else self.kind
+
+    @property
     def line(self) -> str:
-        """The entry as the record keeps it."""
-        return canonical(_told(self) | {"digest": self.digest}).decode()
+        """The entry as one line of the record."""
+        return canonical(_fields(self) | {"digest": self.digest}).decode()
 
 
 class IntegrityError(NamedTuple):
-    """
-    Something that is not as it was recorded: what, why (edited, missing, formula changed, chain head differs), and how
-    it shows.
-    """
+    """One integrity error: what, why (edited, missing, formula changed, chain head differs), and how it was found."""
 
     what: str
     why: str
@@ -73,10 +74,10 @@ class IntegrityError(NamedTuple):
 
 def canonical(found: Any) -> bytes:
     """
-    The only bytes that stand for a value: JSON with sorted keys, no blanks, UTF-8.
+    Return the canonical bytes of a value: JSON with sorted keys, without spaces, UTF-8.
 
     Raises:
-        OpsError: It holds a number that is none (NaN, infinity), or something that is not JSON.
+        OpsError: It contains NaN or infinity, or something that is not JSON.
     """
     try:
         return (
@@ -86,11 +87,11 @@ def canonical(found: Any) -> bytes:
             .encode()
         )
     except (TypeError, ValueError) as problem:
-        raise OpsError(f"what is kept as evidence is JSON, with numbers that are numbers: {problem}.") from None
+        raise OpsError(f"evidence must be JSON with finite numbers: {problem}.") from None
 
 
 def plain(found: Any) -> Any:
-    """Python values as JSON has them: times as UTC with Z, money as exact text, what is no number as null."""
+    """Convert Python values to JSON values: times as UTC with Z, decimals as exact text, NaN and infinity as null."""
     match found:
         case bool() | int() | str() | None:
             return found
@@ -117,8 +118,9 @@ def plain(found: Any) -> Any:
 
 def redacted(found: Any, settings: Settings) -> Any:
     """
-    The same with every secret replaced by its name in brackets, wherever in it one stands: before anything is cut or
-    hashed.
+    Replace every secret in a JSON value by its name in brackets.
+
+    This happens before anything is truncated or hashed.
     """
     if isinstance(found, str):
         return settings.redact(found)
@@ -128,7 +130,7 @@ def redacted(found: Any, settings: Settings) -> Any:
 
 
 def truncated(found: Any) -> tuple[Any, list[str]]:
-    """The same, no larger than can be kept, and in words what was left out; what is left out is never the beginning."""
+    """Truncate a JSON value to the size limits; return it with a description of each cut. The beginning is kept."""
     cut: list[str] = []
 
     def shorter(value: Any, place: str) -> Any:
@@ -152,7 +154,7 @@ def truncated(found: Any) -> tuple[Any, list[str]]:
     size = len(canonical(kept))
     if size > MOST_BYTES:
         return None, [
-            f"all of it: {size:,} bytes, more than {MOST_BYTES:,}; SHA-256 "
+            f"the whole entry: {size:,} bytes, more than {MOST_BYTES:,}; SHA-256 "
             f"{hashlib.sha256(canonical(kept)).hexdigest()}"
         ]
     return kept, cut
@@ -169,9 +171,9 @@ def linked(
     body: Mapping[str, Any],
     settings: Settings,
 ) -> Entry:
-    """The next entry of a record: made plain, scrubbed, bounded, then hashed."""
+    """Build the next entry of a record: converted to JSON, redacted, truncated, then hashed."""
     kept, cut = truncated(redacted(plain(body), settings))
-    said = (kept if kept is not None else {"words": "too large to keep"}) | ({CUT: cut} if cut else {})
+    content = (kept if kept is not None else {"words": "too large to store"}) | ({CUT: cut} if cut else {})
     found = Entry(
         before.seq + 1 if before else 1,
         at_us,
@@ -179,7 +181,7 @@ def linked(
         kind,
         settings.redact(by),
         settings.redact(key),
-        said,
+        content,
         before.digest if before else BEGINNING,
         "",
     )
@@ -187,11 +189,11 @@ def linked(
 
 
 def digest(entry: Entry) -> str:
-    """SHA-256 of an entry and, through `previous`, of all before it."""
-    return hashlib.sha256(canonical(_told(entry))).hexdigest()
+    """Return the SHA-256 of an entry and, through `previous`, of all entries before it."""
+    return hashlib.sha256(canonical(_fields(entry))).hexdigest()
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _fields(entry: Entry) -> dict[str, Any]:
     def at(us: int) -> str:
         return formatting.iso(clock.instant(us))
 
@@ -209,10 +211,10 @@ def _told(entry: Entry) -> dict[str, Any]:
 
 def read(line: str) -> Entry:
     """
-    An entry as `Entry.line` wrote it.
+    Read an entry from a line that `Entry.line` wrote.
 
     Raises:
-        OpsError: The line is none.
+        OpsError: The line is not an entry.
     """
     try:
         found = json.loads(line)
@@ -233,19 +235,17 @@ def read(line: str) -> Entry:
         )
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OpsError) as problem:
         raise OpsError(
-            f"an entry of a record was wanted, found {formatting.single_line(line, 60)!r} "
-            f"({problem.__class__.__name__})."
+            f"a record entry was expected, found {formatting.single_line(line, 60)!r} ({problem.__class__.__name__})."
         ) from None
 
 
 def checked(lines: Iterable[str]) -> tuple[list[Entry], list[IntegrityError]]:
     """
-    Is a record as it was written?
+    Check whether a record is as it was written.
 
     Returns:
-        The entries that can be read, in order, and what is broken: an entry whose bytes were edited, one that is
-            missing or
-        out of place. A record that was rewritten whole is sound in itself; only its head, told elsewhere, shows it.
+        The readable entries, in order, and the errors: edited, missing or misplaced entries. A record that was
+        rewritten as a whole has no errors; only its head, which is stored elsewhere, differs.
     """
     entries, broken, before = list[Entry](), list[IntegrityError](), None
     for n, line in enumerate(lines, 1):
@@ -256,7 +256,7 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[IntegrityError]]:
             before = None
             continue
         if digest(entry) != entry.digest or line != entry.line:
-            broken.append(IntegrityError(entry.id, EDITED, "its bytes do not give its SHA-256"))
+            broken.append(IntegrityError(entry.id, EDITED, "its content does not match its SHA-256"))
         if before:
             wanted = before.seq + 1
         elif n == 1:
@@ -268,13 +268,13 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[IntegrityError]]:
                 IntegrityError(
                     f"E{wanted}" if entry.seq == wanted + 1 else f"E{wanted} to E{entry.seq - 1}",
                     MISSING,
-                    f"{entry.id} follows E{wanted - 1}",
+                    f"{entry.id} directly follows E{wanted - 1}",
                 )
             )
         elif before and entry.previous != before.digest and not any(b.what == before.id for b in broken):
-            broken.append(IntegrityError(before.id, EDITED, f"{entry.id} was written after another {before.id}"))
+            broken.append(IntegrityError(before.id, EDITED, f"{entry.id} refers to a different {before.id}"))
         elif n == 1 and entry.previous != BEGINNING:
-            broken.append(IntegrityError(entry.id, EDITED, "it is the first, and names one before it"))
+            broken.append(IntegrityError(entry.id, EDITED, "it is the first entry but refers to a previous one"))
         entries.append(entry)
         before = entry
     return entries, broken

@@ -1,4 +1,4 @@
-"""Keep what people think of the monitoring: missed data, noise, something useful; one chained record."""
+"""Store feedback about the monitoring (missed data, noise, useful) in one hash-chained record."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from opslib.incidents.store import EntryStore
 
 MISSED, NOISE, USEFUL = "missed-data", "noise", "useful"
 KINDS = (MISSED, NOISE, USEFUL)
-RECORD, SHELF, ENTRY = "feedback", "feedback", "feedback"
+RECORD, FOLDER, ENTRY = "feedback", "feedback", "feedback"
 
 
 class Opinion(NamedTuple):
-    """What somebody thinks: when, of what kind, of which alert (empty: of none), who, in their words."""
+    """One piece of feedback: time, kind, alert (empty if none), author, text."""
 
     at_us: int
     kind: str
@@ -24,24 +24,27 @@ class Opinion(NamedTuple):
 
 
 class Feedback:
-    """What people said of one app's monitoring."""
+    """The feedback about one app's monitoring."""
 
     def __init__(self, records: EntryStore):
         self.records = records
 
     def give(self, kind: str, words: str, by: str, alert: str = "", at: datetime | None = None) -> Opinion:
         """
-        Write down what somebody thinks; on the disk before this returns.
+        Store feedback; committed before this returns.
 
         Raises:
-            UsageError: There is no such kind; noise is of an alert; what was missed is said in words.
+            UsageError: The kind is unknown; noise without an alert; missed data without a text.
         """
         if kind not in KINDS:
-            raise UsageError(f"feedback is {', '.join(KINDS)}; found {kind!r}.{formatting.nearest(kind, KINDS)}")
+            raise UsageError(
+                f"the kind of feedback must be one of {', '.join(KINDS)}; found {kind!r}."
+                f"{formatting.nearest(kind, KINDS)}"
+            )
         if kind == NOISE and not alert:
-            raise UsageError("which alert was noise? Name it with --alert, as ops alerts has it.")
+            raise UsageError("feedback 'noise' needs an alert: give its id with --alert. ops alerts lists the ids.")
         if kind == MISSED and not words.strip():
-            raise UsageError("what was missed? Say it in a few words.")
+            raise UsageError("feedback 'missed-data' needs a text: say in a few words what was missed.")
         with self.records.store.committing() as connection:
             self.records.put(connection, RECORD, "opened", {"title": "feedback", "words": "opened"}, "", "opened", None)
             entry = self.records.put(
@@ -53,12 +56,12 @@ class Feedback:
                 "",
                 clock.micros(at) if at else None,
             )
-        assert entry is not None  # Without a key there is none before it.
-        self.records.copy(SHELF, RECORD)
+        assert entry is not None  # An entry without a key is always written.
+        self.records.copy(FOLDER, RECORD)
         return Opinion(entry.at_us, kind, alert, entry.by, str(entry.body["words"]))
 
     def within(self, window: Window, known_at: datetime | None = None) -> list[Opinion]:
-        """What was said of (start, end], as known at a moment (None: all), in order of time."""
+        """Return the feedback about (start, end], as known at a time (None: all), in order of time."""
         found = self.records.read(RECORD, known_at)
         entries = found.of_kind(ENTRY) if found else []
         return sorted(

@@ -1,22 +1,27 @@
 """
-Read an incident off its record: its owner, its severity over time, its five times, and what happened in order.
+Build an incident from its record: owner, severity over time, the five times, and the timeline.
 
-The record is the only truth: nothing about an incident is kept anywhere else, so whoever folds it finds the same.
+The record is the only source. Nothing about an incident is stored elsewhere, so the same record always gives the same
+incident.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from opslib.alerting.causes import HEADLINES, NO_FAULT, UNDETERMINED, headline
+from opslib.alerting.verdicts import SOURCES
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.rules import SENT, SEVERITIES
 from opslib.foundation.errors import IncidentError
 from opslib.incidents.evidence import Entry
 
 TIMES = ("began", "detected", "acknowledged", "mitigated", "resolved")
-GRID_S = 5.0  # Alerts are judged on a grid of so many seconds: no time of theirs is more precise.
+GRID_S = 5.0  # Alerts are evaluated every 5 seconds, so their times are not more precise.
 OVER = ("resolved", "ended")
 CLOSED = ("resolved", "dismissed", "merged")
+ENDED = ("done", "failed", "rehearsed", "undone")  # The states in which an action ends.
 REASONS = ("false alarm", "duplicate")
 
 
@@ -26,9 +31,9 @@ class Time(NamedTuple):
 
     Attributes:
         at_us: Microseconds since 1970; None is unknown.
-        source: What shows it, for people.
-        precision_s: It is right to within so many seconds; None where it is unknown.
-        evidence: The entry that has it; empty where it is unknown.
+        source: The evidence for it, for people.
+        precision_s: Its accuracy in seconds; None if it is unknown.
+        evidence: The id of the entry that shows it; empty if it is unknown.
     """
 
     at_us: int | None
@@ -39,18 +44,18 @@ class Time(NamedTuple):
     def __repr__(self) -> str:
         if self.at_us is None:
             return f"{formatting.UNKNOWN} ({self.source})"
-        within = f", to within {formatting.duration(self.precision_s)}" if self.precision_s else ""
-        return f"{formatting.moment(clock.instant(self.at_us))} ({self.source}{within}; {self.evidence})"
+        precision = f"; precision {formatting.duration(self.precision_s)}" if self.precision_s else ""
+        return f"{formatting.moment(clock.instant(self.at_us))} ({self.source}{precision}; {self.evidence})"
 
 
 class StepRecord(NamedTuple):
     """
-    How a step of a runbook stands.
+    The status of a runbook step.
 
     Attributes:
         state: seen, judged, skipped, intended, done, rehearsed, failed, undone.
         entry: The newest entry about it.
-        intended: Of a changing step, the intention that it belongs to.
+        intended: For an action, the entry that recorded the intent.
     """
 
     state: str
@@ -58,21 +63,42 @@ class StepRecord(NamedTuple):
     intended: Entry | None = None
 
 
+class Event(NamedTuple):
+    """
+    Something that happened in an incident, in words for people.
+
+    Attributes:
+        at_us: When it happened; microseconds since 1970.
+        kind: The kind of its entry, such as ``alert``, ``step``, ``note``.
+        by: The person who did it; empty means the suite.
+        words: What happened, on one line.
+        evidence: The ids of its entries.
+        entry: The entry that it is about; of several, the last one.
+    """
+
+    at_us: int
+    kind: str
+    by: str
+    words: str
+    evidence: tuple[str, ...]
+    entry: Entry
+
+
 @dataclass
 class Incident:
     """
-    What people do about one or more alerts.
+    The response to one or more alerts.
 
     Attributes:
         id: Its day in New York and its number on that day, such as ``2026-03-10-1``.
         entries: Its record, in order.
         status: open, mitigated, resolved, dismissed or merged.
-        holder: Who holds it now; empty is nobody.
-        alerts: Those it is about: by id, how each stands (pending, firing, unknown, resolved, ended).
-        levels: The severities that each of its alerts is at now, but for what another explains away.
+        owner: The present owner; empty if there is none.
+        alerts: Its alerts: by id, the state (pending, firing, unknown, resolved, ended).
+        levels: The severities that each of its alerts has now, without inhibited ones.
         severities: (since when in microseconds, severity, why), in order.
         into: The incident it was merged into.
-        steps: How each step stands, by runbook and step.
+        steps: The status of each step, by runbook and step.
     """
 
     id: str
@@ -83,7 +109,7 @@ class Incident:
     runbook: str = "incident"
     about: str = ""
     status: str = "open"
-    holder: str = ""
+    owner: str = ""
     into: str = ""
     people: list[str] = field(default_factory=list)
     alerts: dict[str, str] = field(default_factory=dict)
@@ -95,71 +121,116 @@ class Incident:
     document: str = ""
 
     @property
-    def head(self) -> Entry:
-        """The newest entry: its digest stands for the whole record."""
+    def last_entry(self) -> Entry:
+        """The last entry: its digest covers the whole record."""
         return self.entries[-1]
 
     @property
     def severity(self) -> str:
-        """How bad it is now."""
+        """The latest severity."""
         return self.severities[-1][1] if self.severities else "notify"
 
     @property
     def peak(self) -> str:
-        """How bad it was at its worst."""
+        """The highest severity it reached."""
         return max((severity for _, severity, _ in self.severities), key=SEVERITIES.index, default=self.severity)
 
     @property
     def current(self) -> str:
-        """How bad it is now: none where each of its alerts is over."""
+        """The severity now: none if all of its alerts are over."""
         return "none" if self.levels and not any(self.levels.values()) else self.severity
 
     def limit(self, severity: str = "") -> float | None:
-        """Past which limit was its alert told of last, at that severity (empty: at any)? None where none was told."""
-        told = [
+        """Return the last limit that its alert crossed at a severity (empty: at any); None if none is recorded."""
+        bodies = [
             e.body
             for e in self.of_kind("alert", "opened")
             if (e.body.get("rule"), e.body.get("subject")) == (self.rule, self.subject)
             and severity in ("", e.body.get("severity"))
         ]
-        return next((body["limit"] for body in reversed(told) if body.get("limit") is not None), None)
+        return next((body["limit"] for body in reversed(bodies) if body.get("limit") is not None), None)
 
     @property
     def firing(self) -> list[str]:
-        """Which of its alerts are not over?"""
+        """The ids of its alerts that are not over."""
         return [name for name, state in self.alerts.items() if state in ("firing", "unknown")]
 
     @property
     def since_us(self) -> int:
-        """From when its clock runs: when it was detected, else opened."""
+        """The start of the incident clock: when it was detected, else opened."""
         return self.times["detected"].at_us or self.entries[0].at_us
 
     def find(self, name: str) -> Entry:
         """
-        The entry that is cited as ``E7``.
+        Return the entry with an id such as ``E7``.
 
         Raises:
-            IncidentError: It has none of that name.
+            IncidentError: There is no such entry.
         """
         found = next((e for e in self.entries if e.id == name), None)
         if found is None:
-            raise IncidentError(f"incident {self.id} has no entry {name!r}; it has E1 to {self.head.id}.")
+            raise IncidentError(f"incident {self.id} has no entry {name!r}; it has E1 to {self.last_entry.id}.")
         return found
 
     def of_kind(self, *kinds: str) -> list[Entry]:
-        """Its entries of some kinds, in order."""
+        """Return its entries of some kinds, in order."""
         return [e for e in self.entries if e.kind in kinds]
 
     @property
+    def diagnosed(self) -> Entry | None:
+        """The newest entry with a diagnosis that found a fault; None if none did."""
+        return next(
+            (
+                e
+                for e in reversed(self.of_kind("diagnosis", "runbook"))
+                if e.body.get("cause") in HEADLINES and e.body["cause"] not in (UNDETERMINED, *NO_FAULT)
+            ),
+            None,
+        )
+
+    @property
+    def headline(self) -> str:
+        """What is broken, in words: what a person wrote, else the cause by the newest diagnosis, else its alert."""
+        found = self.diagnosed if self.entries[0].body.get("alert") else None
+        text = headline(found.body["cause"], found.body.get("subject")) if found else _in_words(self.title)
+        return (text[:1].upper() + text[1:]).rstrip(".")
+
+    @property
+    def events(self) -> list[Event]:
+        """
+        What happened, in order, for people.
+
+        Changes of one alert at the same time are one event, with its source. An incident that an alert opened is shown
+        as opened when the alert fired; its record may hold the time at which the figure crossed its limit.
+        """
+        fired_us = min((e.at_us for e in self.of_kind("alert") if e.body["kind"] in ("fired", "rose")), default=None)
+        made: dict[tuple[Any, ...], Event] = {}
+        first: dict[tuple[Any, ...], Entry] = {}
+        for e in self.timeline:
+            body, key = e.body, tuple[Any, ...]((e.seq,))
+            if e.kind == "alert":
+                key = (body["alert"], e.at_us, "fired" if body["kind"] == "rose" else body["kind"])
+            elif e.kind == "step" and body["state"] in ENDED and ("intended", body.get("id")) in made:
+                key = ("intended", body["id"])
+            elif e.kind == "step" and body["state"] == "intended":
+                key = ("intended", body["asked"]["id"])
+            at_us = max(e.at_us, fired_us) if e.kind == "opened" and fired_us is not None else e.at_us
+            same = made.get(key)
+            kept = same.entry if same and e.kind == "alert" and _rank(same.entry) > _rank(e) else e
+            text = _words_of(kept, first.setdefault(key, e))
+            made[key] = Event(at_us, e.kind, e.by, text, (*(same.evidence if same else ()), e.id), kept)
+        return sorted(made.values(), key=lambda found: (found.at_us, found.kind == "opened"))
+
+    @property
     def timeline(self) -> list[Entry]:
-        """What happened, in the order in which it did; what was written down later stands where it belongs."""
+        """The entries in the order in which their events happened."""
         return sorted(
             (e for e in self.entries if e.kind not in ("joined", "evidence", "written", "published")),
             key=lambda e: (e.at_us, e.seq),
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For a program."""
+        """Return the incident for programs."""
 
         def at(us: int | None) -> str | None:
             return None if us is None else formatting.iso(clock.instant(us))
@@ -174,7 +245,7 @@ class Incident:
             "rule": self.rule or None,
             "subject": self.subject,
             "runbook": self.runbook,
-            "holder": self.holder or None,
+            "owner": self.owner or None,
             "people": self.people,
             "alerts": [{"alert": name, "state": state} for name, state in self.alerts.items()],
             "merged_into": self.into or None,
@@ -191,63 +262,99 @@ class Incident:
                 for name, t in self.times.items()
             },
             "entries": len(self.entries),
-            "head": self.head.digest,
+            "head": self.last_entry.digest,
             "postmortem": self.document or None,
         }
 
     def __repr__(self) -> str:
         lines = [
-            f"{self.id}: {self.title}",
-            f"  {self.status}, {self.severity}; held by {self.holder or 'nobody'}; runbook {self.runbook}",
+            f"{self.id}: {self.headline}",
+            f"  {self.status}; severity {self.current}, peak {self.peak}; owner: {self.owner or 'none'}; runbook "
+            f"{self.runbook}",
+            *([f"  opened for: {self.title}"] if self.headline != self.title else []),
         ]
         lines += [f"  {name}: {found!r}" for name, found in self.times.items()]
-        return "\n".join([*lines, "", *(row(e) for e in self.timeline)])
+        return "\n".join([*lines, "", *map(row, self.events)])
 
 
-def row(entry: Entry) -> str:
-    """One line of a timeline: time in UTC, who, what, and the entry that has it."""
-    who = f"{entry.by}: " if entry.by else ""
-    return f"  {clock.instant(entry.at_us):%H:%M:%S} UTC  {who}{words(entry)}  [{entry.id}]"
+def _in_words(sentence: str) -> str:
+    """Return the sentence of an alert as words, such as ``availability of massive below 95.0 %``."""
+    found = re.fullmatch(r"(.+?) \([^)]*\) ([<>=]) (.+?)(?: for \d.*)?", sentence)
+    if found is None:
+        return sentence
+    if found[2] == "=":
+        return f"{found[1]}: no success"
+    return f"{found[1]} {'below' if found[2] == '<' else 'above'} {found[3]}"
+
+
+def row(event: Event) -> str:
+    """Return one line of a timeline: time in UTC, person, event, and the ids of its entries."""
+    author = f"{event.by}: " if event.by else ""
+    return f"  {clock.instant(event.at_us):%H:%M:%S} UTC  {author}{event.words}  [{', '.join(event.evidence)}]"
+
+
+def _rank(entry: Entry) -> int:
+    return SEVERITIES.index(entry.body["severity"])
+
+
+def _words_of(entry: Entry, first: Entry) -> str:
+    """
+    Return the text of an event for people: an alert with its source, without digests.
+
+    Args:
+        first: The first entry of the event.
+    """
+    body, text = entry.body, words(entry)
+    if entry.kind != "alert":
+        return text.partition("; previous entry E")[0] if entry.kind == "resolved" else text
+    what = {"fired": "alert fired ({})", "resolved": "alert resolved", "ended": "alert ended"}.get(
+        first.body["kind"], str(body["words"]).removesuffix(f": {body['sentence']}")
+    )
+    source = SOURCES.get(body["source"], body["source"])
+    return formatting.single_line(f"{what.format(body['severity'])}, {source}: {body['sentence']}", 300)
 
 
 def words(entry: Entry) -> str:
-    """What an entry says, on one line."""
+    """Return the text of an entry on one line."""
     return formatting.single_line(str(entry.body.get("words") or entry.kind), 300)
 
 
 def from_entries(name: str, entries: Iterable[Entry]) -> Incident:
     """
-    What is an incident, by its record?
+    Build an incident from the entries of its record.
 
     Raises:
-        IncidentError: The record does not begin with its opening, or an entry is not what its kind says.
+        IncidentError: The record does not begin with an ``opened`` entry, or an entry is damaged.
     """
     found = Incident(name, list(entries))
     if not found.entries or found.entries[0].kind != "opened":
-        raise IncidentError(f"the record of incident {name} does not begin with its opening.")
+        raise IncidentError(
+            f"the record of incident {name} does not begin with an opened entry. Run ops verify {name} to see what was "
+            f"changed."
+        )
     unknown = {
-        "began": "nobody and nothing says when",
-        "detected": "no alert fired, and nobody said so",
-        "acknowledged": "nobody has taken it",
-        "mitigated": "nobody said so",
-        "resolved": "it is not over",
+        "began": "not recorded",
+        "detected": "no alert fired and no one recorded it",
+        "acknowledged": "no one has acknowledged it",
+        "mitigated": "no one has recorded it",
+        "resolved": "it is not resolved",
     }
     found.times = {which: Time(None, why) for which, why in unknown.items()}
     for entry in found.entries:
         if entry.by and entry.by not in found.people:
             found.people.append(entry.by)
         try:
-            _take(found, entry, unknown)
+            _apply(found, entry, unknown)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
             raise IncidentError(
                 f"entry {entry.id} of the record of incident {formatting.single_line(name, 60)} is damaged "
-                f"({type(problem).__name__}: {formatting.single_line(str(problem), 60)}). ops verify names what was "
-                f"edited in it."
+                f"({type(problem).__name__}: {formatting.single_line(str(problem), 60)}). Run ops verify to see what "
+                f"was changed."
             ) from problem
     return found
 
 
-def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
+def _apply(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
     body = entry.body
 
     def time(which: str, source: str, precision_s: float, at_us: int | None = None, first: bool = False) -> None:
@@ -260,17 +367,17 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
         case "opened":
             found.title, found.rule, found.subject = body["title"], body.get("rule", ""), body.get("subject", "app")
             found.runbook, found.about = body.get("runbook") or "incident", body.get("about", "")
-            found.severities.append((entry.at_us, body.get("severity", "notify"), "as it was opened"))
+            found.severities.append((entry.at_us, body.get("severity", "notify"), "when opened"))
             if not body.get("alert"):
                 time("detected", f"opened by {entry.by or 'hand'}", 60.0)
         case "alert":
             _alert(found, entry, time)
         case "acknowledged":
-            time("acknowledged", f"{entry.by} took it", 1.0, first=True)
-            found.holder = found.holder or entry.by
+            time("acknowledged", f"acknowledged by {entry.by}", 1.0, first=True)
+            found.owner = found.owner or entry.by
         case "handover":
-            found.holder = body["to"]
-            time("acknowledged", f"{body['to']} holds it", 1.0, first=True)
+            found.owner = body["to"]
+            time("acknowledged", f"handed over to {body['to']}", 1.0, first=True)
         case "severity":
             found.severities.append((entry.at_us, body["severity"], body.get("why", "")))
         case "time":
@@ -282,10 +389,10 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
             )
         case "mitigated":
             found.status = "mitigated" if found.status == "open" else found.status
-            time("mitigated", f"{entry.by} said so", 60.0)
+            time("mitigated", f"recorded by {entry.by}", 60.0)
         case "resolved":
             found.status = "resolved"
-            time("resolved", f"{entry.by} said so", 60.0)
+            time("resolved", f"recorded by {entry.by}", 60.0)
         case "reopened":
             found.status, found.into, found.document = "open", "", ""
             found.times["resolved"] = Time(None, unknown["resolved"])
@@ -299,7 +406,7 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
             intended: Entry | None = None
             if state == "intended":
                 intended = entry
-            elif before and state in ("done", "failed", "rehearsed", "undone"):
+            elif before and state in ENDED:
                 intended = before.intended
             found.steps[key] = StepRecord(state, entry, intended)
             if state == "done" and body.get("mitigates"):
@@ -312,7 +419,7 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
 
 
 def _alert(found: Incident, entry: Entry, time: Any) -> None:
-    """What a change of one of its alerts means for it."""
+    """Apply a change of one of its alerts."""
     body, kind = entry.body, entry.body["kind"]
     found.alerts[body["alert"]] = {"pending": "pending", "dropped": "ended", "unknown": "unknown"}.get(
         kind, kind if kind in OVER else "firing"
@@ -325,7 +432,7 @@ def _alert(found: Incident, entry: Entry, time: Any) -> None:
         if known.at_us is None or (known.source.startswith("alert ") and pending_us < known.at_us):
             found.times["began"] = Time(
                 pending_us,
-                f"alert {body['alert']} was past its limit; it began before that, by up to its window",
+                f"alert {body['alert']} crossed its limit; the problem began up to one window earlier",
                 body["window_s"],
                 entry.id,
             )

@@ -1,4 +1,4 @@
-"""Keep the record of an incident that is only practised; it goes with the kernel."""
+"""Keep the record of a dry-run incident in memory only."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,7 +14,7 @@ PRACTICE = "practice"
 
 
 class DryRunIncidents:
-    """The record of an incident that is only practised: nothing of it is kept anywhere."""
+    """The record of a dry-run incident; nothing of it is stored."""
 
     def __init__(
         self,
@@ -37,19 +37,19 @@ class DryRunIncidents:
                 "severity": severity,
                 "runbook": runbook,
                 "how": PRACTICE,
-                "words": "opened to practise: nothing is written anywhere",
+                "words": "dry run opened: nothing is stored",
             }
             | dict(more or {}),
         )
 
     def read(self, name: str) -> Incident:
-        """The incident that is practised."""
+        """Return the incident of the dry run."""
         return from_entries(name, self._entries)
 
     def append(
         self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None
     ) -> Entry | None:
-        """As `Incidents.append`, and gone with the kernel."""
+        """Add an entry as `Incidents.append` does, in memory only."""
         if key and any(e.key == key for e in self._entries):
             return None
         now_us = clock.micros(self._now)

@@ -1,4 +1,4 @@
-"""Keep chained records in the database, and copy them with their pictures into folders."""
+"""Store hash-chained records in the database, and copy them with their pictures into folders."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -26,7 +26,7 @@ def copy(store: Database, app: str, name: str, place: Path) -> None:
     Copy an incident's record into its folder, with its pictures.
 
     Raises:
-        IncidentError: The folder cannot be written; the store has it all the same.
+        IncidentError: The folder cannot be written; the record in the database is not affected.
     """
     with store.reading() as connection:
         lines = list(
@@ -59,12 +59,13 @@ def copy(store: Database, app: str, name: str, place: Path) -> None:
         temporary_files.replace(place / RECORD, "".join(f"{line}\n" for line in lines).encode())
     except OSError as problem:
         raise IncidentError(
-            f"the record of {name} is in the store; its copy in {place} could not be written ({problem.strerror})."
+            f"the record of {name} is in the database, but its copy in {place} could not be written "
+            f"({problem.strerror}). Check the permissions of that folder and the free space."
         ) from None
 
 
 def pictures(line: str) -> list[str]:
-    """Which pictures does an entry cite, by their SHA-256?"""
+    """Return the SHA-256 of the pictures that an entry refers to."""
     if '"picture":' not in line:
         return []
     found = evidence.read(line).body.get("picture")
@@ -72,13 +73,13 @@ def pictures(line: str) -> list[str]:
 
 
 class EntryStore:
-    """The records of one app: of its incidents and of its checklists."""
+    """The records of one app: incidents, checklists, feedback."""
 
     def __init__(self, store: Database, settings: Settings):
         self.store, self.settings, self.app = store, settings, settings.app
 
     def names(self, beginning: str) -> list[str]:
-        """The records whose names begin so, in order of their names."""
+        """Return the names of the records with a prefix, sorted."""
         query = (
             sa.select(ENTRIES.c.incident)
             .where(ENTRIES.c.app == self.app, ENTRIES.c.incident.startswith(beginning, autoescape=True))
@@ -89,7 +90,7 @@ class EntryStore:
             return list(connection.execute(query).scalars())
 
     def entries(self, connection: sa.Connection, name: str) -> list[Entry]:
-        """A record, inside somebody's transaction; nothing where there is none."""
+        """Read the entries of a record within the caller's transaction; empty if there is none."""
         query = (
             sa.select(ENTRIES.c.line)
             .where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name)
@@ -98,7 +99,7 @@ class EntryStore:
         return [evidence.read(line) for line in connection.execute(query).scalars()]
 
     def read(self, name: str, known_at: datetime | None = None) -> Incident | None:
-        """A record, folded, as it was known at a moment (None: now); None where there is none."""
+        """Read a record as it was known at a time (None: now); None if there is none."""
         with self.store.reading() as connection:
             found = self.entries(connection, name)
         if known_at:
@@ -115,7 +116,7 @@ class EntryStore:
         key: str,
         at_us: int | None,
     ) -> Entry | None:
-        """The next entry of a record, inside somebody's transaction; None where there is one of that key already."""
+        """Write the next entry within the caller's transaction; None if there is one with that key already."""
         here = sa.and_(ENTRIES.c.app == self.app, ENTRIES.c.incident == name)
         if key and connection.execute(sa.select(ENTRIES.c.seq).where(here, ENTRIES.c.key == key)).scalar() is not None:
             return None
@@ -139,7 +140,7 @@ class EntryStore:
         return entry
 
     def picture(self, body: bytes) -> str:
-        """Keep a picture; its SHA-256, by which an entry cites it."""
+        """Store a picture; return its SHA-256, by which entries refer to it."""
         name = sha256(body).hexdigest()
         with self.store.committing() as connection:
             if (
@@ -151,15 +152,15 @@ class EntryStore:
                 connection.execute(sa.insert(PICTURES).values(app=self.app, digest=name, body=body))
         return name
 
-    def folder(self, shelf: str, name: str) -> Path:
-        """Where the copy of a record lies."""
-        return self.settings.outputs / shelf / name
+    def folder(self, parent: str, name: str) -> Path:
+        """Return the folder of a record's copy."""
+        return self.settings.outputs / parent / name
 
-    def copy(self, shelf: str, name: str) -> None:
+    def copy(self, parent: str, name: str) -> None:
         """
-        Copy a record into its folder, with its pictures: there it can be read, and verified, without the store.
+        Copy a record with its pictures into its folder, where it can be read and verified without the database.
 
         Raises:
-            IncidentError: The folder cannot be written; the store has it all the same.
+            IncidentError: The folder cannot be written; the record in the database is not affected.
         """
-        copy(self.store, self.app, name, self.folder(shelf, name))
+        copy(self.store, self.app, name, self.folder(parent, name))

@@ -1,4 +1,4 @@
-"""Execute and publish notebooks, know what is due, and keep every run in a ledger."""
+"""Execute and publish notebooks, list due jobs, and record every run in a ledger."""
 
 from typing import TYPE_CHECKING
 

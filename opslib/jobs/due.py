@@ -1,8 +1,8 @@
 """
-List the jobs that were due by a moment, what became of each, and which of them people are to be notified of.
+List due jobs with their runs, and the alerts of jobs that failed, are late or were missed.
 
-It is asked anew each time, of the schedule and the ledger, by whoever makes what is due and by whoever tells people
-that it was not made. So nothing is forgotten with a process, and a day of downtime is found when somebody looks again.
+The list is computed from the schedule and the ledger on each call, by the scheduler and by the collector. No state is
+kept in a process, so jobs missed during a downtime are found afterwards.
 """
 
 import json
@@ -23,39 +23,39 @@ from opslib.jobs.ledger import JobKey
 from opslib.jobs.schedule import CHECKLIST, REPORT, Job
 from opslib.telemetry.markers import Markers
 
-HORIZON = timedelta(days=40)  # What was due before that is neither made nor asked for any more.
-TOLD_FOR = timedelta(days=7)  # So long somebody is told that something was not made.
-# What is told stands for so long, and is said again before it ends.
-STANDS_US, AGAIN_US = 86_400_000_000, 43_200_000_000
-BRIEFLY_US = 60_000_000  # What was over before anybody could be told stands so long.
-AHEAD = timedelta(days=1)  # A record that begins so far from now was written by a clock that was wrong.
+HORIZON = timedelta(days=40)  # Jobs that were due earlier are ignored.
+ALERT_AGE = timedelta(days=7)  # Jobs that were due earlier raise no alert.
+# An alert ends after ALERT_US unless it is renewed; it is renewed RENEW_US before its end.
+ALERT_US, RENEW_US = 86_400_000_000, 43_200_000_000
+BRIEF_US = 60_000_000  # The duration of an alert whose job ended before the first notification.
+AHEAD = timedelta(days=1)  # A recorded start further in the future was written with a wrong clock.
 
 
 class DueJob(NamedTuple):
     """
-    One thing that was due.
+    One due job.
 
     Attributes:
-        job: What makes it.
-        at: When it was due.
-        due: Its name in the ledger, and until when it is in time.
+        job: The job of the schedule.
+        at: The time at which it was due.
+        due: Its key in the ledger, with its deadline.
         rows: Its runs, oldest first.
-        standing: What is to be done about it; see `ledger`.
+        state: What to do about it, one of the states in `ledger`.
     """
 
     job: Job
     at: datetime
     due: JobKey
     rows: list[dict[str, Any]]
-    standing: str
+    state: str
 
     @property
     def made(self) -> dict[str, Any] | None:
-        """The run that made it, or the note that it was missed; None where there is none."""
+        """The run that completed it, or the row that records it as missed; None if there is neither."""
         return next((row for row in self.rows if row["state"] in ledger.MADE), None)
 
-    def again(self, home: Path) -> list[str]:
-        """The words after ``ops`` by which somebody makes it; of a notebook its path is absolute."""
+    def command(self, home: Path) -> list[str]:
+        """Return the arguments of ``ops`` that run it; the path of a notebook is absolute."""
         *_, of = self.due.name.split(" ")
         if self.job.kind == REPORT:
             return [
@@ -78,24 +78,28 @@ class DueJob(NamedTuple):
 
 
 class DueJobs:
-    """What is due of one app, by its schedule and the ledger."""
+    """The due jobs of one app, from its schedule and the ledger."""
 
     def __init__(self, store: Database, settings: Settings, jobs: Mapping[str, Job]):
         self.store, self.settings, self.jobs = store, settings, jobs
         self._key = f"scheduled:{settings.app}"
 
     @classmethod
-    def of(cls, store: Database, settings: Settings, staff: Contacts) -> "DueJobs":
-        """By the schedule of a desk's home."""
-        return cls(store, settings, schedule.read(settings.base, staff))
+    def of(cls, store: Database, settings: Settings, contacts: Contacts) -> "DueJobs":
+        """Create it from the schedule of the home directory."""
+        return cls(store, settings, schedule.read(settings.base, contacts))
 
     def since(self) -> dict[str, int]:
-        """From when on is each job due, microseconds? Of a desk whose schedule never ran, nothing is."""
+        """Return the time from which each job is due, in microseconds; empty if the schedule never ran."""
         kept: dict[str, int] = json.loads(self.store.recall(self._key) or "{}")
         return kept
 
     def begin(self, now: datetime) -> None:
-        """From now on what these jobs make is due; of a job that is new, what is not late yet is due, too."""
+        """
+        Record that the jobs are due from now on.
+
+        A new job is also due for its last occurrence if that is within its grace period.
+        """
         known = self.since()
         far = clock.micros(now + AHEAD)
         found = {
@@ -106,7 +110,7 @@ class DueJobs:
             self.store.remember(self._key, json.dumps(found, sort_keys=True))
 
     def items(self, now: datetime) -> list[DueJob]:
-        """Everything that was due by a moment, since the schedule runs and within `HORIZON`; oldest first."""
+        """Return every job that was due since the schedule runs and within `HORIZON`, oldest first."""
         since, deployed, found = self.since(), [], list[tuple[datetime, Job, JobKey]]()
         if any(job.when.kind == "deploy" for job in self.jobs.values()):
             deployed = [
@@ -135,44 +139,44 @@ class DueJobs:
         now_us, named = clock.micros(now), set[str]()
         items = []
         for at, job, due in sorted(found, key=lambda f: (f[0], f[1].name)):
-            if due.name not in named:  # Where two jobs make the same, the first that is due counts.
+            if due.name not in named:  # If two jobs have the same key, the first due one counts.
                 named.add(due.name)
                 rows = runs.get(due.name, [])
                 items.append(DueJob(job, at, due, rows, ledger.job_state(due, rows, now_us)))
         return items
 
-    def told(self, now: datetime, held: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def alerts_of_missed(self, now: datetime, held: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         """
-        What is to be said of what failed, is late or was missed?
+        Return the alerts of jobs that failed, are late or were missed.
 
         Args:
-            held: What was said so far, by fingerprint: starts_us, ends_us, words.
+            held: The alerts raised so far, by fingerprint: starts_us, ends_us, words.
 
         Returns:
-            Alerts as `NotificationStore.heard` takes them; none where nothing has changed.
+            External alerts for the notification store; empty if nothing has changed.
         """
         now_us, found = clock.micros(now), []
         for item in self.items(now):
-            if now - item.at > TOLD_FOR:
+            if now - item.at > ALERT_AGE:
                 continue
             name = fingerprint(item.due)
-            trouble, before = _trouble(item, now_us), held.get(name)
-            if trouble is None or (item.standing == ledger.OVER and before and before["ends_us"] <= now_us):
+            problem, before = _problem(item, now_us), held.get(name)
+            if problem is None or (item.state == ledger.OVER and before and before["ends_us"] <= now_us):
                 continue
-            starts_us, words = trouble
-            if item.standing == ledger.OVER:
-                ends_us = now_us if before else now_us + BRIEFLY_US
+            starts_us, words = problem
+            if item.state == ledger.OVER:
+                ends_us = now_us if before else now_us + BRIEF_US
             else:
-                ends_us = now_us + STANDS_US
-                if before and before["ends_us"] > now_us + AGAIN_US and before["words"] == words:
+                ends_us = now_us + ALERT_US
+                if before and before["ends_us"] > now_us + RENEW_US and before["words"] == words:
                     continue
             if (
                 before
-                and item.standing == ledger.OVER
+                and item.state == ledger.OVER
                 and before["words"] == words
-                and before["ends_us"] <= now_us + BRIEFLY_US
+                and before["ends_us"] <= now_us + BRIEF_US
             ):
-                continue  # It was over when it was first said, and ends by itself.
+                continue  # The alert was raised after the job had ended, and ends by itself.
             labels = {
                 "alertname": "schedule",
                 "rule": "schedule",
@@ -184,7 +188,7 @@ class DueJobs:
                 {
                     "fingerprint": name,
                     "labels": labels,
-                    "annotations": {"summary": words, "again": item.again(self.settings.base)},
+                    "annotations": {"summary": words, "again": item.command(self.settings.base)},
                     "starts_us": starts_us,
                     "ends_us": ends_us,
                 }
@@ -193,15 +197,15 @@ class DueJobs:
 
 
 def fingerprint(due: JobKey) -> str:
-    """By which a thing that was due is known among alerts."""
+    """Return the fingerprint of the alert of a job key."""
     return f"{sha256(due.name.encode()).hexdigest()[:8]}{OF_SCHEDULE}"
 
 
-def _trouble(item: DueJob, now_us: int) -> tuple[int, str] | None:
+def _problem(item: DueJob, now_us: int) -> tuple[int, str] | None:
     """
-    Since when, and how, is something not as it should be?
+    Return when a problem of a due job began, in microseconds, and its sentence; None without a problem.
 
-    None where all is well. What is said does not change while nothing does.
+    The sentence stays the same while the problem does.
     """
     due, made, failed = item.due, item.made, [row for row in item.rows if row["state"] == "failed"]
     assert due.late_us is not None
@@ -211,12 +215,12 @@ def _trouble(item: DueJob, now_us: int) -> tuple[int, str] | None:
     if made is not None and made["state"] == "late":
         return due.late_us, f"{due.name} was late: {made['reason']} ({when})"
     if failed:
-        given_up = f"; given up after {len(failed)} tries" if item.standing == ledger.GIVEN_UP else ""
+        given_up = f"; no retry after {len(failed)} failed runs" if item.state == ledger.GIVEN_UP else ""
         return failed[0][
             "ended_at_us"
         ], f"{due.name} failed: {formatting.single_line(failed[0]['reason'] or '', 160)}{given_up} ({when})"
-    if made is None and item.standing == ledger.GIVEN_UP:
-        return due.late_us, f"{due.name} was begun {len(item.rows)} times, and whoever made it died each time ({when})"
+    if made is None and item.state == ledger.GIVEN_UP:
+        return due.late_us, f"{due.name} failed: its process died in each of {len(item.rows)} runs; no retry ({when})"
     if made is None and now_us > due.late_us:
-        return due.late_us, f"{due.name} was not made ({when}); is the scheduler running?"
+        return due.late_us, f"{due.name} did not run ({when}); check that the scheduler is running"
     return None

@@ -1,9 +1,9 @@
 """
-Execute a notebook strictly, and record that it ran.
+Execute a notebook strictly, and record the run in the ledger.
 
-papermill executes; whether the run succeeded is decided here, outside the notebook: papermill's own marks call cells
-that never ran "completed" when the kernel died. A run is in the ledger before it begins. It is *ok* only if every code
-cell ran, in order, without an error, in a kernel that lived; what cannot be told is *unknown*, never ok.
+papermill executes the cells; this module decides whether the run succeeded, because papermill marks cells that never
+ran as completed when the kernel dies. A run is recorded before it begins. It is *ok* only if every code cell ran in
+order without an error in a running kernel; if that cannot be determined it is *unknown*.
 """
 
 import json
@@ -15,21 +15,21 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.foundation import clock, formatting, logs
+from opslib.foundation import clock, formatting
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import AlreadyMade, NotebookFailed, StoreError, UsageError
 from opslib.foundation.storage import atomic_files
 from opslib.foundation.storage.database import Database
-from opslib.jobs import html_export, index_page, ledger, parameters
+from opslib.jobs import html_export, ledger, parameters
 from opslib.jobs.ledger import JobKey
-from opslib.jobs.notebook_file import load, without_slow_import, written
+from opslib.jobs.notebook_file import is_runbook, load, without_slow_import, written
 from opslib.jobs.record import RunRecord
 from opslib.jobs.strict_shell import STRICT_SHELL
 from opslib.telemetry.probes.log_lines import ANSI
@@ -42,20 +42,19 @@ from typing import TYPE_CHECKING
 
 TIMEOUT_S = 900.0
 START_TIMEOUT_S = 60
-# A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+# On a busy machine a kernel may die before it responds. Restarting it is safe; running a cell twice is not.
 KERNEL_STARTS = 2
-SKIPPED = "skip-execution"  # nbclient's tag for a cell that its author leaves out.
-RUNBOOK = "runbook"  # What a runbook's notebook says of itself in its metadata, under ``opslib``.
-LONGEST_SOCKET_FOLDER = 90  # A Unix socket's path may have 107 bytes.
+SKIPPED = "skip-execution"  # nbclient's tag for a cell that is not executed.
+LONGEST_SOCKET_FOLDER = 90  # The path of a Unix socket is limited to 107 bytes.
 
 
 class Stopped(KeyboardInterrupt):
-    """The runner was asked to stop; raised out of whatever it was doing."""
+    """The process received SIGTERM; raised from the code that was running."""
 
 
 def notebook(name: str) -> Path:
     """
-    The path of one of the suite's own notebooks.
+    Return the path of one of the suite's notebooks.
 
     Raises:
         NotebookFailed: The package was installed without its notebooks.
@@ -63,8 +62,8 @@ def notebook(name: str) -> Path:
     folder = settings_module.project()
     if folder is None:
         raise NotebookFailed(
-            "the suite's notebooks stand in its project folder, which is not here. Install it with pip "
-            "install -e . from a clone."
+            "the notebooks are in the project folder, which was not found. Install opslib from a clone with pip "
+            "install -e ."
         )
     return folder / "notebooks" / f"{name}.ipynb"
 
@@ -72,16 +71,16 @@ def notebook(name: str) -> Path:
 @dataclass(frozen=True)
 class Outcome:
     """
-    How a run ended.
+    The result of a run.
 
     Attributes:
         state: ok, incomplete or failed.
         reason: Why it is not ok.
-        notebook: As far as it was executed; None where it never began.
-        record: The numbers it handed over, if any.
-        run_id: Its row in the ledger.
-        due: What it was due as, if anything.
-        kernel: How its kernel was begun: plain or warm; None where none was.
+        notebook: The notebook as far as it was executed; None if the execution never began.
+        record: The numbers that it returned, if any.
+        run_id: The id of its row in the ledger.
+        due: Its job key, if any.
+        kernel: The kind of its kernel, plain or warm (preloaded); None without a kernel.
     """
 
     state: str
@@ -101,7 +100,7 @@ def _engine(
     executed: dict[str, Any],
     kernels: "KernelPool | None",
 ) -> Any:
-    """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
+    """Return a papermill engine with a deadline for the whole notebook, in which failed shell commands fail cells."""
     from jupyter_core.utils import run_sync
     from nbclient.exceptions import CellExecutionError
     from papermill.clientwrap import PapermillNotebookClient
@@ -110,7 +109,7 @@ def _engine(
     def left(_cell: Any = None) -> int:
         rest = deadline - time.monotonic()
         if rest <= 0:
-            raise TimeoutError("the notebook's time ran out between two cells")
+            raise TimeoutError("the timeout of the notebook expired between two cells")
         return max(1, round(rest))
 
     class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has no types.
@@ -120,7 +119,7 @@ def _engine(
 
                 self.km.ops_kernels = kernels
                 self.km.kernel_spec.metadata["kernel_provisioner"] = {"provisioner_name": NAME}
-            if sockets:  # Over TCP anybody on this machine could listen, as ipykernel says at each start.
+            if sockets:  # With TCP, every user of this machine could connect, as ipykernel warns at each start.
                 self.km.transport, self.km.ip = "ipc", f"{sockets}/k"
             await super().async_start_new_kernel(env=dict(environment), **kwargs)
 
@@ -132,7 +131,7 @@ def _engine(
                 except RuntimeError:
                     if not more or deadline <= time.monotonic():
                         raise
-                    self.km = self.create_kernel_manager()  # nbclient has cleaned the first one away.
+                    self.km = self.create_kernel_manager()  # nbclient has removed the first one.
                     await self.async_start_new_kernel()
             executed["kernel"] = self.km
             if (self.km.kernel_spec.language or "").lower() == "python":
@@ -140,14 +139,14 @@ def _engine(
                 await self._wait_for(client, reply)
             return client
 
-        # nbclient's plain methods are bound to its own coroutines, not to those above.
+        # The synchronous methods of nbclient call its own coroutines, not those above.
         start_new_kernel = run_sync(async_start_new_kernel)
         start_new_kernel_client = run_sync(async_start_new_kernel_client)
 
         def execute_cell(self, cell: Any, cell_index: int, **kwargs: Any) -> Any:
             try:
                 return super().execute_cell(cell, cell_index, **kwargs)
-            except CellExecutionError as problem:  # A usage error of IPython is only printed, so it is in no output.
+            except CellExecutionError as problem:  # IPython prints usage errors, so they are in no output.
                 executed["error"] = cell_index, f"{problem.ename}: {problem.evalue}"
                 raise
 
@@ -156,7 +155,7 @@ def _engine(
                 reply = await client.get_shell_msg(timeout=START_TIMEOUT_S)
                 if reply["parent_header"].get("msg_id") == message_id:
                     if reply["content"]["status"] != "ok":
-                        raise RuntimeError(f"the kernel refused its settings: {reply['content'].get('evalue')}")
+                        raise RuntimeError(f"the kernel rejected its settings: {reply['content'].get('evalue')}")
                     return
 
     class Engine(NBClientEngine):  # type: ignore[misc]  # papermill has no types.
@@ -177,11 +176,12 @@ def _engine(
 
 def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> str | None:
     """
-    What in an executed notebook shows that it did not run to its end; None where it did. Its own status marks are not
-    asked.
+    Return why an executed notebook counts as failed; None if every cell ran.
+
+    The status in the notebook's metadata is not used.
 
     Args:
-        error: The place of a cell among all, and the error with which the kernel answered it.
+        error: The index of a cell, and the error that the kernel returned for it.
     """
     expected = 1
     for n, (place, cell) in enumerate(((i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"), 1):
@@ -191,9 +191,7 @@ def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> st
         for output in cell.outputs:
             if output.output_type == "error":
                 allowed = (
-                    "; the tag raises-exception lets the notebook go on, but a strict run accepts no error"
-                    if "raises-exception" in tags
-                    else ""
+                    "; the tag raises-exception has no effect in a strict run" if "raises-exception" in tags else ""
                 )
                 return f"code cell {n} raised {_plain(f'{output.ename}: {output.evalue}')}{allowed}"
         if error and error[0] == place:
@@ -206,17 +204,17 @@ def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> st
             return f"code cell {n} ran out of order"
         expected = cell.execution_count + 1
         if cell.metadata.get("papermill", {}).get("exception"):
-            return f"code cell {n} ended with an error that it does not show"
+            return f"code cell {n} failed with an error that is not in its output"
     return None
 
 
-def _plain(outside: str) -> str:
-    """An error of a notebook as one short line without colours."""
-    return formatting.single_line(" ".join(ANSI.sub("", outside).split()), 200).rstrip(":.")
+def _plain(text: str) -> str:
+    """Return an error of a notebook as one short line without colours."""
+    return formatting.single_line(" ".join(ANSI.sub("", text).split()), 200).rstrip(":.")
 
 
 def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
-    """The numbers that the last record shown in a notebook holds."""
+    """Return the numbers of the last record that a notebook displays; None without one."""
     found = [
         o.data[RunRecord.MIME]
         for c in notebook.cells
@@ -237,9 +235,9 @@ def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
 
 def tidied(notebook: "NotebookNode") -> "NotebookNode":
     """
-    The notebook without what differs between two equal runs: times, paths, random ids.
+    Remove what differs between two equal runs from a notebook: times, paths, random ids.
 
-    The ledger holds the times.
+    The times are in the ledger.
     """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
@@ -252,7 +250,7 @@ def tidied(notebook: "NotebookNode") -> "NotebookNode":
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """While inside, SIGTERM raises `Stopped`; only the main thread can be asked so."""
+    """Raise `Stopped` on SIGTERM inside this context; only the main thread can receive signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -277,24 +275,28 @@ def execute(
     timeout_s: float = TIMEOUT_S,
     due: JobKey | None = None,
     kernels: "KernelPool | None" = None,
+    made_meanwhile: Sequence[Path] = (),
 ) -> Outcome:
     """
     Execute a notebook strictly, with the ledger written before and after.
 
     Args:
-        path: Any notebook; it is never changed.
-        given: Parameters, as a shell's text or as Python values.
-        timeout_s: For the whole notebook, seconds.
-        due: What it is due as.
-        kernels: Where kernels are had that need not import anything first; None begins one in the plain way.
+        path: The notebook; it is not changed.
+        given: Parameters, as text from the command line or as Python values.
+        settings: The settings of the app.
+        store: The database with the ledger.
+        timeout_s: The timeout for the whole notebook in seconds.
+        due: The job key, if the run is a due job.
+        kernels: The pool of preloaded kernels; None starts a plain kernel.
+        made_meanwhile: Files that are made at the same time, to which the notebook may already link.
 
     Returns:
-        How it ended; a run that failed is an outcome, not an exception.
+        The result; a failed run is a result, not an exception.
 
     Raises:
-        AlreadyMade: What is due is made, or being made, by somebody else; nothing ran.
-        UsageError: No notebook there, or a parameter it does not have; nothing ran, and the ledger says so.
-        StoreError: The ledger cannot be written, so nothing is run.
+        AlreadyMade: Another process runs the job, or has completed it; nothing was executed.
+        UsageError: There is no such notebook or parameter; nothing was executed, and the ledger records the failure.
+        StoreError: The ledger cannot be written; nothing was executed.
     """
     started = clock.now()
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{path.stem[:40]}-{uuid.uuid4().hex[:8]}"
@@ -312,7 +314,7 @@ def execute(
     except UsageError as problem:
         hidden = {settings.redact(k): settings.redact(v) if isinstance(v, str) else v for k, v in shown.items()}
         if not ledger.begins(store, due, **row, parameters=json.dumps(hidden)):
-            raise AlreadyMade(f"{due.name if due else path} is made by somebody else.") from None
+            raise AlreadyMade(f"{due.name if due else path} is run by another process.") from None
         ledger.ends(
             store,
             run_id,
@@ -323,26 +325,26 @@ def execute(
         )
         raise
     if not ledger.begins(store, due, **row, parameters=json.dumps(shown)):
-        raise AlreadyMade(f"{due.name if due else path} is made by somebody else.")
+        raise AlreadyMade(f"{due.name if due else path} is run by another process.")
     executed: dict[str, Any] = {}
     with _stoppable():
         try:
-            _papermill(notebook, fitting, path, settings, timeout_s, executed, kernels)
+            _papermill(notebook, fitting, path, settings, timeout_s, executed, kernels, made_meanwhile)
             reason = None
         except Stopped as stopped:
             reason = str(stopped)
         except KeyboardInterrupt:
             reason = "stopped from the keyboard"
-        # Whatever stopped it, the ledger must say that it failed; nothing is swallowed: the reason tells.
+        # The ledger records every failure; the reason has the message of the exception.
         except Exception as problem:
             reason = f"{problem.__class__.__name__}: {_first_line(problem)}"
         finally:
             _end_kernel(executed.get("kernel"))
-    seen, kernel = executed.get("notebook"), executed.get("kernel")
-    fault = reason or (_fault(seen, executed.get("error")) if seen is not None else None)
-    record = _record(seen) if seen is not None else None
+    ran, kernel = executed.get("notebook"), executed.get("kernel")
+    fault = reason or (_fault(ran, executed.get("error")) if ran is not None else None)
+    record = _record(ran) if ran is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
-    if fault or seen is None:
+    if fault or ran is None:
         state = "failed"
     elif incomplete:
         state = "incomplete"
@@ -351,7 +353,7 @@ def execute(
     return Outcome(
         state,
         settings.redact(fault or incomplete or "") or None,
-        seen,
+        ran,
         record,
         run_id,
         due,
@@ -372,6 +374,7 @@ def _papermill(
     timeout_s: float,
     executed: dict[str, Any],
     kernels: "KernelPool | None",
+    made_meanwhile: Sequence[Path],
 ) -> None:
     without_slow_import()
     from papermill import execute as papermill_execute
@@ -380,13 +383,14 @@ def _papermill(
 
     notebook = load_notebook_node(notebook)
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
-    # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the
-    # network. A runbook looks at the world for itself.
-    hidden = settings_module.RECEIVER_KEYS if notebook.metadata.get("opslib") == RUNBOOK else ()
+    # A notebook gets no secrets, because it could print them; it reads the database, not the network. A runbook gets
+    # the provider tokens, because it probes the providers, but not the keys of the receiver.
+    hidden = settings_module.RECEIVER_KEYS if is_runbook(notebook) else ()
     environment = settings_module.without_secrets(os.environ, *hidden) | {
         "OPS_HOME": str(settings.base),
         "OPS_APP": settings.app,
-        "OPS_UNATTENDED": "1",
+        UNATTENDED: "1",
+        MADE_MEANWHILE: os.pathsep.join(map(str, made_meanwhile)),
     }
     if given:
         language = notebook.metadata.get("kernelspec", {}).get("language", "python")
@@ -398,20 +402,21 @@ def _papermill(
             cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory(prefix="ops") as folder:
         sockets = folder if hasattr(socket, "AF_UNIX") and len(folder) < LONGEST_SOCKET_FOLDER else ""
-        # Not by a name in papermill's registry: that is one for all threads, and another run would take this one's
-        # sockets.
+        # The engine is not registered with papermill: the registry is shared by all threads, and another run would use
+        # the sockets of this one.
         engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed, kernels)
-        with _loop_of_its_own():
+        with _own_event_loop():
             engine.execute_notebook(
                 notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None
             )
 
 
 @contextmanager
-def _loop_of_its_own() -> Iterator[None]:
+def _own_event_loop() -> Iterator[None]:
     """
-    Each thread gets an event loop from jupyter_core, which nobody closes; a thread that ends would leave its files
-    open.
+    Close the event loop of this thread at the end.
+
+    jupyter_core creates a loop for each thread and never closes it, so a thread that ends would leave files open.
     """
     try:
         yield
@@ -423,7 +428,7 @@ def _loop_of_its_own() -> Iterator[None]:
 
 
 def _end_kernel(manager: Any) -> None:
-    """No kernel outlives its run."""
+    """Kill the kernel of a run if it still runs."""
     process = getattr(getattr(manager, "provisioner", None), "process", None)
     if process is not None and process.poll() is None:
         process.kill()
@@ -439,18 +444,21 @@ def publish_run(
     store: Database,
 ) -> tuple[Outcome, Path]:
     """
-    Publish what a run made and end its row in the ledger; what could not be published has failed.
+    Publish the files of a run and record its end; a run whose files cannot be published has failed.
 
     Args:
-        place: Where to, and under which name, without ending.
-        more: Further files by ending, beside the notebook and its page; a page among them takes the place of that.
-        keep_as: Under which name the files that stand there are kept; None replaces them.
+        outcome: The result of the run.
+        place: The path of the files, without suffix.
+        more: Further files besides the notebook and its HTML, by suffix; they override those two.
+        keep_as: The name under which existing files are kept; None replaces them.
+        settings: The settings of the app.
+        store: The database with the ledger.
 
     Returns:
-        How it ended in the end, and the place.
+        The final result, and the path.
 
     Raises:
-        NotebookFailed: The ledger could not be told.
+        NotebookFailed: The ledger could not be written.
     """
     state, reason, outputs = outcome.state, outcome.reason, []
     try:
@@ -472,7 +480,7 @@ def publish_run(
     if state == "ok" and outcome.due and outcome.due.late_us is not None and clock.micros(ended) > outcome.due.late_us:
         state, reason = (
             "late",
-            f"made {formatting.duration((clock.micros(ended) - (outcome.due.at_us or 0)) / 1e6)} after it was due",
+            f"completed {formatting.duration((clock.micros(ended) - (outcome.due.at_us or 0)) / 1e6)} after it was due",
         )
     try:
         ledger.ends(
@@ -485,13 +493,7 @@ def publish_run(
             kernel=outcome.kernel,
         )
     except StoreError as problem:
-        raise NotebookFailed(f"{reason or outcome.state}; and the ledger could not be told: {problem}") from None
-    try:
-        index_page.write(settings, store)
-    except OSError as problem:  # The run is what it is; the next one makes the page anew.
-        logs.of(settings.redact).warning(
-            f"{settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has every run."
-        )
+        raise NotebookFailed(f"{reason or outcome.state}; the ledger could not be written either: {problem}") from None
     return replace(outcome, state=state, reason=reason), place
 
 
@@ -505,21 +507,23 @@ def run(
     due: JobKey | None = None,
     kernels: "KernelPool | None" = None,
 ) -> tuple[Outcome, Path]:
-    """Execute any notebook and keep what came of it under ``APP/runs/ID/``, whether it succeeded or not."""
+    """Execute any notebook and publish it under ``APP/runs/ID/``, also if it failed."""
     outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s, due=due, kernels=kernels)
     return publish_run(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)
 
 
-UNATTENDED = "OPS_UNATTENDED"  # Set by whoever executes notebooks while nobody looks.
-_MET: set[int] = set()  # The kernel of this process, once somebody was there.
+MADE_MEANWHILE = "OPS_MADE_MEANWHILE"  # Files to which a notebook may link although they are not published yet.
+UNATTENDED = "OPS_UNATTENDED"  # Set by a process that executes notebooks without a person.
+_ATTENDED: set[int] = set()  # The kernel of this process, once a front end has accepted input requests.
 
 
 def attended() -> bool:
     """
-    Is this a kernel of somebody who can be asked, and not of a scheduler?
+    Return whether a person uses this kernel, rather than a scheduler.
 
-    A front end says with each cell whether it answers questions (Jupyter's ``allow_stdin``): JupyterLab, Notebook and
-    VS Code do; papermill, nbconvert and nbval do not. Who did so once is there until the kernel ends.
+    A front end states with each cell whether it accepts input requests (``allow_stdin`` of Jupyter's protocol):
+    JupyterLab, Notebook and VS Code do; papermill, nbconvert and nbval do not. Once it did, the kernel counts as
+    attended until it ends.
     """
     if os.environ.get(UNATTENDED):
         return False
@@ -528,5 +532,5 @@ def attended() -> bool:
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     kernel = getattr(shell, "kernel", None)
     if getattr(kernel, "_allow_stdin", False):
-        _MET.add(id(kernel))
-    return id(kernel) in _MET
+        _ATTENDED.add(id(kernel))
+    return id(kernel) in _ATTENDED

@@ -1,8 +1,8 @@
 """
-Turn an executed notebook into an HTML page that opens anywhere.
+Export an executed notebook as one self-contained HTML page.
 
-The page holds everything it shows: pictures inline, its own few lines of style, no script. Its content security policy
-forbids scripts and every request, so whatever a notebook's output may contain, the page stays still and stays local.
+Pictures and styles are inline, and there is no script. The content security policy forbids scripts and requests, so
+the output of a notebook can neither run code nor load anything.
 """
 
 import functools
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
-_TURN = threading.Lock()  # nbconvert's exporters are not made for two threads at once.
+_LOCK = threading.Lock()  # nbconvert's exporters are not thread-safe.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-# What the policy does not stop from leaving the page: a refresh, a preconnect, a frame. No notebook of ours has any.
+# Tags that could load or open something in spite of the policy, such as a refresh or a frame. Our notebooks have none.
 LEAVING = re.compile(r"(?i)<(?=/?(?:meta|link|base|i?frame|frameset|object|embed|form|script)\b)")
-# A notebook beside this one: where the page goes there is none.
-NEIGHBOUR = re.compile(r'<a href="\w+\.ipynb">(.*?)</a>')
+# Links to other notebooks are removed, because those files are not beside the exported page.
+NOTEBOOK_LINK = re.compile(r'<a href="\w+\.ipynb">(.*?)</a>')
 
 
 @functools.cache
 def _exporter() -> "HTMLExporter":
-    """One for all pages: it compiles its templates once."""
+    """Return the exporter, which is shared because it compiles its templates once."""
     from nbconvert import HTMLExporter
 
     return HTMLExporter(
@@ -40,13 +40,13 @@ def _exporter() -> "HTMLExporter":
 
 def page(notebook: "NotebookNode", title: str) -> str:
     """
-    An executed notebook as one self-contained HTML page, without its code.
+    Return an executed notebook as one self-contained HTML page, without its code.
 
     Args:
-        notebook: Executed.
-        title: For the browser's tab; text from outside is escaped.
+        notebook: The executed notebook.
+        title: The title of the page; it is escaped.
     """
-    with _TURN:
+    with _LOCK:
         body, _ = _exporter().from_notebook_node(notebook)
-    body = NEIGHBOUR.sub(r"\1", LEAVING.sub("&lt;", body))
+    body = NOTEBOOK_LINK.sub(r"\1", LEAVING.sub("&lt;", body))
     return templates.render("jobs/templates/page.html", policy=POLICY, title=title, body=body)

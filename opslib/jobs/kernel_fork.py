@@ -1,7 +1,8 @@
 """
-Fork kernels from a process that has imported what notebooks need, opened nothing and begun no thread.
+Fork kernels from a process that has imported what notebooks need.
 
-It is asked over the socket that it was born with, by `warm`. When that closes it ends, and its kernels with it.
+This fork server opens no files and starts no threads. `kernels` sends its requests over a socket that is inherited at
+the start. When the socket closes, the fork server and its kernels end.
 """
 
 import ctypes
@@ -29,9 +30,9 @@ IMPORTED = (
     "opslib.dashboard.charts",
     "opslib.runbooks.checklist_session",
 )
-LONGEST = 1_000_000  # Bytes of a question: a command and an environment.
-# Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel
-# makes them, whose backend is to be imported in the kernel, since that is what binds it to the shell.
+LONGEST = 1_000_000  # The size limit of a request in bytes: a command and an environment.
+# Read by the libraries when they are imported. One thread only, because a fork copies only the calling thread. The
+# Matplotlib backend is that of a plain kernel; the kernel imports it, since the import binds it to the shell.
 BEFORE = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -40,7 +41,7 @@ BEFORE = {
 
 
 def _preload() -> None:
-    """Import what a notebook of the suite imports, and draw once, so that no kernel has to find fonts."""
+    """Import what the notebooks import, and draw one figure, so that kernels need not search for fonts."""
     for name in IMPORTED:
         importlib.import_module(name)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -50,16 +51,16 @@ def _preload() -> None:
     figure.subplots().set_title("0")
     FigureCanvasAgg(figure).draw()
     gc.collect()
-    gc.freeze()  # What is here now is shared with every kernel for as long as nobody touches it.
+    gc.freeze()  # Memory that exists now stays shared with every kernel until it is written.
 
 
 def _threads() -> int:
-    """How many threads are there? A fork would leave all but one behind."""
+    """Return the number of threads; a fork copies only one of them."""
     return len(os.listdir("/proc/self/task"))
 
 
-def _kernel(asked: dict[str, Any], ready: int) -> None:
-    """Be a kernel from here on, as if begun by a command."""
+def _run_kernel(request: dict[str, Any], ready: int) -> None:
+    """Run a kernel in this process, as if started by a command."""
     import numpy
     from ipykernel import ipkernel, kernelapp
 
@@ -68,24 +69,26 @@ def _kernel(asked: dict[str, Any], ready: int) -> None:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.write(ready, b"1")
     os.close(ready)
-    os.chdir(asked["cwd"])
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(asked["env"])
+    os.environ.update(request["env"])
     time.tzset()
     random.seed()
     numpy.random.seed()
-    sys.argv = [ipkernel.__file__, *asked["argv"]]
-    kernelapp.launch_new_instance(argv=asked["argv"])
+    sys.argv = [ipkernel.__file__, *request["argv"]]
+    kernelapp.launch_new_instance(argv=request["argv"])
 
 
-def serve(asking: socket.socket) -> None:
-    """Fork a kernel for each question, until nobody can ask any more. Answers its number, or why there is none."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Kernels that end leave nothing behind; who asked watches them.
+def serve(connection: socket.socket) -> None:
+    """Fork a kernel for each request until the socket closes; respond with its PID, or with the reason of a failure."""
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_IGN
+    )  # Ended kernels leave no zombies; the requesting process watches them.
     mine = os.getpid()
-    asking.send(json.dumps({"threads": _threads()}).encode())
-    while question := asking.recv(LONGEST):
+    connection.send(json.dumps({"threads": _threads()}).encode())
+    while request := connection.recv(LONGEST):
         if _threads() != 1:
-            asking.send(json.dumps({"why": f"{_threads()} threads run"}).encode())
+            connection.send(json.dumps({"why": f"{_threads()} threads run"}).encode())
             continue
         begun, ready = os.pipe()
         pid = os.fork()
@@ -94,19 +97,19 @@ def serve(asking: socket.socket) -> None:
             if os.getppid() != mine:
                 os._exit(1)
             os.close(begun)
-            asking.close()
+            connection.close()
             gc.unfreeze()
-            _kernel(json.loads(question), ready)
+            _run_kernel(json.loads(request), ready)
             os._exit(0)
         os.close(ready)
-        os.read(begun, 1)  # Until it leads a group of its own, which may be signalled.
+        os.read(begun, 1)  # Wait until the kernel leads its own process group, which can be signalled.
         os.close(begun)
-        asking.send(json.dumps({"pid": pid}).encode())
+        connection.send(json.dumps({"pid": pid}).encode())
 
 
 def main() -> None:
-    """Begin: the socket's number is the only argument."""
-    # A kernel watches whether its parent lives; which one, it reads when it is imported.
+    """Run the fork server; the file descriptor of the socket is the only argument."""
+    # A kernel ends with its parent process. ipykernel reads the PID of the parent when it is imported.
     os.environ.update(BEFORE | {"JPY_PARENT_PID": str(os.getpid())})
     if sys.path and sys.path[0] in ("", os.getcwd()):
         del sys.path[0]  # As ipykernel_launcher does.

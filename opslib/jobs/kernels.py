@@ -1,7 +1,7 @@
 """
-Keep a pool of kernels that need not import anything first, and provide them to jupyter_client.
+Provide preloaded kernels to jupyter_client from a fork server.
 
-Whatever is not as it should be, a kernel is begun in the plain way. Which way it was, the run's row in the ledger says.
+If anything fails, a plain kernel is started instead. The run's row in the ledger records which kind it was.
 """
 
 import json
@@ -24,15 +24,15 @@ T = TypeVar("T")
 
 NAME = "opslib-warm"  # As pyproject.toml registers it.
 PLAIN, WARM = "plain", "warm"
-PATIENCE_S = 20.0  # For a zygote to grow, and for it to answer.
+PATIENCE_S = 20.0  # The timeout for the fork server to start, and to respond.
 LAUNCHER = ["-m", "ipykernel_launcher"]
 
 
 class Forked:
     """
-    A kernel's process, watched by its file descriptor: it is a child of the zygote's, not ours.
+    A forked kernel process, watched by its file descriptor because it is a child of the fork server.
 
-    What is needed of `subprocess.Popen`.
+    It has the methods of `subprocess.Popen` that jupyter_client needs.
     """
 
     stdin = stdout = stderr = None
@@ -43,14 +43,14 @@ class Forked:
         self._fd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        """None while it lives; of what is over nobody but its parent knows how it ended: that is told as -1."""
+        """Return None while it runs, else -1: only its parent process knows the exit code."""
         if self.returncode is None and select.select([self._fd], [], [], 0)[0]:
             self.returncode = -1
             os.close(self._fd)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it is over."""
+        """Wait until it has ended."""
         if self.poll() is None and not select.select([self._fd], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(["kernel"], timeout or 0.0)
         found = self.poll()
@@ -58,12 +58,12 @@ class Forked:
         return found
 
     def send_signal(self, number: int) -> None:
-        """Signal it, and never another process of its number."""
+        """Send a signal to it, and never to another process with the same PID."""
         if self.poll() is None:
             signal.pidfd_send_signal(self._fd, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self.send_signal(signal.SIGKILL)
 
     terminate = kill
@@ -75,22 +75,24 @@ class Forked:
 
 class KernelPool:
     """
-    Warm kernels, for as long as this is open.
+    A pool of preloaded kernels, until it is closed.
 
     Args:
-        environment: Of the process that they are forked from: without secrets, since what it holds every kernel could
-            read.
+        environment: The environment of the fork server, without secrets, because every kernel can read it.
+        begins: Whether the fork server starts at once; otherwise it starts when `begin` is called.
     """
 
-    def __init__(self, environment: Mapping[str, str]):
+    def __init__(self, environment: Mapping[str, str], *, begins: bool = True):
         self._environment = dict(environment)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._asking: socket.socket | None = None
         self._grown = False
-        self._begin()
+        if begins:
+            self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start the fork server."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "opslib.jobs.kernel_fork", str(theirs.fileno())]
@@ -105,8 +107,8 @@ class KernelPool:
         self._asking, self._grown = ours, False
 
     def kernel(self, argv: list[str], environment: Mapping[str, str], cwd: str) -> Forked | None:
-        """A kernel's process, begun as this command would; None where the plain way has to be taken."""
-        with self._turn:
+        """Return a kernel process as this command would start it; None if a plain kernel has to be started."""
+        with self._lock:
             try:
                 if self._asking is None:
                     return None
@@ -123,7 +125,7 @@ class KernelPool:
                 return None
 
     def close(self) -> None:
-        """End the zygote, and every kernel that still runs."""
+        """End the fork server and every kernel that still runs."""
         if self._asking is not None:
             self._asking.close()
         if self._process is not None:
@@ -140,20 +142,21 @@ class KernelPool:
 @contextmanager
 def with_kernel_pool(opened: Callable[[], T]) -> Iterator[tuple[T, KernelPool]]:
     """
-    A workspace, and warm kernels for its notebooks: they import what they need, without secrets, while this process
-    opens it and does the same.
+    Open a workspace with a pool of preloaded kernels.
+
+    The fork server, whose environment has no secrets, imports libraries while this process opens the workspace.
     """
     with closing(KernelPool(without_secrets(os.environ))) as kernels:
         yield opened(), kernels
 
 
 class WarmProvisioner(LocalProvisioner):
-    """Takes a kernel from a pool that the kernel manager was given as ``ops_kernels``, where it can."""
+    """A provisioner that takes kernels from the pool in the kernel manager's attribute ``ops_kernels``."""
 
     way = PLAIN
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
-        """As `LocalProvisioner`, forked where that gives the same kernel."""
+        """Start a kernel like `LocalProvisioner`; fork it if the pool provides the same kernel."""
         kernels: KernelPool | None = getattr(self.parent, "ops_kernels", None)
         python, *rest = cmd
         fits = (
@@ -169,6 +172,6 @@ class WarmProvisioner(LocalProvisioner):
         if forked is None:
             return await super().launch_kernel(cmd, **kwargs)
         self.way, self.pid, self.pgid = WARM, forked.pid, forked.pid
-        self.process = forked  # type: ignore[assignment]  # What is needed of a Popen.
+        self.process = forked  # type: ignore[assignment]  # It has the needed methods of Popen.
         self.cwd = kwargs.get("cwd", os.getcwd())
         return self.connection_info

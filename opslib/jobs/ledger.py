@@ -1,8 +1,8 @@
 """
-Keep the ledger of runs: who runs a notebook, whether they still do, and who is to make what is due.
+Record every run in the ledger, claim due jobs, and detect runs whose process has ended.
 
-What is due is made once, whoever makes it: a run is claimed in the transaction that begins it. A run whose process is
-gone may have done anything, so it is made again; publishing the same again changes nothing.
+A due job runs once: the transaction that begins a run also claims the job. If the process of a run has ended without a
+result, the job runs again; publishing the same result twice changes nothing.
 """
 
 import json
@@ -17,24 +17,24 @@ from opslib.foundation import clock, formatting
 from opslib.foundation.storage.database import Database, chunks
 from opslib.foundation.storage.schema import RUNS
 
-MADE = ("ok", "incomplete", "late", "missed")  # States after which nothing is to be made any more.
-FAILURES, BEGINNINGS = 3, 10  # So often it is tried, where it fails; and where those that made it die.
-PAUSE_US, LONGEST_US = 60_000_000, 900_000_000  # Before it is tried again, doubled each time.
-SPARED_US = 300_000_000  # Beyond what a run may take: one of another host that says nothing for so long is dead.
-OPEN, UNDER_WAY, PAUSED, OVER, GIVEN_UP = "open", "under way", "paused", "over", "given up"
-_mine: set[str] = set()  # The runs of this process that go on.
+MADE = ("ok", "incomplete", "late", "missed")  # States after which the job does not run again.
+FAILURES, BEGINNINGS = 3, 10  # The most failed runs of a job, and the most runs if processes die.
+PAUSE_US, LONGEST_US = 60_000_000, 900_000_000  # The delay before a retry, doubled each time.
+SPARED_US = 300_000_000  # A run on another host counts as dead this long after its timeout.
+OPEN, UNDER_WAY, PAUSED, OVER, GIVEN_UP = "open", "running", "waiting to retry", "completed", "failed"
+_mine: set[str] = set()  # The active runs of this process.
 
 
 class JobKey(NamedTuple):
     """
-    Something that is to be made once; times in microseconds since 1970.
+    The key of a job that is to run once; times in microseconds since 1970.
 
     Attributes:
-        name: What, and of when, such as ``report daily 2026-03-10``: the same whoever makes it, and at whatever time it
-            is due.
-        at_us: When it was due; None where somebody makes it by hand, whether it was made before or not.
-        late_us: From when on it is late.
-        lapses_us: How long a run of it may take.
+        name: The job and its day or period, such as ``report daily 2026-03-10``. It does not depend on the process that
+            runs the job, nor on the time at which it is due.
+        at_us: The time at which it was due; None for a run by hand, which always runs.
+        late_us: The time from which it is late.
+        lapses_us: The timeout of a run.
     """
 
     name: str
@@ -44,17 +44,17 @@ class JobKey(NamedTuple):
 
 
 def process() -> str:
-    """Who is running: host, process and when it was started, so that a later look can tell whether it is gone."""
+    """Return the identity of this process: host, PID and start time, so that others can check whether it has ended."""
     import psutil
 
     return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
 
 
-def gone(who: str) -> bool:
-    """Whether a process, as `process` names it, has ended; False of another host's, of which it cannot be known."""
+def process_ended(identity: str) -> bool:
+    """Return whether a process has ended, by its identity from `process`; False for a process of another host."""
     import psutil
 
-    host, pid, created = who.split("|")
+    host, pid, created = identity.split("|")
     if host != socket.gethostname():
         return False
     try:
@@ -64,37 +64,38 @@ def gone(who: str) -> bool:
         return True
 
 
-def _going_on(row: dict[str, Any]) -> bool:
-    """Does a run that was begun and not ended still go on, as far as can be told?"""
-    return row["id"] in _mine if row["process"] == process() else not gone(row["process"])
+def _is_active(row: dict[str, Any]) -> bool:
+    """Return whether a run that has not ended is still running, as far as can be determined."""
+    return row["id"] in _mine if row["process"] == process() else not process_ended(row["process"])
 
 
 def job_state(due: JobKey, rows: list[dict[str, Any]], now_us: int) -> str:
     """
-    What is to be done about something that is due, going by its runs, oldest first?
+    Return the state of a due job from its runs, oldest first.
 
     Returns:
-        `OPEN`: it is to be made now; `UNDER_WAY`; `PAUSED`: it failed, and is made again in a while; `OVER`: it was
-            made, or
-        is missed for good; `GIVEN_UP`: it failed too often.
+        `OPEN`: to run now. `UNDER_WAY`: running. `PAUSED`: failed, retried after a delay. `OVER`: completed or missed.
+        `GIVEN_UP`: failed too often.
     """
     if any(row["state"] in MADE for row in rows):
         return OVER
     begun = [row for row in rows if row["state"] == "running"]
-    if any(_going_on(row) and now_us - row["started_at_us"] < due.lapses_us + SPARED_US for row in begun):
+    if any(_is_active(row) and now_us - row["started_at_us"] < due.lapses_us + SPARED_US for row in begun):
         return UNDER_WAY
     failed = [row for row in rows if row["state"] == "failed"]
     if len(failed) >= FAILURES or len(rows) >= BEGINNINGS:
         return GIVEN_UP
     pause_us = min(PAUSE_US * 2 ** (len(failed) - 1), LONGEST_US) if failed else 0
-    # A clock that was set back far is waited for no longer.
+    # If the clock was set back far, do not wait for it.
     return PAUSED if failed and -LONGEST_US < now_us - (failed[-1]["ended_at_us"] or 0) < pause_us else OPEN
 
 
 def begins(store: Database, due: JobKey | None, **row: Any) -> bool:
     """
-    Write a run into the ledger before it begins; False where what is due is no longer to be made: then nothing is
-    written.
+    Record a run in the ledger before it begins.
+
+    Returns:
+        False if the job is not open any more; then nothing is recorded.
     """
     _mine.add(row["id"])
     begun = False
@@ -113,7 +114,7 @@ def begins(store: Database, due: JobKey | None, **row: Any) -> bool:
 
 
 def _insert(connection: sa.Connection, row: dict[str, Any]) -> None:
-    """Write a row of the ledger, of this process, which has not ended unless it says so."""
+    """Insert a row of this process; it has not ended unless the row has an end."""
     connection.execute(sa.insert(RUNS).values({"ended_at_us": None, "reason": None, "process": process()} | row))
 
 
@@ -127,7 +128,7 @@ def ends(
     outputs: list[str],
     kernel: str | None = None,
 ) -> None:
-    """Write into the ledger how a run ended; where that fails, nobody takes it for going on."""
+    """Record the end of a run; if that fails, the run no longer counts as active."""
     _mine.discard(run_id)
     values = {"state": state, "reason": reason, "ended_at_us": ended_at_us, "outputs": json.dumps(outputs)}
     with store.committing() as connection:
@@ -135,16 +136,16 @@ def ends(
 
 
 def missed(store: Database, app: str, due: JobKey, notebook: str, why: str) -> None:
-    """Write down that something was not made, and will not be."""
-    _noted(store, app, due, notebook, "missed", why)
+    """Record that a job was missed and will not run."""
+    _record_without_run(store, app, due, notebook, "missed", why)
 
 
 def refused(store: Database, app: str, due: JobKey, notebook: str, why: str) -> None:
-    """Write down that something could not be begun; where that was written down already, nothing is."""
-    _noted(store, app, due, notebook, "failed", why)
+    """Record that a job could not be started; nothing is recorded twice."""
+    _record_without_run(store, app, due, notebook, "failed", why)
 
 
-def _noted(store: Database, app: str, due: JobKey, notebook: str, state: str, why: str) -> None:
+def _record_without_run(store: Database, app: str, due: JobKey, notebook: str, state: str, why: str) -> None:
     now_us = clock.micros(store.now())
     name = f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-{state}-{sha256(due.name.encode()).hexdigest()[:12]}"
     begins(
@@ -163,12 +164,12 @@ def _noted(store: Database, app: str, due: JobKey, notebook: str, state: str, wh
 
 
 def all_rows(store: Database) -> list[dict[str, Any]]:
-    """The rows of the ledger as they are stored, oldest first."""
+    """Return the stored rows of the ledger, oldest first."""
     return [dict(row._mapping) for row in store.stream(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
 
 
 def rows_due(store: Database, app: str, names: list[str]) -> list[dict[str, Any]]:
-    """Every run of what is due under these names, oldest first."""
+    """Return every run of the jobs with these names, oldest first."""
     with store.reading() as connection:
         return [row for some in chunks(names, 500) for row in _select_due(connection, app, some)]
 
@@ -180,15 +181,15 @@ def _select_due(connection: sa.Connection, app: str, names: list[str]) -> list[d
 
 def runs(store: Database) -> list[dict[str, Any]]:
     """
-    The ledger as CONTRACT.md has it, oldest first.
+    Return the ledger with the fields of CONTRACT.md, oldest first.
 
-    A run that was begun and not ended, whose process is gone, is *unknown*: it may have done anything.
+    A run without an end whose process has ended is *unknown*.
     """
     found = []
     for row in all_rows(store):
         state, reason = row["state"], row["reason"]
-        if state == "running" and not _going_on(row):
-            state, reason = "unknown", "the process that ran it is gone, and did not say how it ended"
+        if state == "running" and not _is_active(row):
+            state, reason = "unknown", "its process ended without recording a result"
         ended = row["ended_at_us"]
         found.append(
             {
@@ -208,9 +209,7 @@ def runs(store: Database) -> list[dict[str, Any]]:
 
 
 def anchor(store: Database, app: str, incident: str, entry_id: str, digest: str) -> None:
-    """
-    Write the head of an incident's record into the ledger: who changes that record later does not change this with it.
-    """
+    """Record the last entry of an incident in the ledger, so that a later change of its record can be detected."""
     now_us = clock.micros(store.now())
     row: dict[str, Any] = {
         "id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry_id}-{digest[:8]}",
@@ -227,7 +226,7 @@ def anchor(store: Database, app: str, incident: str, entry_id: str, digest: str)
 
 
 def anchors(store: Database, app: str, incident: str) -> dict[str, str]:
-    """The heads of an incident's record that the ledger has: digest by entry."""
+    """Return the digests of an incident's entries that the ledger has, by entry."""
     found = (
         json.loads(row["parameters"])
         for row in all_rows(store)

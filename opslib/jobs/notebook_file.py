@@ -1,7 +1,8 @@
-"""Read a notebook's file within bounds, and write one."""
+"""Read and validate the file of a notebook, and serialize a notebook."""
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,15 @@ from opslib.foundation.errors import ImportRefused, UsageError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+RUNBOOK = "runbook"  # In the metadata of a notebook: the value of ``opslib``, or of ``kind`` in it.
+
 
 def load(path: Path) -> "NotebookNode":
     """
     Read a notebook.
 
     Raises:
-        UsageError: There is none at that path, or it is not a notebook.
+        UsageError: There is no file at that path, or it is not a notebook.
     """
     without_slow_import()
     import nbformat
@@ -28,15 +31,15 @@ def load(path: Path) -> "NotebookNode":
         written(found)
         return found
     except ImportRefused as problem:
+        raise UsageError(f"{path} cannot be read as a notebook: {problem} Give the path of an .ipynb file.") from None
+    except Exception as problem:  # nbformat raises many kinds of errors for invalid files.
         raise UsageError(
-            f"{path} is not a notebook that can be read: {problem} Give the path of an .ipynb file."
+            f"{path} is not a notebook: {formatting.single_line(str(problem), 120)}. Give the path of an .ipynb file."
         ) from None
-    except Exception as problem:  # nbformat trips over what is no notebook in many ways.
-        raise UsageError(f"{path} is not a notebook: {formatting.single_line(str(problem), 120)}.") from None
 
 
 def _with_ids(content: str) -> str:
-    """A notebook's JSON in which each cell has an id of its own, as format 4.5 demands; unchanged where it has."""
+    """Return a notebook's JSON in which each cell has a unique id, as format 4.5 requires."""
     found = json.loads(content)
     cells = (
         found.get("cells", [])
@@ -53,15 +56,23 @@ def _with_ids(content: str) -> str:
 
 def without_slow_import() -> None:
     """
-    jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema
-    uses.
+    Prevent an import that takes 1.7 s.
+
+    jsonschema, which nbformat imports, builds a grammar for internationalised addresses that no notebook schema uses.
     """
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None stands for what cannot be imported.
+    # None marks a module that cannot be imported.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def written(notebook: "NotebookNode") -> bytes:
-    """A notebook as the bytes of its file."""
+    """Return a notebook as the bytes of its file."""
     import nbformat
 
     text: str = nbformat.writes(notebook)
     return (text + "\n").encode()
+
+
+def is_runbook(notebook: "NotebookNode") -> bool:
+    """Return whether a notebook is a runbook: a template, whose mark is a word, or a copy for an incident."""
+    mark = notebook.metadata.get("opslib")
+    return (mark.get("kind") if isinstance(mark, Mapping) else mark) == RUNBOOK

@@ -1,8 +1,8 @@
 """
-Read the parameters that a notebook declares, and check what is given against them.
+Read the parameters that a notebook declares, and check given values against them.
 
-papermill only warns about a name that no cell declares, and takes any value for any type; a misspelt ``day`` would
-silently report on another one. Here both are refused, naming the nearest name.
+papermill only warns about an undeclared name and accepts any type, so a misspelled ``day`` would produce the report of
+another day. Here both are errors, and the message names the nearest parameter.
 """
 
 import ast
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 def declared(notebook: "NotebookNode") -> dict[str, str | None]:
     """
-    Which parameters does a notebook declare, each with its type's name (None: any)?
+    Return the parameters that a notebook declares, each with the name of its type (None is any type).
 
-    Read from the cell tagged ``parameters``: an annotation says the type, else the default does.
+    They are read from the cell tagged ``parameters``; the type comes from the annotation, else from the default value.
     """
     cells = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
     found: dict[str, str | None] = {}
     try:
         body = ast.parse(re.sub(r"(?m)^[%!].*$", "", cells[0].source)).body if cells else []
     except (SyntaxError, ValueError) as problem:
-        raise UsageError(f"the cell tagged parameters cannot be read as Python ({problem}).") from None
+        raise UsageError(f"the cell tagged parameters is not valid Python ({problem}). Correct the cell.") from None
     for statement in body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             found[statement.target.id] = _kind(statement.annotation)
@@ -64,7 +64,7 @@ def _kind(annotation: ast.expr) -> str:
 
 
 def _typed(name: str, kind: str | None, given: Any) -> Any:
-    """A parameter's value in its declared type, from a shell's text or from Python."""
+    """Convert a value from the command line or from Python to the declared type of its parameter."""
     kinds = [k.strip() for k in (kind or "").split("|")]
     is_none = given is None or (isinstance(given, str) and given in ("None", "null") and "None" in kinds)
     if is_none and (kind is None or "None" in kinds):
@@ -77,7 +77,9 @@ def _typed(name: str, kind: str | None, given: Any) -> Any:
         except ValueError:
             continue
     if tried:
-        raise UnknownParameter(f"parameter {name!r} is declared {kind}; found {given!r}.")
+        raise UnknownParameter(
+            f"parameter {name!r} has the type {kind}; {given!r} does not fit. Give a value of this type."
+        )
     if isinstance(given, str) and kind is not None and kind.split("[")[0] in ("list", "dict", "tuple"):
         try:
             found = json.loads(given)
@@ -86,7 +88,7 @@ def _typed(name: str, kind: str | None, given: Any) -> Any:
             return found
         except ValueError:
             raise UnknownParameter(
-                f"parameter {name!r} is declared {kind}; found {given!r}, which is not JSON of that kind."
+                f"parameter {name!r} has the type {kind}; {given!r} is not JSON of this type."
             ) from None
     return given
 
@@ -127,20 +129,20 @@ def checked(
     notebook: "NotebookNode", name: str, given: Mapping[str, Any], secrets: Mapping[str, str]
 ) -> dict[str, Any]:
     """
-    The given parameters in their declared types.
+    Return the given parameters in their declared types.
 
     Raises:
-        UnknownParameter: A name the notebook does not have (with the nearest it has), a value not of the declared type,
-            or a secret: parameters are written into the notebook for everybody to read.
+        UnknownParameter: The notebook has no such parameter, the value does not fit the type, or the value contains a
+            secret, which would be readable in the executed notebook.
     """
     has = declared(notebook)
     for key, value in given.items():
         if key not in has:
-            told = f"it has: {', '.join(has)}" if has else "it has none"
-            raise UnknownParameter(f"{name} has no parameter {key!r}; {told}.{formatting.nearest(key, has)}")
+            known = f"its parameters: {', '.join(has)}" if has else "it has no parameters"
+            raise UnknownParameter(f"{name} has no parameter {key!r}; {known}.{formatting.nearest(key, has)}")
         if any(secret in str(value) for secret in secrets.values()):
             raise UnknownParameter(
-                f"parameter {key!r} holds a secret, which would be written into the notebook. Leave it in the "
-                f"environment."
+                f"parameter {key!r} contains a secret, which would be written into the notebook. Set it in the "
+                f"environment instead."
             )
     return {key: _typed(key, has[key], value) for key, value in given.items()}

@@ -1,4 +1,4 @@
-"""Hand numbers over from a notebook to the executor."""
+"""Pass the numbers of a report from a notebook to the executor."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,15 @@ from opslib.foundation import templates
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The numbers of a report; a notebook that shows one hands it to whoever executed it."""
+    """
+    The numbers of a report.
+
+    A notebook passes them to its executor by displaying this object.
+
+    Attributes:
+        values: The numbers, fit for JSON.
+        markdown: The report in Markdown.
+    """
 
     MIME: ClassVar[str] = "application/vnd.opslib.record+json"
     values: dict[str, Any]
@@ -27,5 +35,5 @@ class RunRecord:
 
 
 def as_json(values: dict[str, Any]) -> str:
-    """A report's numbers as the text of its file."""
+    """Return a report's numbers as the text of its JSON file."""
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,8 +1,8 @@
 """
-Delete files of old runs that nothing names.
+Delete the files of old runs.
 
-Only what was executed and published under ``APP/runs`` is ever taken away: reports, incidents, checklists, the store
-and its ledger stay. Of those runs none goes that an incident, a checklist or a report names.
+Only files under ``APP/runs`` are deleted. Reports, incidents, checklists, the database and its ledger stay, and so do
+the files of runs that an incident, a checklist or a report refers to.
 """
 
 import shutil
@@ -17,11 +17,11 @@ from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.storage.schema import ENTRIES
 from opslib.jobs import ledger
 
-EVERY_US = 86_400_000_000  # So often it is looked; more often would only cost.
+EVERY_US = 86_400_000_000  # The interval between two sweeps.
 
 
 def sweep_daily(workspace: Workspace) -> list[str]:
-    """As `sweep`, where nobody has for a day."""
+    """Run `sweep` if it has not run for a day."""
     key, now_us = f"swept:{workspace.settings.app}", clock.micros(workspace.now())
     last_us = int(workspace.store.recall(key) or 0)
     if 0 <= now_us - last_us < EVERY_US:
@@ -32,11 +32,12 @@ def sweep_daily(workspace: Workspace) -> list[str]:
 
 def sweep(workspace: Workspace) -> list[str]:
     """
-    Take away the files of runs that are older than the settings keep them, and of the oldest others until all of them
-    take no more room than the settings allow.
+    Delete the files of runs beyond the age limit, then of the oldest runs until the size limit is met.
+
+    Both limits are settings: ``keep_runs_days`` and ``keep_runs_mb``.
 
     Returns:
-        The ids of the runs whose files are gone; the ledger still has each with how it ended.
+        The ids of the runs whose files were deleted; the ledger keeps their rows.
     """
     folder, keep, most_bytes = (
         workspace.settings.outputs / "runs",
@@ -64,7 +65,7 @@ def sweep(workspace: Workspace) -> list[str]:
 
 
 def _cited(workspace: Workspace) -> set[str]:
-    """The runs that an incident, a checklist or a report names."""
+    """Return the runs that an incident, a checklist or a report refers to."""
     ids = {row["id"] for row in ledger.all_rows(workspace.store)}
     return {word for text in _texts(workspace) for word in ids if word in text}
 

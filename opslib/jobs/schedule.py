@@ -1,9 +1,9 @@
 """
-Read ``schedule.toml``, strictly: what is to be made when.
+Read and validate ``schedule.toml``: the jobs and when they are due.
 
-What is due carries the name of what it makes, never the time at which it is due. So a clock that was moved, another
-time in the file or another scheduler makes nothing twice. Times are New York's: one that DST skips is the hour after,
-one that it repeats is the first of the two.
+The key of a job contains what it makes, not the time at which it is due. So a changed clock, a changed time in the file
+or a second scheduler does not run a job twice. Times are in New York's time zone. A time that DST skips is one hour
+later; a time that DST repeats is the first of the two.
 """
 
 import tomllib
@@ -32,7 +32,7 @@ _FORM = Path(__file__).with_name("schedule_form.py")
 
 
 class Occurrence(NamedTuple):
-    """One moment at which a job is due; `key` tells it from the others of the job, whatever time it is set to."""
+    """A time at which a job is due; `key` identifies it among the job's occurrences, whatever the time is set to."""
 
     at: datetime
     key: str
@@ -41,25 +41,26 @@ class Occurrence(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Job:
     """
-    Something that is made again and again.
+    A job of the schedule.
 
     Attributes:
-        name: Its table's.
-        kind, what: report, checklist or notebook; and which.
-        said: When it is due, as the file says it.
-        parameters: Of a notebook.
-        wait: How long it waits for the last look that is expected, where it is of a day.
-        grace: From so long after it was due it is late.
-        timeout: How long its notebook may take.
-        owner, severity: Who is told when it fails or is late, and how loud.
-        catch_up: Is it made though it is late?
-        deliver: By which channels what was made is sent.
+        name: The name of its table.
+        kind, what: The kind (report, checklist or notebook), and its name.
+        when_text: When it is due, as written in the file.
+        when: The same, parsed.
+        parameters: The parameters of a notebook.
+        wait: How long a daily report waits for the last expected snapshot.
+        grace: How long after its due time it becomes late.
+        timeout: The timeout of its notebook.
+        owner, severity: The role that is notified when it fails or is late, and the severity of that alert.
+        catch_up: Whether it runs even if it is late.
+        deliver: The channels to which its result is sent.
     """
 
     name: str
     kind: str
     what: str
-    said: str
+    when_text: str
     when: Trigger
     parameters: Mapping[str, Any] = field(default_factory=dict)
     wait: timedelta = timedelta()
@@ -71,13 +72,13 @@ class Job:
     deliver: tuple[str, ...] = ()
 
     def made_at(self, moment: Occurrence) -> str:
-        """What is made at a moment, by its name in the ledger."""
+        """Return the name of the job key of an occurrence."""
         if self.kind == REPORT:
             return f"{REPORT} {self.what} {self.of(moment.at)}"
         return f"{self.kind} {self.what if self.kind == CHECKLIST else self.name} {moment.key}"
 
     def of(self, at: datetime) -> str:
-        """Of which day or period is the report that is due at a moment? The last that is over."""
+        """Return the day or period of the report that is due at a time: the last one that has ended."""
         return (
             str(market_calendar.last_closed(at).day)
             if self.what == DAILY
@@ -86,10 +87,11 @@ class Job:
 
     def moments(self, window: Window, deployed: Iterable[datetime]) -> list[Occurrence]:
         """
-        When is it due within a window, in order?
+        Return the occurrences of the job within a window, in order.
 
         Args:
-            deployed: When something was deployed.
+            window: The window, (start, end].
+            deployed: The times of deployments.
         """
         if self.when.kind == "hand":
             found: Iterator[Occurrence] = iter(())
@@ -108,7 +110,7 @@ class Job:
 
 
 def _of_day(when: Trigger, day: date) -> list[Occurrence]:
-    """When is it due on a day?"""
+    """Return the occurrences of a trigger on a day."""
     session = market_calendar.session(day)
     if session is None:
         return (
@@ -136,12 +138,12 @@ def _of_day(when: Trigger, day: date) -> list[Occurrence]:
     return [Occurrence((session.opens if when.kind == "open" else session.closes) + when.offset, str(day))]
 
 
-def read(home: Path, staff: Contacts) -> dict[str, Job]:
+def read(home: Path, contacts: Contacts) -> dict[str, Job]:
     """
-    What is made when: the shipped file, with ``schedule.toml`` of a home over it.
+    Return the jobs of the shipped file, overridden by ``schedule.toml`` in the home directory.
 
     Raises:
-        SettingsError: What stands there cannot be meant; every problem with its place.
+        SettingsError: The file is invalid; the message lists every problem with its place.
     """
     shipped = tomllib.loads(resources.files("opslib.jobs").joinpath(NAME).read_text(encoding="utf-8"))
     own = documents.read(home / NAME)
@@ -150,7 +152,7 @@ def read(home: Path, staff: Contacts) -> dict[str, Job]:
         "severities": SEVERITIES,
         "kinds": (REPORT, CHECKLIST, NOTEBOOK),
         "reports": (DAILY, *periods.REPORTS),
-        "channels": {name: channel.kind for name, channel in staff.channels.items()},
+        "channels": {name: channel.kind for name, channel in contacts.channels.items()},
     }
 
     def problems() -> list[str]:
@@ -162,11 +164,13 @@ def read(home: Path, staff: Contacts) -> dict[str, Job]:
     return {name: _job(name, shipped.get(name, {}) | own.table.get(name, {})) for name in {**shipped, **own.table}}
 
 
-def _job(name: str, told: dict[str, Any]) -> Job:
-    """One valid table of the schedule."""
-    kind, _, what = told["runs"].partition(" ")
-    when = triggers.parse(told["when"])
+def _job(name: str, table: dict[str, Any]) -> Job:
+    """Build a job from a valid table of the schedule."""
+    kind, _, what = table["runs"].partition(" ")
+    when = triggers.parse(table["when"])
     assert when is not None
-    others: dict[str, Any] = {key: told[key] for key in ("parameters", "owner", "severity", "catch_up") if key in told}
-    others |= {key: time_parsing.parse_span(told[key]) for key in ("wait", "grace", "timeout") if key in told}
-    return Job(name, kind, what, told["when"], when, **others, deliver=tuple(told.get("deliver", ())))
+    others: dict[str, Any] = {
+        key: table[key] for key in ("parameters", "owner", "severity", "catch_up") if key in table
+    }
+    others |= {key: time_parsing.parse_span(table[key]) for key in ("wait", "grace", "timeout") if key in table}
+    return Job(name, kind, what, table["when"], when, **others, deliver=tuple(table.get("deliver", ())))

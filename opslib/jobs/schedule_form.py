@@ -1,4 +1,4 @@
-"""Say what ``schedule.toml`` may hold."""
+"""Validate ``schedule.toml``."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from opslib.jobs import triggers
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _LONGEST_TIMEOUT = timedelta(days=1)
-_ALERT_CHANNELS = ("pagerduty", "alertmanager")  # They take alerts and no words.
+_ALERT_CHANNELS = ("pagerduty", "alertmanager")  # They accept alerts, but no text.
 
 
 def _runs(given: str, info: ValidationInfo) -> str:
@@ -22,7 +22,7 @@ def _runs(given: str, info: ValidationInfo) -> str:
     kind, _, what = given.partition(" ")
     if kind not in known["kinds"] or not what or (kind == "report" and what not in known["reports"]):
         raise validation.unexpected(
-            f"is {given!r}; report {', '.join(known['reports'])}, checklist NAME or notebook PATH was expected."
+            f"is {given!r}; expected report {', '.join(known['reports'])}, checklist NAME or notebook PATH."
         )
     return given
 
@@ -35,19 +35,19 @@ def _when(given: str) -> str:
 
 def _timeout(given: str) -> str:
     if time_parsing.parse_span(given) > _LONGEST_TIMEOUT:
-        raise validation.unexpected(f"is {given}; up to a day was expected.")
+        raise validation.unexpected(f"is {given}; expected at most one day.")
     return given
 
 
-def _takes_words(given: list[str], info: ValidationInfo) -> list[str]:
+def _accepts_text(given: list[str], info: ValidationInfo) -> list[str]:
     kinds = info.context["channels"] if info.context else {}
-    if wordless := [name for name in given if kinds[name] in _ALERT_CHANNELS]:
-        raise validation.unexpected(f"names {wordless[0]!r}, which takes alerts and no words. Name another channel.")
+    if alert_only := [name for name in given if kinds[name] in _ALERT_CHANNELS]:
+        raise validation.unexpected(f"names {alert_only[0]!r}, which accepts only alerts. Name a channel for text.")
     return given
 
 
 class JobForm(Table):
-    """Something that is made again and again."""
+    """A job of the schedule."""
 
     runs: Annotated[str, expected("a text such as report daily"), AfterValidator(_runs)]
     when: Annotated[
@@ -55,7 +55,7 @@ class JobForm(Table):
         AfterValidator(_when),
         expected(
             "such as 15 minutes after the close, 08:00, every day, or 09:00, first trading day of the month (see the "
-            "shipped file's head)"
+            "comment at the top of the shipped file)"
         ),
     ]
     parameters: Annotated[dict[str, Any], expected("a table", secret=True)] = Field(default_factory=dict)
@@ -65,22 +65,22 @@ class JobForm(Table):
     owner: Annotated[str, one_of(known="roles")] | None = None
     severity: Annotated[str, one_of(known="severities")] | None = None
     catch_up: Flag | None = None
-    deliver: Annotated[list[str], some_of(known="channels"), AfterValidator(_takes_words)] | None = None
+    deliver: Annotated[list[str], some_of(known="channels"), AfterValidator(_accepts_text)] | None = None
 
     def conflicts(self) -> Iterator[str]:
-        """Only a notebook has parameters."""
+        """Yield an error if a job other than a notebook has parameters."""
         if self.parameters and not self.runs.startswith("notebook "):
-            yield "parameters are only of a notebook. Take them out, or run a notebook."
+            yield "only a notebook can have parameters. Remove them, or run a notebook."
 
 
 def problems(shipped: dict[str, Any], own: dict[str, Any], place: str, known: dict[str, Any]) -> list[str]:
-    """Every problem of one's own schedule, each job as it is with the shipped one of its name below it."""
+    """Return every problem of the user's schedule; each job is validated merged with the shipped job of its name."""
     found = [
-        f"{place}, [{name}]: a job's name is lower-case letters, digits and -. Rename it."
+        f"{place}, [{name}]: a job's name may contain lower-case letters, digits and -. Rename it."
         for name in own
         if not _NAME.fullmatch(name)
     ]
-    for name, told in own.items():
-        whole = shipped.get(name, {}) | told if isinstance(told, dict) else told
+    for name, table in own.items():
+        whole = shipped.get(name, {}) | table if isinstance(table, dict) else table
         found += validation.problems(JobForm, whole, place, known, name)
     return found

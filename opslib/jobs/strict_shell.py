@@ -1,4 +1,4 @@
-"""Hold the code that a strict run executes in its kernel first, so that a shell command that fails fails its cell."""
+"""Define the code that makes a failed shell command fail its cell; a strict run executes it first."""
 
 STRICT_SHELL = """
 def _ops_strict_shell():

@@ -1,11 +1,11 @@
-"""Parse when a job is due, as ``schedule.toml`` says it: ``15 minutes after the close``, ``08:00, every day``."""
+"""Parse the triggers of ``schedule.toml``, such as ``15 minutes after the close`` or ``08:00, every day``."""
 
 import re
 from datetime import time, timedelta
 from typing import NamedTuple
 
 BY_HAND = "by hand"
-FARTHEST = timedelta(days=1)  # From the open or the close; what is further is of another day.
+FARTHEST = timedelta(days=1)  # The longest offset from the open or the close.
 _UNITS = {
     "minute": timedelta(minutes=1),
     "hour": timedelta(hours=1),
@@ -26,14 +26,15 @@ _HOURLY = "every hour while open"
 
 class Trigger(NamedTuple):
     """
-    When something is due.
+    A rule for when a job is due.
 
     Attributes:
-        kind: open, close, time, hourly, deploy, hand.
-        offset: From the open, the close or a deployment.
-        at: Of `time`: New York's.
-        every: Of `time`: also on days without a session.
-        end, of: Only on the first or last trading day of a week, month, quarter or year; empty is each.
+        kind: open, close, time, hourly, deploy or hand.
+        offset: The offset from the open, the close or a deployment.
+        at: The time of day in New York, for the kind `time`.
+        every: Whether the kind `time` includes days without a session.
+        end, of: ``first`` or ``last`` trading day, and of which period (week, month, quarter or year); empty is every
+            trading day.
     """
 
     kind: str
@@ -44,15 +45,15 @@ class Trigger(NamedTuple):
     of: str = ""
 
 
-def parse(said: str) -> Trigger | None:
-    """When something is due, as a file says it; None where that cannot be meant."""
-    if said == BY_HAND:
+def parse(text: str) -> Trigger | None:
+    """Parse a trigger; return None if the text is invalid."""
+    if text == BY_HAND:
         return Trigger("hand")
-    if said == _HOURLY:
+    if text == _HOURLY:
         return Trigger("hourly")
-    if found := _DEPLOYED.fullmatch(said):
+    if found := _DEPLOYED.fullmatch(text):
         return Trigger("deploy", int(found["n"]) * _UNITS[found["unit"]])
-    if (found := _ANCHORED.fullmatch(said)) and not found["every"]:
+    if (found := _ANCHORED.fullmatch(text)) and not found["every"]:
         offset = int(found["n"] or 0) * _UNITS[found["unit"] or "minute"]
         return (
             Trigger(
@@ -64,7 +65,7 @@ def parse(said: str) -> Trigger | None:
             if offset <= FARTHEST
             else None
         )
-    if found := _TIMED.fullmatch(said):
+    if found := _TIMED.fullmatch(text):
         return Trigger(
             "time",
             at=time.fromisoformat(found["time"]),

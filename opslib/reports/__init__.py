@@ -1,4 +1,4 @@
-"""Tell what happened: periodic reports, postmortems, verification."""
+"""Make reports and postmortems, and verify them against their evidence."""
 
 from typing import TYPE_CHECKING
 

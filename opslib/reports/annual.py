@@ -1,4 +1,4 @@
-"""Make the annual report: the year month by month, its incidents, and what the monitoring should gain next."""
+"""Make the annual report: figures by month, incidents and their causes, and gaps in the monitoring."""
 
 from collections import Counter
 from functools import cached_property
@@ -8,17 +8,19 @@ from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.reports.quarterly import Quarterly
 
 SHOWN = 10
-REMEDIES = {"rehearsed": "set a hook for it", "skipped": "let a machine see it"}  # Of a step that was often not done.
+# The stored state of a step that was not done, with its shown form and its remedy.
+STEP_STATES = {"rehearsed": "a dry run", "skipped": "skipped", "failed": "failed"}
+REMEDIES = {"rehearsed": "configure a hook for it", "skipped": "automate it"}
 
 
 class Annual(Quarterly):
-    """The year's days by month, and what the monitoring should gain."""
+    """The annual report: figures by month, causes of incidents, and gaps in the monitoring."""
 
     NAME, TITLE = "annual", "Annual monitoring report"
 
     @cached_property
     def causes(self) -> Counter[str]:
-        """What incidents were put down to, last."""
+        """The number of incidents by the cause of their last diagnosis."""
         return Counter(
             str(i.of_kind("diagnosis")[-1].body.get("cause", "undetermined"))
             for i in self.incidents
@@ -27,7 +29,7 @@ class Annual(Quarterly):
 
     @cached_property
     def gains(self) -> list[str]:
-        """What the monitoring should gain next."""
+        """The gaps in the monitoring, as actions for the next release."""
         steps = Counter(
             (key, did.state)
             for i in self.incidents
@@ -37,21 +39,21 @@ class Annual(Quarterly):
         quiet = [
             name
             for name, rule in self.workspace.rules.rules.items()
-            if not rule.burn and name not in {r.rule for r in self.log.rises}
+            if not rule.burn and name not in {r.rule for r in self.log.changes}
         ]
         items = [
-            f"step {step} of {book} was {state} {count} time{'s' if count > 1 else ''}: "
+            f"step {step} of {book}: {STEP_STATES[state]} {count} time{'s' if count > 1 else ''}; "
             f"{REMEDIES.get(state, 'find out why')}"
             for ((book, step), state), count in steps.most_common(SHOWN)
         ]
-        items += [f"no alert told of it: {words}" for words in self.missed[:SHOWN]]
+        items += [f"not detected by an alert: {words}" for words in self.missed[:SHOWN]]
         items += (
-            [f"never fired: {', '.join(quiet)}: a drill shows whether they still can"]
-            if quiet and self.seen and not self.unjudged
+            [f"rules that never fired: {', '.join(quiet)}; test them with ops drill"]
+            if quiet and self.days_with_data and not self.alerts_unknown
             else []
         )
         items += (
-            [f"of {self.coverage:.0%} of what was expected there were looks: the rest is dark"]
+            [f"only {self.coverage:.0%} of the expected snapshots were received; close the gaps"]
             if self.coverage is not None and self.coverage < 1
             else []
         )
@@ -59,14 +61,15 @@ class Annual(Quarterly):
 
     @property
     def plan(self) -> TextBlock:
-        """What the monitoring should gain next, for the release after this one."""
-        return bullet_list("What the monitoring should gain", self.gains or ["nothing that the record shows"])
+        """The gaps in the monitoring, as actions for the next release."""
+        count = len(self.gains)
+        return bullet_list(f"{count} gap{'' if count == 1 else 's'}", self.gains or ["no gap is on record"])
 
     @property
-    def caused(self) -> TextBlock:
-        """What incidents were put down to."""
+    def causes_table(self) -> TextBlock:
+        """The causes of the incidents."""
         return table(
-            "Causes",
+            f"{len(self.causes)} cause{'' if len(self.causes) == 1 else 's'}, by the last diagnosis of each incident",
             ["cause", "incidents"],
             [[cause, str(n)] for cause, n in self.causes.most_common()],
             "no incident has a diagnosis on record",
@@ -74,21 +77,21 @@ class Annual(Quarterly):
 
     @property
     def more(self) -> dict[str, Any]:
-        """The causes, the plan."""
+        """The causes and the gaps."""
         return super().more | {"causes": dict(self.causes), "plan": self.gains}
 
     @property
     def pieces(self) -> list[TextBlock]:
-        """The plan at the end."""
+        """All parts in order; the gaps come last."""
         return [
             self.headline,
             self.summary,
             self.by_month,
             self.best_and_worst,
-            self.incidents_told,
-            self.caused,
+            self.incidents_table,
+            self.causes_table,
             self.accuracy,
             self.limits,
-            self.actions_told,
+            self.actions_section,
             self.plan,
         ]

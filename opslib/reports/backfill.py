@@ -1,8 +1,8 @@
 """
-Make many reports at once: here, by several workers, or on a Dask cluster.
+Make many reports at once, with several workers on this machine or on a Dask cluster.
 
-One report is the unit. Each is claimed in the ledger, so that one which a cluster hands out twice is made once, and
-what was made before stays.
+Each report is one task and is claimed in the ledger. A report that a cluster starts twice is made once, and a report
+that exists is not made again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,13 +21,13 @@ from opslib.jobs.schedule import DAILY
 from opslib.reports import publishing
 
 BEFORE = "made before"
-PATIENCE_S = 10  # For a cluster to answer.
-MOST = 2000  # More reports than eight years have are a slip of the pen.
+PATIENCE_S = 10  # The timeout for a cluster to respond.
+MOST = 2000  # Eight years of daily reports; a longer range is a typing error.
 
 
 @dataclass(frozen=True)
 class Made:
-    """One report: of what, how it ended (ok, incomplete, failed, or `BEFORE`), why, and where it is without ending."""
+    """One report: its day or period, its state (ok, incomplete, failed or `BEFORE`), the reason, and its path."""
 
     of: str
     state: str
@@ -35,47 +35,49 @@ class Made:
     place: str
 
 
-def span(name: str, told: str) -> list[str]:
+def period_names(name: str, given: str) -> list[str]:
     """
-    Of which days or periods are the reports from one to another, both inside, such as ``2026-01-02..2026-03-31``?
+    Return the days or periods of a range, both ends included, such as ``2026-01-02..2026-03-31``.
 
     Raises:
-        UsageError: They are no days or periods, or in the wrong order.
+        UsageError: The ends are not days or periods, or in the wrong order.
     """
-    first, _, last = (part.strip() for part in told.partition(".."))
+    first, _, last = (part.strip() for part in given.partition(".."))
     if name == DAILY:
         begin, end = time_parsing.parse_day(first), time_parsing.parse_day(last)
-        _ordered(told, begin, end)
+        _check_order(given, begin, end)
         found = [str(day) for day in _days(begin, end) if market_calendar.session(day) is not None]
     else:
         kind = periods.REPORTS[name]
         at, begin_at = periods.parse(kind, last), periods.parse(kind, first)
-        _ordered(told, begin_at.first, at.first)
+        _check_order(given, begin_at.first, at.first)
         found = []
         while at.first >= begin_at.first and len(found) <= MOST:
             found.append(at.name)
             at = at.before
         found.reverse()
     if not found:
-        raise UsageError(f"{told!r} holds no day with a session. {time_parsing.neighbours(begin)}")
+        raise UsageError(f"{given!r} contains no day with a session. {time_parsing.nearest_sessions(begin)}")
     if len(found) > MOST:
-        raise UsageError(f"{told!r} holds more than {MOST} reports; 1 to {MOST} were wanted.")
+        raise UsageError(
+            f"{given!r} contains more than {MOST} reports; at most {MOST} are allowed. Give a shorter range."
+        )
     return found
 
 
-def _ordered(told: str, first: date, last: date) -> None:
+def _check_order(given: str, first: date, last: date) -> None:
     if first > last:
-        raise UsageError(f"{told!r} ends before it begins; write the earlier one first.")
+        raise UsageError(f"{given!r} ends before it begins. Write the earlier one first.")
 
 
 def _days(first: date, last: date) -> Iterator[date]:
     return (first + timedelta(days=n) for n in range((last - first).days + 1))
 
 
-def made(workspace: Workspace, name: str, of: str, timeout_s: float, kernels: KernelPool | None = None) -> Made:
-    """One report, made unless it was, or is being made elsewhere."""
+def make(workspace: Workspace, name: str, of: str, timeout_s: float, kernels: KernelPool | None = None) -> Made:
+    """Make one report, unless it exists or another process is making it."""
     due = JobKey(f"report {name} {of}", clock.micros(workspace.now()), None, round(timeout_s * 1e6))
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "as_of": None,
         "known_at": None,
         "partial": False,
@@ -85,9 +87,9 @@ def made(workspace: Workspace, name: str, of: str, timeout_s: float, kernels: Ke
     }
     try:
         outcome, place = (
-            publishing.publish_daily(workspace, of, **told)
+            publishing.publish_daily(workspace, of, **options)
             if name == DAILY
-            else publishing.publish_review(workspace, name, of, **told)
+            else publishing.publish_review(workspace, name, of, **options)
         )
         return Made(of, outcome.state, outcome.reason or "", str(place))
     except AlreadyMade:
@@ -96,7 +98,7 @@ def made(workspace: Workspace, name: str, of: str, timeout_s: float, kernels: Ke
         return Made(of, "failed", workspace.settings.redact(str(problem)), "")
 
 
-def here(
+def make_locally(
     workspace: Workspace,
     name: str,
     ofs: list[str],
@@ -104,19 +106,19 @@ def here(
     timeout_s: float,
     progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> list[Made]:
-    """Reports by so many workers on this machine; in order."""
+    """Make reports with several workers on this machine; return them in order."""
     with with_kernel_pool(lambda: workspace) as (_, kernels), ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(made, workspace, name, of, timeout_s, kernels) for of in ofs]
+        running = [pool.submit(make, workspace, name, of, timeout_s, kernels) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(as_completed(running)))}
     return [found[of] for of in ofs]
 
 
-def _there(home: str, app: str, name: str, of: str, timeout_s: float) -> Made:
-    """One report on a worker of a cluster, by its own settings."""
-    return made(open_workspace(app, home), name, of, timeout_s)
+def _make_on_worker(home: str, app: str, name: str, of: str, timeout_s: float) -> Made:
+    """Make one report on a worker of a cluster, with the worker's settings."""
+    return make(open_workspace(app, home), name, of, timeout_s)
 
 
-def there(
+def make_on_cluster(
     workspace: Workspace,
     url: str,
     name: str,
@@ -125,22 +127,24 @@ def there(
     progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> list[Made]:
     """
-    Reports on a Dask cluster, whose workers have the same home and store; in order.
+    Make reports on a Dask cluster whose workers have the same home directory and database; return them in order.
 
     Raises:
-        UsageError: Dask is not installed, or nobody answers there.
+        UsageError: Dask is not installed, or no scheduler responds at the URL.
     """
     try:
         from distributed import Client
         from distributed import as_completed as completed
     except ImportError:
-        raise UsageError("--scheduler needs Dask: pip install -e '.[cluster]'.") from None
+        raise UsageError("--scheduler needs Dask, which is not installed. Run pip install -e '.[cluster]'.") from None
     try:
         client = Client(url, timeout=PATIENCE_S)
     except (OSError, ValueError) as problem:
-        raise UsageError(f"no Dask scheduler answers at {url} ({problem.__class__.__name__}).") from None
+        raise UsageError(
+            f"no Dask scheduler responds at {url} ({problem.__class__.__name__}). Check the URL, or start one."
+        ) from None
     with client:
         given = (str(workspace.settings.base), workspace.settings.app, name)
-        running = [client.submit(_there, *given, of, timeout_s, pure=False) for of in ofs]
+        running = [client.submit(_make_on_worker, *given, of, timeout_s, pure=False) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(completed(running)))}
     return [found[of] for of in ofs]

@@ -1,9 +1,9 @@
 """
 Make the end-of-day report: the guide's template, filled from one session, as numbers and as a document.
 
-A report is a function of the day, the facts known and the limits in force: made twice from the same, it is the same.
-Where a figure cannot be known it is None and stands, with the reason, under *unknown*.
-When an earlier report of the same day says something else, the new one is a restatement and tells what changed.
+A report depends only on the day, the known data and the thresholds in effect. The same input gives the same report.
+A figure that cannot be computed is None; its reason is listed under *unknown*.
+If an earlier report of the same day used other data, the new one is a restatement and lists what changed.
 """
 
 import hashlib
@@ -13,17 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opslib.alerting import history, replay
+from opslib.alerting import alert_ids, history, replay
 from opslib.alerting.history import AlertEpisode
 from opslib.alerting.verdicts import VERDICT_OF, named
 from opslib.dashboard import panels, status
 from opslib.dashboard.daily_figures import SECTIONS, WORDS, DailyFigures, Day, usual
 from opslib.dashboard.daily_figures import figures as figures_of
+from opslib.dashboard.panels import source_name
 from opslib.dashboard.status import Status
-from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, folded, one_after_another, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import Window
-from opslib.foundation.config.rules import SENT, Rule, Rules
+from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import ReportRefused
@@ -33,69 +34,73 @@ from opslib.foundation.storage.database import Database
 from opslib.foundation.version import VERSION
 from opslib.jobs.record import RunRecord
 from opslib.reports import places
+from opslib.reports.overview import Overview, when
 from opslib.trading.pnl.pnl import Pnl
 
 NAME = "daily"
 TITLES = {"availability": "Availability", "data_quality": "Data Quality", "trading": "Trading Performance"}
+# The entries of the evidence as the Markdown shows them; the names in the JSON file are fixed.
+EVIDENCE_LABELS = {
+    "looks": "snapshots",
+    "sha256": "SHA-256",
+    "days_before_sha256": "SHA-256 of the days before",
+    "rules_sha256": "SHA-256 of the rules",
+    "opslib": "opslib",
+}
+# The version of the sentences. `ops verify` compares sentences only with a report of the same version.
+WORDING = 4
 
 
 def _why_unknown(view: Status, figure: str) -> str:
-    """Why is a figure of the template not known?"""
-    if view.filed is not None and figure in ("gross_pnl_pct", "net_pnl_pct", "backtest_variance_pp"):
-        return _lacking(view.filed, figure)
-    if not view.tape.ever_seen:
-        return "no look of this app has ever come"
+    """Return why a figure of the template is unknown."""
+    if view.fills_pnl is not None and figure in ("gross_pnl_pct", "net_pnl_pct", "backtest_variance_pp"):
+        return _why_fills_lack(view.fills_pnl, figure)
+    if not view.counters.ever_seen:
+        return "no snapshot of this app was ever received"
     if view.coverage is None:
-        return "the market was closed: nothing was expected"
-    if not view.tape.looks_in(view.window):
-        return "no look came in this window"
+        return "the market was closed; no snapshots were expected"
+    if not view.counters.snapshots_in(view.window):
+        return "no snapshot was received in this window"
     field = {
         "massive_uptime_pct": "massive",
         "tradier_uptime_pct": "tradier",
         "iv_anomalies": "iv_anomalies",
         "backtest_variance_pp": "backtest_variance",
     }.get(figure)
-    if field and field not in view.tape.alive:
-        return "not measured: the app has never recorded it"
+    if field and field not in view.counters.wired:
+        return "not measured: the app has never recorded a value"
     if figure.endswith(("uptime_pct", "valid_rate_pct")) and view.coverage < view.rules["availability"].min_coverage:
-        return f"only {formatting.ratio(view.coverage, 1)} of the expected looks came"
+        return f"only {formatting.ratio(view.coverage, 1)} of the expected snapshots were received"
     if figure in ("gross_pnl_pct", "net_pnl_pct"):
         return (
             "no trades"
             if view.figures["pnl"]["trades"] == 0
-            else "the page's mean was spoiled by a trade without a number"
+            else "the page's mean is not a number, because one trade has no result"
         )
     if figure == "backtest_variance_pp":
         return (
             f"too few trades on the page ({view.figures['pnl']['variance_trades'] or 0} of "
-            f"{view.rules['backtest_variance'].min_count} needed)"
+            f"{view.rules['backtest_variance'].min_count} required)"
         )
-    return "nothing was counted"
+    return "no requests or events were counted"
 
 
-def _lacking(filed: Pnl, figure: str) -> str:
-    """Why have fills no such figure?"""
-    if not filed.chosen:
-        return "no round trip ended"
+def _why_fills_lack(fills_pnl: Pnl, figure: str) -> str:
+    """Return why a figure cannot be computed from fills."""
+    if not fills_pnl.chosen:
+        return "no round trip was completed"
     if figure != "backtest_variance_pp":
-        return "no trade has a premium to set its result against"
+        return "no trade has a premium, so a result in percent is undefined"
     return (
-        f"too few trades with a backtest's figure ({len(filed.gaps)} of {filed.rule.of('fills').min_count} needed)"
-        if filed.wanted
-        else "no backtest to compare with"
+        f"too few trades with a backtest result ({len(fills_pnl.gaps)} of "
+        f"{fills_pnl.rule.of('fills').min_count} required)"
+        if fills_pnl.has_backtest
+        else "no backtest was imported"
     )
 
 
-def _over(rule: Rule) -> str:
-    """Over which window a rate was judged: it stays past its limit until the trouble has left the window."""
-    return (
-        f" over {formatting.duration(rule.window.total_seconds())}"
-        if rule.gate == "wilson" or rule.unit == "per_hour"
-        else ""
-    )
-
-
-def _told(value: float | None, unit: str) -> str:
+def _figure_text(value: float | None, unit: str) -> str:
+    """Return a figure of the template as text."""
     return formatting.number(value, unit, None if unit == "" else 2)
 
 
@@ -106,10 +111,10 @@ class Daily:
     Attributes:
         day: The day, New York.
         session: Its session; None where the market was closed all day.
-        view: Everything over the session (over the calendar day where there was none).
-        night: Everything from the previous close to the open.
-        previous: The session before, for what changed.
-        earlier: The published numbers of this report, where there are any that rest on something else.
+        view: The status over the session (over the calendar day if there was none).
+        night: The status from the previous close to the open; None without a session.
+        previous: The session before, for the changes.
+        partial: Whether the session was still open.
     """
 
     def __init__(
@@ -123,18 +128,18 @@ class Daily:
         memory: Cache,
     ):
         self.day, self.session = day, market_calendar.session(day)
-        self._store, self._settings, self._rules, self._memory = store, settings, rules, memory
-        self._known_us = None if known_at is None else clock.micros(known_at)
+        self._store, self.settings, self.rules, self._cache = store, settings, rules, memory
+        self._known_at, self._known_us = known_at, None if known_at is None else clock.micros(known_at)
         before = market_calendar.previous_session(day)
         window = self._window(self.session, day, as_of)
-
-        def at(w: Window) -> Status:
-            return status.view(store, settings, rules, w, known_at)
-
-        self.view = at(window)
-        self.night = at(Window(before.closes, self.session.opens)) if self.session else None
+        self.view = self.status_over(window)
+        self.night = self.status_over(Window(before.closes, self.session.opens)) if self.session else None
         self.previous = before
         self.partial = bool(self.session and window.end < self.session.closes)
+
+    def status_over(self, window: Window) -> Status:
+        """Return the status over a window, from the data that this report may use."""
+        return status.view(self._store, self.settings, self.rules, window, self._known_at)
 
     @staticmethod
     def _window(session: Session | None, day: date, as_of: datetime | None) -> Window:
@@ -143,19 +148,19 @@ class Daily:
             return Window(midnight, time_parsing.parse(f"{day}T23:59:59"))
         if as_of and as_of <= session.opens:
             raise ReportRefused(
-                f"a report of {day} was wanted as of {formatting.moment(as_of)}, before the market opened. Ask for "
-                f"a later moment."
+                f"the report of {day} cannot be made as of {formatting.moment(as_of)}: the market had not opened yet. "
+                f"Give a later time."
             )
         return Window(session.opens, min(as_of or session.closes, session.closes))
 
     @cached_property
     def figures(self) -> dict[str, dict[str, float | None]]:
-        """The template's figures."""
+        """The template's figures, by section; None where unknown."""
         return figures_of(self.view)
 
     @cached_property
     def unknown(self) -> dict[str, str]:
-        """Figures that cannot be known, each with why."""
+        """The figures that are unknown, each with the reason."""
         return {
             name: _why_unknown(self.view, name)
             for section in self.figures.values()
@@ -165,37 +170,37 @@ class Daily:
 
     @cached_property
     def alerts(self) -> list[AlertEpisode]:
-        """
-        What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session.
-        """
+        """The alerts of the session, re-evaluated with the data known now; none on a day without a session."""
         if not self.session:
             return []
         if self.partial:
-            transitions, standing = replay.replay_session(
+            transitions, alerts = replay.replay_session(
                 self._store,
-                self._settings,
-                self._rules,
+                self.settings,
+                self.rules,
                 self.view.window.start_us,
                 self.view.window.end_us,
                 self._known_us,
             )
         else:
-            transitions, standing = replay.of(
-                self._store, self._settings, self._rules, self.session, self._known_us, self._memory
+            transitions, alerts = replay.replay_cached(
+                self._store, self.settings, self.rules, self.session, self._known_us, self._cache
             )
-        return history.lives(history.read(transitions, self._rules, standing))
+        return history.episodes(history.severity_changes(transitions, self.rules, alerts))
 
     @property
     def incomplete(self) -> str | None:
-        """Why this report does not stand on enough looks; None where it does, or where none were expected."""
-        coverage, needed = self.view.coverage, self._rules["availability"].min_coverage
+        """Why there are too few snapshots for this report; None if there are enough, or none were expected."""
+        coverage, needed = self.view.coverage, self.rules["availability"].min_coverage
         if coverage is None:
             return None
-        return f"only {formatting.ratio(coverage, 1)} of the expected looks came" if coverage < needed else None
+        if coverage >= needed:
+            return None
+        return f"only {formatting.ratio(coverage, 1)} of the expected snapshots were received"
 
     @property
     def verdict(self) -> str:
-        """The day's verdict: the worst that its figures or any stretch of it amounted to."""
+        """The day's verdict: the worst of its figures and of its alerts."""
         if not self.session:
             return self.view.verdict
         order = ("ok", "warning", "unknown", "critical")
@@ -203,7 +208,7 @@ class Daily:
 
     @cached_property
     def issues(self) -> list[dict[str, Any]]:
-        """Every alert of the session: when, how bad, and where it leads."""
+        """Every alert of the session: its times, its severity and its runbook."""
         until = self.view.window.end_us
         return [
             {
@@ -214,9 +219,9 @@ class Daily:
                 "began": formatting.iso(clock.instant(a.began_us)),
                 "ended": None if a.over_us is None else formatting.iso(clock.instant(a.over_us)),
                 "minutes": round(((until if a.over_us is None else a.over_us) - a.began_us) / 60e6, 1),
-                "worst": f"{a.worst.told(self._rules)}{_over(self._rules[a.worst.rule])}",
+                "worst": a.worst.worst_sentence(self.rules),
                 "inhibited_by": a.worst.inhibited_by,
-                "runbook": self._rules[a.worst.rule].runbooks[a.worst.subject],
+                "runbook": self.rules[a.worst.rule].runbooks[a.worst.subject],
             }
             for a in self.alerts
         ]
@@ -224,39 +229,36 @@ class Daily:
     @cached_property
     def action_items(self) -> list[str]:
         """
-        What follows from the issues, once for each rule and subject that somebody was to be told of, and from what is
-        missing.
+        One action for each rule and subject that people were notified of, and one for missing snapshots.
+
+        What is still active comes first, then what was most severe.
         """
-        items = []
-        for name, subject in dict.fromkeys(
-            (a.worst.rule, a.worst.subject)
-            for a in self.alerts
-            if a.worst.severity in SENT and not a.worst.inhibited_by
-        ):
-            rule = self._rules[name]
-            items.append(f"{named(rule, subject)}: {rule.action} ({rule.who}; runbook {rule.runbooks[subject]})")
+        items = [
+            f"{named(p.rule, p.subject)}: {p.rule.action} ({p.rule.who}; runbook {p.rule.runbooks[p.subject]})"
+            for p in sorted(self._overview.problems, key=lambda p: p.order)
+        ]
         if self.incomplete:
-            items.append(f"Find out why looks are missing: {self.incomplete}. (DevOps; runbook monitor_down)")
+            items.append(f"Find out why snapshots are missing: {self.incomplete}. (DevOps; runbook monitor_down)")
         return items
 
     @cached_property
     def _days(self) -> DailyFigures:
         return DailyFigures(
             self._store,
-            self._settings,
-            self._rules,
-            self._memory,
+            self.settings,
+            self.rules,
+            self._cache,
             None if self._known_us is None else clock.instant(self._known_us),
         )
 
     @cached_property
     def before(self) -> list[Day]:
-        """The trading days before it that say what is usual, oldest first."""
+        """The trading days before it that define the usual range, oldest first."""
         return self._days.before(self.day)
 
     @cached_property
     def weekday(self) -> Day | None:
-        """The same weekday of the week before; None where it was no trading day, or nothing was seen of it."""
+        """The same weekday of the week before; None if it was no trading day or has no data."""
         session = (
             market_calendar.session(self.day - timedelta(days=7))
             if self.day - timedelta(days=7) >= market_calendar.covered()[0]
@@ -267,13 +269,14 @@ class Daily:
     @cached_property
     def changes(self) -> dict[str, dict[str, Any]]:
         """
-        Each figure beside the previous trading day's, the same weekday's of the week before, and what is usual, with
-        how many days say so.
+        Each figure with those of the previous trading day and of the same weekday of the week before.
+
+        It also holds the usual range and the number of days that the range is based on.
         """
         previous, found = self._days.of(self.previous), dict[str, dict[str, Any]]()
         for section, figures in SECTIONS.items():
             for name in figures:
-                usually, value = usual(self.before, name, self._rules.days), self.figures[section][name]
+                usually, value = usual(self.before, name, self.rules.days), self.figures[section][name]
                 found[name] = {
                     "previous": previous.figures[name] if previous else None,
                     "weekday": self.weekday.figures[name] if self.weekday else None,
@@ -288,39 +291,43 @@ class Daily:
 
     @cached_property
     def evidence(self) -> dict[str, Any]:
-        """By what this report can be recomputed: the looks it rests on, and the limits it was judged by."""
+        """What is needed to recompute this report: digests of its snapshots and of its rules."""
         digest = hashlib.sha256()
-        looks = {
-            k.digest: k for view in (self.view, self.night) if view for page in view.tape.pages for k in page.looks
+        snapshots = {
+            k.digest: k
+            for view in (self.view, self.night)
+            if view
+            for page in view.counters.pages
+            for k in page.snapshots
         }
-        for look in sorted(looks.values(), key=lambda k: (k.ts_us, k.digest)):
-            digest.update(look.ts_us.to_bytes(8, "big") + look.digest)
-        wired = sorted(self.view.tape.alive)
+        for snapshot in sorted(snapshots.values(), key=lambda k: (k.ts_us, k.digest)):
+            digest.update(snapshot.ts_us.to_bytes(8, "big") + snapshot.digest)
+        wired = sorted(self.view.counters.wired)
         before = hashlib.sha256(
             json.dumps(
-                [d.told for d in (*self.before, *((self.weekday,) if self.weekday else ()))], sort_keys=True
+                [d.content for d in (*self.before, *((self.weekday,) if self.weekday else ()))], sort_keys=True
             ).encode()
         ).hexdigest()
         return {
-            "looks": len(looks),
+            "looks": len(snapshots),
             "sha256": digest.hexdigest(),
             "wired": wired,
             "days_before_sha256": before,
-            "rules_sha256": self._rules.hash,
+            "rules_sha256": self.rules.hash,
             "opslib": VERSION,
         }
 
     @property
     def path(self) -> Path:
         """Where this report is published, without the ending."""
-        return places.place(self._settings, NAME, self.day, self.partial)
+        return places.place(self.settings, NAME, self.day, self.partial)
 
     @cached_property
     def earlier(self) -> dict[str, Any] | None:
         """
-        The published numbers of this report that rest on something else, or None.
+        The published numbers that this report restates, or None.
 
-        A report made again from the same facts compares itself with what its published self was compared with.
+        A report made again from the same data is compared with the same earlier report as its published version.
         """
         published = places.published(self.path.with_name(f"{self.path.name}.json"))
         if published and published["evidence"] == self.evidence:
@@ -330,9 +337,7 @@ class Daily:
 
     @cached_property
     def restates(self) -> str | None:
-        """
-        The name under which the report that this one restates is kept: ``r1``, ``r2``, …; None where it restates none.
-        """
+        """The suffix of the report that this one restates, such as ``r1``; None if it restates none."""
         published = places.published(self.path.with_name(f"{self.path.name}.json"))
         if published is None:
             return None
@@ -340,27 +345,27 @@ class Daily:
 
     @cached_property
     def restated(self) -> list[str]:
-        """What changed against the report that this one restates, and why; empty where it restates none."""
+        """What changed since the report that this one restates, and why; empty if it restates none."""
         if not self.earlier:
             return []
         then, now = self.earlier["evidence"], self.evidence
         why = []
         if now["looks"] != then["looks"] or now["sha256"] != then["sha256"]:
-            why.append(f"it rests on {now['looks']:,} looks; {then['looks']:,} were known before")
+            why.append(f"it uses {now['looks']:,} snapshots, the earlier one {then['looks']:,}")
         if now["rules_sha256"] != then["rules_sha256"]:
-            why.append("the limits changed")
+            why.append("rules.toml changed")
         if now["days_before_sha256"] != then.get("days_before_sha256"):
-            why.append("more is known of the days before it")
+            why.append("the data of the days before changed")
         if now["wired"] != then["wired"]:
-            why.append("fields thought unwired have been seen alive")
+            why.append("fields that had no values now have some")
         if now["opslib"] != then["opslib"]:
-            why.append(f"opslib {now['opslib']} made it; {then['opslib']} made the earlier one")
+            why.append(f"opslib {now['opslib']} made it, opslib {then['opslib']} the earlier one")
         lines = [f"This report restates an earlier one: {'; '.join(why)}."]
         for section, figures in SECTIONS.items():
             for name, (words, unit) in figures.items():
                 a, b = self.earlier[section][name], self.figures[section][name]
                 if a != b:
-                    lines.append(f"{words}: was {_told(a, unit)}, is {_told(b, unit)}")
+                    lines.append(f"{words}: was {_figure_text(a, unit)}, is {_figure_text(b, unit)}")
         if self.earlier["verdict"] != self.verdict:
             lines.append(f"verdict: was {self.earlier['verdict']}, is {self.verdict}")
         if len(lines) == 1:
@@ -369,11 +374,12 @@ class Daily:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The report as numbers, as CONTRACT.md has them."""
+        """The report as numbers, with the fields of CONTRACT.md."""
         night = self.night.figures if self.night else None
         return {
             "day": str(self.day),
-            "app": self._settings.app,
+            "wording": WORDING,
+            "app": self.settings.app,
             "verdict": self.verdict,
             "headline": self.headline.plain.splitlines(),
             "session": self.words,
@@ -399,7 +405,7 @@ class Daily:
 
     @property
     def words(self) -> str:
-        """What kind of day it was."""
+        """The kind of day, with its hours."""
         if self.session is None:
             return "market closed (weekend)" if self.day.weekday() >= 5 else "market closed (holiday)"
         kind = "half day" if self.session.half else "full day"
@@ -407,83 +413,116 @@ class Daily:
 
     @property
     def record(self) -> RunRecord:
-        """The numbers of this report, for whoever executed the notebook."""
+        """The numbers of this report, for the executor of the notebook."""
         return RunRecord(self.values, self.markdown())
+
+    @cached_property
+    def _overview(self) -> Overview:
+        return Overview(self)
 
     @property
     def headline(self) -> TextBlock:
-        """Is anything wrong, since when, what to do?"""
-        loud = [i for i in self.issues if i["severity"] in SENT and not i["inhibited_by"]]
-        head = f"{self.day}: {self.verdict}. {self.words}."
-        lines = [
-            f"{time_parsing.parse(i['began']).astimezone(formatting.NEW_YORK):%H:%M} New York, "
-            f"{i['minutes']:g} min: {i['worst']}"
-            for i in loud
-        ] or ["Nothing reached a limit at which anybody is told." if self.session else "Nothing was expected."]
-        if self.incomplete:
-            lines.insert(0, f"INCOMPLETE: {self.incomplete}.")
-        if self.partial:
-            lines.insert(
-                0,
-                f"PARTIAL: the market was still open; this is the day up to {formatting.moment(self.view.window.end)}.",
-            )
-        return bullet_list(head, self.restated + lines)
+        """The answer: the verdict, what was broken, whose fault it was, what still worked, what to do first."""
+        return self._overview.answer
+
+    @property
+    def first_screen(self) -> TextBlock:
+        """The answer with links to the incidents, six key figures, and every alert on one time axis."""
+        blocks = [self.headline, self._overview.links, self._overview.figures, self._overview.chart]
+        return one_after_another(*(block for block in blocks if block is not None))
 
     def section(self, name: str) -> TextBlock:
-        """One section of the guide's template: availability, data_quality or trading."""
-        rows = [
-            (words, _told(self.figures[name][figure], unit), self.unknown.get(figure, ""))
-            for figure, (words, unit) in SECTIONS[name].items()
-        ]
-        return bullet_list(TITLES[name], [f"{w}: {v}{f' ({why})' if why else ''}" for w, v, why in rows])
+        """Return one section of the guide's template: availability, data_quality or trading."""
+        trades = self.figures["trading"]["total_trades"]
+        means = f" (mean of {trades:,.0f} trade{'' if trades == 1 else 's'})" if trades else ""
+        lines = []
+        for figure, (words, unit) in SECTIONS[name].items():
+            why = f" ({self.unknown[figure]})" if figure in self.unknown else ""
+            mean = means if figure in ("gross_pnl_pct", "net_pnl_pct") and not why else ""
+            lines.append(f"{words}: {_figure_text(self.figures[name][figure], unit)}{why}{mean}")
+        return bullet_list("", lines)
 
     @property
     def night_before(self) -> TextBlock:
         """One line about the night before: from the previous close to the open."""
         if not self.night:
-            return bullet_list("The night before", ["market closed"])
+            return bullet_list("No night before", ["market closed"])
         f, window = self.night.figures, self.night.window
-        seen = self.night.tape.looks_in(window)
+        seen = self.night.counters.snapshots_in(window)
         massive = f["providers"]["massive"]
-        told = (
+        line = (
             f"errors {formatting.number(f['system']['errors'])}, failed Massive requests "
-            f"{formatting.number(massive['failures'])} of {formatting.number(massive['requests'])}, looks {seen:,}"
+            f"{formatting.number(massive['failures'])} of {formatting.number(massive['requests'])}, snapshots {seen:,}"
         )
-        return bullet_list(f"The night before, {window}", [told if seen else "no page was open"])
+        return bullet_list(str(window), [line if seen else "no snapshot: no page was open"])
 
     @property
-    def issues_told(self) -> TextBlock:
-        """Issues Encountered."""
-        lines = []
-        for i in self.issues:
-            began = time_parsing.parse(i["began"])
-            until = "still so at the close" if i["ended"] is None else f"{i['minutes']:g} min"
-            lines.append(
-                f"{i['severity']}, {began:%H:%M:%S} UTC ({began.astimezone(formatting.NEW_YORK):%H:%M:%S} New York),"
-                f" {until}: {i['worst']}; "
-                f"{'explained by ' + i['inhibited_by'] if i['inhibited_by'] else 'runbook ' + i['runbook']}"
-            )
-        lines += [
-            f"page reloaded {formatting.moment(at)}: its counters began again at zero"
-            for at in self.view.tape.reloads(self.view.window)
+    def issues_list(self) -> TextBlock:
+        """Issues Encountered: the alerts as tables, then everything else that happened."""
+        sent, others = list[list[str]](), list[list[str]]()
+        for issue, alert in zip(self.issues, self.alerts):
+            row = [
+                f"{formatting.SIGNS[issue['severity']]} {issue['severity']}",
+                when(alert.began_us, alert.over_us),
+                issue["worst"],
+                self._overview.at_each_severity(alert),
+                source_name(alert.worst.source),
+            ]
+            if issue["inhibited_by"]:
+                others.append([*row, alert_ids.describe(issue["inhibited_by"])])
+            else:
+                sent.append([*row, issue["runbook"]])
+        header = ["severity", "New York", "worst value", "time beyond each threshold", "source"]
+        blocks = [table(f"{len(sent)} alert{'' if len(sent) == 1 else 's'}", [*header, "runbook"], sent, "none")]
+        if others:
+            words = f"{len(others)} more, each a consequence of another alert"
+            blocks.append(folded(words, table(words, [*header, "consequence of"], others)))
+        if self._other_issues:
+            blocks.append(bullet_list("Other issues", self._other_issues))
+        return one_after_another(*blocks)
+
+    @property
+    def _other_issues(self) -> list[str]:
+        """Page reloads, gaps in the snapshots, the newest error message, and clocks that are wrong."""
+        lines = [
+            f"page reloaded {formatting.moment(at)}: its counters were reset to zero"
+            for at in self.view.counters.reloads(self.view.window)
         ]
         lines += [
-            f"no looks {formatting.span(g.start, g.end)}, {formatting.duration(g.seconds)}"
-            for g in self.view.tape.gaps(self.view.window)
+            f"no snapshots {formatting.span(g.start, g.end)}, {formatting.duration(g.seconds)}"
+            for g in self.view.counters.gaps(self.view.window)
         ]
         message = self.view.figures["system"]["last_error_message"]
-        lines += [f"newest error message of a page: {formatting.single_line(message)}"] if message else []
-        lines += [n for n in self.view.panel("system").notes if "clock" in n]
-        return bullet_list("Issues Encountered", lines or ["none"])
+        lines += [f"newest error message: {formatting.single_line(message)}"] if message else []
+        return lines + [n for n in self.view.panel("system").notes if "clock" in n]
 
     @property
-    def actions_told(self) -> TextBlock:
+    def _issue_lines(self) -> TextBlock:
+        """Issues Encountered as a list, for the Markdown."""
+        lines = []
+        for issue, alert in zip(self.issues, self.alerts):
+            until = clock.instant(self.view.window.end_us if alert.over_us is None else alert.over_us)
+            active = ", still active at the close" if alert.over_us is None else ""
+            after = (
+                f"consequence of {alert_ids.describe(issue['inhibited_by'])}"
+                if issue["inhibited_by"]
+                else f"runbook {issue['runbook']}"
+            )
+            lines.append(
+                f"{issue['severity']}, {formatting.span(clock.instant(alert.began_us), until)}{active}, "
+                f"{source_name(alert.worst.source)}: {issue['worst']}; time beyond each threshold: "
+                f"{self._overview.at_each_severity(alert)}; {after}"
+            )
+        return bullet_list("", [*lines, *self._other_issues] or ["none"])
+
+    @property
+    def actions_list(self) -> TextBlock:
         """Action Items."""
-        return bullet_list("Action Items", self.action_items or ["nothing to do"])
+        return bullet_list("", self.action_items or ["nothing to do"])
 
     @property
-    def changes_told(self) -> TextBlock:
-        """What changed against the previous trading day, the same weekday, and the days before?"""
+    def changes_table(self) -> TextBlock:
+        """The changes since the previous trading day and the same weekday, with the usual range."""
         rows = []
         for name, found in self.changes.items():
             words, unit = WORDS[name]
@@ -496,15 +535,15 @@ class Daily:
                 )
 
             if found["usual_low"] is not None:
-                band = f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}"
+                band = f"{_figure_text(found['usual_low'], unit)} to {_figure_text(found['usual_high'], unit)}"
             elif found["n"]:
-                band = f"median {_told(found['usual_middle'], unit)}"
+                band = f"unknown; median {_figure_text(found['usual_middle'], unit)}"
             else:
                 band = formatting.UNKNOWN
             rows.append(
                 [
                     words,
-                    _told(found["value"], unit),
+                    _figure_text(found["value"], unit),
                     gap(found["previous"], found["value"]),
                     gap(found["weekday"], found["value"]),
                     band,
@@ -515,37 +554,40 @@ class Daily:
         header = [
             "figure",
             str(self.day),
-            f"against {self.previous.day}",
-            f"against {self.day - timedelta(days=7)}",
-            "usual",
-            "n days",
-            "is it?",
+            f"change since {self.previous.day}",
+            f"change since {self.day - timedelta(days=7)}",
+            "usual range",
+            "days compared",
+            "assessment",
         ]
         return table(
-            f"Against the previous trading day ({self.previous.day}), the same weekday, and "
-            f"{self._rules.days.usual_days:g} trading days before",
+            f"Compared with the previous trading day ({self.previous.day}), the same weekday of the week before, and "
+            f"up to {self.rules.days.usual_days:g} trading days before",
             header,
             rows,
         )
 
     def panel(self, name: str) -> panels.Panel:
-        """One of the four panels over the session."""
+        """Return one of the four panels over the session."""
         return self.view.panel(name)
 
     def markdown(self) -> str:
-        """The whole report as the guide's template has it, in Markdown."""
-        parts = [f"## Daily Monitoring Report - {self.day}"]
-        for piece in (
-            self.headline,
-            *(self.section(name) for name in SECTIONS),
-            self.issues_told,
-            self.actions_told,
-            self.night_before,
-            self.changes_told,
-        ):
-            parts += ["", piece.markdown]
-        evidence = ", ".join(f"{k} {v}" for k, v in self.evidence.items() if k != "wired")
+        """Return the whole report in Markdown, with the headings of the guide's template."""
+        parts = [f"## Daily Monitoring Report - {self.day}", "", self.first_screen.markdown]
+        for name in SECTIONS:
+            parts += ["", f"### {TITLES[name]}", "", _body(self.section(name))]
+        parts += ["", "### Issues Encountered", "", _body(self._issue_lines)]
+        parts += ["", "### Action Items", "", _body(self.actions_list)]
+        night = f", {self.night.window}" if self.night else ""
+        parts += ["", f"### Night before{night}", "", _body(self.night_before)]
+        parts += ["", self.changes_table.markdown]
+        evidence = ", ".join(f"{EVIDENCE_LABELS[k]} {v}" for k, v in self.evidence.items() if k in EVIDENCE_LABELS)
         return "\n".join([*parts, "", f"Evidence: {formatting.in_markdown(evidence)}", ""])
+
+
+def _body(block: TextBlock) -> str:
+    """Return the Markdown of a block without its heading."""
+    return block.markdown.partition("\n\n")[2] if block.markdown.startswith("### ") else block.markdown
 
 
 def daily(
@@ -559,22 +601,22 @@ def daily(
     known_at: datetime | None = None,
 ) -> Daily:
     """
-    What happened on a trading day?
+    Return the report of a trading day.
 
     Args:
         day: The day in New York; a day without a session gives a report that says so.
-        memory: What was computed before.
-        as_of: Only up to then; a report before the close is a partial one.
-        known_at: Only what had come into the store by then.
+        memory: The cache of computed figures.
+        as_of: The end of the data; a report before the close is partial. None is the close.
+        known_at: Use only data that was in the database by then; None is all data.
 
     Raises:
-        ReportRefused: Before the market opened, or an earlier report of that day cannot be read.
+        ReportRefused: The market had not opened, or an earlier report of that day cannot be read.
     """
     return Daily(store, settings, rules, day, as_of, known_at, memory)
 
 
 def meant_day(workspace: Workspace, day: str | date | None, as_of: str | datetime | None = None) -> date:
-    """The day that is meant: the one named, else the last whose session has closed."""
+    """Return the given day, or the last day whose session has closed."""
     if day:
         return time_parsing.parse_day(day) if isinstance(day, str) else day
     return market_calendar.last_closed(time_parsing.instant_of(as_of) or workspace.now()).day
@@ -586,13 +628,13 @@ def daily_of(
     as_of: str | datetime | None = None,
     known_at: str | datetime | None = None,
 ) -> Daily:
-    """The report of a trading day; of the last one that has closed, where none is named."""
+    """Return the report of a trading day, by default of the last day whose session has closed."""
     return daily(
         workspace.store,
         workspace.settings,
         workspace.rules,
         meant_day(workspace, day, as_of),
-        workspace.memory,
+        workspace.cache,
         as_of=time_parsing.instant_of(as_of),
         known_at=time_parsing.instant_of(known_at),
     )

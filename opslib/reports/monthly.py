@@ -1,4 +1,4 @@
-"""Make the monthly report: the days, and trading costs against what the backtest assumes."""
+"""Make the monthly report: figures by day, and trading costs compared with the backtest's assumptions."""
 
 import statistics
 from decimal import Decimal
@@ -18,12 +18,12 @@ ZERO = Decimal(0)
 
 class Rate(NamedTuple):
     """
-    What something costs, trade by trade.
+    The rate of one cost over trades.
 
     Attributes:
-        assumed: What the backtest takes for it; None where it does not tell.
-        n: Of so many trades it is known.
-        mean, low, high: Its mean over trades with the 95 % interval of it; None of too few.
+        assumed: The backtest's assumption; None if it has none.
+        n: The number of trades with a known rate.
+        mean, low, high: The mean over trades and its 95 % interval; None for too few trades.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Rate(NamedTuple):
     high: float | None
 
     @property
-    def told(self) -> list[str]:
-        """As a row for people."""
+    def row(self) -> list[str]:
+        """The rate as a row of the table of costs."""
 
         def number(v: float | None) -> str:
             return formatting.UNKNOWN if v is None else f"{v:.3f}"
@@ -51,18 +51,18 @@ class Rate(NamedTuple):
 
 
 class Monthly(PeriodicReport):
-    """The month's days, and what trading cost in it."""
+    """The monthly report: figures by day, and trading costs."""
 
     NAME, TITLE = "monthly", "Monthly monitoring report"
 
     @cached_property
     def spent(self) -> CostComparison:
-        """What trading cost, over the month up to now."""
+        """The costs of trading over the month, up to the report's time."""
         return CostComparison(self.workspace, self.upto, self.upto - self.period.window.start)
 
     @cached_property
     def rates(self) -> tuple[Rate, Rate]:
-        """Commission a contract and side, and slippage in % of the premium, by trade."""
+        """Commission per contract and side in USD, and slippage in % of the premium, by trade."""
         found = {name: (assumed, unit) for name, assumed, _, unit in self.spent.rates}
         return (
             _rate("commission_usd", found, [_commission(p) for p in self.spent.pairs]),
@@ -71,27 +71,27 @@ class Monthly(PeriodicReport):
 
     @property
     def costs(self) -> TextBlock:
-        """What the backtest assumes, and what it was."""
+        """The assumed and the actual costs."""
         return tabled(
             f"Costs of {len(self.spent.pairs)} trades of {self.period.name}",
-            ["cost", "assumed", "mean of trades", "95 % interval", "n"],
-            [r.told for r in self.rates] if self.spent.pairs else [],
-            "no trade of the month has a backtest's trade beside it, so no cost can be compared",
+            ["cost", "assumed", "mean of trades", "95 % interval", "trades"],
+            [r.row for r in self.rates] if self.spent.pairs else [],
+            "no trade of the month is paired with a backtest trade, so costs cannot be compared",
         )
 
     @property
     def table(self) -> TextBlock:
-        """The same in dollars."""
+        """The costs in dollars."""
         return self.spent.table
 
     @property
     def change(self) -> TextBlock:
-        """The change to the backtest's assumptions that follows, as a diff to apply."""
+        """The proposed change of the backtest's assumptions, as a diff to apply."""
         return self.spent.change
 
     @property
     def more(self) -> dict[str, Any]:
-        """The costs, and the proposed ones."""
+        """The actual and the proposed costs."""
         return {
             "costs": [r._asdict() for r in self.rates],
             "proposed": {name: round(float(value), 6) for name, value in self.spent.proposed.items()},
@@ -100,12 +100,12 @@ class Monthly(PeriodicReport):
 
     @property
     def action_items(self) -> list[str]:
-        """As of every review, and the change to the assumptions, where one follows."""
+        """The action items of every periodic report, and the change of the backtest's costs if one is proposed."""
         dearer = [r for r in self.rates if r.assumed is not None and r.low is not None and r.low > r.assumed]
         more = (
             [
-                f"Apply the change to the backtest's costs: {', '.join(r.name for r in dearer)} cost more "
-                f"than assumed, with 95 % confidence (Trading Manager; runbook backtest_variance)"
+                f"Apply the change to the backtest's costs: {', '.join(r.name for r in dearer)} above "
+                f"the assumption, with 95 % confidence (Trading Manager; runbook backtest_variance)"
             ]
             if dearer
             else []
@@ -114,15 +114,15 @@ class Monthly(PeriodicReport):
 
     @property
     def pieces(self) -> list[TextBlock]:
-        """With the costs before what follows."""
+        """All parts in order; the costs come before the action items."""
         return [
             *super().pieces[:-1],
             self.costs,
             self.table,
             self.change
             if self.spent.pairs
-            else bullet_list("No change can be proposed", ["there is nothing to compare"]),
-            self.actions_told,
+            else bullet_list("Proposed change", ["none: no trade is paired with a backtest trade"]),
+            self.actions_section,
         ]
 
 

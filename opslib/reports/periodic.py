@@ -1,14 +1,12 @@
 """
 Make a report over several trading days: figures by day and in all, alerts, incidents, and what changed.
 
-Each day's figures are those of its daily report. What is added up is counts; a mean is that of trades, not of days. A
-day of which too little was seen makes the whole incomplete, by name.
+Each day's figures are those of its daily report. Sums add up counts; means are means of trades, not of days. A day with
+too few snapshots makes the whole report incomplete, and is named.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +17,11 @@ from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, named
 from opslib.dashboard import alert_log, daily_figures
 from opslib.dashboard.alert_log import AlertLog
 from opslib.dashboard.daily_figures import WORDS, DailyFigures, Day, percent
-from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
+from opslib.dashboard.panels import source_name
+from opslib.dashboard.text_blocks import TextBlock, answer, bullet_list, folded, table
+from opslib.dashboard.trends import Trend, trends
 from opslib.foundation import clock, formatting, time_parsing
+from opslib.foundation.config.rules import SEVERITIES
 from opslib.foundation.errors import ReportRefused
 from opslib.foundation.market_calendar import Session
 from opslib.foundation.periods import Period
@@ -30,18 +31,19 @@ from opslib.incidents.incident import Incident
 from opslib.jobs import record
 from opslib.jobs.record import RunRecord
 from opslib.reports import places
+from opslib.reports.daily import WORDING
+from opslib.reports.overview import new_york, worst_value
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from opslib.foundation.config.workspace import Workspace
 
-REPLAYED_DAYS = 5  # Where nobody judged, so many days are judged anew; more would take minutes.
+MOST_SHOWN = 15  # A page shows a longer table of alerts only on demand.
+REPLAYED_DAYS = 5  # Re-evaluate at most this many days without recorded alerts; more would take minutes.
 
 
 def total(found: list[Day]) -> dict[str, float | None]:
-    """The template's figures over some days; None of what is unknown on one of them that was seen."""
+    """Return the template's figures over some days; a figure that is unknown on one of them is None."""
 
     def add(name: str) -> int | None:
         parts = [day.counts[name] for day in found]
@@ -75,38 +77,30 @@ def total(found: list[Day]) -> dict[str, float | None]:
     }
 
 
-def told(value: float | None, name: str) -> str:
-    """A figure of the template for people."""
+def figure_text(value: float | None, name: str) -> str:
+    """Return a figure of the template as text."""
     unit = WORDS[name][1]
     return formatting.number(value, unit, None if unit == "" else 2)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture with its words."""
-
-    words: TextBlock
-    name: str
-    draw: "Callable[[Axes], Any]"
-
-    def __repr__(self) -> str:
-        return self.words.plain
-
-    def _ipython_display_(self) -> None:
-        from opslib.dashboard import charts
-
-        charts.show(self.words._repr_mimebundle_(), self.draw, self.name, self.words.plain)
+# The rule whose thresholds a figure by day is compared with, and the number by which they are multiplied.
+LIMITS = {
+    "massive_uptime_pct": ("availability", 100.0),
+    "tradier_uptime_pct": ("availability", 100.0),
+    "greeks_valid_rate_pct": ("greeks_valid", 100.0),
+    "backtest_variance_pp": ("backtest_variance", 1.0),
+}
 
 
 class PeriodicReport:
     """
-    Some trading days together.
+    A report over several trading days.
 
     Args:
-        workspace: Whose.
-        period: Which days.
-        as_of: Only sessions that had closed by then; None is now.
-        known_at: Only what was known by then; None is all.
+        workspace: The app's workspace.
+        period: The days.
+        as_of: Use only sessions that had closed by then; None is now.
+        known_at: Use only data that was in the database by then; None is all data.
     """
 
     NAME, TITLE = "weekly", "Weekly monitoring report"
@@ -118,68 +112,71 @@ class PeriodicReport:
         self.upto = min(as_of or workspace.now(), period.window.end)
         if self.upto <= period.window.start:
             raise ReportRefused(
-                f"a report of {period.name} was wanted, which begins only at "
-                f"{formatting.moment(period.window.start)}. Ask for one that has begun."
+                f"no report of {period.name} can be made yet: the period begins at "
+                f"{formatting.moment(period.window.start)}. Name a period that has begun."
             )
         self.partial = self.upto < period.window.end and any(s.closes > self.upto for s in period.sessions)
-        self._days = DailyFigures(workspace.store, workspace.settings, workspace.rules, workspace.memory, known_at)
+        self._days = DailyFigures(workspace.store, workspace.settings, workspace.rules, workspace.cache, known_at)
 
     @cached_property
     def sessions(self) -> list[Session]:
         """
-        Its trading days that had closed, from the first on of which anything was ever seen: only what has begun can be
-        missing.
+        The trading days that had closed, from the first snapshot of the app on.
+
+        Days before the first snapshot do not count as missing.
         """
         first = SnapshotStore(self.workspace.store).first_ts(self.workspace.settings.app)
         return [s for s in self.closed if first is not None and s.window.end_us > first]
 
     @property
     def closed(self) -> list[Session]:
-        """All of its trading days that had closed."""
+        """All trading days of the period that had closed."""
         return [s for s in self.period.sessions if s.closes <= self.upto]
 
     @cached_property
     def days(self) -> list[tuple[Session, Day | None]]:
-        """Each of them in figures; None where nothing was seen."""
+        """Each trading day with its figures; None for a day without data."""
         return [(session, self._days.of(session)) for session in self.sessions]
 
     @property
-    def seen(self) -> list[Day]:
-        """Those of which something was seen."""
+    def days_with_data(self) -> list[Day]:
+        """The trading days with data."""
         return [day for _, day in self.days if day is not None]
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
-        """The template's figures over all of them."""
-        return total(self.seen)
+        """The template's figures over all days with data."""
+        return total(self.days_with_data)
 
     @cached_property
     def previous(self) -> list[Day]:
-        """The days of the period before."""
+        """The days with data of the period before."""
         return [day for session in self.period.before.sessions if (day := self._days.of(session)) is not None]
 
     @property
     def coverage(self) -> float | None:
-        """Looks received of those expected, over its trading days; a day without any is 0."""
+        """Snapshots received of those expected, 0 to 1, over the trading days; a day without any counts as 0."""
         known = [0.0 if day is None else day.coverage or 0.0 for _, day in self.days]
         return sum(known) / len(known) if known else None
 
     @property
     def incomplete(self) -> str | None:
-        """Why it does not stand on enough looks; None where it does, or where none were expected."""
+        """Why there are too few snapshots; None if there are enough, or none were expected."""
         if (
             self.closed
             and not self.sessions
             and SnapshotStore(self.workspace.store).first_ts(self.workspace.settings.app) is not None
         ):
-            return "it was over before the first look came"
+            return "the period ended before the first snapshot was received"
         needed = self.workspace.rules["availability"].min_coverage
 
-        def came(day: Day | None) -> str:
-            return "nothing was seen" if day is None else f"only {formatting.ratio(day.coverage, 1)} of the looks came"
+        def received(day: Day | None) -> str:
+            if day is None:
+                return "no data"
+            return f"only {formatting.ratio(day.coverage, 1)} of the expected snapshots"
 
         short = [
-            f"{session.day} ({came(day)})"
+            f"{session.day} ({received(day)})"
             for session, day in self.days
             if day is None or (day.coverage or 0.0) < needed
         ]
@@ -192,33 +189,33 @@ class PeriodicReport:
 
     @cached_property
     def log(self) -> AlertLog:
-        """What alerts did: by the record; of few days that nobody judged, judged anew."""
+        """The alert log: as recorded, or re-evaluated if there is no record and there are few days."""
         found = alert_log.log_of(self.workspace, self.upto, since=self.period.window.start, known_at=self.known_at)
-        if not found.lacking or not 0 < len(self.seen) <= REPLAYED_DAYS:
+        if not found.missing or not 0 < len(self.days_with_data) <= REPLAYED_DAYS:
             return found
-        # What a long silence amounts to is told by its days.
-        upto = self.upto if len(self.sessions) <= REPLAYED_DAYS else self.seen[-1].session.closes
+        # A long gap in the data is reported by its days.
+        upto = self.upto if len(self.sessions) <= REPLAYED_DAYS else self.days_with_data[-1].session.closes
         return alert_log.log_of(
             self.workspace,
             upto,
-            since=max(self.period.window.start, self.seen[0].session.opens),
+            since=max(self.period.window.start, self.days_with_data[0].session.opens),
             known_at=self.known_at,
             replay=True,
         )
 
     @cached_property
-    def rises(self) -> list[SeverityChange]:
-        """The worst rise of each alert that nothing else explains, in order."""
+    def worst_changes(self) -> list[SeverityChange]:
+        """Each alert that is not inhibited, at its highest severity, in order of firing."""
         worst: dict[str, SeverityChange] = {}
-        order = ("warning", "notify", "critical", "escalate")
-        for rise in self.log.rises:
-            if rise.alert not in worst or order.index(rise.severity) > order.index(worst[rise.alert].severity):
-                worst[rise.alert] = rise
-        return [r for r in worst.values() if not r.inhibited_by]
+        rank = SEVERITIES.index
+        for change in self.log.changes:
+            if change.alert not in worst or rank(change.severity) > rank(worst[change.alert].severity):
+                worst[change.alert] = change
+        return sorted((r for r in worst.values() if not r.inhibited_by), key=lambda r: r.fired_us)
 
     @cached_property
     def incidents(self) -> list[Incident]:
-        """What was opened in it."""
+        """The incidents that were opened in the period."""
         window = self.period.window
         return [
             i
@@ -227,27 +224,28 @@ class PeriodicReport:
         ]
 
     @property
-    def unjudged(self) -> str:
-        """Why it is not known what alerts did; empty where it is."""
-        return self.log.lacking if self.seen else ""
+    def alerts_unknown(self) -> str:
+        """Why the alerts of the period are unknown; empty if they are known."""
+        return self.log.missing if self.days_with_data else ""
 
     @property
     def verdict(self) -> str:
-        """The worst that its alerts amounted to; unknown where days are missing, or nobody judged them."""
-        found = {VERDICT_OF[r.severity] for r in self.rises} | (
-            {"unknown"} if self.incomplete or self.unjudged or not self.seen else set()
+        """The worst verdict of its alerts; unknown if days are missing or rules were not evaluated."""
+        found = {VERDICT_OF[r.severity] for r in self.worst_changes} | (
+            {"unknown"} if self.incomplete or self.alerts_unknown or not self.days_with_data else set()
         )
         return next((v for v in VERDICTS if v in found), "ok")
 
     @cached_property
     def hours(self) -> list[tuple[str, float, dict[str, Any]]]:
         """
-        Every hour with requests to Massive: when it began, its availability, its counts; best first: most answered,
-        fewest errors.
+        Every hour with requests to Massive: its start, its availability and its counts.
+
+        The best hour comes first: the highest availability, then the fewest errors.
         """
         known = [
             (hour["from"], 1 - (hour["massive_failures"] or 0) / hour["massive_requests"], hour)
-            for day in self.seen
+            for day in self.days_with_data
             for hour in day.hours
             if hour["massive_requests"]
         ]
@@ -255,9 +253,9 @@ class PeriodicReport:
 
     @cached_property
     def changes(self) -> list[tuple[str, float | None, float | None, str, str]]:
-        """Each figure: its name, before, now, the difference in words, and of how many days each."""
+        """Each figure: its name, the value before, the value now, the difference as text, the numbers of days."""
         before = total(self.previous)
-        n = f"{len(self.previous)} and {len(self.seen)}"
+        n = f"{len(self.previous)} and {len(self.days_with_data)}"
 
         def unit(name: str) -> str:
             return WORDS[name][1].replace("%", "points")
@@ -275,23 +273,23 @@ class PeriodicReport:
 
     @property
     def action_items(self) -> list[str]:
-        """What follows: once for each rule and subject that told people, how often; and from what is missing."""
+        """One action for each rule and subject that people were notified of, each open incident, and missing data."""
         items = []
-        for name, subject in dict.fromkeys((r.rule, r.subject) for r in self.rises if r.sent):
+        for name, subject in dict.fromkeys((r.rule, r.subject) for r in self.worst_changes if r.sent):
             rule = self.workspace.rules.rules.get(name)
-            count = sum((r.rule, r.subject) == (name, subject) for r in self.rises if r.sent)
+            count = sum((r.rule, r.subject) == (name, subject) for r in self.worst_changes if r.sent)
             if rule:
                 items.append(
-                    f"{named(rule, subject)}, {count} time{'s' if count > 1 else ''}: {rule.action} ({rule.who}; "
+                    f"{named(rule, subject)}, {count} alert{'s' if count > 1 else ''}: {rule.action} ({rule.who}; "
                     f"runbook {rule.runbooks[subject]})"
                 )
         items += [
-            f"{i.id} is {i.status}, held by {i.holder or 'nobody'}: {formatting.single_line(i.title, 100)}"
+            f"{i.id} is {i.status}, owner: {i.owner or 'none'}: {formatting.single_line(i.headline, 100)}"
             for i in self.incidents
             if i.status in ("open", "mitigated")
         ]
         items += (
-            [f"Find out why looks are missing: {self.incomplete} (DevOps; runbook monitor_down)"]
+            [f"Find out why snapshots are missing: {self.incomplete} (DevOps; runbook monitor_down)"]
             if self.incomplete
             else []
         )
@@ -299,26 +297,26 @@ class PeriodicReport:
 
     @cached_property
     def evidence(self) -> dict[str, Any]:
-        """By what it can be recomputed: what each day rests on, the records of its incidents, the limits."""
+        """What is needed to recompute this report: digests of its days, its incidents and its rules."""
         digest = hashlib.sha256(
-            json.dumps([day.told for day in [*self.previous, *self.seen]], sort_keys=True).encode()
+            json.dumps([day.content for day in [*self.previous, *self.days_with_data]], sort_keys=True).encode()
         ).hexdigest()
         return {
-            "days": len(self.seen),
+            "days": len(self.days_with_data),
             "sha256": digest,
-            "incidents": {i.id: i.head.digest for i in self.incidents},
+            "incidents": {i.id: i.last_entry.digest for i in self.incidents},
             "rules_sha256": self.workspace.rules.hash,
             "opslib": VERSION,
         }
 
     @property
     def path(self) -> Path:
-        """Where it is published, without the ending."""
+        """The path at which it is published, without the suffix."""
         return places.place(self.workspace.settings, self.NAME, self.period.name, self.partial)
 
     @cached_property
     def restates(self) -> str | None:
-        """The name under which the one that this restates is kept; None where it restates none."""
+        """The suffix of the report that this one restates, such as ``r1``; None if it restates none."""
         published = places.published(self.path.with_name(f"{self.path.name}.json"))
         if published is None:
             return None
@@ -330,7 +328,7 @@ class PeriodicReport:
 
     @cached_property
     def restated(self) -> list[str]:
-        """What changed against the one that this restates, and why; empty where it restates none."""
+        """What changed since the report that this one restates, and why; empty if it restates none."""
         if not self.restates:
             return []
         published = places.published(self.path.with_name(f"{self.path.name}.json"))
@@ -340,17 +338,18 @@ class PeriodicReport:
         why = [
             words
             for key, words in (
-                ("days", "other days are known"),
-                ("sha256", "its days rest on other facts"),
-                ("incidents", "the records of its incidents grew"),
-                ("rules_sha256", "the limits changed"),
+                ("days", "the days with data changed"),
+                ("sha256", "the data of its days changed"),
+                ("incidents", "the records of its incidents have new entries"),
+                ("rules_sha256", "rules.toml changed"),
                 ("opslib", f"opslib {VERSION} made it"),
             )
             if now[key] != was.get(key)
         ]
-        lines = [f"This report restates an earlier one: {'; '.join(why) or 'something else was known'}."]
+        lines = [f"This report restates an earlier one: {'; '.join(why) or 'its data changed'}."]
         lines += [
-            f"{WORDS[name][0]}: was {told(then['figures'][name], name)}, is {told(self.figures[name], name)}"
+            f"{WORDS[name][0]}: was {figure_text(then['figures'][name], name)}, "
+            f"is {figure_text(self.figures[name], name)}"
             for name in WORDS
             if then["figures"][name] != self.figures[name]
         ]
@@ -359,11 +358,11 @@ class PeriodicReport:
 
     @cached_property
     def unknown(self) -> dict[str, str]:
-        """Figures that are not known, each with why."""
+        """The figures that are unknown, each with the reason."""
         why = (
-            "nothing was seen of its days"
-            if not self.seen
-            else "it is unknown on one of its days, or was never recorded"
+            "no data of its days"
+            if not self.days_with_data
+            else "unknown on at least one of its days, or never recorded"
         )
         return {name: why for name, value in self.figures.items() if value is None}
 
@@ -376,6 +375,7 @@ class PeriodicReport:
 
         return {
             "report": self.NAME,
+            "wording": WORDING,
             "period": self.period.name,
             "from": str(self.period.first),
             "to": str(self.period.last),
@@ -386,7 +386,7 @@ class PeriodicReport:
             "incomplete": self.incomplete,
             "coverage": None if self.coverage is None else round(self.coverage, 4),
             "trading_days": len(self.days),
-            "days_seen": len(self.seen),
+            "days_seen": len(self.days_with_data),
             "figures": self.figures,
             "days": [
                 {
@@ -398,8 +398,8 @@ class PeriodicReport:
             ],
             "best_hour": hour(self.hours[0]) if self.hours else None,
             "worst_hour": hour(self.hours[-1]) if self.hours else None,
-            "alerts": [r.as_json(self.workspace.rules, self.log.incidents.get(r.alert)) for r in self.log.rises],
-            "alerts_unknown": self.unjudged or None,
+            "alerts": [r.as_json(self.workspace.rules, self.log.incidents.get(r.alert)) for r in self.log.changes],
+            "alerts_unknown": self.alerts_unknown or None,
             "incidents": [i.as_json() for i in self.incidents],
             "changes": {name: gap for name, _, _, gap, _ in self.changes},
             "action_items": self.action_items,
@@ -412,140 +412,144 @@ class PeriodicReport:
 
     @property
     def more(self) -> dict[str, Any]:
-        """What else this kind of report has, as numbers."""
+        """The fields that only this kind of report has."""
         return {}
-
-    # For people.
 
     @property
     def headline(self) -> TextBlock:
-        """Is anything wrong, since when, what to do?"""
-        loud = [
-            f"{clock.instant(r.fired_us).astimezone(formatting.NEW_YORK):%m-%d %H:%M} New York, {r.severity}: "
-            f"{r.told(self.workspace.rules)}"
-            for r in self.rises
-            if r.sent
-        ]
+        """The verdict, the limits of the data, and what people were notified of, day by day."""
+        groups: dict[tuple[str, str, str], list[SeverityChange]] = {}
+        for r in self.worst_changes:
+            if r.sent:
+                day = f"{clock.instant(r.fired_us).astimezone(formatting.NEW_YORK):%m-%d}"
+                groups.setdefault((day, r.rule, r.subject), []).append(r)
+        in_order = sorted(groups.values(), key=lambda found: min(map(self._began_us, found)))
+        sent = [self._problem_line(found) for found in in_order]
         lines = [f"INCOMPLETE: {self.incomplete}."] if self.incomplete else []
         lines = (
             [
-                f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it.",
+                f"PARTIAL: as of {formatting.moment(self.upto)}; trading days that had not closed are left out.",
                 *lines,
             ]
             if self.partial
             else lines
         )
         lines += (
-            [f"{len(early)} trading days are of before anything was ever seen, and are left out"]
+            [f"{len(early)} trading days before the first snapshot are left out"]
             if (early := [s for s in self.closed if s not in self.sessions])
             else []
         )
-        lines += [f"what alerts did is not known: {self.unjudged}"] if self.unjudged else []
-        shown = loud[:8] + ([f"and {len(loud) - 8} more, below"] if len(loud) > 8 else [])
-        return bullet_list(
-            f"{self.TITLE} {self.period.name}: {self.verdict}. {len(self.seen)} of {len(self.days)} trading days seen.",
-            self.restated + lines + (shown or ["Nothing reached a limit at which anybody is told."]),
+        lines += [f"alerts are unknown: {self.alerts_unknown}"] if self.alerts_unknown else []
+        shown = sent[:8] + ([f"and {len(sent) - 8} more, see the alerts below"] if len(sent) > 8 else [])
+        first = [("Do first", item) for item in self.action_items[:1]]
+        problems, days = {key[1:] for key in groups}, {day for day, _, _ in groups}
+        broken = (
+            f"{len(problems)} problem{'' if len(problems) == 1 else 's'} on {len(days)}"
+            if groups
+            else "No problem on any"
         )
+        seen = f"{len(self.days_with_data)} of {len(self.days)} trading days have data."
+        return answer(
+            self.verdict,
+            f"{self.period.name}: {self.verdict}. {broken} of {len(self.days)} trading days",
+            [*lines, seen, *(shown or ["No alert required a notification."]), *first, *self.restated],
+        )
+
+    def _problem_line(self, found: list[SeverityChange]) -> str:
+        """Return one line on the alerts of one rule and subject on one day: from when to when, and the worst value."""
+        worst = max(found, key=self._badness)
+        sources = " and ".join(dict.fromkeys(source_name(r.source) for r in found))
+        spans = [self._first[r.alert] for r in found]
+        over = [r.over_us for r in spans]
+        began_us = min(r.pending_us for r in spans)
+        began = f"{clock.instant(began_us).astimezone(formatting.NEW_YORK):%m-%d}"
+        until = None if None in over else max(us for us in over if us is not None)
+        ended = "still active" if until is None else new_york(until)
+        name, value, threshold = worst_value(worst, self.workspace.rules)
+        what = f"{name}: {value}, {worst.severity} {threshold}" if value else f"{name} ({worst.severity})"
+        sign = formatting.SIGNS[worst.severity]
+        return f"{began} {new_york(began_us)}–{ended} New York, {sign} {what} ({sources})"
+
+    def _badness(self, change: SeverityChange) -> tuple[int, float]:
+        """Return how bad a severity change was: its severity, then its worst value."""
+        rule, peak = self.workspace.rules.rules.get(change.rule), change.peak
+        value = 0.0 if rule is None or peak is None else -peak if rule.better == "higher" else peak
+        return SEVERITIES.index(change.severity), value
+
+    def _began_us(self, change: SeverityChange) -> int:
+        """Return when the alert of a change began."""
+        return self._first[change.alert].pending_us
+
+    @cached_property
+    def _first(self) -> dict[str, SeverityChange]:
+        """The first change of each alert; it begins and ends with the alert."""
+        return {r.alert: r for r in reversed(self.log.changes)}
 
     @property
     def summary(self) -> TextBlock:
-        """The guide's figures over all days, beside those before."""
+        """The guide's figures over all days, compared with the period before."""
         rows = [
-            [WORDS[name][0], told(now, name), told(before, name), gap] for name, before, now, gap, _ in self.changes
+            [WORDS[name][0], figure_text(now, name), figure_text(before, name), gap]
+            for name, before, now, gap, _ in self.changes
         ]
         return table(
-            f"{self.period.name} beside {self.period.before.name} ({len(self.seen)} and {len(self.previous)} days)",
+            f"{self.period.name} compared with {self.period.before.name} ({len(self.days_with_data)} and "
+            f"{len(self.previous)} days)",
             ["figure", self.period.name, self.period.before.name, "difference"],
             rows,
         )
 
     @property
     def by_day(self) -> TextBlock:
-        """Each trading day."""
+        """The figures of each trading day."""
         rows = [
             [
                 str(session.day),
                 *(
-                    ("nothing was seen", *("" for _ in range(len(WORDS))))
+                    ("no data", *("" for _ in range(len(WORDS))))
                     if day is None
-                    else (formatting.ratio(day.coverage, 1), *(told(day.figures[name], name) for name in WORDS))
+                    else (formatting.ratio(day.coverage, 1), *(figure_text(day.figures[name], name) for name in WORDS))
                 ),
             ]
             for session, day in self.days
         ]
         return table(
-            "Day by day",
-            ["day", "looks", *(words for words, _ in WORDS.values())],
+            f"Figures of {len(self.days)} trading days",
+            ["day", "snapshots received", *(words for words, _ in WORDS.values())],
             [list(map(str, row)) for row in rows],
-            "no trading day is over yet",
+            "no trading day has closed yet",
         )
 
     @property
-    def trend(self) -> Picture:
-        """Availability of each provider, day by day."""
-        rows = [
-            (
-                session.day,
-                {name: None if day is None else day.figures[f"{name}_uptime_pct"] for name in ("massive", "tradier")},
+    def trends(self) -> TextBlock:
+        """Every figure by day, as small charts with the same days."""
+        found = []
+        for name, (label, unit) in WORDS.items():
+            rule, scale = LIMITS.get(name, ("", 1.0))
+            limits = self.workspace.rules[rule].thresholds if rule else ()
+            found.append(
+                Trend(
+                    label,
+                    unit,
+                    2 if unit else 0,
+                    tuple(None if day is None else day.figures[name] for _, day in self.days),
+                    tuple((severity, limit * scale) for severity, limit in limits if not isinstance(limit, str)),
+                    from_zero=scale == 1.0,
+                )
             )
-            for session, day in self.days
-        ]
-        return Picture(
-            self._trend_words("massive_uptime_pct", "tradier_uptime_pct"),
-            "availability by day",
-            lambda ax: _plots().by_day(ax, rows, "availability, %", self.workspace.rules["availability"], 100),
-        )
-
-    @property
-    def errors_trend(self) -> Picture:
-        """Errors, day by day."""
-        rows = [
-            (session.day, {"errors": None if day is None else day.figures["system_errors"]})
-            for session, day in self.days
-        ]
-        return Picture(
-            self._trend_words("system_errors"),
-            "errors by day",
-            lambda ax: _plots().by_day(ax, rows, "errors of the day", None, 1),
-        )
-
-    @property
-    def variance_trend(self) -> Picture:
-        """Backtest variance, day by day."""
-        rows = [
-            (session.day, {"backtest variance": None if day is None else day.figures["backtest_variance_pp"]})
-            for session, day in self.days
-        ]
-        return Picture(
-            self._trend_words("backtest_variance_pp"),
-            "backtest variance by day",
-            lambda ax: _plots().by_day(ax, rows, "points", self.workspace.rules["backtest_variance"], 1),
-        )
-
-    def _trend_words(self, *names: str) -> TextBlock:
-        lines = []
-        for name in names:
-            known = [(day.figures[name], day.day) for day in self.seen if day.figures[name] is not None]
-            ends = (
-                [f"least {told(low, name)} ({on})" for low, on in [min(known, key=lambda k: (k[0], k[1]))]]
-                + [f"most {told(high, name)} ({on})" for high, on in [max(known, key=lambda k: (k[0], k[1]))]]
-                if known
-                else ["not known on any day"]
-            )
-            lines.append(f"{WORDS[name][0]}: {', '.join(ends)}, n {len(known)} days")
-        return bullet_list("Trend", lines)
+        return trends([session.day for session, _ in self.days], found)
 
     @property
     def best_and_worst(self) -> TextBlock:
         """The best and the worst hour."""
         if not self.hours:
-            return bullet_list("Best and worst hour", ["no hour with a request to Massive was seen"])
+            return bullet_list("0 hours with requests to Massive", ["no hour to compare"])
 
         def words(h: tuple[str, float, dict[str, Any]]) -> str:
             return (
                 f"{formatting.span(time_parsing.parse(h[0]), time_parsing.parse(h[0]) + daily_figures.HOUR)}: "
                 f"{formatting.ratio(h[1])} "
-                f"of {h[2]['massive_requests']:,} requests to Massive answered, errors "
+                f"of {h[2]['massive_requests']:,} requests to Massive succeeded, errors "
                 f"{formatting.number(h[2]['errors'])}"
             )
 
@@ -555,44 +559,44 @@ class PeriodicReport:
         )
 
     @property
-    def alerts_told(self) -> TextBlock:
-        """Every alert at its worst; what another explains is counted."""
+    def alerts_table(self) -> TextBlock:
+        """Every alert at its highest severity; inhibited alerts are only counted."""
 
         def at(us: int) -> str:
             return f"{clock.instant(us).astimezone(formatting.NEW_YORK):%m-%d %H:%M:%S}"
 
-        first = {r.alert: r for r in reversed(self.log.rises)}  # The first rise of an alert is over when the alert is.
-
         def lasted(r: SeverityChange) -> str:
-            return "still" if r.over_us is None else formatting.duration((r.over_us - r.pending_us) / 1e6)
+            return "still active" if r.over_us is None else formatting.duration((r.over_us - r.pending_us) / 1e6)
 
         rows = [
             [
-                at(r.fired_us),
-                r.severity,
-                r.source,
-                r.told(self.workspace.rules),
-                lasted(first[r.alert]),
+                at(self._began_us(r)),
+                f"{formatting.SIGNS[r.severity]} {r.severity}",
+                source_name(r.source),
+                *worst_value(r, self.workspace.rules),
+                lasted(self._first[r.alert]),
                 self.log.incidents.get(r.alert, ""),
             ]
-            for r in sorted(self.rises, key=lambda r: r.fired_us)
+            for r in sorted(self.worst_changes, key=self._began_us)
         ]
-        explained = len({r.alert for r in self.log.rises if r.inhibited_by} - {r.alert for r in self.rises})
-        return table(
-            f"Alerts, each at its worst; {explained} more that another explains",
-            ["fired (New York)", "severity", "by", "what", "for", "incident"],
+        inhibited = len({r.alert for r in self.log.changes if r.inhibited_by} - {r.alert for r in self.worst_changes})
+        words = f"{len(rows)} alerts, each at its highest severity; {inhibited} more were inhibited"
+        found = table(
+            words,
+            ["began (New York)", "severity", "source", "alert", "worst value", "threshold", "duration", "incident"],
             rows,
-            self.unjudged or "nothing fired",
+            self.alerts_unknown or "no alert fired",
         )
+        return folded(words, found) if len(rows) > MOST_SHOWN else found
 
     @property
-    def incidents_told(self) -> TextBlock:
-        """Every incident, with how long each of its times took."""
+    def incidents_table(self) -> TextBlock:
+        """Every incident with its status and durations."""
         rows = [
             [
                 i.id,
                 i.status,
-                i.severity,
+                i.peak,
                 *(
                     _after(i, a, b)
                     for a, b in (
@@ -602,37 +606,52 @@ class PeriodicReport:
                         ("began", "resolved"),
                     )
                 ),
-                formatting.single_line(i.title, 80),
+                formatting.single_line(i.headline, 80),
             ]
             for i in self.incidents
         ]
         return table(
-            "Incidents",
-            ["incident", "stands", "severity", "to detect", "to take", "to mitigate", "until over", "what"],
+            f"{len(rows)} incident{'' if len(rows) == 1 else 's'}",
+            [
+                "incident",
+                "status",
+                "peak severity",
+                "time to detect",
+                "time to acknowledge",
+                "time to mitigate",
+                "until resolved",
+                "what was broken",
+            ],
             rows,
             "no incident was opened",
         )
 
     @property
-    def actions_told(self) -> TextBlock:
-        """What follows."""
+    def actions_list(self) -> TextBlock:
+        """The action items."""
+        return bullet_list("", self.action_items or ["nothing to do"])
+
+    @property
+    def actions_section(self) -> TextBlock:
+        """The action items with their heading, for the Markdown."""
         return bullet_list("Action items", self.action_items or ["nothing to do"])
 
     @property
     def pieces(self) -> list[TextBlock]:
-        """All of it in order, for its Markdown."""
+        """All parts in order, for the Markdown."""
         return [
             self.headline,
             self.summary,
             self.by_day,
+            self.trends,
             self.best_and_worst,
-            self.alerts_told,
-            self.incidents_told,
-            self.actions_told,
+            self.alerts_table,
+            self.incidents_table,
+            self.actions_section,
         ]
 
     def markdown(self) -> str:
-        """The whole report in Markdown."""
+        """Return the whole report in Markdown."""
         parts = [f"## {self.TITLE} - {self.period.name}"]
         for piece in self.pieces:
             parts += ["", piece.markdown]
@@ -648,16 +667,10 @@ class PeriodicReport:
 
     @property
     def record(self) -> RunRecord:
-        """The numbers of this report, for whoever executed the notebook."""
+        """The numbers of this report, for the executor of the notebook."""
         return RunRecord(self.values, self.markdown())
 
 
 def _after(incident: Incident, first: str, then: str) -> str:
     a, b = incident.times[first].at_us, incident.times[then].at_us
     return formatting.UNKNOWN if a is None or b is None else formatting.duration(max(0, b - a) / 1e6)
-
-
-def _plots() -> Any:
-    from opslib.dashboard import charts
-
-    return charts

@@ -1,4 +1,4 @@
-"""Name the place of a report and its earlier versions; make its pieces of text and its numbers for machines."""
+"""Name the files of a report and of its earlier versions, and read published numbers."""
 
 import json
 from datetime import date
@@ -10,12 +10,17 @@ from opslib.foundation.errors import ReportRefused
 
 
 def place(settings: Settings, name: str, day: date | str, partial: bool = False) -> Path:
-    """Where the report of a day, or of what is named so, is published, without the ending."""
+    """Return the path of the report of a day or period, without the suffix."""
     return settings.outputs / "reports" / str(day)[:4] / f"{day}_{name}{'_partial' if partial else ''}"
 
 
+def incident(settings: Settings, name: str) -> Path:
+    """Return the folder of an incident."""
+    return settings.outputs / "incidents" / name
+
+
 def next_name(path: Path) -> str:
-    """The name under which the published report steps back when a restatement takes its place: r1, r2 and so on."""
+    """Return the suffix that the published report gets when a restatement replaces it: r1, r2 and so on."""
     n = 1
     while path.with_name(f"{path.name}.r{n}.json").exists():
         n += 1
@@ -24,10 +29,10 @@ def next_name(path: Path) -> str:
 
 def published(path: Path) -> dict[str, Any] | None:
     """
-    The numbers of a published report, or None where there is none.
+    Return the numbers of a published report, or None if there is none.
 
     Raises:
-        ReportRefused: They cannot be read, so what changed could not be told.
+        ReportRefused: They cannot be read, so changes cannot be listed.
     """
     try:
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -36,6 +41,6 @@ def published(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as problem:
         raise ReportRefused(
-            f"the earlier report {path} cannot be read ({problem}); move it away, or restore it, so that what "
-            f"changed can be told."
+            f"the earlier report {path} cannot be read ({problem}), so changes cannot be listed. Restore it, or move "
+            f"it away."
         ) from None

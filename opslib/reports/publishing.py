@@ -1,9 +1,10 @@
 """
-Execute the notebook of a report and publish what came of it: notebook, HTML, Markdown, JSON.
+Execute the notebook of a report and publish it as notebook, HTML, Markdown and JSON.
 
-A report is of a trading day (daily) or of a period (weekly, monthly, quarterly, annual, success).
+A report covers a trading day (daily) or a period (weekly, monthly, quarterly, annual, success).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -38,15 +39,17 @@ def review(
     known_at: str | datetime | None = None,
 ) -> PeriodicReport:
     """
-    A report over some trading days.
+    Return a report over several trading days.
 
     Args:
-        name: Of the report: weekly, monthly, quarterly, annual, success.
-        period: Such as ``2026-W11``, ``2026-03``, ``2026-Q1``, ``2026``; of success the last of seven days. Empty is
-            the last that is over.
+        name: The report: weekly, monthly, quarterly, annual or success.
+        period: Such as ``2026-W11``, ``2026-03``, ``2026-Q1``, ``2026``; for success the last of seven days. Empty is
+            the last period that has ended.
+        as_of: Use only sessions that had closed by then; None is now.
+        known_at: Use only data that was in the database by then; None is all data.
 
     Raises:
-        UsageError: No such report, or it is of no such period.
+        UsageError: There is no such report or period.
         ReportRefused: The period has not begun.
     """
     kind, made = _review(name)
@@ -60,16 +63,16 @@ def review(
 
 
 def review_of(workspace: Workspace, name: str, day: str, as_of: str | None = None) -> PeriodicReport:
-    """A report over the period that a day is in."""
+    """Return a report over the period that contains a day."""
     kind, made = _review(name)
     return made(workspace, periods.of(kind, time_parsing.parse_day(day)), time_parsing.instant_of(as_of))
 
 
 def _review(name: str) -> tuple[str, type[PeriodicReport]]:
-    """The kind of period that a report is over, and its class."""
+    """Return the kind of period of a report, and its class."""
     if name not in REVIEWS:
         raise UsageError(
-            f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(REVIEWS)}"
+            f"there is no report {name!r}. Reports: {daily.NAME}, {', '.join(REVIEWS)}"
             f".{formatting.nearest(name, REVIEWS)}"
         )
     return periods.REPORTS[name], REVIEWS[name]
@@ -85,38 +88,41 @@ def publish_daily(
     timeout_s: float,
     due: JobKey | None = None,
     kernels: "KernelPool | None" = None,
+    made_meanwhile: Sequence[Path] = (),
 ) -> tuple[Outcome, Path]:
     """
-    Execute the daily report's notebook and publish it.
+    Execute the notebook of the daily report and publish it.
 
     Args:
-        due: What it is due as, where a schedule makes it; a whole one made by hand is what was due, too.
-        kernels: Where kernels come from that need not import anything first; None begins one in the plain way.
+        due: The job key, if the schedule starts it; a complete report made by hand also completes its job.
+        kernels: The pool of preloaded kernels; None starts a plain kernel.
+        made_meanwhile: Pages of incidents and postmortems that are made at the same time; the report links to them.
 
     Returns:
-        How it ended, and where it is, without ending.
+        The outcome, and the path of the report without its suffix.
 
     Raises:
-        ReportRefused: A day without a session; or before the close, unless a partial one was asked for.
-        AlreadyMade: What is due is made, or being made, by somebody else.
+        ReportRefused: The day has no session, or has not closed and no partial report was asked for.
+        AlreadyMade: Another process has made the report, or is making it.
     """
     meant = daily.meant_day(workspace, day, as_of)
     session, at = market_calendar.session(meant), time_parsing.instant_of(as_of) or workspace.now()
     if session is None:
         raise ReportRefused(
-            f"a daily report of {meant} was wanted, a {meant:%A} without a session. {time_parsing.neighbours(meant)}"
+            f"there is no daily report of {meant}, a {meant:%A} without a session. "
+            f"{time_parsing.nearest_sessions(meant)}"
         )
     early = at < session.closes
     if early and not partial:
         raise ReportRefused(
-            f"a report of {meant} was wanted; its session closes only at {formatting.moment(session.closes)}. Wait, "
-            f"or ask for --partial."
+            f"the report of {meant} cannot be made yet: the session closes at {formatting.moment(session.closes)}. "
+            f"Wait, or use --partial."
         )
     given = {"app": workspace.settings.app, "day": str(meant)}
     given |= {"as_of": formatting.iso(at)} if early else {}
     given |= {"known_at": formatting.iso(known)} if (known := time_parsing.instant_of(known_at)) else {}
     whole = JobKey(f"report {daily.NAME} {meant}") if not early and not known_at else None
-    return _published(workspace, daily.NAME, given, meant, timeout_s, due or whole, kernels)
+    return _published(workspace, daily.NAME, given, meant, timeout_s, due or whole, kernels, made_meanwhile)
 
 
 def publish_review(
@@ -132,17 +138,19 @@ def publish_review(
     kernels: "KernelPool | None" = None,
 ) -> tuple[Outcome, Path]:
     """
-    Execute the notebook of a report over a period and publish it; as `publish_daily`.
+    Execute the notebook of a report over a period and publish it.
+
+    Arguments and results are those of `publish_daily`.
 
     Raises:
-        ReportRefused: The period is not over, unless a partial one was asked for.
+        ReportRefused: The period has not ended and no partial report was asked for.
     """
     at = time_parsing.instant_of(as_of) or workspace.now()
     meant = review(workspace, name, period, at, known_at)
     if meant.partial and not partial:
         raise ReportRefused(
-            f"the {name} report of {meant.period.name} was wanted; it is over only at "
-            f"{formatting.moment(meant.period.window.end)}. Wait, or ask for --partial."
+            f"the {name} report of {meant.period.name} cannot be made yet: the period ends at "
+            f"{formatting.moment(meant.period.window.end)}. Wait, or use --partial."
         )
     given = {"app": workspace.settings.app, "period": meant.period.name} | (
         {"as_of": formatting.iso(at)} if meant.partial else {}
@@ -160,8 +168,9 @@ def _published(
     timeout_s: float,
     due: JobKey | None,
     kernels: "KernelPool | None",
+    made_meanwhile: Sequence[Path] = (),
 ) -> tuple[Outcome, Path]:
-    """Execute a report's notebook, and put what came of it in its place."""
+    """Execute a report's notebook and publish the result."""
     book = f"{name}_report"
     outcome = executor.execute(
         executor.notebook(book),
@@ -171,12 +180,15 @@ def _published(
         timeout_s=timeout_s,
         due=due,
         kernels=kernels,
+        made_meanwhile=made_meanwhile,
     )
     if outcome.state == "failed" or outcome.record is None:
         lacking = (
             outcome
             if outcome.state == "failed"
-            else replace(outcome, state="failed", reason="the notebook handed over no numbers")
+            else replace(
+                outcome, state="failed", reason="the notebook returned no numbers (no report.record in its last cell)"
+            )
         )
         return executor.publish_run(
             lacking,

@@ -1,4 +1,4 @@
-"""Make the guide's success metrics after a week: each line passed, failed or unknown, with its figure."""
+"""Evaluate the guide's success metrics after a week: each passed, failed or unknown, with its figure."""
 
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,10 +9,10 @@ from opslib.dashboard.text_blocks import table as tabled
 from opslib.foundation.market_calendar import Session
 from opslib.incidents import lifecycle
 from opslib.incidents.feedback import MISSED, Feedback
-from opslib.reports.periodic import PeriodicReport, told
+from opslib.reports.periodic import PeriodicReport, figure_text
 from opslib.runbooks.checklists import checklist
 
-# Whether the dashboard answers everybody is what a person said in this box.
+# The checklist and its item in which a person reports whether the dashboard is responsive.
 RESPONSIVE = ("post-deploy-1w", "under_load")
 
 
@@ -21,45 +21,45 @@ class Metric(NamedTuple):
     One line of the guide's success metrics.
 
     Attributes:
-        passed: None is unknown.
-        said: The figure behind it, on one line.
+        passed: Whether it is met; None is unknown.
+        detail: The figure that decides it, on one line.
     """
 
     name: str
     words: str
     passed: bool | None
-    said: str
+    detail: str
 
     @property
     def state(self) -> str:
-        """pass, fail or unknown."""
+        """The state: pass, fail or unknown."""
         return {True: "pass", False: "fail", None: "unknown"}[self.passed]
 
 
 class Success(PeriodicReport):
-    """Seven days against the guide's success metrics."""
+    """The success report: seven days compared with the guide's success metrics."""
 
     NAME, TITLE = "success", "Success metrics"
 
     @cached_property
     def sessions(self) -> list[Session]:
-        """All of its trading days: a week that was begun late was not seen whole."""
+        """All trading days of the week: if monitoring began during the week, the days before count as missing."""
         return self.closed
 
     @cached_property
     def metrics(self) -> list[Metric]:
-        """Each line of the guide's Success Metrics."""
+        """Each metric of the guide's Success Metrics."""
         rules, f = self.workspace.rules, self.figures
 
         def aim(rule: str, name: str) -> bool | None:
             value, held = f[name], rules[rule]
             if value is None:
                 return None
-            return not held.past(value / (100 if held.unit == "ratio" else 1), held.objective)
+            return not held.crosses(value / (100 if held.unit == "ratio" else 1), held.objective)
 
-        # A week that was not seen whole has not passed.
+        # A week with missing data cannot pass.
         def whole(passed: bool | None) -> bool | None:
-            return None if passed and (self.incomplete or not self.seen) else passed
+            return None if passed and (self.incomplete or not self.days_with_data) else passed
 
         uptime = [aim("availability", f"{name}_uptime_pct") for name in ("massive", "tradier")]
         if False in uptime:
@@ -68,8 +68,8 @@ class Success(PeriodicReport):
             both = None
         else:
             both = True
-        critical = [r for r in self.rises if r.severity in ("critical", "escalate")]
-        counted = None if self.unjudged or not self.seen else len(critical) < rules.days.most_critical
+        critical = [r for r in self.worst_changes if r.severity in ("critical", "escalate")]
+        counted = None if self.alerts_unknown or not self.days_with_data else len(critical) < rules.days.most_critical
         missed = [
             o
             for o in Feedback(lifecycle.of(self.workspace).records).within(self.period.window, self.known_at)
@@ -83,45 +83,45 @@ class Success(PeriodicReport):
         return [
             Metric(
                 "uptime",
-                "availability at its objective on both providers",
+                "availability of both providers meets its objective",
                 whole(both),
-                f"massive {told(f['massive_uptime_pct'], 'massive_uptime_pct')}, tradier "
-                f"{told(f['tradier_uptime_pct'], 'tradier_uptime_pct')}, at least "
-                f"{rules['availability'].limit_told(rules['availability'].objective)} is aimed for",
+                f"massive {figure_text(f['massive_uptime_pct'], 'massive_uptime_pct')}, tradier "
+                f"{figure_text(f['tradier_uptime_pct'], 'tradier_uptime_pct')}, objective at "
+                f"least {rules['availability'].format_limit(rules['availability'].objective)}",
             ),
             Metric(
                 "greeks",
-                "valid Greeks at their objective",
+                "valid Greeks meet their objective",
                 whole(aim("greeks_valid", "greeks_valid_rate_pct")),
-                f"{told(f['greeks_valid_rate_pct'], 'greeks_valid_rate_pct')}, at least "
-                f"{rules['greeks_valid'].limit_told(rules['greeks_valid'].objective)} is aimed for",
+                f"{figure_text(f['greeks_valid_rate_pct'], 'greeks_valid_rate_pct')}, objective at "
+                f"least {rules['greeks_valid'].format_limit(rules['greeks_valid'].objective)}",
             ),
             Metric(
                 "variance",
                 "mean backtest variance below its objective",
                 whole(gap),
-                f"{told(f['backtest_variance_pp'], 'backtest_variance_pp')}, below "
-                f"{rules['backtest_variance'].limit_told(rules['backtest_variance'].objective)} is aimed for",
+                f"{figure_text(f['backtest_variance_pp'], 'backtest_variance_pp')}, objective "
+                f"below {rules['backtest_variance'].format_limit(rules['backtest_variance'].objective)}",
             ),
             Metric(
                 "critical_errors",
                 f"fewer than {rules.days.most_critical:g} critical errors",
                 whole(counted),
-                self.unjudged or f"{len(critical)} alerts reached critical",
+                self.alerts_unknown or f"{len(critical)} alerts reached critical",
             ),
             Metric(
                 "missed_data",
                 "no trader reported missed data",
-                not missed if self.seen or missed else None,
-                "; ".join(o.words for o in missed) or "nobody said so (ops feedback missed-data)",
+                not missed if self.days_with_data or missed else None,
+                "; ".join(o.words for o in missed) or "no report of missed data (ops feedback missed-data)",
             ),
             self._responsive(),
             self._trends(),
         ]
 
     def _responsive(self) -> Metric:
-        """Did a person find the dashboard responsive, and was it never late?"""
-        late = [r for r in self.rises if r.rule == "dashboard_lag"]
+        """Return whether a person found the dashboard responsive and no alert on its lag fired."""
+        late = [r for r in self.worst_changes if r.rule == "dashboard_lag"]
         name, box = RESPONSIVE
         held = [
             lifecycle.of(self.workspace).records.read(found, self.known_at)
@@ -140,39 +140,43 @@ class Success(PeriodicReport):
             passed = True
         else:
             passed = None
-        words = [f"{len(late)} alerts of its age"] if late else []
+        words = [f"{len(late)} alerts on the dashboard's lag"] if late else []
         words += (
-            ["a person found it so" if answers[-1] else "a person found it not so"]
+            [f"reported as {'responsive' if answers[-1] else 'not responsive'} in the checklist"]
             if answers
-            else [f"nobody was asked: ops checklist {checklist(name).name}, box {box}"]
+            else [f"not reported yet: run ops checklist {checklist(name).name}, item {box}"]
         )
-        return Metric("responsive", "the dashboard is responsive to everybody", passed, "; ".join(words))
+        return Metric("responsive", "the dashboard is responsive for everybody", passed, "; ".join(words))
 
     def _trends(self) -> Metric:
-        """Was any day of them not usual, by the trading days before it?"""
+        """Return whether every figure was within its usual range on every day."""
         off, compared = [], 0
-        for day in self.seen:
+        for day in self.days_with_data:
             before = self._days.before(day.day)
             for name in daily_figures.WORDS:
                 usual = daily_figures.usual(before, name, self.workspace.rules.days)
                 outside = usual.outside(day.figures[name])
                 compared += outside is not None
-                off += [f"{day.day} {daily_figures.WORDS[name][0]} {told(day.figures[name], name)}"] if outside else []
+                off += (
+                    [f"{day.day} {daily_figures.WORDS[name][0]} {figure_text(day.figures[name], name)}"]
+                    if outside
+                    else []
+                )
         return Metric(
             "trends",
-            "trends are as expected",
+            "figures are within their usual range",
             not off if compared else None,
             "; ".join(off)
             or (
-                f"{compared} figures compared with the days before them, all usual"
+                f"{compared} figures compared with the days before, all within the usual range"
                 if compared
-                else f"fewer than {self.workspace.rules.days.least_days:g} trading days are held before any of them"
+                else f"fewer than {self.workspace.rules.days.least_days:g} trading days before them have data"
             ),
         )
 
     @property
     def verdict(self) -> str:
-        """critical where a line failed, unknown where one is, ok."""
+        """The verdict: critical if a metric failed, else unknown if one is unknown, else ok."""
         states = {m.passed for m in self.metrics}
         if False in states:
             return "critical"
@@ -182,29 +186,31 @@ class Success(PeriodicReport):
 
     @property
     def table(self) -> TextBlock:
-        """Every line with its figure."""
+        """Every metric with its state and its figure."""
         return tabled(
-            f"{sum(m.passed is True for m in self.metrics)} of {len(self.metrics)} passed",
-            ["metric", "stands", "by"],
-            [[m.words, m.state, m.said] for m in self.metrics],
+            f"{sum(m.passed is True for m in self.metrics)} of {len(self.metrics)} metrics passed",
+            ["metric", "state", "figure"],
+            [[m.words, m.state, m.detail] for m in self.metrics],
         )
 
     @property
     def more(self) -> dict[str, Any]:
-        """The lines."""
+        """The metrics."""
         return {
-            "metrics": [{"metric": m.name, "words": m.words, "state": m.state, "said": m.said} for m in self.metrics]
+            "metrics": [
+                {"metric": m.name, "words": m.words, "state": m.state, "detail": m.detail} for m in self.metrics
+            ]
         }
 
     @property
     def pieces(self) -> list[TextBlock]:
-        """The metrics first."""
+        """All parts in order; the metrics come first."""
         return [
             self.headline,
             self.table,
             self.summary,
             self.by_day,
-            self.alerts_told,
-            self.incidents_told,
-            self.actions_told,
+            self.alerts_table,
+            self.incidents_table,
+            self.actions_section,
         ]

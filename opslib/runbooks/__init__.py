@@ -1,4 +1,4 @@
-"""Guide what people do: steps, checks, diagnosis, open runbooks and checklists."""
+"""Run runbooks and checklists: steps, checks, diagnosis, sessions and widgets."""
 
 from typing import TYPE_CHECKING
 

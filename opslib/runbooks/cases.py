@@ -1,8 +1,8 @@
 """
-Freeze a moment of an incident, and check later whether today's rules and runbook still find the same cause in it.
+Freeze the moment of an incident as a regression case, and check whether today's rules and runbook find its cause.
 
-What is frozen is what had happened by then (posts, our own looks, chains, lines of the log as they were counted, fills,
-markers), with every secret taken out and nobody's name in it; it is walked with nobody there, and writes nothing.
+A case has the data known at that moment (snapshots, probe samples, chains, counted log lines, fills, markers), without
+secrets and without names. It is run unattended and writes nothing.
 """
 
 import contextlib
@@ -39,49 +39,42 @@ if TYPE_CHECKING:
     from opslib.foundation.config.settings import Settings
 
 FOLDER, FACTS, STORE = "cases", "case.json", "store.sqlite"
-BACK = timedelta(hours=2)  # So far before the session's open, as far as a rule looks.
-# How a step stood, in one sign; what a person would have been asked, or would have done, is a dot.
+BACK = timedelta(hours=2)  # The data before the session's open that rules use.
+# The result of a step as one sign; a step for a person is a dot.
 SIGNS = {"ok": "+", "not as expected": "-", "unknown": "?"}
 ASKED, ANY = ".", "*"
 
 
-class Walked(NamedTuple):
-    """
-    A runbook that was walked with nobody there: what was the matter, and each step with how it stood (`SIGNS`), in
-    order.
-    """
+class UnattendedRun(NamedTuple):
+    """An unattended run of a runbook: the diagnosis, and each step in order with its result (`SIGNS`)."""
 
     diagnosis: Diagnosis
-    walk: tuple[tuple[str, str], ...]
+    results: tuple[tuple[str, str], ...]
 
 
-def walked(book: RunbookSession) -> Walked:
-    """
-    What does a runbook find that is only practised, and how does each of its steps stand?
-
-    Nothing is written anywhere.
-    """
-    cards = [book.step(step.name) for step in book.steps]
-    signs = tuple((card.step.name, SIGNS.get(card.standing.state, ASKED)) for card in cards)
-    return Walked(book.diagnosis, signs)
+def run_unattended(session: RunbookSession) -> UnattendedRun:
+    """Run a runbook without a person, as practice: nothing is written."""
+    cards = [session.step(step.name) for step in session.steps]
+    signs = tuple((card.step.name, SIGNS.get(card.status.state, ASKED)) for card in cards)
+    return UnattendedRun(session.diagnosis, signs)
 
 
-def deviations(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]) -> list[str]:
-    """By what does a walk differ from the one that was agreed on? In words; empty is by nothing."""
-    was, now = [step for step, _ in agreed], [step for step, _ in found]
-    lacks = [f"step {step} is not walked" for step in was if step not in now] + [
+def deviations(expected: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]) -> list[str]:
+    """List the deviations of a run from the expected run, as text; empty if there are none."""
+    was, now = [step for step, _ in expected], [step for step, _ in found]
+    lacks = [f"step {step} is missing" for step in was if step not in now] + [
         f"step {step} is new" for step in now if step not in was
     ]
     kept = [step for step in was if step in now]
-    moved = [f"step {b} is walked before {a}" for a, b in itertools.pairwise(kept) if now.index(b) < now.index(a)]
+    moved = [f"step {b} runs before {a}" for a, b in itertools.pairwise(kept) if now.index(b) < now.index(a)]
     signs = dict(found)
-    told = {sign: state for state, sign in SIGNS.items()} | {ASKED: "left to people"}
+    words = {"+": "passed", "-": "failed", "?": "unknown", ASKED: "left to a person"}
     return (
         lacks
         + moved
         + [
-            f"step {step} is {told[signs[step]]}, agreed was {told[sign]}"
-            for step, sign in agreed
+            f"step {step}: {words[signs[step]]}, expected {words[sign]}"
+            for step, sign in expected
             if sign != ANY and signs.get(step, sign) != sign
         ]
     )
@@ -90,17 +83,17 @@ def deviations(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str
 @dataclass(frozen=True)
 class RegressionCase:
     """
-    A moment that was frozen, with what people agreed on.
+    A frozen moment, with the cause and the run that people agreed on.
 
     Attributes:
-        id: Of the incident.
-        runbook: Which is walked.
-        rule, subject, severity, limit: Of the alert that told of it; an empty rule is that somebody opened it by hand.
-        window: How far back is looked.
-        at: The moment at which it is walked.
-        cause, of: What was the matter, and with whom; None is that it does not matter with whom.
-        walk: The steps in order, each with how it stood.
-        store: The file that holds what had happened by then.
+        id: ID of the incident.
+        runbook: The runbook that is run.
+        rule, subject, severity, limit: Of the alert; an empty rule means that the incident was opened by hand.
+        window: The window of the checks.
+        at: The time as of which it is run.
+        cause, of: The expected cause and its subject; None accepts any subject.
+        results: The expected steps in order, each with its result.
+        store: The database file with the data known at that time.
     """
 
     id: str
@@ -113,12 +106,12 @@ class RegressionCase:
     at: datetime
     cause: str
     of: str | None
-    walk: tuple[tuple[str, str], ...]
+    results: tuple[tuple[str, str], ...]
     store: Path
 
     @property
     def facts(self) -> dict[str, Any]:
-        """As it is kept beside its store."""
+        """The content of the file beside its database."""
         given = {
             "id": self.id,
             "runbook": self.runbook,
@@ -129,16 +122,16 @@ class RegressionCase:
             "window_s": self.window.total_seconds(),
             "at": formatting.iso(self.at),
         }
-        return given | {"cause": self.cause, "of": self.of, "walk": [list(stood) for stood in self.walk]}
+        return given | {"cause": self.cause, "of": self.of, "walk": [list(result) for result in self.results]}
 
     def workspace(self, settings: "Settings") -> Workspace:
-        """A desk that sees what had happened by then, and nothing since; its rules are today's."""
+        """Return a workspace with the data known at that time and today's rules."""
         return Workspace(
-            replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False
+            replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, uses_cache=False
         )
 
-    def book(self, workspace: Workspace) -> RunbookSession:
-        """Its runbook, open at its moment, to practise."""
+    def session(self, workspace: Workspace) -> RunbookSession:
+        """Open its runbook as of its time, as practice."""
         return RunbookSession(
             workspace,
             self.runbook,
@@ -150,56 +143,62 @@ class RegressionCase:
             as_of=self.at,
         )
 
-    def tried(self, settings: "Settings") -> "Tried":
-        """Do today's rules and runbook find what was the matter?"""
+    def run(self, settings: "Settings") -> "CaseResult":
+        """Run the case with today's rules and runbook."""
         workspace = self.workspace(settings)
         with contextlib.closing(workspace.store):
-            found = walked(self.book(workspace))
-            wrong = [] if found.diagnosis.cause == self.cause else [f"cause {found.diagnosis.cause}, not {self.cause}"]
+            found = run_unattended(self.session(workspace))
+            wrong = (
+                [] if found.diagnosis.cause == self.cause else [f"cause {found.diagnosis.cause}, expected {self.cause}"]
+            )
             wrong += (
-                [f"it is about {found.diagnosis.subject}, not {self.of}"]
+                [f"subject {found.diagnosis.subject}, expected {self.of}"]
                 if self.of is not None and found.diagnosis.subject != self.of
                 else []
             )
-            wrong += self._untold(workspace)
-        return Tried(self, found, tuple(wrong), tuple(deviations(self.walk, found.walk)))
+            wrong += self._missing_alert(workspace)
+        return CaseResult(self, found, tuple(wrong), tuple(deviations(self.results, found.results)))
 
-    def _untold(self, workspace: Workspace) -> list[str]:
-        """Is anybody told of it, as badly as they were?"""
+    def _missing_alert(self, workspace: Workspace) -> list[str]:
+        """Return the problem if no alert of the same severity fires; empty if one does."""
         if not self.rule:
             return []
-        told = {t.severity for t in alerts(workspace, self.at) if (t.rule, t.subject) == (self.rule, self.subject)}
-        return [] if self.severity in told else [f"nobody is told of {self.rule} of {self.subject} as {self.severity}"]
+        severities = {
+            t.severity for t in alerts(workspace, self.at) if (t.rule, t.subject) == (self.rule, self.subject)
+        }
+        return (
+            []
+            if self.severity in severities
+            else [f"no alert {self.rule} of {self.subject} with severity {self.severity}"]
+        )
 
 
-class Tried(NamedTuple):
-    """
-    What became of a case today: what was found, what is wrong with that, and by what the way differs; both empty where
-    all is as agreed.
-    """
+class CaseResult(NamedTuple):
+    """The result of a case: the run, what is wrong with it, and its deviations; the last two are empty if it passes."""
 
     case: RegressionCase
-    found: Walked
+    found: UnattendedRun
     wrong: tuple[str, ...]
-    strayed: tuple[str, ...]
+    deviations: tuple[str, ...]
 
     @property
     def right(self) -> bool:
-        """Is all as agreed?"""
-        return not self.wrong and not self.strayed
+        """Whether the case passes."""
+        return not self.wrong and not self.deviations
 
     def __repr__(self) -> str:
         return (
-            "today's rules and runbook find it, by the way that was agreed"
+            "passed: today's rules and runbook find the cause with the expected run"
             if self.right
-            else f"missed: {'; '.join((*self.wrong, *self.strayed))}"
+            else f"failed: {'; '.join((*self.wrong, *self.deviations))}"
         )
 
 
 def alerts(workspace: Workspace, upto: datetime, since: datetime | None = None) -> list[Any]:
     """
-    What would have fired by today's rules up to a moment, from another on (None: from the session's open), but for what
-    another explains away?
+    Evaluate today's rules up to a time; return the alerts that would fire, without inhibited ones.
+
+    `since` None means the session's open.
     """
     until_us = clock.micros(upto)
     if since is None:
@@ -207,7 +206,7 @@ def alerts(workspace: Workspace, upto: datetime, since: datetime | None = None) 
     else:
         found = [
             t
-            for _, became in evaluator.Evaluator(workspace.store, workspace.settings, workspace.rules).judge(
+            for _, became in evaluator.Evaluator(workspace.store, workspace.settings, workspace.rules).evaluate(
                 clock.micros(since), until_us
             )
             for t in became
@@ -220,16 +219,16 @@ def alerts(workspace: Workspace, upto: datetime, since: datetime | None = None) 
 
 def freeze(workspace: Workspace, incident: Incident, cause: str = "", as_of: datetime | None = None) -> RegressionCase:
     """
-    Freeze the moment of an incident at which its runbook was worked through, as a case of this desk.
+    Freeze the time at which an incident's runbook was run as a regression case.
 
     Args:
-        cause: What people agreed was the matter; empty is what the suite found then.
-        as_of: Another moment than that of the last diagnosis.
+        cause: The cause that people agreed on; empty for the one that the suite found.
+        as_of: Another time than that of the last diagnosis.
 
     Raises:
-        IncidentError: There is no such cause, or nobody has said what was the matter.
+        IncidentError: The cause is unknown, or the incident has no diagnosis.
     """
-    found, at = _agreed(incident, cause)
+    found, at = _expected(incident, cause)
     at = as_of or at
     rule = workspace.rules.rules.get(incident.rule)
     severity = next(
@@ -255,7 +254,7 @@ def freeze(workspace: Workspace, incident: Incident, cause: str = "", as_of: dat
         incident.rule,
         incident.subject,
         severity,
-        rule.limit_told(limit) if rule and limit is not None else "",
+        rule.format_limit(limit) if rule and limit is not None else "",
         rule.window if rule else timedelta(minutes=10),
         at,
         *found,
@@ -265,54 +264,53 @@ def freeze(workspace: Workspace, incident: Incident, cause: str = "", as_of: dat
     _copy(workspace, case)
     held = case.workspace(workspace.settings)
     with contextlib.closing(held.store):
-        case = replace(case, walk=walked(case.book(held)).walk)
+        case = replace(case, results=run_unattended(case.session(held)).results)
     (made / FACTS).write_text(json.dumps(case.facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(place, ignore_errors=True)
     made.rename(place)
     return replace(case, store=place / STORE)
 
 
-def _agreed(incident: Incident, cause: str) -> tuple[tuple[str, str | None], datetime]:
-    """What was the matter, with whom, and when was that looked at last?"""
-    said = [
+def _expected(incident: Incident, cause: str) -> tuple[tuple[str, str | None], datetime]:
+    """Return cause, subject, and the time of the last diagnosis."""
+    diagnosed = [
         e for e in incident.of_kind("diagnosis", "runbook") if e.body.get("cause") not in (None, NONE, UNDETERMINED)
     ]
     over = incident.times["mitigated"].at_us or incident.times["resolved"].at_us
-    before = [e for e in said if over is None or e.at_us <= over] or said
+    before = [e for e in diagnosed if over is None or e.at_us <= over] or diagnosed
     at = clock.instant(before[-1].at_us if before else incident.since_us + 60_000_000)
     if cause:
         if cause not in CAUSES:
-            raise IncidentError(f"there is no cause {cause!r}.{formatting.nearest(cause, CAUSES)}")
-        return (cause, None), _looked(before, at)
+            raise IncidentError(f"Unknown cause: {cause!r}.{formatting.nearest(cause, CAUSES)}")
+        return (cause, None), _last_time(before, at)
     if not before:
         raise IncidentError(
-            f"nobody has found out what was the matter in {incident.id}. Say it: --cause CAUSE, one of "
-            f"{', '.join(CAUSES)}."
+            f"Incident {incident.id} has no diagnosed cause. Give it with --cause CAUSE, one of {', '.join(CAUSES)}."
         )
-    told = before[-1].body
+    body = before[-1].body
     subject = (
-        told.get("subject")
+        body.get("subject")
         if before[-1].kind == "diagnosis"
         else next(
             (
                 e.body.get("subject")
                 for e in reversed(incident.of_kind("diagnosis"))
-                if e.body.get("cause") == told["cause"]
+                if e.body.get("cause") == body["cause"]
             ),
             None,
         )
     )
-    return (told["cause"], subject), _looked(before, at)
+    return (body["cause"], subject), _last_time(before, at)
 
 
-def _looked(said: Sequence[Any], otherwise: datetime) -> datetime:
-    """As of when was it last looked?"""
-    as_of = said[-1].body.get("as_of") or said[-1].body.get("given", {}).get("as_of") if said else None
+def _last_time(entries: Sequence[Any], otherwise: datetime) -> datetime:
+    """Return the time as of which the last diagnosis was made."""
+    as_of = entries[-1].body.get("as_of") or entries[-1].body.get("given", {}).get("as_of") if entries else None
     return time_parsing.parse(as_of, "close") if as_of else otherwise
 
 
 def _copy(workspace: Workspace, case: RegressionCase) -> None:
-    """What had happened up to the moment of a case, into a store of its own, without secrets or names."""
+    """Copy the data known at the time of a case into its own database, without secrets or names."""
     settings, app = workspace.settings, workspace.settings.app
     until_us = clock.micros(case.at)
     session = market_calendar.session(case.at.astimezone(formatting.NEW_YORK).date())
@@ -335,57 +333,57 @@ def _copy(workspace: Workspace, case: RegressionCase) -> None:
 def _put(store: Database, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     with store.committing() as connection:
         if table is ALIVE:
-            connection.execute(sa.delete(ALIVE))  # Those that the posts told of are among them.
+            connection.execute(sa.delete(ALIVE))  # The copied rows include those of the posts.
         if rows:
             connection.execute(sa.insert(table), rows)
 
 
 def _without(settings: "Settings", row: dict[str, Any]) -> dict[str, Any]:
-    """A row without secrets, and without who put it there and what they said."""
+    """Return a row without secrets, author and free text."""
     kept = {name: settings.redact(value) if isinstance(value, str) else value for name, value in row.items()}
     if isinstance(pages := row.get("body"), bytes):
         kept["body"] = zlib.compress(settings.redact(zlib.decompress(pages).decode("utf-8", "replace")).encode())
     return kept | {name: "" for name in ("author", "words") if name in row}
 
 
-# On the shelf.
+# Stored cases.
 
 
 def folder(settings: "Settings") -> Path:
-    """Where the cases of a desk lie."""
+    """Return the folder of the cases of a home."""
     return settings.outputs / FOLDER
 
 
 def names(settings: "Settings") -> list[str]:
-    """Every case of a desk."""
+    """Return the name of every case of a home."""
     return sorted(path.parent.name for path in folder(settings).glob(f"*/{FACTS}"))
 
 
 def read(settings: "Settings", name: str) -> RegressionCase:
     """
-    One case.
+    Read a case.
 
     Raises:
-        IncidentError: There is none of that name, or it cannot be read.
+        IncidentError: There is no case of that name, or it cannot be read.
     """
     place = folder(settings) / name
     if name not in names(settings):
         raise IncidentError(
-            f"there is no case {name!r}.{formatting.nearest(name, names(settings))} ops postmortem {name} --freeze "
-            f"makes one of an incident."
+            f"There is no case {name!r}.{formatting.nearest(name, names(settings))} Create one from an incident with: "
+            f"ops postmortem {name} --freeze"
         )
     try:
-        told = json.loads((place / FACTS).read_text(encoding="utf-8"))
-        kept = {key: told[key] for key in ("id", "runbook", "rule", "subject", "severity", "limit", "cause", "of")}
+        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        kept = {key: facts[key] for key in ("id", "runbook", "rule", "subject", "severity", "limit", "cause", "of")}
         return RegressionCase(
             **kept,
-            window=timedelta(seconds=told["window_s"]),
-            at=time_parsing.parse(told["at"]),
-            walk=tuple((step, sign) for step, sign in told["walk"]),
+            window=timedelta(seconds=facts["window_s"]),
+            at=time_parsing.parse(facts["at"]),
+            results=tuple((step, sign) for step, sign in facts["walk"]),
             store=place / STORE,
         )
     except (ValueError, KeyError, TypeError) as problem:
         raise IncidentError(
-            f"{place / FACTS} is not the case that was frozen ({problem.__class__.__name__}: {problem}). "
+            f"{place / FACTS} is not a valid case ({problem.__class__.__name__}: {problem}). "
             f"Freeze it again: ops postmortem {name} --freeze."
         ) from None

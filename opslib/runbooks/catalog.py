@@ -1,14 +1,16 @@
 """
-Read the runbooks: their names, texts and steps; fill one in for an incident; print them all.
+Read runbooks from runbooks/, fill one in for an incident, and print them all.
 
-A runbook is a notebook in ``runbooks/``, never worked in. It is read as the JSON that it is, without a kernel.
+A runbook is a notebook in ``runbooks/``, used as a template. It is read as JSON, without a kernel.
 """
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,27 @@ from opslib.foundation import formatting, templates
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError, UsageError
 from opslib.jobs import html_export
+from opslib.jobs.notebook_file import RUNBOOK
 from opslib.runbooks import steps
 from opslib.runbooks.steps import Step
 
 _STEP = re.compile(r'book\.step\("(\w+)"\)')
 _PARAMETER = re.compile(r"^(\w+): (\w+) = .*?(  # .*)?$")
+_HEADING = re.compile(r"^#+ (?:\d+\. )?(.+)$", re.MULTILINE)
 BRANCH, CAUSE, LIKELY = "branch", "cause:", "Likely: "
+
+Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Runbook:
     """
-    One runbook as it lies on the shelf.
+    One runbook of the catalog.
 
     Attributes:
-        name: That of its file, and of the rule's runbook.
-        title: The symptom that a person sees.
-        cells: Its cells, as the notebook has them.
+        name: The name of its file, and the one that rules refer to.
+        title: The symptom.
+        notebook: The notebook as JSON.
     """
 
     name: str
@@ -41,25 +47,57 @@ class Runbook:
     notebook: dict[str, Any]
 
     @property
-    def cells(self) -> list[dict[str, Any]]:
+    def cells(self) -> list[Cell]:
         """Its cells in order."""
-        cells: list[dict[str, Any]] = self.notebook["cells"]
+        cells: list[Cell] = self.notebook["cells"]
         return cells
 
     @property
     def steps(self) -> list[Step]:
-        """Its steps, in the order in which they stand; each once."""
+        """Its steps in order, each once."""
         names = [name for cell in self.cells if cell["cell_type"] == "code" for name in _STEP.findall(source(cell))]
         return [steps.step(name) for name in dict.fromkeys(names)]
 
     @property
+    def titles(self) -> dict[str, str]:
+        """The title of each step: the last heading before it, without its number."""
+        found: dict[str, str] = {}
+        heading = self.title
+        for cell in self.cells:
+            if cell["cell_type"] == "markdown":
+                heading = ([heading, *_HEADING.findall(source(cell))])[-1]
+            for step in self._of(cell):
+                found.setdefault(step.name, heading)
+        return found
+
+    def ruled_out(self, causes: set[str]) -> dict[str, str]:
+        """
+        Return the steps that are not needed for some causes, each with the title of its branch.
+
+        They are those that only occur in branches for other causes; none if no branch is for these causes.
+        """
+        cells = self.cells
+        before, parts, after = _branches(cells)
+        fitting = [part for part in parts if _fits(part, causes)]
+        if not fitting:
+            return {}
+        needed = {step.name for cell in itertools.chain(before, *fitting, after) for step in self._of(cell)}
+        return {
+            step.name: _HEADING.findall(source(part[0]))[0]
+            for part in parts
+            for cell in part
+            for step in self._of(cell)
+            if step.name not in needed
+        }
+
+    @property
     def plain(self) -> str:
-        """All of it for a terminal: its prose, and of each step what to do and what to expect."""
+        """Its text for a terminal: the prose, and for each step what to do and what is normal."""
         lines: list[str] = []
         for cell in self.cells:
             if cell["cell_type"] == "markdown":
                 lines += ["", re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"\1 (\2)", source(cell).replace("**", ""))]
-            lines += [f"  [{_kind(s)}] {s.do}\n      expect: {s.expect}" for s in self._of(cell)]
+            lines += [f"  [{_kind(s)}] {s.do}\n      {s.aim}" for s in self._of(cell)]
         return "\n".join(lines).strip() + "\n"
 
     def _of(self, cell: Mapping[str, Any]) -> list[Step]:
@@ -67,89 +105,91 @@ class Runbook:
 
     @property
     def parts(self) -> list[tuple[str, list[dict[str, str]]]]:
-        """It for a page, cell by cell: prose as HTML, and steps."""
+        """Its content for a web page, cell by cell: prose as HTML, and steps."""
         return [
             (
                 markdown_to_html(source(cell)) if cell["cell_type"] == "markdown" else "",
-                [{"do": s.do, "kind": _kind(s), "expect": s.expect} for s in self._of(cell)],
+                [{"do": s.do, "kind": _kind(s), "aim": s.aim} for s in self._of(cell)],
             )
             for cell in self.cells
         ]
 
 
 def source(cell: Mapping[str, Any]) -> str:
-    """The text of a cell."""
+    """Return the text of a cell."""
     found = cell["source"]
     return found if isinstance(found, str) else "".join(found)
 
 
 def _kind(step: Step) -> str:
-    kind = {"look": "look", "ask": "you judge", "change": "changes the world: needs a name"}[step.kind]
-    return f"{kind}; {step.box} min" if step.box != "after" else f"{kind}; afterwards"
+    kind = {"check": "check", "ask": "you answer", "action": "action: needs your name"}[step.kind]
+    return f"{kind}; {step.box} min" if step.box != "after" else f"{kind}; after the incident"
 
 
 def folder() -> Path:
     """
-    Where do the runbooks lie?
+    Return the folder of the runbooks.
 
     Raises:
-        IncidentError: The package was installed without them.
+        IncidentError: The package was installed without runbooks.
     """
     place = settings.project()
     if place is None or not (place / "runbooks").is_dir():
         raise IncidentError(
-            "the runbooks stand in the suite's project folder, which is not here. Install it with pip "
-            "install -e . from a clone."
+            "the runbooks were not found: they are in the project folder, which this installation does not "
+            "have. Run pip install -e . in a clone."
         )
     return place / "runbooks"
 
 
 def names() -> list[str]:
-    """Every runbook there is."""
+    """Return the names of all runbooks."""
     return sorted(path.stem for path in folder().glob("*.ipynb"))
 
 
 def runbook(name: str) -> Runbook:
     """
-    One runbook.
+    Return one runbook.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: No runbook has that name.
     """
     path = folder() / f"{name}.ipynb"
     if not re.fullmatch(r"\w+", name) or not path.is_file():
         raise UsageError(
-            f"there is no runbook {name!r}; there are: {', '.join(names())}.{formatting.nearest(name, names())}"
+            f"there is no runbook {name!r}. Available: {', '.join(names())}.{formatting.nearest(name, names())}"
         )
     found = json.loads(path.read_text(encoding="utf-8"))
-    title = next(
-        (
-            line.removeprefix("# ")
-            for cell in found["cells"]
-            for line in source(cell).splitlines()
-            if line.startswith("# ")
-        ),
-        name,
-    )
-    return Runbook(name, title, found)
+    return Runbook(name, _title(found) or name, found)
 
 
-def fill_in(found: Runbook, given: Mapping[str, str], causes: Iterable[str] = ()) -> dict[str, Any]:
+def _title(notebook: Mapping[str, Any]) -> str:
+    """Return the first heading of a notebook; empty if it has none."""
+    lines = (line for cell in notebook["cells"] for line in source(cell).splitlines())
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "")
+
+
+def fill_in(found: Runbook, given: Mapping[str, str], causes: Iterable[str] = (), why: str = "") -> dict[str, Any]:
     """
-    A copy of a runbook for an incident: parameters filled in, nothing executed, the likely branch first.
+    Return a copy of a runbook for an incident: parameters filled in, not executed, the likely branch first.
+
+    Its code is hidden, and `ops lab` runs it when it is opened.
 
     Args:
-        given: Parameters by name; only those that it has are filled in.
-        causes: What a diagnosis found; the branch that is tagged with one of them comes first.
+        given: Parameters by name; unknown ones are ignored.
+        causes: Causes of a diagnosis; the branch that is tagged with one of them comes first.
+        why: Why the other branches are not needed; empty leaves them unfolded.
     """
     made = copy.deepcopy(found.notebook)
     for cell in made["cells"]:
         if cell["cell_type"] != "code":
             continue
         cell["outputs"], cell["execution_count"] = [], None
+        cell["metadata"]["jupyter"] = {"source_hidden": True}
         if "parameters" in cell["metadata"].get("tags", []):
             cell["source"] = "\n".join(_given(line, given) for line in source(cell).splitlines())
-    made["cells"] = _likely_first(made["cells"], set(causes))
+    made["cells"] = _likely_first(_answer_first(made["cells"]), set(causes), why)
+    made["metadata"]["opslib"] = {"kind": RUNBOOK, "run_on_open": True}
     return made
 
 
@@ -160,14 +200,15 @@ def _given(line: str, given: Mapping[str, str]) -> str:
     return f"{found[1]}: {found[2]} = {json.dumps(given[found[1]], ensure_ascii=False)}{found[3] or ''}"
 
 
-def _likely_first(cells: list[dict[str, Any]], causes: set[str]) -> list[dict[str, Any]]:
+def _branches(cells: list[Cell]) -> tuple[list[Cell], list[list[Cell]], list[Cell]]:
     """
-    The branches with that first which fits a cause; a branch goes from the cell tagged so to the next heading of its
-    level or above.
+    Divide the cells: those before the branches, each branch, those after them.
+
+    A branch extends from its tagged cell to the next heading of its level or above.
     """
     starts = [i for i, cell in enumerate(cells) if BRANCH in cell["metadata"].get("tags", [])]
     if not starts:
-        return cells
+        return cells, [], []
     end = next(
         (
             i
@@ -176,28 +217,44 @@ def _likely_first(cells: list[dict[str, Any]], causes: set[str]) -> list[dict[st
         ),
         len(cells),
     )
-    parts = [cells[a:b] for a, b in zip(starts, [*starts[1:], end])]
+    return cells[: starts[0]], [cells[a:b] for a, b in zip(starts, [*starts[1:], end])], cells[end:]
 
-    def fits(part: list[dict[str, Any]]) -> bool:
-        return bool(causes & {tag.removeprefix(CAUSE) for tag in part[0]["metadata"]["tags"]})
 
-    for part in parts:
-        if fits(part):
-            head, _, rest = source(part[0]).partition("\n")
-            part[0]["source"] = re.sub(r"^(#+ )", rf"\g<1>{LIKELY}", head) + (f"\n{rest}" if rest else "")
-    return [
-        *cells[: starts[0]],
-        *(cell for part in sorted(parts, key=lambda p: not fits(p)) for cell in part),
-        *cells[end:],
-    ]
+def _fits(branch: list[Cell], causes: set[str]) -> bool:
+    return bool(causes & {tag.removeprefix(CAUSE) for tag in branch[0]["metadata"]["tags"]})
+
+
+def _answer_first(cells: list[Cell]) -> list[Cell]:
+    """Return the cells without the prose above the one that opens the runbook: its output comes first."""
+    opens = next((i for i, cell in enumerate(cells) if "ops.runbook(" in source(cell)), 0)
+    return [cell for i, cell in enumerate(cells) if i >= opens or i == 0 or cell["cell_type"] == "code"]
+
+
+def _likely_first(cells: list[Cell], causes: set[str], why: str) -> list[Cell]:
+    """Return the cells with the branch first that fits a cause; the other branches are folded, with the reason."""
+    before, parts, after = _branches(cells)
+    fitting = [part for part in parts if _fits(part, causes)]
+    others = [part for part in parts if part not in fitting]
+    for part in fitting:
+        part[0]["source"] = re.sub(r"^(#+ )", rf"\g<1>{LIKELY}", source(part[0]))
+    for part in others if fitting and why else ():
+        part[0]["source"] = f"{source(part[0])}\n\nNot needed: {why}"
+        part[0]["metadata"]["jp-MarkdownHeadingCollapsed"] = True
+    return [*before, *itertools.chain(*fitting, *others), *after]
 
 
 def page() -> str:
-    """All runbooks on one page that opens anywhere and prints."""
+    """Return all runbooks as one self-contained HTML page for printing."""
     books = [runbook(name) for name in names()]
     return templates.render("runbooks/templates/runbooks.html", policy=html_export.POLICY, books=books)
 
 
 def titles() -> dict[str, str]:
-    """The title of each runbook, by its name: what somebody sees who needs it."""
-    return {name: runbook(name).title for name in names()}
+    """Return the title of each runbook by its name; a notebook is read again only if it was changed."""
+    paths = [folder() / f"{name}.ipynb" for name in names()]
+    return {path.stem: _title_at(path, path.stat().st_mtime_ns) for path in paths}
+
+
+@lru_cache(maxsize=64)
+def _title_at(path: Path, changed_ns: int) -> str:
+    return _title(json.loads(path.read_text(encoding="utf-8"))) or path.stem

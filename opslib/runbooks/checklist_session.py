@@ -1,10 +1,9 @@
 """
-Hold an open checklist: which one is meant, each item with its result, what it comes to, and who signed it.
+Show and run an open checklist: its items with their results, its verdict and its signature.
 
-A box is a step, and is walked as the steps of a runbook are: what looks is free, what a person judges is asked, what
-changes the world goes through a hook, by name, once. Its record is a chain of its own, in the store and in its folder,
-so it can be gone on with half-way, by another person, on another machine, and verified. What could not be asked is not
-done.
+Items run like the steps of a runbook: checks are read-only, a person answers ask steps, and actions run a hook with
+a name, once. Each checklist has its own chain of records in the database and in its folder, so that another person or
+machine can continue and verify it. An item that no person answered is not done.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,61 +23,63 @@ from opslib.runbooks import checklists
 from opslib.runbooks.checklists import DAY, DEPLOY, DEPLOYED, HOUR, RELEASE, Checklist
 from opslib.runbooks.execution import RunbookRun, StepStatus
 from opslib.runbooks.session import RunbookSession, StepCard, Widgets, clock_of
-from opslib.runbooks.steps import LOOK, Step
+from opslib.runbooks.steps import CHECK, Step
 from opslib.telemetry.markers import Markers
 
 if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
-SHELF = "checklists"
+FOLDER = "checklists"
 OPENED, SIGNED = "opened", "signed"
-# How long what a box saw counts for its checklist.
+# How long the result of a check is valid for its checklist.
 HOLDS = {HOUR: timedelta(hours=1), DAY: timedelta(hours=12), RELEASE: timedelta(days=14), DEPLOY: timedelta(days=2)}
 WRONG, OPEN = ("not as expected", "failed", "unsure"), ("not done", "unknown", "stale", "skipped", "rehearsed")
 
 
 class ChecklistStore:
-    """The journal of checklists: their records in the store, each copied into its folder."""
+    """Store the records of checklists in the database, with a copy in each checklist's folder."""
 
     def __init__(self, records: EntryStore):
         self.records = records
 
     def read(self, name: str) -> Incident:
-        """A checklist as its record stands."""
+        """Return a checklist, built from its record."""
         found = self.records.read(name)
         if found is None:
-            raise IncidentError(f"there is no checklist {name!r} on record.")
+            raise IncidentError(f"there is no record of checklist {name!r}.")
         return found
 
     def append(
         self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None
     ) -> Entry | None:
         """
-        Write an entry down, on the disk before this returns; None where there is one of that key, or the checklist was
-        signed.
+        Append an entry durably, or return None if its key exists.
+
+        Raises:
+            IncidentError: The checklist is signed.
         """
         with self.records.store.committing() as connection:
             if any(e.kind == SIGNED for e in self.records.entries(connection, name)):
-                raise IncidentError(f"checklist {name} was signed: what it says stands. The next one is a new one.")
+                raise IncidentError(f"checklist {name} is signed and can no longer change. Open the next one instead.")
             found = self.records.put(connection, name, kind, body, by, key, clock.micros(at) if at else None)
         if found is not None:
-            self.records.copy(SHELF, name)
+            self.records.copy(FOLDER, name)
         return found
 
 
 class ChecklistSession(RunbookSession):
     """
-    One checklist, open.
+    One open checklist.
 
     Args:
-        workspace: Whose.
-        name: Of the checklist, as checklists.toml has it.
-        operator: Who goes through it.
-        as_of: A moment that everything is looked at as of; empty is now, and each look is made anew.
-        practice: Write nothing anywhere, and ask nobody.
+        workspace: The workspace of the app.
+        name: The name of the checklist in checklists.toml.
+        operator: The person who completes it.
+        as_of: The evaluation time; empty means now, with new probes for each check.
+        practice: Write nothing, and ask no person.
 
     Raises:
-        UsageError: There is no such checklist.
+        UsageError: The checklist does not exist.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class ChecklistSession(RunbookSession):
             if self.checklist.each == DEPLOY
             else None
         )
-        told: dict[str, Any] = {
+        body: dict[str, Any] = {
             "title": self.checklist.title,
             "runbook": name,
             "severity": "notify",
@@ -118,105 +119,115 @@ class ChecklistSession(RunbookSession):
             "app": workspace.settings.app,
             "rules_hash": workspace.rules.hash,
         }
-        told |= (
+        body |= (
             {
                 DEPLOYED: deployed.ts_us,
                 "words": f"{self.checklist.title}, for the deployment at "
                 f"{formatting.moment(clock.instant(deployed.ts_us))}: {deployed.words}",
             }
             if deployed
-            else {"words": f"{self.checklist.title}, begun"}
+            else {"words": f"{self.checklist.title}, started"}
         )
         if practice:
             journal: Any = DryRunIncidents(
-                workspace.settings, self.now(), self.checklist.title, "app", "notify", name, told
+                workspace.settings, self.now(), self.checklist.title, "app", "notify", name, body
             )
             self.id = PRACTICE
         else:
             records = EntryStore(workspace.store, workspace.settings)
             journal, self.id = (
                 ChecklistStore(records),
-                _named(self.checklist, records, self.now(), None if deployed is None else deployed.ts_us),
+                named(self.checklist, records, self.now(), None if deployed is None else deployed.ts_us),
             )
             if records.read(self.id) is None:
-                journal.append(self.id, OPENED, told, by=self.operator, key=OPENED, at=self.now())
+                journal.append(self.id, OPENED, body, by=self.operator, key=OPENED, at=self.now())
         self._journal = journal
-        self.walk = RunbookRun(journal, self.id, name, self._now, workspace.rules.hash)
-        self.widgets = widgets
-        self._looked, self._seen, self.pads = None, None, []
+        self.execution = RunbookRun(journal, self.id, name, self._now, workspace.rules.hash, symptoms=False)
+        self._begin(widgets)
 
     @property
     def steps(self) -> list[Step]:
-        """Its boxes in order."""
+        """Its items in order."""
         return self.checklist.steps
+
+    def title_of(self, step: Step) -> str:
+        """Return what an item asks for: items have no titles."""
+        return step.do
+
+    @property
+    def ruled_out(self) -> dict[str, str]:
+        """No item of a checklist is ruled out."""
+        return {}
+
+    @property
+    def has_page(self) -> bool:
+        """A checklist has no page of an incident."""
+        return False
 
     @property
     def signed(self) -> Entry | None:
-        """Who signed it, and when; None where nobody has."""
+        """The entry with its signature; None if it is not signed."""
         return next((e for e in self.incident.entries if e.kind == SIGNED), None)
 
     @property
     def due_us(self) -> int | None:
-        """From when on is it due? Of one that follows a deployment only; None of others, or where none was marked."""
+        """When it is due, if it follows a deployment; else None, or None if no deployment was marked."""
         deployed = self.incident.entries[0].body.get(DEPLOYED)
         return None if deployed is None else deployed + clock.span_us(self.checklist.after)
 
-    def run(self, asked: Callable[[StepCard], None] | None = None) -> "ChecklistSession":
+    def run(self, ask: Callable[[StepCard], None] | None = None) -> "ChecklistSession":
         """
-        Go through every box in order: what is free to look at and due is looked at; a signed checklist stays as it is.
+        Run every item in order: checks that are due run; a signed checklist does not change.
 
         Args:
-            asked: Puts a box to somebody who is there, and takes the answer; without it nobody is asked.
+            ask: Asks a person about an item and records the answer; without it, ask items are skipped.
         """
         for step in self.steps if self.signed is None else ():
-            if asked is None or step.kind == LOOK:
+            if ask is None or step.kind == CHECK:
                 self.step(step.name)
-            elif self.walk.standing(step).state not in ("ok", "done", "not as expected"):
-                asked(StepCard(self, step))
+            elif self.execution.status_of(step).state not in ("ok", "done", "not as expected"):
+                ask(StepCard(self, step))
         return self
 
-    def stands(self) -> dict[str, StepStatus]:
-        """How each box stands; of a signed checklist, as it was signed."""
+    def statuses(self) -> dict[str, StepStatus]:
+        """Return the status of each item; of a signed checklist, the status at its signature."""
         incident = self.incident
-        found = {step.name: self._held(self.walk.standing(step, incident)) for step in self.steps}
+        found = {step.name: self._held(self.execution.status_of(step, incident)) for step in self.steps}
         if self.signed is not None:
-            found = {name: standing._replace(state=self.signed.body["boxes"][name]) for name, standing in found.items()}
+            found = {name: status._replace(state=self.signed.body["boxes"][name]) for name, status in found.items()}
         return found
 
-    def _held(self, standing: StepStatus) -> StepStatus:
+    def _held(self, status: StepStatus) -> StepStatus:
         """
-        What a box saw holds for its checklist longer than for an incident, though it is looked at again whenever
-        somebody goes on.
+        Return a status that is valid longer than in a runbook; a check still runs again when the checklist is opened.
         """
         if (
-            standing.state != "stale"
-            or standing.entry is None
-            or self.now() - clock.instant(standing.entry.at_us) > HOLDS[self.checklist.each]
+            status.state != "stale"
+            or status.entry is None
+            or self.now() - clock.instant(status.entry.at_us) > HOLDS[self.checklist.each]
         ):
-            return standing
-        return standing._replace(
-            state={True: "ok", False: "not as expected", None: "unknown"}[standing.entry.body["good"]]
-        )
+            return status
+        return status._replace(state={True: "ok", False: "not as expected", None: "unknown"}[status.entry.body["good"]])
 
     @property
     def wrong(self) -> list[str]:
-        """Boxes that are not as they should be."""
-        return [name for name, standing in self.stands().items() if standing.state in WRONG]
+        """The items that failed."""
+        return [name for name, status in self.statuses().items() if status.state in WRONG]
 
     @property
     def left(self) -> list[str]:
-        """Boxes that are not done."""
-        return [name for name, standing in self.stands().items() if standing.state in OPEN]
+        """The items that are not done."""
+        return [name for name, status in self.statuses().items() if status.state in OPEN]
 
     @property
     def early(self) -> str:
-        """Why it is too early for it to be done; empty where it is not."""
+        """Why it is not due yet; empty if it is due."""
         if self.checklist.each != DEPLOY or self.signed is not None:
             return ""
         if self.due_us is None:
-            return "no deployment was marked: ops mark deploy TEXT puts the marker that this follows"
+            return "no deployment was marked: set a marker with ops mark deploy TEXT"
         return (
-            f"it is due from {formatting.moment(clock.instant(self.due_us))} on"
+            f"not due before {formatting.moment(clock.instant(self.due_us))}"
             if clock.micros(self.now()) < self.due_us
             else ""
         )
@@ -224,105 +235,107 @@ class ChecklistSession(RunbookSession):
     @property
     def verdict(self) -> str:
         """
-        critical where a box is not as it should be (warning, where its own rules say no worse); unknown where one is
-        not done; ok.
+        The verdict: critical if an item failed (warning if its rules say so), unknown if one is not done, else ok.
         """
         if self.signed is not None:
             return str(self.signed.body["verdict"])
-        stands = self.stands()
-        found = {"warning" if _mild(stands[name]) else "critical" for name in self.wrong} | (
+        statuses = self.statuses()
+        found = {"warning" if _mild(statuses[name]) else "critical" for name in self.wrong} | (
             {"unknown"} if self.left or self.early else set()
         )
         return next((v for v in VERDICTS if v in found), "ok")
 
     @property
     def exit_code(self) -> int:
-        """0 ok, 1 warning, 2 critical, 3 unknown: something is not done."""
+        """0 ok, 1 warning, 2 critical, 3 unknown (an item is not done)."""
         return EXIT_CODES[self.verdict]
 
     def sign(self, by: str = "") -> Entry:
         """
-        Put a name under it; from then on it stands as it is.
+        Sign the checklist; a signed checklist can no longer change.
 
         Raises:
-            OperatorNeeded: Nobody signs.
-            IncidentError: It was signed before, or is only practised.
+            OperatorNeeded: No name was given.
+            IncidentError: It is already signed, or in practice.
         """
         who = by.strip() or self.operator
         if not who:
-            raise OperatorNeeded(f"who signs checklist {self.id}? Give a name.")
+            raise OperatorNeeded(f"a signature of checklist {self.id} needs a name: give your name.")
         if self.practice:
-            raise IncidentError("a checklist that is only practised is not signed.")
-        boxes = {name: standing.state for name, standing in self.stands().items()}
-        head, verdict, left, wrong = self.incident.head, self.verdict, self.left, self.wrong
+            raise IncidentError("a checklist in practice cannot be signed.")
+        states = {name: status.state for name, status in self.statuses().items()}
+        head, verdict, left, wrong = self.incident.last_entry, self.verdict, self.left, self.wrong
         words = (
-            f"signed, {verdict}: {len(boxes) - len(left) - len(wrong)} of {len(boxes)} boxes as "
-            f"expected{'; not done: ' + ', '.join(left) if left else ''}"
-            f"{'; not as expected: ' + ', '.join(wrong) if wrong else ''}{'; ' + self.early if self.early else ''}"
+            f"signed, {verdict}: {len(states) - len(left) - len(wrong)} of {len(states)} items "
+            f"passed{'; not done: ' + ', '.join(left) if left else ''}"
+            f"{'; failed: ' + ', '.join(wrong) if wrong else ''}{'; ' + self.early if self.early else ''}"
         )
         entry = self._journal.append(
             self.id,
             SIGNED,
-            {"verdict": verdict, "boxes": boxes, "head": {"entry": head.id, "digest": head.digest}, "words": words},
+            {"verdict": verdict, "boxes": states, "head": {"entry": head.id, "digest": head.digest}, "words": words},
             by=who,
             key=SIGNED,
             at=self._as_of,
         )
-        assert entry is not None  # A second signature is refused before it is written.
+        assert entry is not None  # A second signature raises before it is written.
         return entry
 
     def note(self, words: str, by: str = "") -> Entry | None:
-        """Write down what was noticed."""
+        """Add a note to the record."""
         if not words.strip():
-            raise IncidentError("a note has words.")
+            raise IncidentError("the note is empty: give its text.")
         if not (by.strip() or self.operator):
-            raise OperatorNeeded("who says so? Give a name.")
+            raise OperatorNeeded("a note needs a name: give your name.")
         return self._journal.append(self.id, "note", {"words": words.strip()}, by=by.strip() or self.operator)
 
     @property
     def signature(self) -> "Signature":
-        """Who signed it; where somebody is there and nobody has, the place to do so."""
+        """The signature, or the field for it if a person is available."""
         return Signature(self)
 
     def clock_words(self, incident: Incident) -> str:
-        """How far it is."""
-        stands = self.stands()
-        done = sum(s.state in ("ok", "done") for s in stands.values())
-        return f"{done}/{len(stands)} boxes as expected, {len(self.left)} not done"
+        """Return its progress."""
+        statuses = self.statuses()
+        done = sum(s.state in ("ok", "done") for s in statuses.values())
+        return f"{done}/{len(statuses)} items passed, {len(self.left)} not done or unknown"
 
     @property
     def strip(self) -> TextBlock:
-        """Every box and how it stands, under the guide's headings."""
-        stands = self.stands()
+        """Every item with its status, under headings."""
+        statuses = self.statuses()
         rows = [
             [
                 self.checklist.section_of(s),
-                f"{stands[s.name].mark} {stands[s.name].state}",
+                f"{statuses[s.name].mark} {statuses[s.name].label}",
                 s.name,
                 s.do,
-                stands[s.name].words.removeprefix(f"{s.name}: ").removeprefix("skipped: "),
-                stands[s.name].by,
+                statuses[s.name].words.removeprefix(f"{s.name}: ").removeprefix("skipped: "),
+                statuses[s.name].by,
             ]
             for s in self.steps
         ]
         return table(
             self.clock_words(self.incident),
-            ["section", "stands", "box", "do", "seen, answered or done", "by"],
+            ["section", "status", "item", "task", "result", "by"],
             rows,
-            "no boxes",
+            "no items",
         )
 
     @property
     def header(self) -> TextBlock:
-        """Is it done, and what is wrong?"""
-        stands, signed = self.stands(), self.signed
-        lines = [f"not as expected: {name}: {stands[name].words.removeprefix(name + ': ')}" for name in self.wrong]
-        lines += [f"not done ({len(self.left)}): {', '.join(self.left)}"] if self.left else []
+        """The verdict, the failed items and the items that are not done."""
+        statuses, signed = self.statuses(), self.signed
+        lines = [
+            f"failed: {name}: {statuses[name].words.removeprefix(name + ': ').removeprefix('failed: ')}"
+            for name in self.wrong
+        ]
+        lines += [f"not done or unknown ({len(self.left)}): {', '.join(self.left)}"] if self.left else []
         lines += [self.early] if self.early else []
         lines += (
             [f"signed by {signed.by}, {formatting.moment(clock.instant(signed.at_us))}"]
             if signed
-            else ["practice: nothing is written, and nobody is asked" if self.practice else "not signed yet"]
+            else ["practice: nothing is written, and no person is asked" if self.practice else "not signed yet"]
         )
         return bullet_list(
             f"{self.checklist.title}{'' if self.practice else f' {self.id}'}: {self.verdict}. "
@@ -332,23 +345,23 @@ class ChecklistSession(RunbookSession):
 
     @property
     def cards(self) -> "Cards":
-        """Every box with its buttons, where somebody is there; else as it stands."""
+        """Every item with its buttons if a person is available; else its status."""
         return Cards(self)
 
     def as_json(self) -> dict[str, Any]:
-        """For a program."""
-        stands, signed = self.stands(), self.signed
-        boxes = [
+        """Return it for programs."""
+        statuses, signed = self.statuses(), self.signed
+        items = [
             {
-                "box": s.name,
+                "item": s.name,
                 "section": self.checklist.section_of(s),
                 "do": s.do,
                 "expect": s.expect,
-                "judged_by": s.judged_by,
-                "state": stands[s.name].state,
-                "said": stands[s.name].words.removeprefix(f"{s.name}: ") or None,
-                "by": stands[s.name].by or None,
-                "evidence": entry.id if (entry := stands[s.name].entry) else None,
+                "evaluated_by": s.evaluated_by,
+                "state": statuses[s.name].label,
+                "result": statuses[s.name].words.removeprefix(f"{s.name}: ") or None,
+                "by": statuses[s.name].by or None,
+                "evidence": entry.id if (entry := statuses[s.name].entry) else None,
             }
             for s in self.steps
         ]
@@ -357,12 +370,12 @@ class ChecklistSession(RunbookSession):
             "id": self.id,
             "as_of": formatting.iso(self.now()),
             "verdict": self.verdict,
-            "early": self.early or None,
+            "not_due": self.early or None,
             "not_done": self.left,
-            "not_as_expected": self.wrong,
+            "failed": self.wrong,
             "signed": {"by": signed.by, "at": formatting.iso(clock.instant(signed.at_us))} if signed else None,
-            "head": {"entry": self.incident.head.id, "digest": self.incident.head.digest},
-            "boxes": boxes,
+            "head": {"entry": self.incident.last_entry.id, "digest": self.incident.last_entry.digest},
+            "items": items,
         }
 
     def __repr__(self) -> str:
@@ -370,41 +383,45 @@ class ChecklistSession(RunbookSession):
 
 
 class Cards:
-    """All boxes of a checklist as a notebook shows them."""
+    """All items of a checklist as a notebook shows them."""
 
-    def __init__(self, sheet: ChecklistSession):
-        self._sheet = sheet
+    def __init__(self, session: ChecklistSession):
+        self._session = session
 
     def __repr__(self) -> str:
-        return self._sheet.strip.plain
+        return self._session.strip.plain
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        if not self._sheet.attended:
-            display(self._sheet.strip)
+        if not self._session.attended:
+            display(self._session.strip)
             return
-        for step in self._sheet.steps:
-            StepCard(self._sheet, step)._ipython_display_()
+        for step in self._session.steps:
+            StepCard(self._session, step)._ipython_display_()
 
 
 class Signature:
-    """The foot of a checklist: who signed it, or where to."""
+    """The signature of a checklist."""
 
-    def __init__(self, sheet: ChecklistSession):
-        self._sheet = sheet
+    def __init__(self, session: ChecklistSession):
+        self._session = session
 
     @property
     def text(self) -> TextBlock:
-        """Who signed it and what it said then, or how it is signed."""
-        signed, sheet = self._sheet.signed, self._sheet
+        """The signature with its verdict, or how to sign."""
+        signed, session = self._session.signed, self._session
         if signed:
             return bullet_list(
                 f"Signed by {signed.by}, {formatting.moment(clock.instant(signed.at_us))}",
                 [str(signed.body["words"]), f"{signed.id}, SHA-256 {signed.digest}"],
             )
-        how = "practice is not signed" if sheet.practice else f"here, or: ops checklist {sheet.name} --sign --by NAME"
-        return bullet_list("Not signed yet", [how, f"not done: {', '.join(sheet.left) or 'nothing'}"])
+        how = (
+            "a checklist in practice cannot be signed"
+            if session.practice
+            else f"sign here, or run: ops checklist {session.name} --sign --by NAME"
+        )
+        return bullet_list("Not signed yet", [how, f"not done: {', '.join(session.left) or 'none'}"])
 
     def __repr__(self) -> str:
         return self.text.plain
@@ -412,23 +429,22 @@ class Signature:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        if self._sheet.attended and self._sheet.widgets and self._sheet.signed is None:
-            self._sheet.widgets.show_signature(self._sheet, self.text)
+        if self._session.attended and self._session.widgets and self._session.signed is None:
+            self._session.widgets.show_signature(self._session, self.text)
         else:
             display(self.text)
 
 
-def _mild(standing: StepStatus) -> bool:
-    """Do the rules behind a box that looked call what it saw a warning, and no worse?"""
-    content = standing.entry.body.get("content") if standing.entry else None
+def _mild(status: StepStatus) -> bool:
+    """Return whether the rules behind a failed check say warning and nothing worse."""
+    content = status.entry.body.get("content") if status.entry else None
     verdicts = [row.get("verdict") for row in content if isinstance(row, dict)] if isinstance(content, list) else []
     return "warning" in verdicts and "critical" not in verdicts
 
 
-def _named(checklist: Checklist, records: EntryStore, at: datetime, deployed_us: int | None) -> str:
+def named(checklist: Checklist, records: EntryStore, at: datetime, deployed_us: int | None) -> str:
     """
-    Which one is meant at a moment: that of its day, its hour, its deployment; the one of a release that nobody has
-    signed yet.
+    Return the ID of the checklist for a time: of its day, hour or deployment, or of the release not yet signed.
     """
     local = at.astimezone(NEW_YORK)
     if checklist.each == HOUR:

@@ -1,4 +1,4 @@
-"""Read the checklists of checklists.toml: of each its title, for what it is made anew, and its items by heading."""
+"""Read the checklists of checklists.toml, each with its title, period and items by heading."""
 
 import functools
 import tomllib
@@ -20,10 +20,10 @@ class Checklist:
     One checklist.
 
     Attributes:
-        each: For what it is made anew: ``day``, ``hour`` (New York's), ``release`` (until it is signed), ``deploy``
-            (the last one that was marked).
-        after: Of one that follows a deployment: so long after it, it is due.
-        sections: Its boxes in order, under the guide's headings.
+        each: The period of one checklist: ``day``, ``hour`` (New York), ``release`` (until it is signed), ``deploy``
+            (the last marked deployment).
+        after: Of one that follows a deployment: how long after it, it is due.
+        sections: Its items in order, under headings.
     """
 
     name: str
@@ -34,21 +34,21 @@ class Checklist:
 
     @property
     def steps(self) -> list[Step]:
-        """Its boxes in order; each once."""
+        """Its items in order, each once."""
         return list(dict.fromkeys(step for found in self.sections.values() for step in found))
 
     def section_of(self, step: Step) -> str:
-        """Under which heading does a box stand?"""
+        """Return the heading of an item."""
         return next(head for head, found in self.sections.items() if step in found)
 
 
 @functools.cache
 def table() -> dict[str, Checklist]:
     """
-    Every checklist by its name.
+    Return every checklist by its name.
 
     Raises:
-        UsageError: checklists.toml has one that cannot be meant; every problem with its place.
+        UsageError: checklists.toml is invalid; the message lists every problem with its place.
     """
     from opslib.runbooks import steps_form
 
@@ -70,16 +70,16 @@ def table() -> dict[str, Checklist]:
 
 def checklist(name: str) -> Checklist:
     """
-    One checklist.
+    Return one checklist.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: No checklist has that name.
     """
     if name not in table():
         raise UsageError(
-            f"there is no checklist {name!r}; there are: {', '.join(table())}.{formatting.nearest(name, table())}"
+            f"there is no checklist {name!r}. Available: {', '.join(table())}.{formatting.nearest(name, table())}"
         )
     return table()[name]
 
 
-DEPLOYED = "deployed_us"  # What the record of a checklist that follows a deployment says of it.
+DEPLOYED = "deployed_us"  # The time of the deployment, in the record of a checklist that follows one.

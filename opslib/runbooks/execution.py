@@ -1,10 +1,9 @@
 """
-Run a runbook for one incident: intent, action and outcome of each step on record.
+Run a runbook for one incident, and record the intent, the action and the outcome of each step.
 
-All of it is in the incident's record, so a new kernel, another person or another machine goes on where it stands. A
-step that changes the world is written down as intended before it is done, under a key that only one can take; who dies
-between the two leaves an intention without an outcome, which nobody does again before a person has said whether it
-happened.
+The incident's record holds the whole state, so that another kernel, person or machine can continue. The intent of an
+action is recorded under a unique key before the action runs. If the process dies before the outcome is recorded, the
+step is "outcome unknown" and is not repeated until a person confirms what happened.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +12,15 @@ from typing import Any, NamedTuple, Protocol
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.errors import IncidentError, OperatorNeeded
+from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.foundation.version import VERSION
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import Incident
 from opslib.runbooks.hooks import Outcome
-from opslib.runbooks.steps import ASK, BOXES, CHANGE, LOOK, Step
+from opslib.runbooks.steps import ACTION, ASK, BOXES, CHECK, Step
 
-NOBODY_ASKED = "skipped: nobody was asked"
-# How a step can stand, each with the mark that the strip shows beside the word.
+NOBODY_ASKED = "skipped: no person was available to answer"
+# The states of a step, each with the mark that is shown beside its label.
 MARKS = {
     "not done": "·",
     "ok": "✓",
@@ -33,20 +33,35 @@ MARKS = {
     "rehearsed": "○",
     "failed": "✗",
 }
-SETTLED = ("done",)  # What stands so is never done again.
+# What people read for those states whose stored word is not plain.
+LABELS = {"ok": "passed", "not as expected": "failed", "unsure": "outcome unknown", "rehearsed": "dry run"}
+# A failed check that is no fault: what the incident is about, or checked before the action that it follows.
+SYMPTOM, NOT_YET = "symptom confirmed", "not yet"
+MARKS_INSTEAD = {SYMPTOM: formatting.SIGNS["warning"], NOT_YET: "·"}
+# The states of a step as verdicts, for their colours; the others are `unknown`.
+VERDICT_OF = {
+    "ok": "ok",
+    "done": "ok",
+    "rehearsed": "ok",
+    "not as expected": "critical",
+    "failed": "critical",
+    "unsure": "critical",
+}
+FINISHED = ("ok", "done", "rehearsed", "not as expected")  # The states in which nothing is left to do.
+SETTLED = ("done",)  # A step in this state is never run again.
 
 
 class CheckResult(NamedTuple):
     """
-    What a check saw.
+    The result of a check.
 
     Attributes:
-        good: Is it as expected? None is unknown.
-        words: What was seen, with its numbers, on one line.
-        content: What that rests on, for the record.
-        source, query: Who said it, and what was asked.
-        next: The runbook that what was seen leads to; empty is none.
-        view: The panel whose picture belongs to it; empty is none.
+        good: Whether the check passed; None means unknown.
+        words: The result with its numbers, on one line.
+        content: The data behind the result, for the record.
+        source, query: Where the data came from, and how it was queried.
+        next: The runbook to continue with; empty means none.
+        view: The panel whose chart belongs to the result; empty means none.
     """
 
     good: bool | None
@@ -59,44 +74,80 @@ class CheckResult(NamedTuple):
 
 
 class StepStatus(NamedTuple):
-    """How a step stands: one of `MARKS`, what was last seen or done, by whom, and when."""
+    """
+    The status of a step.
+
+    Attributes:
+        state: One of `MARKS`.
+        words: The last result, which `by` obtained and `entry` records.
+        instead: What a failed check means if it is no fault of the step: `SYMPTOM`, `NOT_YET`, or empty.
+    """
 
     state: str
     words: str = ""
     by: str = ""
     entry: Entry | None = None
+    instead: str = ""
 
     @property
     def mark(self) -> str:
-        """A sign for its state."""
-        return MARKS[self.state]
+        """The mark of its state."""
+        return MARKS_INSTEAD.get(self._means, MARKS[self.state])
+
+    @property
+    def label(self) -> str:
+        """The state in the words that people read."""
+        return self._means or LABELS.get(self.state, self.state)
+
+    @property
+    def verdict(self) -> str:
+        """The state as a verdict, which decides its colour."""
+        means = {SYMPTOM: "warning", NOT_YET: "unknown"}
+        return means.get(self._means, VERDICT_OF.get(self.state, "unknown"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do for the step."""
+        return self.state in FINISHED and self._means != NOT_YET
+
+    @property
+    def _means(self) -> str:
+        return self.instead if self.state == "not as expected" else ""
 
 
 class Journal(Protocol):
-    """What keeps the record of an incident."""
+    """A store of incident records."""
 
     def read(self, name: str) -> Incident:
-        """An incident as its record stands."""
+        """Return an incident, built from its record."""
         ...
 
     def append(
         self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None
     ) -> Entry | None:
-        """Write an entry down; None where there is one of that key."""
+        """Append an entry, or return None if its key exists."""
         ...
 
 
 class RunbookRun:
     """
-    One runbook, walked for one incident.
+    One run of a runbook for one incident.
 
     Args:
-        now: What time it is.
+        now: The clock.
+        symptoms: Whether a failed check can be the symptom of an incident; false for a checklist.
     """
 
     def __init__(
-        self, journal: Journal, incident: str, runbook: str, now: Callable[[], datetime], rules_hash: str = ""
+        self,
+        journal: Journal,
+        incident: str,
+        runbook: str,
+        now: Callable[[], datetime],
+        rules_hash: str = "",
+        symptoms: bool = True,
     ):
+        self._symptoms = symptoms
         self._journal, self.name, self.runbook, self._now, self._rules_hash = (
             journal,
             incident,
@@ -107,18 +158,19 @@ class RunbookRun:
 
     @property
     def incident(self) -> Incident:
-        """The incident, as its record stands now."""
+        """The incident, read from its record now."""
         return self._journal.read(self.name)
 
-    def standing(self, step: Step, incident: Incident | None = None) -> StepStatus:
-        """How does a step stand?"""
-        did = (incident or self.incident).steps.get((self.runbook, step.name))
+    def status_of(self, step: Step, incident: Incident | None = None) -> StepStatus:
+        """Return the status of a step."""
+        found = incident or self.incident
+        did = found.steps.get((self.runbook, step.name))
         if did is None:
             return StepStatus("not done")
         entry, body = did.entry, did.entry.body
         ago = self._now() - clock.instant(entry.at_us)
         match did.state:
-            case "seen" if step.kind == LOOK and ago > step.fresh:
+            case "seen" if step.kind == CHECK and ago > step.fresh:
                 state = "stale"
             case "seen" | "judged":
                 state = {True: "ok", False: "not as expected", None: "unknown"}[body["good"]]
@@ -130,19 +182,35 @@ class RunbookRun:
                 state = "not done"
             case other:
                 state = other
-        told = str(body.get("words", ""))
+        text = str(body.get("words", ""))
         if state == "stale":
-            told = (
-                f"seen {formatting.duration(ago.total_seconds())} ago, holds for "
-                f"{formatting.duration(step.fresh.total_seconds())}: {told}"
+            text = (
+                f"checked {formatting.duration(ago.total_seconds())} ago, valid for "
+                f"{formatting.duration(step.fresh.total_seconds())}: {text}"
             )
-        return StepStatus(state, told, entry.by, entry)
+        return StepStatus(state, text, entry.by, entry, self._no_fault(step, found, entry))
+
+    def _no_fault(self, step: Step, incident: Incident, entry: Entry) -> str:
+        """
+        Return what a failed result of a step means if it is no fault: `SYMPTOM`, `NOT_YET`, or empty.
+
+        A provider's failing is the symptom of an incident about that provider; of one about the app, only the first
+        provider's, because the other one is the fallback. After the end of the incident a failed check is a fault.
+        """
+        if step.after:
+            did = incident.steps.get((self.runbook, step.after))
+            return "" if did and did.entry.at_us < entry.at_us and did.state in ("done", "rehearsed") else NOT_YET
+        resolved = incident.times["resolved"].at_us
+        about = incident.subject if incident.subject in PROVIDERS else PROVIDERS[0]
+        if not step.symptom or not self._symptoms or (resolved is not None and entry.at_us > resolved):
+            return ""
+        return SYMPTOM if step.of not in PROVIDERS or step.of == about else ""
 
     def _write(self, step: Step, state: str, words: str, by: str = "", key: str = "", **more: Any) -> Entry | None:
         body = {
             "runbook": self.runbook,
             "step": step.name,
-            "kind": step.kind,
+            "kind": step.recorded_kind,
             "state": state,
             "words": words,
             "opslib": VERSION,
@@ -151,8 +219,8 @@ class RunbookRun:
         }
         return self._journal.append(self.name, "step", body, by=by, key=key)
 
-    def see(self, step: Step, seen: CheckResult, as_of: datetime, by: str = "", picture: str = "") -> None:
-        """Write down what a step that looks saw."""
+    def record_result(self, step: Step, seen: CheckResult, as_of: datetime, by: str = "", picture: str = "") -> None:
+        """Record the result of a check."""
         more: dict[str, Any] = {"next": seen.next} if seen.next else {}
         more |= {"picture": {"sha256": picture, "name": seen.view}} if picture else {}
         self._write(
@@ -169,70 +237,75 @@ class RunbookRun:
         )
 
     def skip(self, step: Step) -> None:
-        """Nobody is there to be asked."""
+        """Record that no person was available to answer an ask step."""
         if (
-            self.standing(step).state in ("not done", "skipped")
+            self.status_of(step).state in ("not done", "skipped")
             and (self.runbook, step.name) not in self.incident.steps
         ):
             self._write(step, "skipped", f"{step.name}: {NOBODY_ASKED}")
 
     def answer(self, step: Step, good: bool | None, by: str, note: str = "") -> None:
         """
-        A person judges.
+        Record a person's answer.
 
         Args:
-            good: Is it as expected? None is that it cannot be told.
+            good: Whether the step passed; None means unknown.
 
         Raises:
-            OperatorNeeded: Nobody says who judges.
-            IncidentError: It is not for a person to judge.
+            OperatorNeeded: No name was given.
+            IncidentError: The step is not answered by a person.
         """
         if step.kind != ASK:
-            raise IncidentError(f"step {step.name} is judged by {step.judged_by}, not by a person.")
+            raise IncidentError(f"step {step.name} is evaluated by {step.evaluated_by}; a person cannot answer it.")
         if not by.strip():
-            raise OperatorNeeded(f"step {step.name} is judged by a person; say who you are.")
-        told = {True: "as expected", False: "not as expected", None: "cannot be told"}[good]
+            raise OperatorNeeded(f"step {step.name} is answered by a person: give your name.")
+        label = {True: "passed", False: "failed", None: "unknown"}[good]
         self._write(
             step,
             "judged",
-            f"{step.name}: {told}{': ' + note.strip() if note.strip() else ''}",
+            f"{step.name}: {label}{': ' + note.strip() if note.strip() else ''}",
             by.strip(),
             good=good,
             note=note.strip(),
         )
 
     def do(
-        self, step: Step, by: str, confirmed: bool, act: Callable[[dict[str, Any]], Outcome], asked: Mapping[str, Any]
+        self,
+        step: Step,
+        by: str,
+        confirmed: bool,
+        act: Callable[[dict[str, Any]], Outcome],
+        parameters: Mapping[str, Any],
     ) -> StepStatus:
         """
-        Change the world, once.
+        Run an action, once.
 
         Args:
-            by: Who puts their name to it.
-            confirmed: Have they seen what it will do, and said yes?
-            act: Does it, with what is asked of it, the id of this act among it.
-            asked: What the step has filled in; written down with the intention.
+            by: The operator's name.
+            confirmed: Whether the operator has read what the action will do, and confirmed it.
+            act: Runs the action; receives the request, with the ID of this action in it.
+            parameters: The step's request, recorded with the intent.
 
         Returns:
-            How the step stands now; one that was done before is not done again, and its record is given.
+            The status of the step now. An action that is done does not run again.
 
         Raises:
-            OperatorNeeded: Nobody puts their name to it.
-            IncidentError: It was not confirmed; it was begun before and nobody wrote down how it ended; or somebody is
-                doing it.
+            OperatorNeeded: No name was given.
+            IncidentError: The action was not confirmed, its earlier outcome is unknown, or another person is running
+                it.
         """
-        if step.kind != CHANGE:
-            raise IncidentError(f"step {step.name} changes nothing: there is nothing to do.")
+        if step.kind != ACTION:
+            raise IncidentError(f"step {step.name} is not an action: there is nothing to run.")
         if not by.strip():
-            raise OperatorNeeded(f"step {step.name} changes the world: {step.do} Name an operator to do it.")
+            raise OperatorNeeded(f"step {step.name} is an action: {step.do} Give your name to run it.")
         found = self.incident
-        now = self.standing(step, found)
+        now = self.status_of(step, found)
         if now.state in SETTLED:
             return now
         if now.state == "unsure":
             raise IncidentError(self._unsure(step, now))
         if not confirmed:
-            raise IncidentError(f"step {step.name} was not confirmed. See what it will do, then confirm it.")
+            raise IncidentError(f"step {step.name} was not confirmed. Read what it will do, then confirm it.")
         attempt = (
             sum(
                 1
@@ -242,7 +315,7 @@ class RunbookRun:
             + 1
         )
         act_id = f"{self.name}/{self.runbook}/{step.name}/{attempt}"
-        whole = dict(asked) | {
+        whole = dict(parameters) | {
             "id": act_id,
             "incident": self.name,
             "runbook": self.runbook,
@@ -253,14 +326,14 @@ class RunbookRun:
             self._write(
                 step,
                 "intended",
-                f"{step.name}: {by.strip()} is about to: {step.do}",
+                f"{step.name}: {by.strip()} started: {step.do}",
                 by.strip(),
                 f"intended:{act_id}",
                 asked=whole,
             )
             is None
         ):
-            raise IncidentError(f"step {step.name} is being done by somebody else at this moment. Look again.")
+            raise IncidentError(f"another person is running step {step.name} now. Wait, then check its status.")
         ended = act(whole)
         more = {"output": ended.output} if ended.output else {}
         self._write(
@@ -273,40 +346,40 @@ class RunbookRun:
             mitigates=step.mitigates,
             **more,
         )
-        return self.standing(step)
+        return self.status_of(step)
 
     @staticmethod
     def _unsure(step: Step, now: StepStatus) -> str:
         assert now.entry
         return (
-            f"step {step.name} was begun by {now.by} at {formatting.moment(clock.instant(now.entry.at_us))}, and "
-            f"nobody wrote down how it ended. See whether it happened, then say so: settle({step.name!r}, True or "
-            f"False, by=...)."
+            f"{now.by} started step {step.name} at {formatting.moment(clock.instant(now.entry.at_us))}, but no outcome "
+            f"was recorded. Check whether it took effect, then run confirm_outcome({step.name!r}, True or False, "
+            f"by=...)."
         )
 
-    def settle(self, step: Step, happened: bool, by: str, note: str = "") -> StepStatus:
+    def confirm_outcome(self, step: Step, happened: bool, by: str, note: str = "") -> StepStatus:
         """
-        A person says whether an act happened that was begun and of which nobody wrote down how it ended.
+        Record whether an action with an unknown outcome took effect.
 
         Raises:
-            OperatorNeeded: Nobody says who has looked.
-            IncidentError: There is nothing to settle.
+            OperatorNeeded: No name was given.
+            IncidentError: The outcome of the step is not unknown.
         """
         if not by.strip():
-            raise OperatorNeeded(f"who has looked whether step {step.name} happened? Give a name.")
-        now = self.standing(step)
+            raise OperatorNeeded(f"the outcome of step {step.name} is confirmed by a person: give your name.")
+        now = self.status_of(step)
         if now.state != "unsure" or now.entry is None:
-            raise IncidentError(f"step {step.name} is {now.state}: there is nothing to settle.")
+            raise IncidentError(f"step {step.name} is {now.label}: there is no outcome to confirm.")
         act_id = now.entry.body["asked"]["id"]
-        told = (
-            f"{by.strip()} looked: it {'happened' if happened else 'did not happen'}"
+        text = (
+            f"{by.strip()} confirmed: it {'took effect' if happened else 'did not take effect'}"
             f"{': ' + note.strip() if note.strip() else ''}"
         )
         if (
             self._write(
                 step,
                 "done" if happened else "undone",
-                f"{step.name}: {told}",
+                f"{step.name}: {text}",
                 by.strip(),
                 f"ended:{act_id}",
                 id=act_id,
@@ -314,15 +387,15 @@ class RunbookRun:
             )
             is None
         ):
-            raise IncidentError(f"step {step.name} was settled by somebody else meanwhile. Look again.")
-        return self.standing(step)
+            raise IncidentError(f"another person confirmed the outcome of step {step.name} first. Check its status.")
+        return self.status_of(step)
 
     def minutes(self, incident: Incident) -> float:
-        """For how many minutes has the incident's clock run? Until it was over, where it is."""
+        """Return the minutes since detection, up to the resolution if the incident is resolved."""
         end = incident.times["resolved"].at_us if incident.status == "resolved" else None
         return max(0.0, ((end if end is not None else clock.micros(self._now())) - incident.since_us) / 60e6)
 
     def box(self, incident: Incident) -> str:
-        """Which time box of the guide is it in?"""
+        """Return the current time box of the guide."""
         passed = timedelta(minutes=self.minutes(incident))
         return next(name for name, (_, until) in BOXES.items() if until is None or passed < timedelta(minutes=until))

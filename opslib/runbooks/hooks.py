@@ -1,12 +1,11 @@
 """
-Run a step that changes the world by a hook of the desk's own settings, or, where none is set, as a dry run that changes
-nothing.
+Run an action by its hook from settings.toml, or as a dry run that changes nothing if no hook is set.
 
-``[hooks]`` in ``settings.toml`` names for each of `HOOKS` a command, as a list; ``tell_channel`` and ``silence`` may
-also be ``"built-in"``, which is our own channels and our own silences. A command gets what is asked of it as JSON on
-its stdin, with an id that is the same for the same act; exit 0 says that it was done. ``[hooks.timeouts]`` says how
-long each may take (``build = "30m"``); one that takes longer is ended with every process that it started. What it
-printed is kept.
+``[hooks]`` in ``settings.toml`` sets a command, as a list, for each of `HOOKS`; ``tell_channel`` and ``silence`` may
+also be ``"built-in"``, which uses the suite's own channels and silences. A command receives its request as JSON on
+stdin, with an ID that is unique to the action; exit code 0 means success. ``[hooks.timeouts]`` sets how long each may
+run (``build = "30m"``); a command that runs longer is ended with every process that it started. The output of a command
+is recorded.
 """
 
 import json
@@ -37,16 +36,16 @@ SILENCE_FOR = timedelta(hours=1)
 REHEARSAL, BUILT_IN = "rehearsal", "built-in"
 BUILT_IN_ONES = ("tell_channel", "silence")
 HOOKS = {
-    "tell_channel": "tell the people of the channel",
-    "silence": "keep its alerts quiet for a while",
+    "tell_channel": "notify the people in the channel",
+    "silence": "silence the incident's alerts for a while",
     "tradier_only": "switch the app to Tradier only",
     "restart_app": "restart the app's server",
     "restart_socket": "restart the WebSocket service",
-    "roll_back": "roll the last deployment back",
+    "roll_back": "roll back the last deployment",
     "status_page": "update our status page",
     "open_ticket": "open a ticket with the vendor",
-    "restart_monitor": "start the collector again",
-    # What the guide runs in the app's own repository: the checklists need them.
+    "restart_monitor": "restart the collector",
+    # Commands of the guide in the app's own repository; checklists use them.
     "test_monitoring": "run the app's monitoring tests",
     "test_integration": "run the app's integration tests",
     "push_branch": "push the release's branch",
@@ -54,37 +53,37 @@ HOOKS = {
     "start_staging": "start the staging server",
     "cut_branch": "cut the release branch",
     "merge_branch": "merge the monitoring branch into the release branch",
-    "set_version": "raise the version number of the app",
-    "make_tag": "make the annotated tag of the release",
+    "set_version": "increase the version number of the app",
+    "make_tag": "create the annotated tag of the release",
     "push_tag": "push the tag of the release",
     "deploy": "deploy the release",
-    "raise_error": "raise one error in the app, on purpose",
+    "raise_error": "cause one error in the app on purpose",
 }
 TIMEOUTS = "timeouts"
 _FORM = Path(__file__).with_name("hooks_form.py")
 USUAL_TIMEOUT = timedelta(minutes=2)
-# What builds, tests or rolls out takes minutes; so does a server until it answers again.
+# Builds, tests and rollouts take minutes, and so does a server until it responds again.
 _TIMEOUT_OF = {
     **dict.fromkeys(("test_monitoring", "test_integration", "build", "deploy", "roll_back"), timedelta(minutes=15)),
     **dict.fromkeys(
         ("restart_app", "restart_socket", "restart_monitor", "start_staging", "tradier_only"), timedelta(minutes=5)
     ),
 }
-ENDING_S = 10.0  # Between SIGTERM and SIGKILL.
+ENDING_S = 10.0  # The wait between SIGTERM and SIGKILL.
 POLL_S = 0.05
 MOST_PRINTED = 256 * 2**20  # A command that prints more is ended before it fills the disk.
-KEPT_HEAD, KEPT_TAIL = 4_000, 12_000  # Characters of its output that are kept: how it began and how it ended.
+KEPT_HEAD, KEPT_TAIL = 4_000, 12_000  # Characters of the output that are kept: its start and its end.
 _READ = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
     """
-    One way to change the world.
+    One way to run an action.
 
     Attributes:
-        how: ``rehearsal``, ``built-in``, or the command.
-        timeout: How long the command may take; None is the usual time of this hook.
+        how: ``rehearsal`` (a dry run), ``built-in``, or the command.
+        timeout: How long the command may run; None means the hook's default.
     """
 
     name: str
@@ -93,39 +92,38 @@ class Hook:
 
     @property
     def timeout_s(self) -> float:
-        """How long the command may take, seconds."""
+        """How long the command may run, seconds."""
         return (self.timeout or _TIMEOUT_OF.get(self.name, USUAL_TIMEOUT)).total_seconds()
 
     @property
     def real(self) -> bool:
-        """Does it change anything?"""
+        """Whether the hook changes anything."""
         return self.how != REHEARSAL
 
     @property
     def words(self) -> str:
-        """What it will do, for who is about to do it."""
+        """What it will do, for the operator."""
         if not self.real:
             return (
-                f"a rehearsal: nothing is changed, since no hook is set to {HOOKS[self.name]} "
-                f"(settings.toml, [hooks], {self.name})"
+                f"dry run, nothing is changed: no hook to {HOOKS[self.name]} is set ({self.name} in [hooks] of "
+                f"settings.toml)"
             )
         if self.how == BUILT_IN:
-            return f"{HOOKS[self.name]}, by our own means"
+            return f"{HOOKS[self.name]}, by the suite itself"
         return (
-            f"{HOOKS[self.name]}, by the command: {' '.join(self.how)}; it may take "
-            f"{formatting.duration(self.timeout_s)}"
+            f"{HOOKS[self.name]}, with the command {' '.join(self.how)}; timeout {formatting.duration(self.timeout_s)}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    How an act ended.
+    The outcome of an action.
 
     Attributes:
-        state: done, failed or rehearsed.
-        words: That in words, with the last thing that it printed.
-        output: What it printed, without secrets: how it began and how it ended; empty where nothing.
+        state: done, failed or rehearsed (a dry run).
+        words: One sentence, with the end of the output.
+        output: The output without secrets, its start and its end; empty if there is none.
     """
 
     state: str
@@ -135,10 +133,10 @@ class Outcome:
 
 def read(settings: Settings) -> dict[str, Hook]:
     """
-    Every hook, as ``settings.toml`` has it; a rehearsal where it says nothing.
+    Return every hook of ``settings.toml``; a hook that is not set is a dry run.
 
     Raises:
-        SettingsError: It names a hook that is none, something that is neither a command nor ``built-in``, or no time.
+        SettingsError: A hook is unknown, its value is neither a command nor ``built-in``, or a timeout is invalid.
     """
     document = documents.read(settings.base / "settings.toml")
     found = document.table.get("hooks", {})
@@ -167,25 +165,29 @@ def perform(
     workspace: Workspace,
     incident: Incident,
     now: Callable[[], datetime],
-    asked: Mapping[str, Any],
+    parameters: Mapping[str, Any],
 ) -> Outcome:
     """
-    Do what a step asks: by a command, by our own channels or silences, or as a dry run.
+    Run the action of a step: by a command, by the suite's channels or silences, or as a dry run.
 
-    A deployment that was done gets its marker.
+    A successful deployment sets a marker.
     """
     if hook.how == BUILT_IN:
-        return _silence(workspace, incident, asked) if name == "silence" else _tell_channel(workspace, now(), asked)
-    ended = run(hook, asked, workspace.settings)
+        return (
+            _silence(workspace, incident, parameters)
+            if name == "silence"
+            else _notify_channel(workspace, now(), parameters)
+        )
+    ended = run(hook, parameters, workspace.settings)
     if name == "deploy" and ended.state == "done":
-        words, by = f"{asked['incident']}: {ended.words}", str(asked["operator"])
+        words, by = f"{parameters['incident']}: {ended.words}", str(parameters["operator"])
         Markers(workspace.store, workspace.settings).put("deploy", words, by)
     return ended
 
 
-def _silence(workspace: Workspace, incident: Incident, asked: Mapping[str, Any]) -> Outcome:
+def _silence(workspace: Workspace, incident: Incident, parameters: Mapping[str, Any]) -> Outcome:
     held = NotificationStore(workspace.store, workspace.settings.app).silence(
-        str(asked["operator"]),
+        str(parameters["operator"]),
         f"incident {incident.id}",
         SILENCE_FOR,
         rule=incident.rule,
@@ -193,73 +195,75 @@ def _silence(workspace: Workspace, incident: Incident, asked: Mapping[str, Any])
     )
     return Outcome(
         "done",
-        f"silence {held.id} keeps {incident.rule or 'everything'} of {incident.subject} quiet for "
+        f"silence {held.id} silences {incident.rule or 'all alerts'} of {incident.subject} for "
         f"{formatting.duration(SILENCE_FOR.total_seconds())}",
     )
 
 
-def _tell_channel(workspace: Workspace, at: datetime, asked: Mapping[str, Any]) -> Outcome:
+def _notify_channel(workspace: Workspace, at: datetime, parameters: Mapping[str, Any]) -> Outcome:
     from opslib.alerting.notifications import sender
 
-    words = str(asked["says"])
-    told = in_own_thread(lambda: sender.broadcast(workspace.settings, workspace.staff, str(asked["id"]), words, at))
-    failed = [f"{name}: it {why}" for name, why in told if why]
+    words = str(parameters["says"])
+    sent = in_own_thread(
+        lambda: sender.broadcast(workspace.settings, workspace.contacts, str(parameters["id"]), words, at)
+    )
+    failed = [f"{name}: it {why}" for name, why in sent if why]
     return Outcome(
-        "failed" if len(failed) == len(told) else "done",
-        f"told {', '.join(name for name, why in told if not why) or 'nobody'}"
-        f"{'; not told: ' + '; '.join(failed) if failed else ''}",
+        "failed" if len(failed) == len(sent) else "done",
+        f"notified {', '.join(name for name, why in sent if not why) or 'nobody'}"
+        f"{'; not notified: ' + '; '.join(failed) if failed else ''}",
     )
 
 
 def in_own_thread(what: Callable[[], T]) -> T:
-    """Done in a thread of its own: a kernel has a loop already, and only one can run in a thread."""
+    """Run a function in a thread of its own, because a kernel's thread already runs an event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(what).result()
 
 
-def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
+def run(hook: Hook, parameters: Mapping[str, Any], settings: Settings) -> Outcome:
     """
-    Run a hook's command, once; it does not come back before the command has ended, or was killed for taking too long.
+    Run a hook's command once, and wait until it ends or is ended after its timeout.
 
     Args:
-        asked: id, incident, runbook, step, operator, and what the step has filled in.
+        parameters: id, incident, runbook, step, operator, and the fields of the step.
     """
     if not hook.real:
-        return Outcome("rehearsed", f"rehearsed, nothing was changed: it would {HOOKS[hook.name]}")
+        return Outcome("rehearsed", f"dry run, nothing was changed: it would {HOOKS[hook.name]}")
     assert isinstance(hook.how, tuple)
-    # Files, so that a server which it starts and leaves behind holds nothing open.
+    # Files instead of pipes, so that a server that the command leaves running holds no pipe open.
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
-        given.write(settings.redact(json.dumps(dict(asked), sort_keys=True)).encode())
+        given.write(settings.redact(json.dumps(dict(parameters), sort_keys=True)).encode())
         given.seek(0)
         try:
             process = subprocess.Popen(
                 hook.how, stdin=given, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
             )
         except OSError as problem:
-            return Outcome("failed", f"{hook.how[0]} cannot be run ({problem.strerror})")
+            return Outcome("failed", f"{hook.how[0]} could not be started ({problem.strerror})")
         try:
             why = _awaited(process, hook.timeout_s, printed)
-        except BaseException:  # Whoever waits for it is interrupted: nothing of it goes on unseen.
+        except BaseException:  # On an interrupt, no process may continue unnoticed.
             _end(process)
             raise
         ended = _end(process) if why else True
         output = _output(printed, settings)
-    said = formatting.single_line(output[-500:].strip(), 300)
+    message = formatting.single_line(output[-500:].strip(), 300)
     if why:
-        how = "and was ended, with all that it started" if ended else "and could not be ended, it goes on"
+        how = "and was ended with all its processes" if ended else "and could not be ended; it is still running"
+        end = f"; end of its output: {message}" if message else ""
         return Outcome(
             "failed",
-            f"{hook.how[0]} {why} {how}: see whether it did "
-            f"something{'; the last it printed: ' + said if said else ''}",
+            f"{hook.how[0]} {why} {how}. Check whether it took effect{end}",
             output,
         )
     if process.returncode:
-        return Outcome("failed", f"exit {process.returncode}{': ' + said if said else ''}", output)
-    return Outcome("done", f"done{': ' + said if said else ''}", output)
+        return Outcome("failed", f"exit {process.returncode}{': ' + message if message else ''}", output)
+    return Outcome("done", f"done{': ' + message if message else ''}", output)
 
 
 def _awaited(process: subprocess.Popen[bytes], timeout_s: float, printed: IO[bytes]) -> str:
-    """Wait until a command has ended; why it must be ended, where it has not."""
+    """Wait for a command; return why it must be ended, or an empty string if it has ended."""
     until_s = time.monotonic() + timeout_s
     while (left_s := until_s - time.monotonic()) > 0:
         try:
@@ -273,11 +277,12 @@ def _awaited(process: subprocess.Popen[bytes], timeout_s: float, printed: IO[byt
 
 def _end(process: subprocess.Popen[bytes]) -> bool:
     """
-    End a command and all that it started: SIGTERM, then SIGKILL for what is still there; also what has left its process
-    group.
+    End a command and every process that it started, with SIGTERM, then SIGKILL.
+
+    Processes that have left its process group are ended too.
 
     Returns:
-        Whether the command has ended; not so where we may not end it, as of another user's.
+        Whether the command has ended. It cannot be ended if it belongs to another user.
     """
     import psutil
 
@@ -296,7 +301,7 @@ def _signal(group: int, started: list[Any], which: signal.Signals) -> None:
     """Send a signal to a process group, and to processes that may have left it."""
     import psutil
 
-    with suppress(ProcessLookupError, PermissionError):  # All of it has ended, or is another user's.
+    with suppress(ProcessLookupError, PermissionError):  # The group has ended, or belongs to another user.
         os.killpg(group, which)
     for child in started:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -304,7 +309,7 @@ def _signal(group: int, started: list[Any], which: signal.Signals) -> None:
 
 
 def _await_end(process: subprocess.Popen[bytes], started: list[Any]) -> None:
-    """Wait until a command, its process group and what it started have ended, `ENDING_S` at most."""
+    """Wait at most `ENDING_S` until a command, its process group and its children have ended."""
     until_s = time.monotonic() + ENDING_S
     while time.monotonic() < until_s and (
         process.poll() is None or _group_runs(process.pid) or any(map(_runs, started))
@@ -332,7 +337,7 @@ def _group_runs(group: int) -> bool:
 
 
 def _output(printed: IO[bytes], settings: Settings) -> str:
-    """What a command printed, without secrets and colours: how it began and how it ended."""
+    """Return the output of a command without secrets and colours, shortened in the middle."""
     size = os.fstat(printed.fileno()).st_size
 
     def part(at: int) -> str:
@@ -345,10 +350,10 @@ def _output(printed: IO[bytes], settings: Settings) -> str:
         return (
             whole
             if len(whole) <= KEPT_HEAD + KEPT_TAIL
-            else f"{whole[:KEPT_HEAD]}\n… {len(whole) - KEPT_HEAD - KEPT_TAIL:,} characters left out …"
+            else f"{whole[:KEPT_HEAD]}\n… {len(whole) - KEPT_HEAD - KEPT_TAIL:,} characters omitted …"
             f"\n{whole[-KEPT_TAIL:]}"
         )
     return (
-        f"{part(0)[:KEPT_HEAD]}\n… of {size:,} bytes the middle is left out …"
+        f"{part(0)[:KEPT_HEAD]}\n… of {size:,} bytes the middle is omitted …"
         f"\n{part(size - _READ).rstrip()[-KEPT_TAIL:]}"
     )

@@ -1,4 +1,4 @@
-"""Say what ``[hooks]`` of settings.toml may hold."""
+"""Validate ``[hooks]`` of settings.toml."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ def _within_a_day(given: str) -> str:
 
 def _not_built_in(given: object) -> object:
     if given == "built-in":
-        raise validation.unexpected("is 'built-in', which only tell_channel and silence can be. Name a command.")
+        raise validation.unexpected("is 'built-in', which only tell_channel and silence accept. Set a command.")
     return given
 
 
@@ -38,7 +38,7 @@ Timeout = Annotated[SpanText, AfterValidator(_within_a_day), expected("a span of
 
 
 def problems(found: object, place: str, known: dict[str, Any]) -> list[str]:
-    """Every problem of the hooks that a settings file names."""
+    """Return every problem of the hooks in a settings file."""
     spans: dict[str, Any] = dict.fromkeys(known["hooks"], (Timeout, ""))
     timeouts: Any = create_model("Timeouts", __base__=Table, **spans)
     hooks: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Open a runbook for an incident: a copy in its folder, filled in, with the likely branch first."""
+"""Open a runbook for an incident as a filled-in copy in its folder."""
 
 import json
 from datetime import datetime, timedelta
@@ -20,15 +20,15 @@ def open_for(
     workspace: "Workspace", name: str, incident: Incident, operator: str, as_of: datetime | None = None
 ) -> Path:
     """
-    Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
+    Copy a runbook into the incident's folder, filled in, with the likely branch first.
 
     Args:
-        as_of: Look at everything as of then, always; None is now.
+        as_of: Evaluate everything as of this time; None means now.
 
     Returns:
-        Where the copy is; the exemplar in ``runbooks/`` is never worked in.
+        The path of the copy. The template in ``runbooks/`` is not changed.
     """
-    shelved = catalog.runbook(name)
+    template = catalog.runbook(name)
     rule = workspace.rules.rules.get(incident.rule)
     limit = incident.limit()
     found = diagnosis.diagnose_at(workspace, as_of or workspace.now(), rule.window if rule else timedelta(minutes=10))
@@ -38,7 +38,7 @@ def open_for(
         "operator": operator,
         "subject": incident.subject,
         "severity": incident.severity,
-        "limit": rule.limit_told(limit) if rule and limit is not None else "",
+        "limit": rule.format_limit(limit) if rule and limit is not None else "",
         "window": f"{round(rule.window.total_seconds())}s" if rule else "",
         "as_of": formatting.iso(as_of) if as_of else "",
     }
@@ -47,7 +47,10 @@ def open_for(
         folder.mkdir(parents=True, exist_ok=True)
     number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
     place = folder / f"{number:02}_{name}.ipynb"
-    content = json.dumps(catalog.fill_in(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
+    sure = formatting.ratio(found.confidence, 0)
+    why = formatting.in_markdown(f"the diagnosis, confidence {sure}, found another cause: {found.headline}")
+    made = catalog.fill_in(template, given, found.settled or {found.cause}, why if found.settled else "")
+    content = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     with temporary_files.refusing(place):
         temporary_files.make(place, content.encode())
     body = {
@@ -59,7 +62,7 @@ def open_for(
         "confidence": found.confidence,
         "headline": found.words,
         "given": given,
-        "words": f"runbook {name} opened as {place.name}; likely {found.cause}",
+        "words": f"runbook {name} opened as {place.name}; likely cause: {found.cause}",
     }
     lifecycle.of(workspace).append(incident.id, "runbook", body, by=operator)
     return place

@@ -1,8 +1,8 @@
 """
-Hold an open runbook as its notebook shows it: each step with its result, and what it comes to.
+Show and run an open runbook: its steps with their results, the impact, the diagnosis and the follow-up.
 
-Everything a button does is a plain call of `RunbookSession`, which papermill, a test or a shell can make as well. What
-was seen or done is in the incident's record before it is shown.
+Each button makes one call of `RunbookSession`, which papermill, a test or a shell can make as well. A result is written
+to the incident's record before it is shown.
 """
 
 import asyncio
@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from opslib.alerting.causes import whose
 from opslib.alerting.verdicts import named
 from opslib.dashboard import cost_details, impact, status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
-from opslib.foundation import formatting, time_parsing
+from opslib.foundation import clock, formatting, time_parsing
 from opslib.incidents import lifecycle
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import Incident
@@ -22,12 +23,12 @@ from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.jobs.executor import attended
 from opslib.runbooks import catalog, hooks, steps
 from opslib.runbooks.checks import run_check
-from opslib.runbooks.checks.context import CheckContext, said
+from opslib.runbooks.checks.context import CheckContext, source_prefix
 from opslib.runbooks.diagnosis import diagnosis
-from opslib.runbooks.diagnosis.diagnosis import Diagnosis
+from opslib.runbooks.diagnosis.diagnosis import UNSEEN, Diagnosis, Other
 from opslib.runbooks.execution import RunbookRun, StepStatus
 from opslib.runbooks.hooks import Hook
-from opslib.runbooks.steps import ASK, BOXES, CHANGE, LOOK, Step
+from opslib.runbooks.steps import ACTION, ASK, BOXES, CHECK, Step
 from opslib.telemetry.probes.runner import ProbeRunner
 
 if TYPE_CHECKING:
@@ -35,37 +36,37 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
 
-AGAIN = timedelta(seconds=10)  # Looks of our own so new are not made again.
+AGAIN = timedelta(seconds=10)  # Probes are not repeated within this time.
 
 
 class Widgets(Protocol):
-    """Shows an open runbook or checklist with buttons."""
+    """A view of an open runbook or checklist with buttons."""
 
-    def show_strip(self, book: "RunbookSession") -> None:
-        """Show the strip of all steps."""
+    def show_progress(self, book: "RunbookSession") -> None:
+        """Show the progress of all steps."""
 
     def show(self, card: "StepCard") -> None:
         """Show one step."""
 
     def show_signature(self, sheet: Any, instead: TextBlock) -> None:
-        """Show where a checklist is signed."""
+        """Show the signature of a checklist."""
 
 
 class RunbookSession:
     """
-    One runbook, open.
+    One open runbook.
 
     Args:
-        workspace: Whose.
-        name: Of the runbook.
-        incident: Its id; ``practice`` writes nothing anywhere.
-        operator: Who works through it; a changing step needs one.
-        subject, severity, limit, window: Of the alert, as they were when this was opened.
-        as_of: A moment that everything is looked at as of; empty is now, and each look is made anew.
-        widgets: How it is shown where somebody is there; None is as text.
+        workspace: The workspace of the app.
+        name: The name of the runbook.
+        incident: The ID of the incident; ``practice`` writes nothing.
+        operator: The person who runs it; an action needs one.
+        subject, severity, limit, window: Those of the alert when this copy was opened.
+        as_of: The evaluation time; empty means now, with new probes for each check.
+        widgets: The view with buttons; None shows text only.
 
     Raises:
-        IncidentError: There is no such incident on this desk.
+        IncidentError: The incident does not exist.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class RunbookSession:
         as_of: str | datetime | None = None,
         widgets: "Widgets | None" = None,
     ):
-        self.shelved = catalog.runbook(name)
+        self.template = catalog.runbook(name)
         self.workspace, self.name, self.operator, self.limit = workspace, name, operator.strip(), limit
         at = time_parsing.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self._as_of = at if isinstance(at, datetime) else None
@@ -91,64 +92,70 @@ class RunbookSession:
         self._subject, self._severity = subject, severity
         journal = (
             DryRunIncidents(
-                workspace.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name
+                workspace.settings, self.now(), self.template.title, subject or "app", severity or "notify", name
             )
             if self.practice
             else lifecycle.of(workspace)
         )
-        self.walk = RunbookRun(journal, incident, name, self._now, workspace.rules.hash)
+        self.execution = RunbookRun(journal, incident, name, self._now, workspace.rules.hash)
         self._journal = journal
-        self.incident  # noqa: B018  # Refused at once where there is none.
-        self._looked: datetime | None = None
-        self._seen: Status | None = None
+        self.incident  # noqa: B018  # Raises here if the incident does not exist.
+        self._begin(widgets)
+
+    def _begin(self, widgets: "Widgets | None") -> None:
+        """Set what a new session has not probed, read, drawn or shown yet."""
+        self._probed_at: datetime | None = None
+        self._last_status: Status | None = None
+        self._cause: tuple[Status, Diagnosis] | None = None
+        self._pictured: tuple[Status | None, dict[str, str]] = (None, {})  # The pictures of a status, by panel.
         self.widgets = widgets
-        self.pads: list[Any] = []  # What of it is shown with buttons.
+        self.shown_widgets: list[Any] = []  # The widgets that show it.
 
     def now(self) -> datetime:
-        """What time it is here."""
+        """Return the time of this session's clock."""
         return self._now()
 
     @property
     def incident(self) -> Incident:
-        """The incident, as its record stands now."""
-        return self.walk.incident
+        """The incident, read from its record now."""
+        return self.execution.incident
 
     @property
     def attended(self) -> bool:
-        """Is somebody there who can be asked?"""
+        """Whether a person is available to answer."""
         return not self.practice and attended()
 
     @cached_property
     def hooks(self) -> dict[str, Hook]:
-        """By which each changing step reaches the world; where something is only practised, all are rehearsals."""
+        """The hook of each action; in practice every hook is a dry run."""
         found = hooks.read(self.workspace.settings)
         return {name: Hook(name) for name in found} if self.practice else found
 
-    # Looking.
+    # Checks.
 
     def view(self) -> "Status":
         """
-        Everything as it stands now; where somebody can be asked, they are asked first.
+        Return the current status, after new probes if probing is configured.
 
-        What was seen within seconds is not looked at again.
+        Probes are not repeated within `AGAIN`.
         """
         if (
             self._as_of is None
-            and self.workspace.settings.looked_at
-            and (self._looked is None or self.now() - self._looked >= AGAIN)
+            and self.workspace.settings.targets
+            and (self._probed_at is None or self.now() - self._probed_at >= AGAIN)
         ):
-            hooks.in_own_thread(lambda: asyncio.run(self._look()))
-            self._looked, self._seen = self.now(), None
-        return self.seen()
+            hooks.in_own_thread(lambda: asyncio.run(self._probe()))
+            self._probed_at, self._last_status = self.now(), None
+        return self.last_status()
 
-    def seen(self) -> "Status":
-        """Everything as it was last seen."""
+    def last_status(self) -> "Status":
+        """Return the status without new probes."""
         at = self.now()
-        if self._seen is None or not timedelta(0) <= at - self._seen.window.end < AGAIN:
-            self._seen = status.view_at(self.workspace, at, self.window)
-        return self._seen
+        if self._last_status is None or not timedelta(0) <= at - self._last_status.window.end < AGAIN:
+            self._last_status = status.view_at(self.workspace, at, self.window)
+        return self._last_status
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
         rounds = ProbeRunner(
             self.workspace.settings, self.workspace.store, self.workspace.rules, now=self.workspace.now
         )
@@ -157,75 +164,81 @@ class RunbookSession:
         finally:
             rounds.close()
 
-    def look(self, name: str) -> StepStatus:
-        """Look at one step's matter, now, and write down what was seen."""
+    def check(self, name: str) -> StepStatus:
+        """Run the check of a step now, and record its result."""
         step = steps.step(name)
         view = self.view()
         seen = run_check(CheckContext(view, self.workspace, step, self.incident))
         picture = self._picture(view, seen.view)
-        self.walk.see(
+        self.execution.record_result(
             step,
             seen._replace(next="" if seen.next == self.name else seen.next),
             view.window.end,
             self.operator,
             picture,
         )
-        return self.walk.standing(step)
+        return self.execution.status_of(step)
 
     def _picture(self, view: "Status", panel: str) -> str:
         if not panel or self.practice:
             return ""
         from opslib.dashboard import charts
 
-        return lifecycle.of(self.workspace).picture(charts.png(view.panel(panel).draw))
+        if self._pictured[0] is not view:
+            self._pictured = (view, {})
+        made = self._pictured[1]
+        if panel not in made:
+            made[panel] = lifecycle.of(self.workspace).picture(charts.png(view.panel(panel).draw))
+        return made[panel]
 
     # Steps.
 
     def step(self, name: str) -> "StepCard":
         """
-        A step, looked at where that is free and due, and how it stands; what was done is shown, not done again.
+        Return a step with its status; run its check first if the check is due.
 
-        Where nobody is there, what a person would judge is skipped, and what changes the world stays as it is.
+        Without a person, ask steps are recorded as skipped, and actions do not run.
         """
         step = steps.step(name)
-        standing = self.walk.standing(step)
-        if step.kind == LOOK and standing.state in ("not done", "stale", "unknown"):
-            self.look(name)
+        step_status = self.execution.status_of(step)
+        if step.kind == CHECK and step_status.state in ("not done", "stale", "unknown"):
+            self.check(name)
         elif step.kind == ASK and not self.attended:
-            self.walk.skip(step)
+            self.execution.skip(step)
         return StepCard(self, step)
 
     def answer(self, name: str, good: bool | None, by: str = "", note: str = "") -> StepStatus:
-        """A person judges a step: as expected, not, or None: cannot be told."""
+        """Record a person's answer: True for passed, False for failed, None for unknown."""
         step = steps.step(name)
-        self.walk.answer(step, good, by or self.operator, note)
-        return self.walk.standing(step)
+        self.execution.answer(step, good, by or self.operator, note)
+        return self.execution.status_of(step)
 
     def do(self, name: str, by: str = "", confirmed: bool = False, note: str = "") -> StepStatus:
         """
-        Change the world, once; see `execution`.
+        Run an action, once; see `execution`.
 
         Raises:
-            OperatorNeeded: Nobody puts their name to it.
-            IncidentError: Not confirmed; begun before, without an end; or being done by somebody.
+            OperatorNeeded: No name was given.
+            IncidentError: The action was not confirmed, its earlier outcome is unknown, or another person is running
+                it.
         """
         step = steps.step(name)
-        self._looked = self._seen = None  # What was seen before it may be no longer so.
+        self._probed_at = self._last_status = None  # The action may change the status.
         act = partial(hooks.perform, step.hook, self.hooks[step.hook], self.workspace, self.incident, self._now)
-        return self.walk.do(step, by or self.operator, confirmed, act, self._asked(step, note))
+        return self.execution.do(step, by or self.operator, confirmed, act, self._parameters(step, note))
 
-    def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> StepStatus:
-        """A person says whether an act happened of which nobody wrote down how it ended."""
-        return self.walk.settle(steps.step(name), happened, by or self.operator, note)
+    def confirm_outcome(self, name: str, happened: bool, by: str = "", note: str = "") -> StepStatus:
+        """Record whether an action with an unknown outcome took effect."""
+        return self.execution.confirm_outcome(steps.step(name), happened, by or self.operator, note)
 
     def note(self, words: str, by: str = "") -> Entry | None:
-        """Write down what was noticed."""
+        """Add a note to the incident's record."""
         if self.practice:
             return self._journal.append(PRACTICE, "note", {"words": words}, by=by or self.operator)
-        return lifecycle.of(self.workspace).note(self.incident.id, words, by or self.operator).head
+        return lifecycle.of(self.workspace).note(self.incident.id, words, by or self.operator).last_entry
 
-    def _asked(self, step: Step, note: str = "") -> dict[str, Any]:
-        """What a changing step fills in: shown before it is confirmed, written down with the intention."""
+    def _parameters(self, step: Step, note: str = "") -> dict[str, Any]:
+        """Return the request of an action: shown before it is confirmed, and recorded with the intent."""
         hook = self.hooks[step.hook]
         found: dict[str, Any] = {
             "hook": step.hook,
@@ -233,130 +246,189 @@ class RunbookSession:
             "subject": self._subject or self.incident.subject,
             "note": note,
         }
-        return found | ({"says": self.said(step)} if step.says else {})
+        return found | ({"says": self.message_of(step)} if step.says else {})
 
-    def said(self, step: Step) -> str:
-        """What a step tells somebody, filled in as of now."""
-        view, incident = self.seen(), self.incident
-        stands = impact.working_and_failing(view)
+    def message_of(self, step: Step) -> str:
+        """Return the message of an action, filled in with the current status."""
+        view, incident = self.last_status(), self.incident
+        effects = impact.working_and_failing(view)
         parts = [
-            f"{head} {', '.join(w for s, w in stands if s == state)}"
-            for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Not known:"))
-            if any(s == state for s, _ in stands)
+            f"{head} {', '.join(w for s, w in effects if s == state)}"
+            for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Unknown:"))
+            if any(s == state for s, _ in effects)
         ]
-        cause = next((e.body["words"] for e in reversed(incident.of_kind("diagnosis"))), "not known yet")
+        cause = next((e.body["words"] for e in reversed(incident.of_kind("diagnosis"))), "not yet known")
         return step.says.format(
-            title=incident.title,
-            severity=impact.severity(view).level,
+            title=self._trouble(incident).rstrip("."),
             standing="; ".join(parts),
             cause=cause,
             requests=", ".join(_requests(incident)) or "none recorded",
         )
 
-    # What it comes to.
+    @property
+    def has_page(self) -> bool:
+        """Whether its incident has a page; a dry run has none."""
+        return not self.practice
+
+    # Views.
 
     @property
     def steps(self) -> list[Step]:
         """Its steps in order."""
-        return self.shelved.steps
+        return self.template.steps
 
     @property
     def strip(self) -> TextBlock:
-        """Every step and how it stands, and in which time box we are."""
-        incident = self.incident
+        """Every step with its status, and the current time box."""
+        incident, ruled_out = self.incident, self.ruled_out
         rows = [
             [
                 s.box,
-                f"{(stands := self.walk.standing(s, incident)).mark} {stands.state}",
+                f"{(step_status := self.execution.status_of(s, incident)).mark} {step_status.label}"
+                if s.name not in ruled_out
+                else "– not needed",
+                self.title_of(s),
                 s.name,
-                s.do,
-                stands.words.removeprefix(f"{s.name}: ").removeprefix("skipped: "),
-                stands.by,
+                result_words(s, step_status),
+                step_status.by,
             ]
             for s in self.steps
         ]
-        return table(
-            self.clock_words(incident), ["min", "stands", "step", "do", "seen or done", "by"], rows, "no steps"
-        )
+        return table(self.clock_words(incident), ["min", "status", "step", "name", "result", "by"], rows, "no steps")
+
+    def title_of(self, step: Step) -> str:
+        """Return the title of a step."""
+        return self._titles[step.name]
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return self.template.titles
+
+    @property
+    def cause(self) -> Diagnosis:
+        """
+        The likely cause by the last status; if nothing is wrong any more, the last one in the record.
+
+        It is computed once for each status, and is not recorded.
+        """
+        view = self.last_status()
+        if self._cause is None or self._cause[0] is not view:
+            self._cause = view, diagnosis.diagnose(view)
+        found = self._cause[1]
+        if found.cause not in UNSEEN:
+            return found
+        recorded = [e.body for e in self.incident.of_kind("runbook", "diagnosis") if e.body.get("cause")]
+        last = next((body for body in reversed(recorded) if body["cause"] not in UNSEEN), None)
+        if last is None:
+            return found
+        also = tuple(Other(**other) for other in last.get("also", ()))
+        return Diagnosis(found.window, last["cause"], last.get("subject"), last["confidence"], also=also)
+
+    @property
+    def ruled_out(self) -> dict[str, str]:
+        """The steps that the likely cause makes unnecessary, each with the title of its branch."""
+        incident, found = self.incident, self.template.ruled_out(self.cause.settled)
+        return {name: branch for name, branch in found.items() if not self._acted(steps.step(name), incident)}
+
+    def _acted(self, step: Step, incident: Incident) -> bool:
+        """Return whether a person has done something for a step."""
+        state = self.execution.status_of(step, incident).state
+        return step.kind != CHECK and state not in ("not done", "skipped")
+
+    def needed(self, incident: Incident) -> list[tuple[Step, StepStatus]]:
+        """Return the steps that the likely cause does not rule out, in order, each with its status."""
+        ruled_out = self.ruled_out
+        return [(s, self.execution.status_of(s, incident)) for s in self.steps if s.name not in ruled_out]
+
+    def next_step(self, incident: Incident) -> Step | None:
+        """
+        Return the first step that waits for a person; None if none does.
+
+        Checks run by themselves. An action without a known outcome comes first.
+        """
+        needed = self.needed(incident)
+        unsure = [s for s, step_status in needed if step_status.state == "unsure"]
+        waiting = [
+            s for s, step_status in needed if s.kind != CHECK and step_status.state in ("not done", "skipped", "failed")
+        ]
+        return next(iter([*unsure, *waiting]), None)
 
     def clock_words(self, incident: Incident) -> str:
-        """How long the incident's clock has run, which box that is, and what of the boxes before is not done."""
-        box, minutes = self.walk.box(incident), self.walk.minutes(incident)
+        """Return how many steps are done, to do and not needed, the time since detection, and the steps overdue."""
+        box, minutes = self.execution.box(incident), self.execution.minutes(incident)
         boxes = list(BOXES)
+        needed = self.needed(incident)
         late = [
-            s.name
-            for s in self.steps
-            if s.box in boxes[: boxes.index(box)]
-            and self.walk.standing(s, incident).state in ("not done", "stale", "skipped")
+            self.title_of(s)
+            for s, step_status in needed
+            if s.box in boxes[: boxes.index(box)] and step_status.state in ("not done", "stale", "skipped")
         ]
-        done = sum(
-            self.walk.standing(s, incident).state in ("ok", "done", "rehearsed", "not as expected") for s in self.steps
-        )
-        where = (
-            f"minute {minutes:.0f} since it was detected, box {box} min"
-            if box != "after"
-            else f"{formatting.duration(minutes * 60)} since it was detected, past the last box"
-        )
-        return f"{done}/{len(self.steps)} steps; {where}" + (
-            f"; of earlier boxes not done: {', '.join(late)}" if late else ""
-        )
+        done = sum(step_status.finished for _, step_status in needed)
+        spared = len(self.steps) - len(needed)
+        counts = [f"{done} done", f"{len(needed) - done} to do", *([f"{spared} not needed"] if spared else [])]
+        passed = formatting.duration(int(minutes) * 60) if minutes >= 1 else "less than a minute"
+        when = f"resolved {passed} after detection" if incident.status == "resolved" else f"detected {passed} ago"
+        where = f"time box {box} min" if box != "after" else "after the last time box"
+        return f"{' · '.join(counts)}; {when}, {where}" + (f"; overdue: {', '.join(late)}" if late else "")
 
     @property
     def severity(self) -> impact.Severity:
-        """How bad it is, by what was seen up to now."""
-        return impact.severity(self.seen())
+        """The severity by the last status."""
+        return impact.severity(self.last_status())
 
     @property
     def impact(self) -> TextBlock:
-        """What it means for who trades, and what still works, looked up now."""
+        """The impact on traders, and what still works, after new probes."""
         self.view()
         return self.impact_seen
 
     @property
     def impact_seen(self) -> TextBlock:
-        """The same, by what was seen already."""
-        view = self.seen()
+        """The impact by the last status."""
+        view = self.last_status()
         severity = impact.severity(view)
         rules = self.workspace.rules.rules
-        standing = [a["rule"] for a in view.alerts if a["runbook"] == self.name and not a["inhibited_by"]]
-        rule = next(
-            (rules[name] for name in (self.incident.rule, *standing, self.name) if name in rules), None
-        ) or next((r for r in rules.values() if self.name in r.runbooks.values()), None)
+        active = [a["rule"] for a in view.alerts if a["runbook"] == self.name and not a["inhibited_by"]]
+        rule = next((rules[name] for name in (self.incident.rule, *active, self.name) if name in rules), None) or next(
+            (r for r in rules.values() if self.name in r.runbooks.values()), None
+        )
         lines = [f"for traders: {rule.traders}"] if rule else []
         lines += [
-            f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}"
+            f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'unknown'}[state] }: {words}"
             for state, words in impact.working_and_failing(view)
         ]
-        # The rest of it stands below.
-        return bullet_list(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)
+        # The lines below hold the rest of the reason.
+        return bullet_list(f"Trader impact: {severity.why.partition('. ')[0].rstrip('.')}.", lines)
 
     @property
     def detection(self) -> TextBlock:
-        """What fired, and how its panel stands now."""
+        """The alerts of this runbook, and the current state of their panel."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
         lines = [
             f"{a['state']}, {a['severity']}, since {formatting.moment(time_parsing.parse(a['since']))}: "
-            f"{said(a['source'])}"
+            f"{source_prefix(a['source'])}"
             f"{a['sentence']}"
             for a in alerts
         ]
         panels = dict.fromkeys(r.panel for r in self.workspace.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)
-            told = [
-                f"{found.title}: {found.told}",
-                *(s for s in found.sentences if not s.startswith(("ok:", "not counted"))),
+            detections = [
+                f"{found.title}: {found.verdict_text}",
+                *(s for s in found.sentences if not s.startswith(("ok:", "not evaluated"))),
             ]
-            lines += told if found.verdict != "ok" else [f"{found.title}: {found.told}", *found.sentences[:3]]
+            lines += (
+                detections if found.verdict != "ok" else [f"{found.title}: {found.verdict_text}", *found.sentences[:3]]
+            )
         return bullet_list(
-            f"As of {formatting.moment(view.window.end)}, over {formatting.duration(self.window.total_seconds())}",
-            lines or ["no alert of this runbook stands"],
+            f"As of {formatting.moment(view.window.end)}, window {formatting.duration(self.window.total_seconds())}",
+            lines or ["no alert of this runbook is active"],
         )
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """The likely cause, with the evidence for and against it; written down with the incident."""
+        """The likely cause, with the evidence for and against it; recorded with the incident."""
         found = diagnosis.diagnose_at(self.workspace, self.now(), self.window)
         self._journal.append(
             self.incident.id,
@@ -373,32 +445,32 @@ class RunbookSession:
 
     @property
     def costs(self) -> cost_details.CostComparison:
-        """What trading cost beside what the backtest took for it."""
+        """The actual trading costs and the backtest's assumptions."""
         return cost_details.CostComparison(self.workspace, self.now())
 
     @property
     def afterwards(self) -> TextBlock:
-        """What is left to do when it is over: action items as the record suggests them, and the next command."""
+        """The suggested action items, and the next command."""
         incident, items = self.incident, list[str]()
         for step in self.steps:
-            stands = self.walk.standing(step, incident)
-            if stands.state in ("not as expected", "unknown", "failed", "unsure"):
+            step_status = self.execution.status_of(step, incident)
+            if step_status.state in ("not as expected", "unknown", "failed", "unsure"):
                 items.append(
-                    f"step {step.name} was {stands.state} ({stands.words.removeprefix(step.name + ': ')}): "
-                    f"what would have made it easier?"
+                    f"step {step.name}: {step_status.label} ({step_status.words.removeprefix(step.name + ': ')}). "
+                    f"Decide whether this needs an action item."
                 )
-            if stands.state == "rehearsed":
-                items.append(f"step {step.name} could only be rehearsed: set a hook for {step.hook} in settings.toml")
+            if step_status.state == "rehearsed":
+                items.append(f"step {step.name} was only a dry run: set a hook for {step.hook} in settings.toml")
         items.append(
-            f"change to the runbook: name the notebook (runbooks/{self.name}.ipynb) and the step, such as "
-            f"{self.steps[0].name if self.steps else 'its first'}"
+            f"changes to the runbook: name the notebook (runbooks/{self.name}.ipynb) and the step, for example "
+            f"{self.steps[0].name if self.steps else 'the first'}"
         )
-        more = [f"then: ops incident resolve {incident.id} --by NAME; ops postmortem {incident.id}"]
-        return bullet_list("Action items, as the record suggests them", [*items, *more])
+        more = [f"next: ops incident resolve {incident.id} --by NAME; ops postmortem {incident.id}"]
+        return bullet_list("Suggested action items", [*items, *more])
 
     @property
     def header(self) -> TextBlock:
-        """Where we are: the incident, who acts, how long it has gone on."""
+        """What is broken, since when, whose fault it is, what still works, and the next step."""
         incident = self.incident
         rule = self.workspace.rules.rules.get(incident.rule)
         who = (
@@ -414,29 +486,79 @@ class RunbookSession:
             if rule and self.limit
             else self._subject or incident.subject
         )
+        facts, step = self.facts(incident), self.next_step(incident)
+        following = f"{self.title_of(step)}. {step.do}" if step else "none: every step is done"
         lines = [
             f"{incident.id}, {incident.status}, {severity}: {about}",
-            f"acts: {who}; holds it: {incident.holder or 'nobody yet'}; working here: "
-            f"{self.operator or 'nobody has given a name'}",
+            *(f"{label.lower()}: {words}" for label, words in facts),
+            f"next step: {following}",
+            f"role: {who}; owner: {incident.owner or 'none'}; operator: "
+            f"{self.operator or 'none (give a name to run actions)'}",
             f"as of {formatting.moment(self.now())}; {self.clock_words(incident)}",
-            "changing steps: "
+            "actions: "
             + (
-                "all rehearsed, this is practice"
+                "all are dry runs (practice)"
                 if self.practice
                 else ", ".join(
-                    f"{s.name} ({'real' if self.hooks[s.hook].real else 'rehearsal'})"
+                    f"{s.name} ({'real' if self.hooks[s.hook].real else 'dry run'})"
                     for s in self.steps
-                    if s.kind == CHANGE
+                    if s.kind == ACTION
                 )
                 or "none"
             ),
         ]
-        return bullet_list(
-            f"{self.shelved.title}{' (practice)' if self.practice else ''}: {incident.title}"
-            if not self.practice
-            else f"{self.shelved.title} (practice)",
-            lines,
+        title = f"{self.template.title} (practice)" if self.practice else f"{self.template.title}: {incident.title}"
+        text = bullet_list(title, lines)
+        values = {
+            "verdict": self.headline_verdict(incident),
+            "signs": formatting.SIGNS,
+            "headline": self.headline(incident),
+            "facts": facts,
+            "next": step and self.title_of(step),
+            "do": step and step.do,
+            "lines": [lines[0], *lines[-3:]],
+        }
+        return TextBlock(text.plain, "runbooks/templates/header.html", values, text.markdown)
+
+    def headline(self, incident: Incident) -> str:
+        """Return the state of the incident in one sentence: the likely cause, or its title if none is known."""
+        trouble = self._trouble(incident)
+        return f"Resolved: {trouble}" if incident.status == "resolved" else trouble
+
+    def _trouble(self, incident: Incident) -> str:
+        """Return the likely cause as a sentence, or the incident's title if none is known."""
+        return incident.title if self.cause.cause in UNSEEN else self.cause.headline
+
+    def headline_verdict(self, incident: Incident) -> str:
+        """Return the severity now, as a key of `formatting.SIGNS`."""
+        found = self._severity or incident.severity
+        return "ok" if incident.status == "resolved" else found if found in formatting.SIGNS else "unknown"
+
+    def facts(self, incident: Incident) -> list[tuple[str, str]]:
+        """Return what is broken, since when, whose fault it is and what still works, each with its label."""
+        effects = impact.working_and_failing(self.last_status())
+
+        def those(state: str) -> str:
+            return ", ".join(words.partition(" (")[0] for found, words in effects if found == state) or "nothing known"
+
+        alerts = [a for a in self.last_status().alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
+        began = min(
+            (time_parsing.parse(a["since"]) for a in alerts),
+            default=clock.instant(incident.times["began"].at_us or incident.since_us),
         )
+        lasts = formatting.duration(max(0.0, (self.now() - began).total_seconds()))
+        cause = self.cause
+        return [
+            ("Broken", those("fails")),
+            ("Since", f"{began.astimezone(formatting.NEW_YORK):%H:%M:%S} New York, for {lasts}"),
+            (
+                "Fault",
+                f"{whose(cause.cause, cause.subject)}, confidence {formatting.ratio(cause.confidence, 0)}"
+                if cause.cause not in UNSEEN
+                else "unknown: no cause was found",
+            ),
+            ("Still works", those("works")),
+        ]
 
     def __repr__(self) -> str:
         return self.header.plain
@@ -447,43 +569,51 @@ class RunbookSession:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display(self.header)
         if self.attended and self.widgets:
-            self.widgets.show_strip(self)
+            self.widgets.show_progress(self)
+        else:
+            display(self.header)
 
 
 class StepCard:
-    """One step as it is shown: what to do, what to expect, how it stands; with its buttons where somebody is there."""
+    """One step as it is shown: what to do, what is normal, its status, and buttons if a person is available."""
 
     def __init__(self, book: RunbookSession, step: Step):
         self.book, self.step = book, step
 
     @property
-    def standing(self) -> StepStatus:
-        """How the step stands now."""
-        return self.book.walk.standing(self.step)
+    def status(self) -> StepStatus:
+        """The status of the step now."""
+        return self.book.execution.status_of(self.step)
 
     @property
     def text(self) -> TextBlock:
-        """The step in four lines; of a changing one, what it would do."""
-        step, stands = self.step, self.standing
-        n = next((i for i, s in enumerate(self.book.steps, 1) if s.name == step.name), 0)
-        lines = [f"expect, judged by {step.judged_by}: {step.expect}"]
-        if step.kind == CHANGE and stands.state not in ("done",):
-            lines += [f"it will do: {self.book.hooks[step.hook].words}"] + (
-                [f"it will say: {self.book.said(step)}"] if step.says else []
+        """The step as text: its result, what to do and what is normal; for an action also what it will do."""
+        step, step_status, book = self.step, self.status, self.book
+        branch = book.ruled_out.get(step.name)
+        seen = result_words(step, step_status)
+        result = f"{step_status.label}{': ' + seen if seen else ''}{f' ({step_status.by})' if step_status.by else ''}"
+        lines = [step.aim]
+        if step.kind == ACTION and step_status.state not in ("done",):
+            lines += [f"it will do: {book.hooks[step.hook].words}"] + (
+                [f"message, if it is sent now: {book.message_of(step)}"] if step.says else []
             )
-        seen = stands.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
-        lines.append(
-            f"{stands.mark} {stands.state}{': ' + seen if seen else ''}{f' ({stands.by})' if stands.by else ''}"
-        )
-        if stands.state == "unsure":
-            lines.append(self.book.walk._unsure(step, stands))
-        if following := (stands.entry.body.get("next") if stands.entry else None):
-            lines.append(
-                f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}"
-            )
-        return bullet_list(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
+        if step_status.state == "unsure":
+            lines.append(book.execution._unsure(step, step_status))
+        if following := (step_status.entry.body.get("next") if step_status.entry else None):
+            lines.append(f"continue with another runbook: ops runbook open {following} --incident {book.incident.id}")
+        if branch is not None:
+            lines.append(f"not needed: this step is for: {branch}. The likely cause is: {book.cause.headline}")
+        plain = bullet_list(f"{step.name}: {step.do}", [f"{step_status.mark} {result}", *lines])
+        values = {
+            "step": step,
+            "stands": step_status,
+            "seen": seen,
+            "lines": lines,
+            "spared": book.cause.headline if branch is not None else "",
+            "folded": branch is not None or (step_status.finished and step_status.verdict != "critical"),
+        }
+        return TextBlock(plain.plain, "runbooks/templates/step.html", values, plain.markdown)
 
     def __repr__(self) -> str:
         return self.text.plain
@@ -498,12 +628,17 @@ class StepCard:
 
 
 def clock_of(workspace: "Workspace", as_of: datetime | None) -> Callable[[], datetime]:
-    """The clock of a session: it stands still at `as_of`, or is the workspace's."""
+    """Return the clock of a session: fixed at `as_of`, or the workspace's."""
     return workspace.now if as_of is None else lambda: as_of
 
 
+def result_words(step: Step, step_status: StepStatus) -> str:
+    """Return the last result of a step without the words that its place and its label say."""
+    return step_status.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
+
+
 def _requests(incident: Incident) -> list[str]:
-    """Ids that the provider gave its answers, as the record has them: what its support asks for."""
+    """Return the request IDs of the provider's responses in the record, for its support."""
     found = [str(value) for e in incident.of_kind("step") for value in _values(e.body.get("content"), "request_id")]
     return list(dict.fromkeys(found))[:20]
 

@@ -1,8 +1,8 @@
 """
-Read the steps of runbooks and checklists: what to do, what to expect, which check judges it, how long that holds.
+Read the steps of runbooks and checklists: what to do, what is normal, which check evaluates it.
 
-A step that looks is judged by a check and is free. One that asks is judged by a person. One that changes the world goes
-through a hook, needs a name and a confirmation, and is done once.
+A check is read-only and evaluated by the suite. An ask step is answered by a person. An action runs a hook: it needs a
+name and a confirmation, and runs once.
 """
 
 import functools
@@ -16,25 +16,29 @@ from opslib.foundation import formatting, time_parsing
 from opslib.foundation.errors import UsageError
 from opslib.runbooks.hooks import HOOKS
 
-LOOK, ASK, CHANGE = "look", "ask", "change"
-# Minutes since it was detected: the guide's boxes.
+CHECK, ASK, ACTION = "check", "ask", "action"
+# The kinds of earlier releases: still read from steps.toml for one release, and still written into records.
+EARLIER_KINDS = {"look": CHECK, "change": ACTION}
+# Minutes since detection: the time boxes of the guide.
 BOXES = {"0-5": (0, 5), "5-15": (5, 15), "15-60": (15, 60), "after": (60, None)}
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    One act of a runbook, or one box of a checklist.
+    One step of a runbook, or one item of a checklist.
 
     Attributes:
-        kind: look, ask or change.
-        box: Its time box: ``0-5``, ``5-15``, ``15-60`` or ``after``; empty where only checklists have it.
-        do, expect: What to do, and what is normal to see.
-        check: Of a step that looks: the check of `checks` that judges it; `of`, what it is asked about.
-        fresh: Of a step that looks: for how long what it saw holds.
-        hook: Of a step that changes: by which hook.
-        mitigates: Are traders no longer hurt once it is done?
-        says: Of a step that tells somebody: what it says, with {title}, {severity}, {standing}, {cause}, {requests}
+        kind: check, ask or action.
+        box: Its time box: ``0-5``, ``5-15``, ``15-60`` or ``after``; empty if only checklists have it.
+        do, expect: What to do, and what is normal.
+        check: Of a check: its name in `checks`; `of`, its subject.
+        fresh: Of a check: how long its result is valid.
+        symptom: Whether its failing is what an incident is about, so that it confirms the alert.
+        after: Of a check: the action whose effect it checks; empty means none.
+        hook: Of an action: the name of its hook.
+        mitigates: Whether the action ends the impact on traders.
+        says: Of an action that sends a message: its text, with {title}, {severity}, {standing}, {cause}, {requests}
             filled in.
     """
 
@@ -46,28 +50,40 @@ class Step:
     check: str = ""
     of: str = ""
     fresh: timedelta = timedelta(0)
+    symptom: bool = False
+    after: str = ""
     hook: str = ""
     mitigates: bool = False
     says: str = ""
 
     @property
-    def judged_by(self) -> str:
-        """Who says whether it is as expected?"""
-        return {LOOK: "a check", ASK: "a person", CHANGE: "what its hook answers"}[self.kind]
+    def evaluated_by(self) -> str:
+        """The source of its result."""
+        return {CHECK: "a check", ASK: "a person", ACTION: "the result of its hook"}[self.kind]
+
+    @property
+    def aim(self) -> str:
+        """What is normal, or of an action what it leads to, with a word that says which."""
+        return f"{'When done' if self.kind == ACTION else 'Normal'}: {self.expect}"
+
+    @property
+    def recorded_kind(self) -> str:
+        """Its kind in the words of the incident records."""
+        return next((old for old, new in EARLIER_KINDS.items() if new == self.kind), self.kind)
 
 
 @functools.cache
 def table() -> dict[str, Step]:
     """
-    Every step by its name.
+    Return every step by its name.
 
     Raises:
-        UsageError: The files have a step that cannot be meant; every problem with its place.
+        UsageError: A file holds an invalid step; the message lists every problem with its place.
     """
     from opslib.runbooks import steps_form
 
-    known = {"boxes": (*BOXES, ""), "hooks": tuple(HOOKS)}
     steps = _rows("steps.toml")
+    known = {"boxes": (*BOXES, ""), "hooks": tuple(HOOKS), "steps": tuple(steps)}
     items = {name: row | {"box": ""} for name, row in _rows("checklist_items.toml").items()}
     problems = steps_form.step_problems(steps, "steps.toml", known)
     if problems := problems + steps_form.step_problems(items, "checklist_items.toml", known):
@@ -76,7 +92,14 @@ def table() -> dict[str, Step]:
 
 
 def _rows(file: str) -> dict[str, dict[str, Any]]:
-    return tomllib.loads(resources.files("opslib.runbooks").joinpath(file).read_text(encoding="utf-8"))
+    rows = tomllib.loads(resources.files("opslib.runbooks").joinpath(file).read_text(encoding="utf-8"))
+    return {name: with_current_kind(row) for name, row in rows.items()}
+
+
+def with_current_kind(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of steps.toml with an earlier word for its kind replaced by the current one."""
+    kind = row.get("kind")
+    return row | {"kind": EARLIER_KINDS[kind]} if kind in EARLIER_KINDS else row
 
 
 def _step(name: str, row: dict[str, Any]) -> Step:
@@ -85,11 +108,17 @@ def _step(name: str, row: dict[str, Any]) -> Step:
 
 def step(name: str) -> Step:
     """
-    One step.
+    Return one step.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: No step has that name.
     """
     if name not in table():
-        raise UsageError(f"there is no step {name!r}.{formatting.nearest(name, table())} steps.toml has them all.")
+        raise UsageError(f"there is no step {name!r}.{formatting.nearest(name, table())} steps.toml lists all steps.")
     return table()[name]
+
+
+def purpose(name: str) -> str:
+    """Return what a step does, in words without a full stop; its name if there is no such step any more."""
+    known = table().get(name)
+    return known.do.partition(". ")[0].rstrip(".") if known else name

@@ -1,4 +1,4 @@
-"""Say what steps.toml, checklist_items.toml and checklists.toml may hold."""
+"""Validate steps.toml, checklist_items.toml and checklists.toml."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from opslib.foundation.config.validation import Flag, Span, Table, Text, by_kind
 
 
 class StepForm(Table):
-    """What every step has."""
+    """The fields that every step has."""
 
     kind: str
     box: Annotated[str, one_of(known="boxes")]
@@ -16,16 +16,24 @@ class StepForm(Table):
     expect: Text
 
 
+class AskForm(StepForm):
+    """A question to a person."""
+
+    symptom: Flag = False
+
+
 class CheckForm(StepForm):
-    """A step that looks."""
+    """A check."""
 
     check: Text
     of: Text | None = None
     fresh: Span
+    symptom: Flag = False
+    after: Annotated[str, one_of(known="steps")] | None = None
 
 
 class ActionForm(StepForm):
-    """A step that changes something."""
+    """An action."""
 
     hook: Annotated[str, one_of(known="hooks")]
     mitigates: Flag = False
@@ -41,14 +49,14 @@ class ChecklistForm(Table):
     after: Span | None = None
 
 
-_BY_KIND: dict[str, type[Table]] = {"look": CheckForm, "ask": StepForm, "change": ActionForm}
+_BY_KIND: dict[str, type[Table]] = {"check": CheckForm, "ask": AskForm, "action": ActionForm}
 
 
 def step_problems(steps: Mapping[str, Any], file: str, known: dict[str, Any]) -> list[str]:
-    """Every problem of the steps of a file."""
+    """Return every problem of the steps in a file."""
     return validation.problems(dict[str, Annotated[Any, by_kind(_BY_KIND)]], steps, file, known)
 
 
 def checklist_problems(checklists: Mapping[str, Any], known: dict[str, Any]) -> list[str]:
-    """Every problem of the checklists."""
+    """Return every problem of the checklists."""
     return validation.problems(dict[str, ChecklistForm], checklists, "checklists.toml", known)

@@ -1,8 +1,8 @@
 """
-Show the steps of a runbook with buttons: a card for each step, a strip of them all.
+Show a runbook with buttons: the incident with its next step, the progress of all steps, and one card per step.
 
-Each press is one plain call of the open runbook, made and recorded before it is shown; what it refuses is said in words
-in the card. The same stands as plain words in the same output, so that a saved notebook shows it without them.
+Each click is one call of the session, recorded before it is shown; an error is shown in the card. The same output holds
+plain text, so that a saved notebook is readable without widgets.
 """
 
 import threading
@@ -11,34 +11,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opslib.dashboard.text_blocks import TextBlock
-from opslib.foundation import templates
+from opslib.foundation import formatting, templates
 from opslib.foundation.errors import OpsError
-from opslib.runbooks.steps import ASK, LOOK
+from opslib.runbooks import incident_page
+from opslib.runbooks.session import StepCard, result_words
+from opslib.runbooks.steps import ASK, CHECK
 
 if TYPE_CHECKING:
     import ipywidgets
 
+    from opslib.incidents.incident import Incident
     from opslib.runbooks.checklist_session import ChecklistSession
-    from opslib.runbooks.session import RunbookSession, StepCard
+    from opslib.runbooks.session import RunbookSession
 
-COLOURS = {
-    "ok": "#2e7d4f",
-    "done": "#2e7d4f",
-    "not as expected": "#c0392b",
-    "failed": "#c0392b",
-    "unsure": "#c0392b",
-    "rehearsed": "#0b5cad",
-    "unknown": "#8a6d00",
-    "stale": "#8a6d00",
-    "skipped": "#6b7680",
-    "not done": "#6b7680",
-}
-_PRESSED = threading.RLock()  # Callbacks may come from any thread; one press is through before the next begins.
+_PRESSED = threading.RLock()  # Callbacks may come from any thread; one click ends before the next begins.
 
 
 class StepWidget:
     """
-    The card of one step with its buttons.
+    Show one step with its buttons.
 
     Attributes:
         box: The widget.
@@ -48,7 +39,8 @@ class StepWidget:
         import ipywidgets as w
 
         self._card, self._book, self._step = card, card.book, card.step
-        self._told, self._said = w.HTML(), w.HTML()
+        self._asks = ""  # What the row of buttons asks for.
+        self._text, self._message = w.HTML(), w.HTML()
         self._who = w.Text(value=card.book.operator, description="Name", layout=w.Layout(width="16em"))
         self._note = w.Text(description="Note", layout=w.Layout(width="26em"))
         self._read = w.Checkbox(
@@ -56,8 +48,8 @@ class StepWidget:
         )
         self._row = w.HBox(layout=w.Layout(flex_flow="row wrap", align_items="center"))
         self.box = w.VBox(
-            [self._told, self._row, self._said],
-            layout=w.Layout(border_left="5px solid #8a94a0", padding="2px 10px", margin="2px 0 12px 0"),
+            [self._text, self._row, self._message],
+            layout=w.Layout(margin="2px 0 12px 0"),
         )
         self.box.add_class("ops-step")
         self.refresh()
@@ -74,40 +66,52 @@ class StepWidget:
     def _press(self, button: "ipywidgets.Button", act: Callable[[], Any]) -> None:
         with _PRESSED:
             before, button.disabled = button.description, True
-            button.description = "looking…" if self._step.kind == LOOK else "…"
+            button.description = "checking…" if self._step.kind == CHECK else "…"
+            # It takes clicks again once everything is redrawn: a button that moves meanwhile loses a click.
             try:
-                act()
-                self._said.value = ""
-            except OpsError as problem:
-                self._said.value = _refused(self._book.workspace.settings.redact(str(problem)))
+                try:
+                    act()
+                    self._message.value = ""
+                except OpsError as problem:
+                    self._message.value = _error_html(self._book.workspace.settings.redact(str(problem)))
+                refresh(self._book)
             finally:
                 button.description, button.disabled = before, False
-            refresh(self._book)
 
     def _answer(self, good: bool | None) -> None:
         self._book.answer(self._step.name, good, self._who.value, self._note.value)
 
     def refresh(self) -> None:
-        """Show how the step stands now."""
-        stands = self._card.standing
-        self.box.layout.border_left = f"5px solid {COLOURS[stands.state]}"
-        told = self._card.text
-        self._told.value = told.html
-        if stands.state == "done":
+        """Show the status of the step."""
+        status = self._card.status
+        text = self._card.text
+        self._text.value = text.html
+        shown = "ops-folded" if text.values["folded"] else "ops-card"
+        for name in ("ops-folded", "ops-card", *(f"is-{verdict}" for verdict in formatting.SIGNS)):
+            self.box.remove_class(name)
+        self.box.add_class(shown)
+        self.box.add_class(f"is-{status.verdict}")
+        asks = status.state if status.state in ("done", "unsure") else self._step.kind
+        if asks != self._asks:  # Buttons that stay are kept: a click on one that is replaced meanwhile would be lost.
+            self._asks = asks
+            self._show_row(asks)
+
+    def _show_row(self, asks: str) -> None:
+        if asks == "done":
             self._row.children = ()
-        elif stands.state == "unsure":
+        elif asks == "unsure":
             self._row.children = (
                 self._who,
-                self._button("It happened", lambda: self._settle(True)),
-                self._button("It did not happen", lambda: self._settle(False)),
+                self._button("It took effect", lambda: self._confirm_outcome(True)),
+                self._button("It did not take effect", lambda: self._confirm_outcome(False)),
             )
-        elif self._step.kind == LOOK:
-            self._row.children = (self._button("Look again", lambda: self._book.look(self._step.name)),)
+        elif self._step.kind == CHECK:
+            self._row.children = (self._button("Check again", lambda: self._book.check(self._step.name)),)
         elif self._step.kind == ASK:
             answers = (
-                ("As expected", True, "success"),
-                ("Not as expected", False, "danger"),
-                ("Cannot be told", None, ""),
+                ("Normal", True, "success"),
+                ("Not normal", False, "danger"),
+                ("Unknown", None, ""),
             )
             self._row.children = (
                 self._who,
@@ -126,35 +130,53 @@ class StepWidget:
             self._row.children = (
                 self._who,
                 self._read,
-                self._button("Do it" if real else "Rehearse it", self._do, "warning" if real else "info"),
+                self._button("Run it" if real else "Dry run", self._do, "warning" if real else "info"),
             )
 
     def _do(self) -> None:
         self._book.do(self._step.name, self._who.value or " ", self._read.value)
         self._read.value = False
 
-    def _settle(self, happened: bool) -> None:
-        self._book.settle(self._step.name, happened, self._who.value or " ")
+    def _confirm_outcome(self, happened: bool) -> None:
+        self._book.confirm_outcome(self._step.name, happened, self._who.value or " ")
 
 
 class ProgressWidget:
-    """All steps of a runbook in one row, with the incident's clock, and a place for notes."""
+    """Show the incident with its next step, the progress of a runbook, and a field for notes."""
 
     def __init__(self, book: "RunbookSession"):
         import ipywidgets as w
 
         self._book = book
-        self._told, self._said = w.HTML(), w.HTML()
+        self._head, self._facts, self._text, self._message = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self._next = w.VBox(layout=w.Layout(flex="1 1 24em", min_width="0"))
+        self._next.add_class("ops-next")
+        self._facts.layout = w.Layout(flex="1 1 24em", min_width="0")
+        self._waits: tuple[str, StepWidget] | None = None
         self._who = w.Text(value=book.operator, description="Name", layout=w.Layout(width="16em"))
-        self._note = w.Text(description="Note", placeholder="what you noticed", layout=w.Layout(width="34em"))
+        self._note = w.Text(description="Note", placeholder="observation", layout=w.Layout(width="34em"))
         again, add = (
             w.Button(description="Refresh", layout=w.Layout(width="auto")),
             w.Button(description="Add note", layout=w.Layout(width="auto")),
         )
         again.on_click(lambda _: refresh(book))
         add.on_click(lambda _: self._add())
+        self._top = w.VBox(
+            [
+                self._head,
+                w.HBox(
+                    [self._next, self._facts], layout=w.Layout(flex_flow="row wrap", width="100%", grid_gap="0 2em")
+                ),
+            ]
+        )
+        self._top.add_class("ops-answer")
         self.box = w.VBox(
-            [self._told, w.HBox([again, self._who, self._note, add], layout=w.Layout(flex_flow="row wrap")), self._said]
+            [
+                self._top,
+                self._text,
+                w.HBox([again, self._who, self._note, add], layout=w.Layout(flex_flow="row wrap")),
+                self._message,
+            ]
         )
         self.box.add_class("ops-strip")
         self.refresh()
@@ -164,92 +186,127 @@ class ProgressWidget:
             try:
                 entry = self._book.note(self._note.value, self._who.value or " ")
                 self._note.value = ""
-                self._said.value = templates.render("runbooks/templates/noted.html", entry=entry.id if entry else "")
+                self._message.value = templates.render("runbooks/templates/noted.html", entry=entry.id if entry else "")
             except OpsError as problem:
-                self._said.value = _refused(str(problem))
+                self._message.value = _error_html(str(problem))
             refresh(self._book)
 
     def refresh(self) -> None:
-        """Show how all steps stand now."""
+        """Show how the incident stands, its next step, and the status of all steps."""
         book, incident = self._book, self._book.incident
-        self._told.value = templates.render(
+        verdict = book.headline_verdict(incident)
+        for name in ("unknown", *formatting.SIGNS):
+            self._top.remove_class(f"is-{name}")
+        self._top.add_class(f"is-{verdict}")
+        self._head.value = templates.render(
+            "runbooks/templates/headline.html",
+            verdict=verdict,
+            signs=formatting.SIGNS,
+            headline=book.headline(incident),
+        )
+        self._facts.value = templates.render("runbooks/templates/facts.html", facts=book.facts(incident))
+        self._show_next(incident)
+        needed, ruled_out = book.needed(incident), book.ruled_out
+        rows = [(book.title_of(step), status, result_words(step, status)) for step, status in needed]
+        self._text.value = templates.render(
             "runbooks/templates/progress.html",
             incident=incident,
             clock=book.clock_words(incident),
-            steps=[(step, book.walk.standing(step, incident)) for step in book.steps],
-            colours=COLOURS,
+            left=[row for row in rows if not row[1].finished],
+            done=[row for row in rows if row[1].finished],
+            spared=[(book.title_of(s), ruled_out[s.name]) for s in book.steps if s.name in ruled_out],
+            cause=book.cause.headline,
         )
+
+    def _show_next(self, incident: "Incident") -> None:
+        """Show the next step with its buttons; a step that is already shown keeps what was typed."""
+        import ipywidgets as w
+
+        step = self._book.next_step(incident)
+        if step is None:
+            self._waits, self._next.children = None, (w.HTML("<p><strong>Every step is done.</strong></p>"),)
+        elif self._waits is None or self._waits[0] != step.name:
+            title = templates.render("runbooks/templates/next.html", title=self._book.title_of(step))
+            self._waits = step.name, StepWidget(StepCard(self._book, step))
+            self._next.children = (w.HTML(title), self._waits[1].box)
+        else:
+            self._waits[1].refresh()
 
 
 class SignatureWidget:
-    """Where a checklist is signed."""
+    """Show the signature of a checklist."""
 
     def __init__(self, sheet: "ChecklistSession"):
         import ipywidgets as w
 
         self._sheet = sheet
-        self._told = w.HTML()
+        self._text = w.HTML()
         self._who, self._sign = (
             w.Text(value=sheet.operator, description="Name", layout=w.Layout(width="16em")),
             w.Button(description="Sign", layout=w.Layout(width="auto")),
         )
         self._sign.on_click(lambda _: self._put())
         self._row = w.HBox([self._who, self._sign])
-        self.box = w.VBox([self._told, self._row])
+        self.box = w.VBox([self._text, self._row])
         self.box.add_class("ops-foot")
         self.refresh()
 
     def _put(self) -> None:
         with _PRESSED:
-            said = ""
+            error = ""
             try:
                 self._sheet.sign(self._who.value)
             except OpsError as problem:
-                said = _refused(str(problem))
+                error = _error_html(str(problem))
             refresh(self._sheet)
-            self._told.value += said
+            self._text.value += error
 
     def refresh(self) -> None:
-        """Show who signed it, or where to."""
-        self._told.value = self._sheet.signature.text.html
+        """Show the signature, or the field for it."""
+        self._text.value = self._sheet.signature.text.html
         self._row.children = () if self._sheet.signed else (self._who, self._sign)
 
 
-def _refused(why: str) -> str:
+def _error_html(why: str) -> str:
     return templates.render("runbooks/templates/refused.html", why=why)
 
 
 def refresh(book: "RunbookSession") -> None:
-    """Show every card and strip of a runbook in this notebook as it stands now."""
-    for shown in book.pads:
+    """Update every widget of a runbook in this notebook, then the page of its incident."""
+    for shown in book.shown_widgets:
         shown.refresh()
+    if book.has_page:
+        incident_page.refresh(book.workspace, book.incident.id)
 
 
 def show(card: "StepCard") -> None:
     """
-    Show a step with its buttons; where a notebook is shown without them, the step as it stood stands in their place.
+    Show a step with its buttons, and as text where a notebook is shown without widgets.
     """
     pad = StepWidget(card)
-    card.book.pads.append(pad)
+    for shown in card.book.shown_widgets if card.step.kind == CHECK else ():
+        if isinstance(shown, ProgressWidget):
+            shown.refresh()  # The check may have run just now.
+    card.book.shown_widgets.append(pad)
     _display(pad.box, card.text._repr_mimebundle_())
 
 
-def show_strip(book: "RunbookSession") -> None:
-    """Show the strip of a runbook."""
+def show_progress(book: "RunbookSession") -> None:
+    """Show the progress of a runbook."""
     strip = ProgressWidget(book)
-    book.pads.append(strip)
+    book.shown_widgets.append(strip)
     _display(strip.box, book.strip._repr_mimebundle_())
 
 
 def show_signature(sheet: "ChecklistSession", instead: TextBlock) -> None:
-    """Show where a checklist is signed."""
+    """Show the signature of a checklist."""
     foot = SignatureWidget(sheet)
-    sheet.pads.append(foot)
+    sheet.shown_widgets.append(foot)
     _display(foot.box, instead._repr_mimebundle_())
 
 
 def _display(box: "ipywidgets.Box", instead: dict[str, str]) -> None:
-    """One output: the widget where there are widgets, the words where there are none."""
+    """Display one output that holds a widget and its text alternative."""
     from IPython.display import display
 
     display(

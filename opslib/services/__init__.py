@@ -1,4 +1,4 @@
-"""Run the three long-running processes, each wiring the packages together."""
+"""Run the three long-running processes: server, collector, scheduler."""
 
 from typing import TYPE_CHECKING
 

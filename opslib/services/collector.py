@@ -1,8 +1,8 @@
 """
-Run the collector: probe, evaluate when it holds the lease, and have people notified.
+Run the collector: probe, evaluate alert rules while it holds the lease, and notify people.
 
-Any number of collectors may run on one store; one of them judges. When it dies, another goes on at the instant after
-the last that was kept, with what was known then, so that nobody can tell from the record that anything died.
+Several collectors may run on one database; the one that holds the lease evaluates. If it dies, another one resumes
+after the last stored evaluation time with the data known then, so that the record shows no difference.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ from opslib.telemetry.probes.runner import SLEPT_S, ProbeRunner
 from opslib.telemetry.probes.store import SampleStore
 
 HEARTBEAT_S = 60.0
-PATIENCE_S = 10.0  # For the answer of a heartbeat service.
-WELL_S = 60.0  # Who has judged, or seen that nothing is to be judged, so lately is well.
-SET_BACK_US = 30 * SECOND  # A clock that is set back by less is not worth a word.
-AT_ONCE = 60  # Instants that are kept together; who catches up loses no more than these when killed.
+HEARTBEAT_TIMEOUT_S = 10.0
+HEALTHY_S = 60.0  # A collector is healthy if its last complete evaluation is at most this old.
+SET_BACK_US = 30 * SECOND  # People are notified if the clock is set back by more than this.
+AT_ONCE = 60  # Evaluation times that are stored together; a collector killed while catching up loses at most these.
 
 
 def breaches_greeks(became: list[Transition], rules: Rules) -> bool:
-    """Whether a rule about the page's Greeks begins to breach, so that the chains are to be fetched anew."""
+    """Return whether a rule about the page's Greeks starts to breach, so that the chains must be fetched again."""
     return any(
         t.source == evaluation.PAGE and t.kind in ("pending", "fired", "rose") and rules[t.rule].panel == "greeks"
         for t in became
@@ -55,12 +55,12 @@ def breaches_greeks(became: list[Transition], rules: Rules) -> bool:
 
 class Collector:
     """
-    Judges the alerts of one app, when it is its turn.
+    Evaluates the alerts of one app while it holds the lease.
 
     Args:
-        holder: Its name among collectors; no other may have it.
-        now: What time it is; only the demo gives another one.
-        greeks_breach: Called when a rule about the page's Greeks begins to breach, so that the chains are fetched anew.
+        holder: Unique name of this collector, for the lease.
+        now: The clock; only the demo passes its own.
+        greeks_breach: Called when a rule about the page's Greeks starts to breach, to fetch the chains again.
     """
 
     def __init__(
@@ -80,107 +80,108 @@ class Collector:
             greeks_breach,
         )
         self.record = AlertStore(store, settings.app)
-        self._memory = Cache(settings.outputs / cache.FOLDER)
-        self._watch: Evaluator | None = None
+        self._cache = Cache(settings.outputs / cache.FOLDER)
+        self._evaluator: Evaluator | None = None
         self._upto_us: int | None = None
-        self._well_at: datetime | None = None
+        self._healthy_at: datetime | None = None
         self._drift_s: float | None = None
-        self._blind_until_us: int | None = None
+        self._set_back_until_us: int | None = None
         self._logger = logs.of(settings.redact)
 
     @property
-    def well(self) -> bool:
-        """Has it come to the end of what was to be judged lately?"""
-        return self._well_at is not None and (self.now() - self._well_at).total_seconds() <= WELL_S
+    def healthy(self) -> bool:
+        """Whether all due evaluations were completed lately."""
+        return self._healthy_at is not None and (self.now() - self._healthy_at).total_seconds() <= HEALTHY_S
 
-    def judge(self) -> int | None:
+    def evaluate_due(self) -> int | None:
         """
-        Judge every instant that is due and was not judged yet.
+        Evaluate the rules at every time that is due and not evaluated yet.
 
         Returns:
-            How many were judged; None where it is another collector's turn.
+            The number of evaluation times; None if another collector holds the lease.
 
         Raises:
-            StoreError: What could not be kept is judged again the next time.
+            StoreError: The results could not be stored; they are evaluated again the next time.
         """
         try:
-            found = self._judge()
+            found = self._evaluate_due()
         except StoreError:
-            self._watch = None
+            self._evaluator = None
             raise
-        self._well_at = self.now()
+        self._healthy_at = self.now()
         return found
 
-    def _judge(self) -> int | None:
-        turn = self.record.acquire_lease(self.holder)
-        if turn is None:
-            self._watch = None
+    def _evaluate_due(self) -> int | None:
+        lease = self.record.acquire_lease(self.holder)
+        if lease is None:
+            self._evaluator = None
             return None
         now_us = clock.micros(self.now())
-        upto_us = evaluation_time(min(turn.known_us, now_us) - SETTLE_US)
-        since_us = self._begins(upto_us) if turn.upto_us is None else turn.upto_us
-        if since_us - now_us > SET_BACK_US and since_us != self._blind_until_us:
-            self._say_blind(turn, now_us, since_us)
-        if self._watch is None or self._upto_us != since_us:
+        upto_us = evaluation_time(min(lease.known_us, now_us) - SETTLE_US)
+        since_us = self._first_since_us(upto_us) if lease.upto_us is None else lease.upto_us
+        if since_us - now_us > SET_BACK_US and since_us != self._set_back_until_us:
+            self._report_set_back(lease, now_us, since_us)
+        if self._evaluator is None or self._upto_us != since_us:
             states = [Alert.of_json(state) for state in self.record.states()]
-            self._watch = Evaluator(self.record.store, self.settings, self.rules, states, live=True)
+            self._evaluator = Evaluator(self.record.store, self.settings, self.rules, states, live=True)
         self._upto_us = since_us
         count, kept_us, transitions = 0, since_us, list[Transition]()
-        for at_us, became in self._watch.judge(since_us, upto_us):
+        for at_us, became in self._evaluator.evaluate(since_us, upto_us):
             count += 1
             transitions += became
             if breaches_greeks(became, self.rules):
                 self.greeks_breach()
             if count % AT_ONCE == 0:
-                if not self._keep(turn, kept_us, at_us, transitions):
+                if not self._keep(lease, kept_us, at_us, transitions):
                     return None
                 kept_us, transitions = at_us, []
-        if (kept_us < upto_us or (turn.upto_us is None and not count)) and not self._keep(
-            turn, kept_us, upto_us, transitions
+        if (kept_us < upto_us or (lease.upto_us is None and not count)) and not self._keep(
+            lease, kept_us, upto_us, transitions
         ):
             return None
-        replay.remember(self._watch, self._memory)
+        replay.cache_session(self._evaluator, self._cache)
         return count
 
     @staticmethod
-    def _begins(upto_us: int) -> int:
-        """Who judges for the first time begins with the session that is open, else now."""
+    def _first_since_us(upto_us: int) -> int:
+        """Return where the first evaluation starts: at the open of the current session, else now."""
         opened = market_calendar.open_since(clock.instant(upto_us))
         return clock.micros(opened) if opened else upto_us
 
-    def _say_blind(self, turn: Lease, now_us: int, until_us: int) -> None:
+    def _report_set_back(self, lease: Lease, now_us: int, until_us: int) -> None:
         """
-        Notify people that the clock was set back: what was judged before cannot be judged again, so nothing is until it
-        is past.
+        Notify people that the clock was set back, so that no rule is evaluated until it passes its old time.
+
+        An evaluation time is never evaluated twice.
         """
-        self._blind_until_us = until_us
+        self._set_back_until_us = until_us
         until, ahead_s = clock.instant(until_us), (until_us - now_us) / SECOND
         words = (
-            f"This machine's clock was set back by {formatting.duration(ahead_s)}: no alert is judged until it is "
-            f"past {formatting.moment(until)}. "
-            "Compare it with a time server; if it is wrong, set it right. Watch the app by hand until then."
+            f"The clock of the collector's machine was set back by {formatting.duration(ahead_s)}. No alert is "
+            f"evaluated until {formatting.moment(until)}. "
+            "Compare the clock with a time server and correct it if it is wrong. Watch the app manually until then."
         )
         labels = {"alertname": "clock_skew", "rule": "clock_skew", "subject": "monitor", "severity": "critical"}
         alert = {"fingerprint": f"setback{OF_COLLECTOR}", "labels": labels, "annotations": {"summary": words}}
-        NotificationStore(self.record.store, self.settings.app).heard(
-            [alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}]
+        NotificationStore(self.record.store, self.settings.app).store_external_alerts(
+            [alert | {"starts_us": now_us, "ends_us": lease.known_us + until_us - now_us}]
         )
         self._logger.warning(words)
 
-    def _keep(self, turn: Lease, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
-        assert self._watch
-        told = {i: edge for i, t in enumerate(transitions) if (edge := self._edge(t))}
+    def _keep(self, lease: Lease, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
+        assert self._evaluator
+        edges = {i: edge for i, t in enumerate(transitions) if (edge := self._edge(t))}
         kept = self.record.keep(
-            turn, since_us, upto_us, transitions, [a.as_json() for a in self._watch.alerts.alerts.values()], told
+            lease, since_us, upto_us, transitions, [a.as_json() for a in self._evaluator.alerts.alerts.values()], edges
         )
         self._upto_us = upto_us
         if not kept:
-            self._watch = None
+            self._evaluator = None
         return kept
 
     @staticmethod
     def _edge(t: Transition) -> str | None:
-        """Is somebody to be told of a transition, and of which edge?"""
+        """Return the edge of which people are notified for a transition: firing, resolved, or None."""
         if t.severity not in SENT or t.inhibited_by:
             return None
         return {
@@ -192,48 +193,48 @@ class Collector:
             "ended": "resolved",
         }.get(t.kind)
 
-    def _tell_jump(self) -> None:
+    def _record_clock_jump(self) -> None:
         """
-        Keep a beat that says so where our own clock was set forward, or the machine slept, since the last time.
+        Store a heartbeat that records it if the clock was set forward, or the machine slept, since the last call.
 
-        The prober says the same with its next beat; the instants between must not be judged before that is known.
+        The probe runner records the same with its next heartbeat; the times in between must not be evaluated before.
         """
         now = self.now()
         drift_s = now.timestamp() - time.monotonic() * clock.speed()
         stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
-        if stepped_s > SLEPT_S * max(1.0, clock.speed() / 10) and self._watch is not None:
+        if stepped_s > SLEPT_S * max(1.0, clock.speed() / 10) and self._evaluator is not None:
             samples = SampleStore(self.record.store, self.settings.app)
             last = samples.last("beat", clock.micros(now))
             if last and last.outcome != "stopped":
                 detail = json.dumps(
-                    {"every_s": last.told()["every_s"], "stepped_s": round(stepped_s, 1)}, sort_keys=True
+                    {"every_s": last.details()["every_s"], "stepped_s": round(stepped_s, 1)}, sort_keys=True
                 )
                 samples.keep([last._replace(ts_us=clock.micros(now), detail=detail)])
         self._drift_s = drift_s
 
     def evaluate(self) -> None:
-        """Judge what is due by now, having said first whether our clock jumped; raises as `judge` does."""
-        self._tell_jump()
-        self.judge()
+        """Record whether the clock jumped, then evaluate what is due; raises as `evaluate_due` does."""
+        self._record_clock_jump()
+        self.evaluate_due()
 
     def until_next_s(self) -> float:
-        """How long it is until the next instant is to be judged."""
+        """Return the seconds until the next evaluation time."""
         now_us = clock.micros(self.now())
         return (GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND
 
     def leave(self) -> None:
-        """Let another collector go on at once."""
+        """Release the lease, so that another collector continues at once."""
         try:
             self.record.leave(self.holder)
         except StoreError as problem:
-            self._logger.error(f"{problem} The next collector waits until our turn is over.")
+            self._logger.error(f"{problem} The lease could not be released; the next collector waits until it expires.")
 
 
 class Standby:
     """
-    Watches over the collector from another process: where it has died, this one judges and tells in its place.
+    Takes over evaluation and notifications from another process if the collector dies.
 
-    A collector that was stopped, or never was, is missed by nobody; nor is one while the market is closed.
+    It does not take over for a collector that was stopped or never started, nor while the market is closed.
     """
 
     def __init__(
@@ -241,120 +242,127 @@ class Standby:
         store: Database,
         settings: Settings,
         rules: Rules,
-        staff: Contacts,
+        contacts: Contacts,
         now: Callable[[], datetime] = clock.now,
     ):
         self._samples, self._rules, self._now = SampleStore(store, settings.app), rules, now
         self._logger = logs.of(settings.redact)
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
-        self._notifying = NotificationTasks(store, settings, rules, staff, now)
+        self._notifying = NotificationTasks(store, settings, rules, contacts, now)
 
     def needed(self) -> bool:
-        """Has the collector fallen silent for longer than its rule bears?"""
+        """Return whether more heartbeats of the collector are missed than its rule allows."""
         at_us = clock.micros(self._now())
-        beat = self._samples.last("beat", at_us)
-        missed = ProbeHistory(samples=[beat]).missed_beats(at_us) if beat else None
+        heartbeat = self._samples.last("beat", at_us)
+        missed = ProbeHistory(samples=[heartbeat]).missed_heartbeats(at_us) if heartbeat else None
         return (
             missed is not None
             and market_calendar.open_since(self._now()) is not None
-            and self._rules["heartbeat"].past(missed, float(dict(self._rules["heartbeat"].ladder)["critical"]))
+            and self._rules["heartbeat"].crosses(missed, float(dict(self._rules["heartbeat"].thresholds)["critical"]))
         )
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until stopped."""
-        told, telling, quiet = "", None, threading.Event()
+        logged, notifying, stop_notifying = "", None, threading.Event()
         while not stop.is_set():
             try:
                 if self.needed():
-                    self._collector.judge()
-                    if telling is None:
+                    self._collector.evaluate_due()
+                    if notifying is None:
                         self._logger.warning(
-                            "the collector has fallen silent; alerts are judged and told from here until it is back"
+                            "the collector sends no heartbeats: ops serve evaluates alerts and notifies people "
+                            "until it is back"
                         )
-                        quiet.clear()
-                        telling = threading.Thread(target=self._notifying.run, args=(quiet,), name="standby notify")
-                        telling.start()
-                elif telling is not None:
+                        stop_notifying.clear()
+                        notifying = threading.Thread(
+                            target=self._notifying.run, args=(stop_notifying,), name="standby notify"
+                        )
+                        notifying.start()
+                elif notifying is not None:
                     self._collector.record.leave(self._collector.holder)
-                    quiet.set()
-                    telling.join()
-                    telling = None
-                told = ""
+                    stop_notifying.set()
+                    notifying.join()
+                    notifying = None
+                logged = ""
             except StoreError as problem:
-                if str(problem) != told:
-                    told = str(problem)
-                    self._logger.error(told)
+                if str(problem) != logged:
+                    logged = str(problem)
+                    self._logger.error(logged)
             stop.wait(GRID_US / SECOND / clock.speed())
-        quiet.set()
-        if telling is not None:
-            telling.join()
+        stop_notifying.set()
+        if notifying is not None:
+            notifying.join()
 
 
-def periodic_tasks(judge: Collector, notifying: NotificationTasks, own_thread: Executor) -> list[PeriodicTask]:
-    """List what the collector does again and again, beside probing; judging has a thread of its own."""
+def periodic_tasks(collector: Collector, notifying: NotificationTasks, own_thread: Executor) -> list[PeriodicTask]:
+    """List the periodic tasks of the collector, besides probes; evaluation has a thread of its own."""
 
     async def evaluate() -> None:
-        await asyncio.get_running_loop().run_in_executor(own_thread, judge.evaluate)
+        await asyncio.get_running_loop().run_in_executor(own_thread, collector.evaluate)
 
     return [
-        PeriodicTask("judging alerts", evaluate, judge.until_next_s),
-        *notifying.tasks(),  # Watch what is due, plan, follow alerts into incidents; send.
-        periodic.every("the heartbeat", HEARTBEAT_S, partial(send_heartbeat, judge, notifying)),
+        PeriodicTask("alert evaluation", evaluate, collector.until_next_s),
+        *notifying.tasks(),  # Check scheduled jobs, plan, open incidents; send.
+        periodic.every("heartbeat request", HEARTBEAT_S, partial(send_heartbeat, collector, notifying)),
     ]
 
 
-async def send_heartbeat(judge: Collector, notifying: NotificationTasks) -> None:
+async def send_heartbeat(collector: Collector, notifying: NotificationTasks) -> None:
     """
-    Tell a heartbeat service that we are well, so that somebody hears of it when all of this machine is gone.
+    Send a heartbeat to an external service, which notifies people if this whole machine fails.
 
-    Nothing is sent while we are not, or where no service is configured.
+    Nothing is sent while the collector is unhealthy, or if no service is configured.
     """
-    url, complaints = judge.settings.secret("OPS_HEARTBEAT_URL"), notifying.complaints
-    if not url or not judge.well or not notifying.well:
+    url, complaints = collector.settings.secret("OPS_HEARTBEAT_URL"), notifying.complaints
+    if not url or not collector.healthy or not notifying.healthy:
         return
     import httpx
 
     try:
-        async with httpx.AsyncClient(timeout=PATIENCE_S, follow_redirects=False) as client:
+        async with httpx.AsyncClient(timeout=HEARTBEAT_TIMEOUT_S, follow_redirects=False) as client:
             answer = await client.get(url)
         if not answer.is_success:
-            complaints.say("pulse", f"the heartbeat service answered {answer.status_code}")
+            complaints.say(
+                "pulse", f"the heartbeat service returned HTTP {answer.status_code}; check OPS_HEARTBEAT_URL"
+            )
         else:
             complaints.over("pulse")
     except (httpx.RequestError, httpx.InvalidURL) as problem:
-        complaints.say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
+        complaints.say(
+            "pulse", f"the heartbeat service cannot be reached ({problem.__class__.__name__}); check OPS_HEARTBEAT_URL"
+        )
 
 
-def collect(settings: Settings, store: Database, rules: Rules, staff: Contacts, every_s: float) -> None:
+def collect(settings: Settings, store: Database, rules: Rules, contacts: Contacts, every_s: float) -> None:
     """
-    Look at everything that the settings name, judge every rule and tell people, until SIGTERM or SIGINT.
+    Probe everything in the settings, evaluate all rules and notify people, until SIGTERM or SIGINT.
 
-    The periodic tasks have a thread of their own, so that however long one takes, every look is made in time.
+    The periodic tasks have a thread of their own, so that a slow task does not delay probes.
 
     Raises:
-        StoreError: The store can only be read.
+        StoreError: The database is read-only.
     """
     store.file.check_writable()
     stop = threading.Event()
-    rounds = ProbeRunner(settings, store, rules, every_s=every_s)
-    judge = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=rounds.fetch_chains_again)
-    notifying = NotificationTasks(store, settings, rules, staff)
+    runner = ProbeRunner(settings, store, rules, every_s=every_s)
+    collector = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=runner.fetch_chains_again)
+    notifying = NotificationTasks(store, settings, rules, contacts)
 
     def work() -> None:
-        with ThreadPoolExecutor(1, "judge") as own_thread:
-            periodic.run_until_stopped(periodic_tasks(judge, notifying, own_thread), stop, notifying.complaints)
-        judge.leave()
+        with ThreadPoolExecutor(1, "evaluate") as own_thread:
+            periodic.run_until_stopped(periodic_tasks(collector, notifying, own_thread), stop, notifying.complaints)
+        collector.leave()
 
-    async def looking() -> None:
+    async def probe() -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopping.set)
-        await rounds.run(stopping)
+        await runner.run(stopping)
 
     working = threading.Thread(target=work, name="periodic tasks")
     working.start()
     try:
-        asyncio.run(looking())
+        asyncio.run(probe())
     finally:
         stop.set()
         working.join()

@@ -1,9 +1,9 @@
 """
-Bound the server's connections in number and in time.
+Limit the number of connections to the server, and their duration.
 
-Every connection is in one of four phases, each with a time limit. Where there are too many connections, one that has
-sent no whole request is closed, so that a new client is always let in. A request that has come whole is never closed
-for want of room.
+Every connection is in one of four phases, each with a timeout. If there are too many connections, one without a
+complete request is closed, so that a new client can always connect. A connection with a complete request is never
+closed to make room.
 """
 
 import time
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same packets.
-MOST_CONNECTIONS = 512  # Half of the files that a process may usually have open.
-# Waiting for the end of a head, for the end of a body, for the next request, for our own answer to go out.
+LARGEST_HEAD = 512 * 1024  # Includes the part of the body that arrives in the same packets.
+MOST_CONNECTIONS = 512  # Half of the usual limit of open files per process.
+# Waiting for the rest of the head, for the rest of the body, for the next request, for our response to be sent.
 HEAD, BODY, IDLE, ANSWER = range(4)
-SECONDS = (10, 30, 75, 120)  # How long each of them may last.
+SECONDS = (10, 30, 75, 120)  # Timeout of each phase.
 SWEEP_S = 1.0
 
 
 def webserver(app: Starlette) -> "uvicorn.Server":
-    """The web server of an application: bounded heads, bodies and connections."""
+    """Create the web server of an application, with limits on heads, bodies and connections."""
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -41,7 +41,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
                     in_phase[phase][self] = time.monotonic() + SECONDS[phase]
                 self._phase = phase
 
-        def _settle(self) -> None:
+        def _update_phase(self) -> None:
             if self._phase is None:
                 return  # It is closed.
             cycle = self.cycle
@@ -50,7 +50,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             else:
                 self._enter(IDLE if self._head_bytes is None else HEAD)
 
-        # uvicorn's own narrows the transport in the same way.
+        # uvicorn's own method narrows the transport in the same way.
         def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._enter(HEAD)
@@ -59,7 +59,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
 
         def _make_room(self) -> None:
             """
-            Close the connection that has waited longest: unfinished requests first where they are many, else idle ones.
+            Close the oldest waiting connection: one with an unfinished request if these are many, else an idle one.
             """
             unfinished = [next(iter(in_phase[phase].items())) for phase in (HEAD, BODY) if in_phase[phase]]
 
@@ -76,7 +76,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             self._enter(None)
 
         def drop(self) -> None:
-            """Close at once, without waiting for what the other side does not read."""
+            """Close at once, without waiting until the other side reads."""
             self._enter(None)
             self.connections.discard(self)
             self.transport.abort()
@@ -95,13 +95,13 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             super().on_headers_complete()
 
         def _host_of_target(self) -> None:
-            """The host of a whole URL as the target stands for the header Host (RFC 9112, 3.2.2)."""
+            """Replace the Host header by the host of an absolute-form target (RFC 9112, 3.2.2)."""
             host = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
             self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"] + [(b"host", host)]
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._settle()
+            self._update_phase()
 
         def data_received(self, data: bytes) -> None:
             if self._head_bytes is not None:
@@ -110,9 +110,9 @@ def webserver(app: Starlette) -> "uvicorn.Server":
                     self.drop()
                     return
             super().data_received(data)
-            self._settle()
+            self._update_phase()
 
-    # Until when each connection may be in its phase, oldest first.
+    # Deadline of each connection in its phase, oldest first.
     in_phase: tuple[dict[Bounded, float], ...] = ({}, {}, {}, {})
 
     class Swept(uvicorn.Server):
@@ -121,7 +121,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
         async def on_tick(self, counter: int) -> bool:
             now = time.monotonic()
             if now - self._swept >= SWEEP_S:
-                # Who could not be heard, because this process had no time, is not late.
+                # A client is not late if this process was too busy to read from it.
                 stalled = now - self._swept - 2 * SWEEP_S
                 for connections in in_phase:
                     for connection, until in list(connections.items()):

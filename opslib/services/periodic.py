@@ -1,7 +1,7 @@
 """
-Run periodic tasks side by side until stopped, each again some time after it ended.
+Run periodic tasks concurrently until stopped; each pauses for some time between two runs.
 
-A task that fails is said to have failed, and begins again at its usual pace; one that takes long delays no other.
+A failed task is logged and runs again after its usual pause. A slow task delays no other.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from opslib.foundation.errors import StoreError
 
 class PeriodicTask(NamedTuple):
     """
-    Something that is done again and again.
+    A task that is repeated.
 
     Attributes:
-        name: What it does, as said where it fails.
+        name: What it does, for the log line of a failure.
         run: Does it once.
-        pause_s: How long to wait from its end until it begins again, in seconds of the clock.
+        pause_s: Returns the pause between the end of a run and the start of the next, in seconds of the clock.
     """
 
     name: str
@@ -31,12 +31,12 @@ class PeriodicTask(NamedTuple):
 
 
 def every(name: str, seconds: float, run: Callable[[], Awaitable[object]]) -> PeriodicTask:
-    """Make a task that always pauses for as long."""
+    """Create a task with a constant pause."""
     return PeriodicTask(name, run, lambda: seconds)
 
 
 def run_until_stopped(tasks: Sequence[PeriodicTask], stop: threading.Event, complaints: Complaints) -> None:
-    """Run tasks in this thread until stopped; what is under way is finished first."""
+    """Run tasks in this thread until stopped; runs in progress are finished first."""
 
     async def repeat(task: PeriodicTask, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -45,7 +45,7 @@ def run_until_stopped(tasks: Sequence[PeriodicTask], stop: threading.Event, comp
                 complaints.over("store")
             except StoreError as problem:
                 complaints.say("store", str(problem))
-            # Whatever it is, it is said, and tried again.
+            # Any failure is logged, and the task runs again.
             except Exception as problem:
                 complaints.say(
                     f"fault {problem}",

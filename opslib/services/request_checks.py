@@ -1,8 +1,8 @@
 """
 Check Host and Origin of every request before the receiver does anything with it.
 
-A website that somebody visits can send requests to this machine. Its own name in Host (DNS rebinding) or its Origin
-gives it away. Host is checked on every route, Origin on everything that writes.
+A website opened in a browser on this machine can send requests to the server. They are recognised by their Host (DNS
+rebinding) or by their Origin. Host is checked on every route, Origin on every route that writes.
 """
 
 import ipaddress
@@ -24,14 +24,14 @@ READING = ("GET", "HEAD", "OPTIONS")
 
 class Problem(Exception):
     """
-    A request that is refused, as RFC 9457 has it.
+    A rejected request, as problem details of RFC 9457.
 
     Args:
         status: The HTTP status.
-        title: Why, in a few words; refused posts are counted under it.
+        title: The reason in a few words; rejected posts are counted by it.
         detail: What was expected, and what to do.
-        headers: More headers of the answer.
-        more: More fields of its body.
+        headers: Additional response headers.
+        more: Additional fields of the body.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Problem(Exception):
         self.status, self.title, self.detail, self.headers, self.more = status, title, detail, headers or {}, more
 
     def answer(self, headers: MutableMapping[str, str] | None = None) -> Response:
-        """The response, with CORS headers where there are some."""
+        """Return the response, with the given CORS headers."""
         content = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail} | self.more
         return Response(
             json.dumps(content),
@@ -59,20 +59,19 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def sender(scope: Scope, origins: list[str]) -> str:
-    """Who sent a request, for people: its page's origin, or the address of a program."""
+    """Describe the sender of a request: the origin of its page, or the address of a program."""
     return ", ".join(origins) if origins else f"a program at {(scope.get('client') or ('an unknown address',))[0]}"
 
 
 class RequestChecks:
     """
-    ASGI middleware that refuses requests by Host and Origin.
+    ASGI middleware that rejects requests by Host and Origin.
 
     Args:
-        app: What is asked when nothing is wrong.
+        app: The application to call if the request is accepted.
         origins: Origins whose pages may write, in lower case.
-        hosts: Names in Host, in lower case, besides those of this machine alone and the address that a connection came
-            to.
-        refusals: Counts what is refused.
+        hosts: Names accepted in Host, in lower case, besides loopback names and the local address of the connection.
+        refusals: Counts rejected requests.
     """
 
     def __init__(self, app: ASGIApp, origins: frozenset[str], hosts: Iterable[str], refusals: Refusals):
@@ -91,7 +90,7 @@ class RequestChecks:
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request on, or reject it."""
         if scope["type"] == "http":
             hosts, origins, site = [], [], b""
             for name, value in scope["headers"]:
@@ -117,15 +116,15 @@ class RequestChecks:
         if allowed is None:
             return Problem(
                 400,
-                "No valid Host",
-                "one header Host was expected, with the name and port of this receiver, such as 127.0.0.1:8321",
+                "Missing or invalid Host header",
+                "expected one Host header with the name and port of this server, such as 127.0.0.1:8321",
             )
         name = formatting.single_line(hosts[0].decode("latin-1"), 80)
         return Problem(
             421,
             f"Host {name} not in OPS_ALLOWED_HOSTS",
-            f"this receiver does not answer to the name {name}. Use 127.0.0.1 or localhost, or add the name, "
-            f"without port, to OPS_ALLOWED_HOSTS.",
+            f"this server does not accept the host name {name}. Use 127.0.0.1 or localhost, or add the name without "
+            f"port to OPS_ALLOWED_HOSTS.",
         )
 
     def _of_origin(self, method: str, origins: list[str], site: bytes) -> Problem | None:
@@ -137,22 +136,22 @@ class RequestChecks:
             return Problem(
                 403,
                 "Cross-site request without Origin",
-                "a browser sent this for another site, without saying which; only pages of the origins in "
+                "a browser sent this request for another site, without an Origin header; only pages of the origins in "
                 "OPS_CORS_ORIGINS may post",
             )
         return None
 
 
 def may_write(origin: str, origins: frozenset[str]) -> bool:
-    """Whether the pages of an origin are among those that may write, which are given in lower case."""
+    """Return whether pages of an origin may write; the allowed origins are in lower case."""
     return origin.lower().rstrip("/") in origins
 
 
 def not_configured(origin: str) -> Problem:
-    """What a page of another origin is answered."""
+    """Return the problem for a page whose origin is not configured."""
     return Problem(
         403,
         "Origin not in OPS_CORS_ORIGINS",
-        f"{formatting.single_line(origin, 100)} is not in OPS_CORS_ORIGINS. If its page is yours, add it there and "
-        f"start the receiver again.",
+        f"{formatting.single_line(origin, 100)} is not in OPS_CORS_ORIGINS. If this is your page, add its origin and "
+        f"restart ops serve.",
     )

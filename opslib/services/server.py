@@ -1,7 +1,7 @@
 """
-Serve HTTP: receive posts, logs and alerts, and give out figures.
+Serve HTTP: receive snapshots, logs and alerts, and expose metrics.
 
-A post is acknowledged only when it is on the disk. One writer thread takes all posts that wait and keeps them in one
+A post is acknowledged only after it was written to the disk. One writer thread writes all waiting posts in one
 transaction, so that many connections share one fsync.
 """
 
@@ -33,6 +33,7 @@ from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config import rules as config_rules
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.settings import Settings
+from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import BadAlerts, BadLogs, BadSnapshot, OpsError, SettingsError, StoreError
 from opslib.foundation.storage.database import Database
 from opslib.services import start_page
@@ -52,27 +53,27 @@ CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
-EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # To listen on every address is no name.
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # These listen on every address; they are not host names.
 UNSHARED = {
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-WAYS = (
-    "POST /api/metrics/export takes an app's metrics, POST /api/logs its log, POST /api/v2/alerts another "
-    "monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
+ROUTES = (
+    "POST /api/metrics/export accepts the app's metrics, POST /api/logs its log lines, POST /api/v2/alerts the alerts "
+    "of another monitor. GET /, /health, /metrics and /api/metrics are read-only."
 )
 
 
 class Writer:
     """
-    The one thread that writes: it keeps all that waits in one transaction, then tells each that it is on the disk.
+    The only thread that writes posts: it writes all waiting posts in one transaction, then completes their futures.
 
     Args:
-        store: Where to.
-        app: Whose posts.
-        now: What time it is, when a post came; only the demo gives another one.
-        known_at_ts: Whether a post is known from when it came, by that clock, however late it is written.
+        store: The database.
+        app: The app to which the posts belong.
+        now: The clock by which posts are dated; only the demo passes its own.
+        known_at_ts: Whether a post's time is also its known-at time, however late it is written.
     """
 
     def __init__(self, store: Database, app: str, now: Callable[[], datetime], known_at_ts: bool):
@@ -83,14 +84,14 @@ class Writer:
 
     def keep(self, found: Snapshot | RejectedPost) -> Future[None]:
         """
-        A future that is done when this is on the disk, and raises where it could not be kept.
+        Queue a post; the future completes when it is on the disk, and raises if it could not be written.
 
         Raises:
-            queue.Full: So many wait already that one more would only wait in vain.
+            queue.Full: Too many posts are waiting already.
         """
         item = Post(clock.micros(self._now()), found) if isinstance(found, Snapshot) else found
         done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # Who stops waiting for it stops neither the write nor the writer.
+        done.set_running_or_notify_cancel()  # A cancelled request stops neither the write nor the writer.
         self._waiting.put_nowait((item, done))
         return done
 
@@ -112,7 +113,7 @@ class Writer:
                 rejects = []
             posts = [item for item, _ in batch if isinstance(item, Post)]
             SnapshotStore(self._store).write(self._app, posts, rejects, known_at_ts=self._known_at_ts)
-        except Exception as problem:  # Whatever it is, each waiting post must hear of it and be answered 503.
+        except Exception as problem:  # Whatever failed, each waiting post must get it and be answered 503.
             for _, done in batch:
                 done.set_exception(problem)
         else:
@@ -120,7 +121,7 @@ class Writer:
                 done.set_result(None)
 
     def close(self) -> None:
-        """Write what waits, then stop."""
+        """Write the waiting posts, then stop."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -135,8 +136,8 @@ def _given_key(request: Request) -> str | None:
 
 
 async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
-    """The body, as far as it may be large."""
-    too_large = Problem(413, "The body is too large", f"at most {most} bytes are taken")
+    """Read the body of a request, up to a size limit."""
+    too_large = Problem(413, "The body is too large", f"at most {most} bytes are accepted")
     length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or int(length[:12]) > most:
         raise too_large
@@ -158,14 +159,14 @@ def build(
     host: str = "127.0.0.1",
 ) -> Starlette:
     """
-    The receiver and its exposition, as CONTRACT.md has them, ready to be served.
+    Build the web application of `ops serve`, with the routes of CONTRACT.md.
 
     Args:
-        now: What time it is; only the demo gives another one.
-        known_at_ts: As of `Writer`; only for the demo, which sends posts of some minutes together.
-        host: Where it listens; it may be addressed by that name.
+        now: The clock; only the demo passes its own.
+        known_at_ts: As for `Writer`; only for the demo, which sends the posts of several minutes together.
+        host: The host name or address on which it listens; requests may use it as Host.
     """
-    started = now()
+    started, workspace = now(), Workspace(settings, now)
     writer = Writer(store, settings.app, now, known_at_ts)
     refusals = Refusals(store, settings.app, now, settings.redact)
     log = logs.of(settings.redact)
@@ -184,7 +185,7 @@ def build(
         if not _allowed(_given_key(request), write_key):
             raise Problem(
                 401,
-                "The ingest key is needed",
+                "The ingest key is required",
                 "send it as Authorization: Bearer …, or as the query parameter key",
                 {"www-authenticate": "Bearer"},
             )
@@ -192,13 +193,13 @@ def build(
         if kind not in types:
             raise Problem(
                 415,
-                "The content type is not taken",
-                f"{' and '.join(types)} {'are' if len(types) > 1 else 'is'} taken; this was sent "
-                f"{f'as {formatting.single_line(kind, 60)}' if kind else 'without a type'}. Send the header "
+                "The content type is not accepted",
+                f"expected {' or '.join(types)}, found "
+                f"{formatting.single_line(kind, 60) if kind else 'no Content-Type'}. Send the header "
                 f"Content-Type: application/json; with curl: -H 'Content-Type: application/json'",
             )
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Problem(415, "The content encoding is not taken", "send the JSON as it is, not compressed")
+            raise Problem(415, "The content encoding is not accepted", "send the JSON uncompressed")
 
     async def export(request: Request) -> Response:
         if request.method == "OPTIONS":
@@ -212,7 +213,7 @@ def build(
             await kept(RejectedPost("post", tuple(problem.fields), body))
             raise Problem(
                 400,
-                "These are no dashboard metrics",
+                "The body is not valid dashboard metrics",
                 str(problem)[:2000],
                 fields=[field[:200] for field in problem.fields[:100]],
             ) from None
@@ -222,44 +223,47 @@ def build(
     async def kept(found: Snapshot | RejectedPost) -> None:
         try:
             await asyncio.wrap_future(writer.keep(found))
-        # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
+        # Whatever prevented the write, also a shutdown: the sender must get 503 and send the post again.
         except (Exception, asyncio.CancelledError) as problem:
             if isinstance(problem, queue.Full):
-                why = "too many are waiting"
+                why = "too many posts are waiting"
             else:
                 why = str(problem) if isinstance(problem, StoreError) else repr(problem)
-            log.error(f"a post could not be kept: {why}")
+            log.error(f"a post could not be written to the database: {why}")
             raise Problem(
-                503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}
+                503,
+                "The post could not be stored",
+                "the database cannot be written at the moment; send the post again later",
+                {"retry-after": str(RETRY_AFTER_S)},
             ) from None
 
     async def alerts(request: Request) -> Response:
-        """Take the alerts of another monitor, by Alertmanager's API v2, and answer as Alertmanager does."""
+        """Accept the alerts of another monitor by Alertmanager's API v2, and respond as Alertmanager does."""
         headers = cors(request)
         writable(request, CONTENT_TYPES[:1])
         body = await _body(request, LARGEST_ALERTS)
         try:
-            refused = await run_in_threadpool(keep_alerts, body)
+            rejected = await run_in_threadpool(keep_alerts, body)
         except BadAlerts as problem:
-            raise Problem(400, "These are no alerts", str(problem)) from None
-        if not refused:
+            raise Problem(400, "The body is not a list of alerts", str(problem)) from None
+        if not rejected:
             return Response(status_code=200, headers=headers)
-        who = sender(request.scope, request.headers.getlist("origin"))
-        for why in refused:
-            refusals.count(400, f"an alert is not valid: {why.partition(': ')[2]}", who)
-        return JSONResponse("; ".join(refused)[:2000], 400, headers)
+        origin = sender(request.scope, request.headers.getlist("origin"))
+        for why in rejected:
+            refusals.count(400, f"an alert is not valid: {why.partition(': ')[2]}", origin)
+        return JSONResponse("; ".join(rejected)[:2000], 400, headers)
 
     def keep_alerts(body: bytes) -> list[str]:
-        """Keep every valid alert of a request; returns why each of the others was refused."""
+        """Store every valid alert of a request, and return why each of the others was rejected."""
         found = external_alerts.read(body, now())
-        for first in range(0, len(found.alerts), MOST_AT_ONCE):  # Posts that wait for the store get their turn between.
-            NotificationStore(store, settings.app).heard(
+        for first in range(0, len(found.alerts), MOST_AT_ONCE):  # Between them, waiting posts can be written.
+            NotificationStore(store, settings.app).store_external_alerts(
                 json.loads(settings.redact(json.dumps(found.alerts[first : first + MOST_AT_ONCE])))
             )
         return [settings.redact(why) for why in found.refused]
 
     async def log_drain(request: Request) -> Response:
-        """Take lines of the app's log, as a hosted app's log drain posts them."""
+        """Accept lines of the app's log, as the log drain of a hosted app posts them."""
         headers = cors(request)
         writable(request, log_drain_module.TYPES)
         kind = request.headers["content-type"].partition(";")[0].strip().lower()
@@ -267,19 +271,19 @@ def build(
         try:
             await run_in_threadpool(keep_lines, body, kind, request.headers.get("logplex-frame-id", ""))
         except BadLogs as problem:
-            raise Problem(400, "These are no lines of a log", settings.redact(str(problem))) from None
+            raise Problem(400, "The body does not hold log lines", settings.redact(str(problem))) from None
         except StoreError as problem:
-            log.error(f"lines of a log could not be kept: {problem}")
+            log.error(f"log lines could not be written to the database: {problem}")
             raise Problem(
                 503,
-                "The lines could not be kept",
-                "the store does not take them now; send them again",
+                "The lines could not be stored",
+                "the database cannot be written at the moment; send the lines again later",
                 {"retry-after": str(RETRY_AFTER_S)},
             ) from None
         return Response(status_code=204, headers=headers)
 
     def keep_lines(body: bytes, kind: str, frame: str) -> None:
-        """Keep what a drain posted; it is on the disk when this returns."""
+        """Store the lines that a drain posted; they are on the disk when this returns."""
         log_drain_module.keep(
             SampleStore(store, settings.app), log_drain_module.read(body, kind, frame), now(), settings.redact
         )
@@ -307,7 +311,7 @@ def build(
     def readable(request: Request) -> None:
         if not _allowed(_given_key(request), read_key):
             raise Problem(
-                401, "The read key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"}
+                401, "The read key is required", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"}
             )
 
     async def metrics_json(request: Request) -> Response:
@@ -322,21 +326,19 @@ def build(
         return PlainTextResponse(found, media_type="text/plain; version=0.0.4", headers=UNSHARED)
 
     async def start(request: Request) -> Response:
-        """What a person sees who opens the receiver's address; figures only for who may read them."""
+        """Respond with the start page; it shows figures only with the read key."""
         may_read = _allowed(_given_key(request), read_key)
-        found = await run_in_threadpool(
-            lambda: start_page.page(settings.app, request.headers["host"], last_hour() if may_read else None)
-        )
+        found = await run_in_threadpool(lambda: start_page.page(workspace, request.headers["host"], may_read))
         return HTMLResponse(found, headers=UNSHARED | start_page.HEADERS)
 
     async def refused(request: Request, problem: Problem) -> Response:
         if problem.status < 500 and (
             request.method == "POST" or (request.method == "OPTIONS" and problem.status == 403)
         ):
-            # A browser does not send the post whose preflight was refused; this is all that is seen of it.
+            # A browser does not send the post whose preflight was rejected; only the preflight can be counted.
             refusals.count(problem.status, problem.title, sender(request.scope, request.headers.getlist("origin")))
         try:
-            headers = cors(request)  # Without it a page could not read why it was refused.
+            headers = cors(request)  # Without them a page could not read why it was rejected.
         except Problem:
             headers = {}
         return problem.answer(headers)
@@ -345,7 +347,7 @@ def build(
         return await refused(
             request,
             Problem(
-                503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}
+                503, "The database cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}
             ),
         )
 
@@ -355,18 +357,18 @@ def build(
                 request,
                 Problem(
                     405,
-                    "The method is not taken here",
-                    f"this address takes {(problem.headers or {}).get('Allow', '')}. {WAYS}",
+                    "The method is not allowed",
+                    f"this address accepts {(problem.headers or {}).get('Allow', '')}. {ROUTES}",
                     dict(problem.headers or {}),
                 ),
             )
-        return await refused(request, Problem(problem.status_code, "There is nothing here", WAYS))
+        return await refused(request, Problem(problem.status_code, "Not found", ROUTES))
 
     async def gone(request: Request, problem: ClientDisconnect) -> Response:
         return Response(status_code=400)
 
     routes = [
-        Route("/api/metrics/export", export, methods=["POST", "OPTIONS"]),  # The most asked for, so the first.
+        Route("/api/metrics/export", export, methods=["POST", "OPTIONS"]),  # First, because it gets most requests.
         Route("/api/logs", log_drain, methods=["POST"]),
         Route("/api/v2/alerts", alerts, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
@@ -376,7 +378,7 @@ def build(
     ]
     names = settings.allowed_hosts if host in EVERYWHERE else (*settings.allowed_hosts, host.lower())
     checks = Middleware(RequestChecks, origins=origins, hosts=names, refusals=refusals)
-    # Starlette's own type wants each handler to take any exception.
+    # Starlette's type requires that each handler accepts any exception.
     handlers: dict[Any, Any] = {
         Problem: refused,
         OpsError: store_fails,
@@ -390,7 +392,7 @@ def build(
 
 
 def _checked_host(settings: Settings, host: str) -> None:
-    """Anywhere but on this machine alone, both keys are needed."""
+    """Require both keys, unless the host is this machine only."""
     try:
         alone = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -398,8 +400,8 @@ def _checked_host(settings: Settings, host: str) -> None:
     missing = [name for name in ("OPS_INGEST_KEY", "OPS_READ_KEY") if not settings.secret(name)]
     if not alone and missing:
         raise SettingsError(
-            f"to listen on {host}, where others can reach it, keys are needed; {' and '.join(missing)} not "
-            f"set. Set them, or listen on 127.0.0.1."
+            f"ops serve does not listen on {host}, which others can reach, without keys: {' and '.join(missing)} not "
+            f"set. Set both keys, or use --host 127.0.0.1."
         )
 
 
@@ -407,23 +409,23 @@ def serve(
     settings: Settings,
     store: Database,
     rules: config_rules.Rules,
-    staff: Contacts,
+    contacts: Contacts,
     *,
     host: str = "127.0.0.1",
     port: int = 8321,
 ) -> None:
     """
-    Receive and expose until stopped; and stand by for the collector, should it die.
+    Run `ops serve` until stopped, and stand by in case the collector dies.
 
     Raises:
         SettingsError: Others could reach it and a key is missing.
-        StoreError: The store can only be read.
-        OpsError: The port cannot be listened on.
+        StoreError: The database is read-only.
+        OpsError: It cannot listen on the port.
     """
     _checked_host(settings, host)
     store.file.check_writable()
     gc.collect()
-    # What start-up made stays; a full collection that walks it every second or so held up one post in fifty.
+    # Objects of the start-up stay alive; a full collection over them every second delayed one post in fifty.
     gc.freeze()
     try:
         listening = socket.create_server(
@@ -431,16 +433,16 @@ def serve(
         )
     except OSError as problem:
         raise OpsError(
-            f"port {port} of {host} could not be listened on ({problem.strerror}); is another ops serve "
-            f"running? Give another --port."
+            f"ops serve cannot listen on port {port} of {host} ({problem.strerror}). Stop the other program that uses "
+            f"the port, perhaps another ops serve, or use another --port."
         ) from None
     app = build(settings, store, rules, host=host)
     logs.of(settings.redact).info(
-        f"{settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C"
+        f"{settings.app}: listening on http://{host}:{port} (POST /api/metrics/export). Stop with Ctrl-C."
     )
     stop = threading.Event()
-    standing_by = threading.Thread(target=Standby(store, settings, rules, staff).run, args=(stop,), name="standby")
-    standing_by.start()
+    standby = threading.Thread(target=Standby(store, settings, rules, contacts).run, args=(stop,), name="standby")
+    standby.start()
     try:
         webserver(app).run(sockets=[listening])
     except KeyboardInterrupt:
@@ -449,16 +451,16 @@ def serve(
         stop.set()
         app.state.writer.close()
         app.state.refusals.close()
-        standing_by.join()
+        standby.join()
 
 
 class ServerThread:
     """
-    The receiver on a free port of this machine, served from a thread while inside; for the demo and for tests.
+    A server on a free port of this machine, run in a thread while the context is open; for the demo and for tests.
 
     Attributes:
-        app: What is served.
-        url: Where it listens.
+        app: The web application.
+        url: The address on which it listens.
     """
 
     def __init__(

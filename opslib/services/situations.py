@@ -1,16 +1,15 @@
 """
-Tell how everything stood at a moment, and what set an alert off, as notifications of it need it.
+Provide the status of a moment and the cause of an alert to notifications.
 
-Notifications know alerts, people and channels; what the dashboard shows and what the diagnosis finds comes to them
-from here.
+The notification code knows only alerts, people and channels. The status of the dashboard and the result of the
+diagnosis reach it through this module.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
-from opslib.alerting import effects
-from opslib.alerting.causes import NO_FAULT, OF_RULE
+from opslib.alerting import causes, effects
+from opslib.alerting.causes import NO_FAULT
 from opslib.alerting.notifications.message import Situation, Working
 from opslib.alerting.notifications.planner import Cause, NotificationState, unknown_cause
 from opslib.alerting.notifications.sender import Complaints
@@ -22,97 +21,89 @@ from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
-from opslib.foundation.storage.snapshot_columns import PROVIDERS
+from opslib.incidents import Incidents
+from opslib.runbooks import incident_page
 from opslib.runbooks.diagnosis import diagnosis
 
-SEEN = timedelta(minutes=5)  # What still works is read from so far back.
-SURE = 0.9  # A diagnosis at least so confident names the cause and the runbook in a notification.
+STATUS_WINDOW = timedelta(minutes=5)
+PICTURE_WINDOW = timedelta(hours=1)  # Long enough to show how it was before.
+PICTURE_INCHES = (6.4, 2.7)  # As wide as a mail, so that its texts keep their size.
 
 
 class Situations:
-    """Reads how everything stood at a moment, and what set an alert off."""
+    """Reads the status of a moment, and the cause of an alert."""
 
     def __init__(self, store: Database, settings: Settings, rules: Rules, complaints: Complaints):
         self._store, self._settings, self._rules, self._complaints = store, settings, rules, complaints
 
     def at(self, at: datetime) -> Situation | None:
-        """How everything stood; None where that cannot be read."""
+        """Return the status at a moment; None if it cannot be read."""
         if (view := self._view(at)) is None:
             return None
 
-        def picture(panel: str) -> bytes:
+        def picture(panel: str, since_us: int) -> bytes:
             from opslib.dashboard import charts
 
-            return charts.png(view.panel(panel).draw)
+            shown = self._view(at, PICTURE_WINDOW) or view
+            return charts.png(
+                lambda ax: charts.with_beginning(shown.panel(panel).draw(ax), since_us, shown.window), PICTURE_INCHES
+            )
 
         return Situation(
             [Working(*thing) for thing in things(view)],
             view.probed.fallback if view.probed else "",
             (view.probed.serving(view.window.end_us) or "") if view.probed else "",
             picture,
+            self._incident_page,
         )
 
     def cause_at(self, at_us: int) -> Callable[[NotificationState], Cause | None]:
         """
-        What sets an alert off, by the diagnosis of an instant.
+        Diagnose an instant, and return a function that gives the cause of an alert.
 
-        One that fails, or is not sure, names nothing and holds nothing up.
+        A diagnosis that fails, or is not confident, gives no cause and delays no notification.
         """
         try:
             view = self._view(clock.instant(at_us))
             found = diagnosis.diagnose(view) if view else None
-        # Whatever it is, it is said, and people are notified all the same.
+        # Any failure is logged, and people are notified nevertheless.
         except Exception as problem:
             self._complaints.say(
                 "diagnosis",
-                f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: "
-                f"{formatting.single_line(str(problem), 120)}); the notification goes out without it",
+                f"the diagnosis failed ({problem.__class__.__name__}: "
+                f"{formatting.single_line(str(problem), 120)}); notifications are sent without a cause",
             )
             return unknown_cause
         self._complaints.over("diagnosis")
-        sure = [d for d in found.each if d.confidence >= SURE] if found else []
+        sure = [d for d in found.each if d.confidence >= effects.SURE] if found else []
 
-        def cause_of(notice: NotificationState) -> Cause | None:
+        def cause_of(state: NotificationState) -> Cause | None:
             by = next(
-                (d for d in sure if effects.sets_off(d.cause, d.subject, notice.rule, notice.subject, notice.source)),
+                (d for d in sure if effects.sets_off(d.cause, d.subject, state.rule, state.subject, state.source)),
                 None,
             )
-            return self._cause(by, notice) if by else None
+            return self._cause(by, state) if by else None
 
         return cause_of
 
-    def _cause(self, found: diagnosis.Diagnosis, notice: NotificationState) -> Cause:
+    def _cause(self, found: diagnosis.Diagnosis, state: NotificationState) -> Cause:
         """
-        A sure diagnosis as the cause of an alert.
+        Turn a confident diagnosis into the cause of an alert.
 
-        What to do first is the alert's own where its rule points at the cause, else the cause's.
+        The first action is that of the alert's rule if the rule points at the cause, else that of the cause.
         """
-        about, own = f" of {found.subject}" if found.subject else "", self._rules.rules.get(notice.rule)
-        points = (
-            own is not None
-            and OF_RULE.get(own.name) == found.cause
-            and own.runbooks.get(notice.subject) == found.runbook
+        about, headline = f" of {found.subject}" if found.subject else "", found.headline
+        rule, advice = (
+            effects.acting_rule(found, state.rule, state.subject, self._rules),
+            effects.advice_of(found),
         )
-        rule = own if points else effects.leading_rule(found.cause, found.subject, found.runbook or "", self._rules)
-        headline, advice = found.headline, effects.advice(found.cause, found.subject)
-        # That no provider serves is two troubles at once where they are not alike: each is named, and what to do about
-        # it.
-        parts = (
-            [replace(found, cause=o.cause, subject=o.subject) for o in found.also if o.subject in PROVIDERS]
-            if found.cause == diagnosis.BOTH
-            else []
-        )
-        if advice and len({part.cause for part in parts}) > 1:
-            headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
-            each = [
-                f"{str(part.subject).title()}: {own_advice.action}"
-                for part in parts
-                if (own_advice := effects.advice(part.cause, part.subject, other=False))
-            ]
-            advice = advice._replace(action=" ".join(each) or advice.action)
+        # If both providers are down for different causes, each cause is named with its action.
+        if parts := effects.parts(found):
+            each = " ".join(causes.headline(part.cause, part.subject) for part in parts)
+            headline = f"{headline.rstrip('.')}: {each}"
         return Cause(
             f"{found.cause}{about}",
-            found.words,
+            found.in_words,
             headline,
             found.runbook or "",
             rule.name if rule else "",
@@ -122,9 +113,16 @@ class Situations:
             found.cause in NO_FAULT,
         )
 
-    def _view(self, at: datetime) -> Status | None:
+    def _incident_page(self, alert: str) -> str:
+        """Return the path of the page of an alert's incident below the home directory; empty if there is none yet."""
+        incidents = Incidents(self._store, self._settings, self._rules)
+        incident = incidents.of_alerts().get(alert)
+        page = incidents.folder(incident) / incident_page.NAME if incident else None
+        return str(page.relative_to(self._settings.base)) if page and page.is_file() else ""
+
+    def _view(self, at: datetime, length: timedelta = STATUS_WINDOW) -> Status | None:
         try:
-            return status.status(self._store, self._settings, self._rules, as_of=at, length=SEEN, known_at=at)
+            return status.status(self._store, self._settings, self._rules, as_of=at, length=length, known_at=at)
         except OpsError as problem:
-            self._complaints.say("view", f"how everything stands cannot be read: {problem}")
+            self._complaints.say("view", f"the status cannot be read: {problem}")
             return None

@@ -1,4 +1,4 @@
-"""Collect what is observed: snapshots that pages post, our own probes, markers, imported files."""
+"""Collect observations: snapshots from pages, our probes, markers, imported files."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
 """
-Work out from our own probes for how long the app's server has been down, and whom its WebSocket serves.
+Compute from our probes how long the app's server has been down, and which connections its WebSocket serves.
 
-Nothing is said of a time in which nobody probed.
+Times without probes give no result.
 """
 
 import itertools
@@ -17,24 +17,25 @@ from opslib.telemetry.probes.history import FOLLOW_UP, FRESH_US, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
-BACK = timedelta(hours=2)  # An outage is read from so far back; one that is longer is shown as this long.
-OF_PACE = 8  # Probes from which it is read how far they are apart.
+BACK = timedelta(hours=2)  # The longest outage that is measured; a longer one is shown as this long.
+OF_PACE = 8  # The interval between probes is measured over this many.
 
 
 def is_down(sample: Sample) -> bool:
     """
-    Whether a sample of the app's server shows it down: a request without a usable answer, or a process that is gone.
+    Return whether a sample of the app's server shows it down.
+
+    It is down if a request got no usable response, or if its process is gone.
     """
     return not OUTCOMES[sample.outcome].usable and sample.outcome != "absent"
 
 
 def down_s(probed: ProbeHistory, at_us: int) -> float | None:
     """
-    Seconds for which the app's server is shown to be down, up to its newest probe.
+    Return for how many seconds the app's server has been down, up to its newest probe.
 
-    They run from when the first request without an answer was sent to when the newest was given up, so a restart is
-    never taken for longer than it was; at most `BACK`. 0 where the newest answer was usable; None where nobody probed
-    lately.
+    They run from the start of the first failed request to the end of the newest one, so that a restart is never shown
+    longer than it was; at most `BACK`. 0 if the newest response was usable; None without a recent probe.
     """
     probe = "health" if probed.seen("health", "app") else "process"
     if probed.now(probe, "app", at_us) is None:
@@ -42,7 +43,7 @@ def down_s(probed: ProbeHistory, at_us: int) -> float | None:
     window = Window.before(clock.instant(at_us), BACK)
     own, extra = probed.within(probe, "app", window), probed.within(FOLLOW_UP, "app", window)
     well = [next((s for s in reversed(found) if OUTCOMES[s.outcome].usable), None) for found in (own, extra)]
-    # An attempt that began before the newest answer says nothing of the time after it, though it may end later.
+    # An attempt that started before the newest response does not describe the time after it, even if it ended later.
     since_us = max((_began_us(s) for s in well if s), default=0)
     newer = (s for found in (own, extra) for s in takewhile(lambda s: s.ts_us > since_us, reversed(found)))
     down = sorted((s for s in newer if is_down(s) and _began_us(s) > since_us), key=_began_us)
@@ -58,61 +59,60 @@ def _began_us(sample: Sample) -> int:
 
 
 def _pace_us(samples: list[Sample]) -> int:
-    """How far the newest probes are apart: the middle one of their distances; 0 of fewer than two."""
+    """Return the median interval between the newest probes; 0 for fewer than two."""
     ends = [s.ts_us for s in samples[-OF_PACE:] if s.last]
     gaps = sorted(b - a for a, b in itertools.pairwise(ends))
     return gaps[len(gaps) // 2] if gaps else 0
 
 
 def upstream(probed: ProbeHistory, at_us: int) -> str:
-    """What the app says of the socket behind its own, in words; empty where it says nothing."""
+    """Describe the state that the app reports of its upstream WebSocket; empty if it reports none."""
     last = probed.now("upstream", "app", at_us)
     if last is None:
         return ""
-    told = last.told()
-    error = f" ({told['error']})" if told.get("error") and told["state"] != "connected" else ""
-    return f"the app says that its upstream is {told['state']}{error}"
+    detail = last.details()
+    error = f" ({detail['error']})" if detail.get("error") and detail["state"] != "connected" else ""
+    return f"the app reports its upstream as {detail['state']}{error}"
 
 
-def left_behind(tape: CounterHistory, probed: ProbeHistory, at_us: int) -> tuple[float, PageLoad] | None:
+def unserved_page(history: CounterHistory, probed: ProbeHistory, at_us: int) -> tuple[float, PageLoad] | None:
     """
-    The open page whose WebSocket is not served since the app lost its upstream, though its flag says that it is open;
-    and for how many seconds.
+    Return the open page whose WebSocket is no longer served since the app lost its upstream, and for how many seconds.
 
-    A connection that is older than the loss is never served again. A page that was loaded since has a new one; so has
-    one whose flag went down meanwhile, and every page once the server was started anew. None where there is no such
-    page.
+    The page still reports an open connection. A connection older than the loss is never served again. A page has a new
+    one if it was loaded since, if it reported a closed one meanwhile, or if the server restarted. None if there is no
+    such page.
     """
-    dead_us = probed.old_dead_us(at_us)
+    dead_us = probed.older_dead_since_us(at_us)
     if dead_us is None or probed.restarts(Window(clock.instant(dead_us), clock.instant(at_us))):
         return None
-    for page, last in tape.open_at(at_us):
-        since = page.looks[max(0, bisect_right(page.times, dead_us) - 1) : last + 1]
+    for page, last in history.open_at(at_us):
+        since = page.snapshots[max(0, bisect_right(page.times, dead_us) - 1) : last + 1]
         if (
             page.loaded_at_us is not None
             and page.loaded_at_us < dead_us
-            and all(look.websocket_connected for look in since)
+            and all(snapshot.websocket_connected for snapshot in since)
         ):
             return (at_us - dead_us) / SECOND, page
     return None
 
 
-def left_note(at_us: int, down_s: float) -> str:
-    """What is to be said of a page that is left behind."""
+def unserved_note(at_us: int, down_s: float) -> str:
+    """Describe a page whose connection is no longer served."""
     since = clock.instant(at_us - round(down_s * SECOND)).astimezone(formatting.NEW_YORK)
     return (
-        f"pages connected before {since:%H:%M:%S} New York are not served since the app lost its upstream, "
-        f"new connections are: refresh the pages"
+        f"pages connected before {since:%H:%M:%S} New York receive no messages since the app lost its upstream; new "
+        f"connections do: refresh the pages"
     )
 
 
 def socket_note(probed: ProbeHistory, at_us: int) -> str:
-    """Who is served by the app's WebSocket where not all are, in words; empty where that is not known."""
+    """Describe which connections of the app's WebSocket are served, if not all are; empty if that is unknown."""
     last = probed.now("socket", "app", at_us)
     if last is not None and last.outcome == "renewed":
-        return "old connections are dead, new ones are served: refresh the pages"
+        return "new connections receive messages, older ones do not: refresh the pages"
     if last is None or last.outcome != "silent":
         return ""
-    tried = last.told().get("tried", 0)
-    note = f"dead for old and new connections ({tried} tried)" if tried else ""
+    tried = last.details().get("tried", 0)
+    note = f"neither old nor new connections receive messages ({tried} tried)" if tried else ""
     return "; ".join(part for part in (note, upstream(probed, at_us)) if part)

@@ -1,8 +1,8 @@
 """
-Read a file with option chains into the store, as the collector keeps a chain that it fetched.
+Import a file with option chains into the database, in the form in which the collector stores a fetched chain.
 
-Each underlying and each moment of a file is a chain of its own. A vendor's answer about one of them is kept as it is;
-everything else as one row for each contract, under the names of `chain.FIELDS`.
+Each underlying and each time in a file is a separate chain. A vendor's response about one of them is stored unchanged;
+everything else as one row per contract, with the names of `chain.FIELDS`.
 """
 
 import json
@@ -32,7 +32,10 @@ TIMES = ("quote_ts", "underlying_ts", "greeks_ts", "as_of")
 
 class Counts(NamedTuple):
     """
-    What became of the contracts of a file; and the name after the file, where one of its chains names no underlying.
+    The counts of a file's contracts.
+
+    Attributes:
+        by_file: The symbol made from the file name, if a chain of the file has no underlying; else empty.
     """
 
     accepted: int
@@ -52,16 +55,16 @@ def read(
     redact: Callable[[str], str] = str,
 ) -> Counts:
     """
-    Read the chains of a file into the store. Reading it again changes nothing.
+    Import the chains of a file. A second import changes nothing.
 
     Args:
-        as_of: When it was so, where the file does not say; a moment within a day also says when it was fetched.
-        known_at_ts: Take each chain's own time for when it was known; for replays.
-        redact: Removes secrets from what is kept.
+        as_of: The time of the chain if the file has none; a time within the day is also taken as the fetch time.
+        known_at_ts: Use each chain's own time as its known-at time; for replays.
+        redact: Removes secrets from stored texts.
 
     Raises:
-        ImportRefused: It holds no chain that can be read.
-        UsageError: Nobody says when it was so.
+        ImportRefused: It holds no readable chain.
+        UsageError: Neither the file nor `as_of` gives the time of the chain.
     """
     found = chain_module.read(path, as_of)
     parts = list(found.frame.groupby(["underlying", "as_of"], sort=True))
@@ -76,7 +79,7 @@ def read(
         chain = chain_module.of_payload(pages, f"the chain of {symbol}", at)
         detail: dict[str, Any] = {"pages": len(pages), "file": formatting.single_line(path.name, 80)}
         try:
-            detail |= iv_baseline.counted(chain_quality.judge(chain, rules.chain, at))
+            detail |= iv_baseline.counted(chain_quality.evaluate_chain(chain, rules.chain, at))
         except ImportRefused as problem:
             detail |= {"why": str(problem)}
         sample = Sample(
@@ -99,19 +102,19 @@ def read(
 
 
 def _by_file(path: Path) -> str:
-    """The name under which a chain is kept that does not name its underlying."""
+    """Return the symbol for a chain without an underlying: made from the file name."""
     return re.sub(r"[^A-Z0-9]", "", path.name.removesuffix(".gz").rsplit(".", 1)[0].upper())[:20] or "CHAIN"
 
 
 def _fetched(moment: datetime, as_of: datetime | None) -> datetime:
-    """When a chain was fetched: at a moment of the same day that was named, else when it was so."""
+    """Return when a chain was fetched: at `as_of` if it is on the same day, else at the time of the chain."""
     if as_of is not None and day_end(as_of) == as_of and timedelta(0) <= as_of - moment < timedelta(days=1):
         return as_of
     return moment
 
 
 def _as_sent(path: Path, found: chain_module.Chain, at: datetime) -> list[Any] | None:
-    """The pages of a vendor's answer as they are; None where the file is no such answer, or would read otherwise."""
+    """Return the pages of a vendor's response unchanged; None if the file is no such response."""
     if found.provider not in VENDORS:
         return None
     try:
@@ -124,7 +127,7 @@ def _as_sent(path: Path, found: chain_module.Chain, at: datetime) -> list[Any] |
 
 
 def _rows(frame: "DataFrame", symbol: str) -> list[dict[str, Any]]:
-    """A row for each contract; a column without any value is left out, as of a feed that does not have it."""
+    """Return a row per contract, without columns that have no value."""
     import pandas
 
     table = frame[list(chain_module.FIELDS)].copy()

@@ -1,9 +1,9 @@
 """
-Decide whose clock is off, by what every other party's clock says against ours.
+Decide which clock is off by comparing the clocks of all parties.
 
-The parties are massive, tradier, app and page; our own clock is one voice beside theirs. The time that most of them
-share is taken as right. Where two groups are equally large it is not sure whose is; the one that holds both providers
-is then likelier, since they are run apart from each other and from us and so share no error, else ours.
+The parties are massive, tradier, app, page and the monitor (the collector's own clock). The time that most of them
+share is taken as correct. If two groups are equally large, the result is not sure: the group with both providers is
+then preferred, since their clocks are independent of each other and of ours; else the group with ours.
 """
 
 import statistics
@@ -20,12 +20,12 @@ PROVIDERS = frozenset({"massive", "tradier"})
 
 class Clocks(NamedTuple):
     """
-    Whose clock is off.
+    The clocks that are off.
 
     Attributes:
-        ours_s: Seconds by which our own clock is ahead of the time that is taken as right; 0 where it is not off.
-        off: Every other party whose clock is off, with the seconds by which it is ahead of that time.
-        sure: Whether more parties share that time than any other.
+        ours_s: Seconds by which our clock is ahead of the correct time; 0 if it is not off.
+        off: Every other party whose clock is off, with the seconds by which it is ahead.
+        sure: Whether one group of agreeing clocks is larger than any other.
     """
 
     ours_s: float
@@ -34,18 +34,19 @@ class Clocks(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Whose clock is off, ours first."""
+        """The parties whose clocks are off, ours first."""
         return [OURS, *self.off] if self.ours_s else list(self.off)
 
     @property
     def sentences(self) -> list[str]:
-        """Whose clock is off and by how much, one sentence each; empty where all agree."""
-        doubt = "" if self.sure else ", or another is: too few clocks are known to say whose. Compare them with a third"
-        found, right = list[str](), "ours"
+        """One sentence per clock that is off, with the amount; empty if all agree."""
+        doubt = "" if self.sure else ", or another clock is off: too few clocks to decide. Compare them with a third"
+        found, right = list[str](), "the collector's clock"
         if self.ours_s:
-            right = "the others'"
+            right = "the other clocks"
             found.append(
-                f"our own clock is {_by(self.ours_s)} {right}{doubt}: every time shown is off by that. Set it (NTP)."
+                f"the collector's clock is {_by(self.ours_s)} {right}{doubt}. All times shown are off by that: set "
+                f"the clock (NTP)."
             )
         return found + [
             f"the clock of {'the ' if party in ('app', 'page') else ''}{party} is {_by(skew_s)} {right}{doubt}."
@@ -59,11 +60,11 @@ def _by(ahead_s: float) -> str:
 
 def compare(skews: Mapping[str, float], limit_s: float) -> Clocks:
     """
-    Decide whose clock is off.
+    Decide which clocks are off.
 
     Args:
-        skews: By how many seconds each party's clock is ahead of ours.
-        limit_s: Two clocks no further apart than this agree.
+        skews: The seconds by which each party's clock is ahead of ours.
+        limit_s: Two clocks that differ by at most this agree.
     """
     voices = {OURS: 0.0, **skews}
     groups = [
@@ -86,6 +87,6 @@ LATELY = timedelta(minutes=2)
 
 
 def parties(probed: ProbeHistory, figures: Mapping[str, float | None], at_us: int) -> dict[str, float]:
-    """By how many seconds each party's clock is ahead of ours: those that we probe, and the app's page by its posts."""
+    """Return by how many seconds each party's clock is ahead of ours, from our probes and the page's snapshots."""
     page = figures.get("clock_skew_s")
     return probed.skews(at_us) | ({PAGE: page} if page is not None else {})

@@ -1,8 +1,8 @@
 """
-Read files of snapshots, fills, backtests, chains and logs into the store, and give posts back.
+Import files of snapshots, fills, backtests, chains and logs into the database, and export snapshots.
 
-A line of snapshots is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it. Each row is accepted, known
-already (duplicate), or refused with a reason, which is kept.
+A line of snapshots is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it. Each row is accepted,
+duplicate, or rejected; rejected rows are stored with their reason.
 """
 
 import json
@@ -39,13 +39,13 @@ _OF_CHAIN = re.compile(
 @dataclass(frozen=True, slots=True)
 class ImportResult:
     """
-    What became of the rows of a file: counts that add up to all its rows.
+    The counts of a file's rows; they add up to all its rows.
 
     Attributes:
-        kind: Of which kind it is, one of `KINDS`.
-        errors: Of a log how many errors the file holds; None of other files.
-        by_kind: Of a log how many errors of each kind.
-        remark: What else a user must know; empty where nothing.
+        kind: The kind of file, one of `KINDS`.
+        errors: For a log, the number of errors in the file; None for other files.
+        by_kind: For a log, the number of errors of each kind.
+        remark: A remark for the user; empty if there is none.
     """
 
     kind: str
@@ -57,13 +57,13 @@ class ImportResult:
     remark: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """For ``ops import -o json``."""
+        """Return the JSON of ``ops import -o json``."""
         counts = {"kind": self.kind, "accepted": self.accepted, "duplicate": self.duplicate, "rejected": self.rejected}
         return counts if self.errors is None else counts | {"errors": self.errors, "by_kind": self.by_kind}
 
 
 def _is_snapshots(path: Path, first: bytes) -> bool:
-    """Whether a file's first line is a snapshot."""
+    """Return whether a file's first line is a snapshot."""
     if path.suffix in (".csv", ".parquet", ".ipynb"):
         return False
     return first.startswith(b"{") and b'"metrics"' in first
@@ -71,10 +71,10 @@ def _is_snapshots(path: Path, first: bytes) -> bool:
 
 def _post(line: bytes) -> Post:
     if len(line) > LONGEST_LINE:
-        raise BadSnapshot([f"the line has {len(line):,} bytes; at most {LONGEST_LINE:,} are read"])
+        raise BadSnapshot([f"the line has {len(line):,} bytes; expected at most {LONGEST_LINE:,}"])
     row: Any = snapshot.loads(line)
     if not isinstance(row, dict) or "metrics" not in row:
-        raise BadSnapshot(['a line is {"ts": …, "metrics": {…}}; this one is not'])
+        raise BadSnapshot(['the line is not a snapshot; expected {"ts": …, "metrics": {…}}'])
     bad = []
     ts = None
     try:
@@ -107,14 +107,14 @@ def read_file(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> ImportResult:
     """
-    Read one file of snapshots into the store. Reading it again changes nothing.
+    Import one file of snapshots. A second import changes nothing.
 
     Args:
-        known_at_ts: Take each row's own time for when it was known; for replays.
-        progress: Shows how many lines have come.
+        known_at_ts: Use each row's own time as its known-at time; for replays.
+        progress: Shows the number of lines read.
 
     Raises:
-        ImportRefused: Not a readable file of snapshots.
+        ImportRefused: It is not a readable file of snapshots.
     """
     rows = rejected = accepted = 0
     posts: list[Post] = []
@@ -122,7 +122,7 @@ def read_file(
     for number, line in progress(files.lines(path)):
         if rows == 0 and not _is_snapshots(path, line):
             raise ImportRefused(
-                f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found '
+                f'{path} is not a file of snapshots: expected lines of {{"ts": …, "metrics": {{…}}}}, found '
                 f"{formatting.single_line(line[:60].decode('utf-8', 'replace'))!r}."
             )
         rows += 1
@@ -136,37 +136,39 @@ def read_file(
             posts, rejects = [], []
     accepted += SnapshotStore(store).write(app, posts, rejects, known_at_ts=known_at_ts) if posts or rejects else 0
     if rows == 0:
-        raise ImportRefused(f"{path} is empty; lines of snapshots were wanted.")
+        raise ImportRefused(f"{path} is empty; expected lines of snapshots.")
     return ImportResult("snapshots", accepted, rows - rejected - accepted, rejected)
 
 
 def read_fills(store: Database, app: str, path: Path, *, known_at_ts: bool = False) -> ImportResult:
     """
-    Read one file of fills into the store, with what a backtest said of its trades. Reading it again changes nothing.
+    Import one file of fills, with the backtest results of its trades. A second import changes nothing.
 
     Raises:
-        ImportRefused: It is none, or not one row of it can be read.
+        ImportRefused: It is not a file of fills, or none of its rows can be read.
     """
     found = reader.read(path)
-    return _kept(store, app, path, "fills", found, FillStore(store, app).keep(found, known_at_ts=known_at_ts))
+    return _stored(store, app, path, "fills", found, FillStore(store, app).keep(found, known_at_ts=known_at_ts))
 
 
 def read_backtest(store: Database, app: str, path: Path, *, known_at_ts: bool = False) -> ImportResult:
     """
-    Read one file of a backtest into the store: its trades with their prices, or what percent it says each came to.
+    Import one file of a backtest: its trades with their prices, or the percentage of each trade.
 
-    Reading it again changes nothing; of a trade that the store has otherwise the newest import counts.
+    A second import changes nothing. If a trade differs from the stored one, the newest import counts.
 
     Raises:
-        ImportRefused: It is none, or not one row of it can be read.
+        ImportRefused: It is not a backtest, or none of its rows can be read.
     """
     found = reader.read(path, backtest=True)
-    return _kept(
+    return _stored(
         store, app, path, "backtest", found, FillStore(store, app).keep_backtest(found, known_at_ts=known_at_ts)
     )
 
 
-def _kept(store: Database, app: str, path: Path, kind: str, found: FillsFile, counts: tuple[int, int]) -> ImportResult:
+def _stored(
+    store: Database, app: str, path: Path, kind: str, found: FillsFile, counts: tuple[int, int]
+) -> ImportResult:
     SnapshotStore(store).keep_rejects(
         app, [RejectedPost(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused]
     )
@@ -186,18 +188,18 @@ def read_any(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> ImportResult:
     """
-    Read one file into the store, of the kind that is named, else of the one its content shows.
+    Import one file, of the given kind or of the kind found from its content.
 
     Args:
-        rules: By which a chain is judged.
-        as_of: When a chain or a log was so, where it does not say.
-        known_at_ts: Take each row's own time for when it was known; for replays.
-        redact: Removes secrets from what is kept of chains and logs.
-        progress: Shows how many lines have come.
+        rules: The rules by which a chain is evaluated.
+        as_of: The time of a chain or log line that states none.
+        known_at_ts: Use each row's own time as its known-at time; for replays.
+        redact: Removes secrets from stored chains and logs.
+        progress: Shows the number of lines read.
 
     Raises:
-        ImportRefused: It is of no kind that can be read, or not readable.
-        UsageError: A chain does not say when it was so, and neither does `as_of`.
+        ImportRefused: It is of no known kind, or not readable.
+        UsageError: Neither the chain nor `as_of` gives its time.
     """
     match kind or kind_of(path):
         case "fills":
@@ -207,8 +209,8 @@ def read_any(
         case "chain":
             kept = chain_import.read(store, app, path, rules, as_of=as_of, known_at_ts=known_at_ts, redact=redact)
             remark = (
-                f"its contracts name no underlying, so the chain is kept under the file's name: ops greeks "
-                f"{kept.by_file} --as-of TIME"
+                f"its contracts have no underlying, so the chain is stored under the file's name; read it with ops "
+                f"greeks {kept.by_file} --as-of TIME"
                 if kept.by_file
                 else ""
             )
@@ -230,28 +232,28 @@ def read_any(
 
 
 def _remark(found: log_import.Counts) -> str:
-    said = (
-        [f"{found.without_zone:,} lines state a time without an offset, which was read as New York's"]
+    remarks = (
+        [f"{found.without_zone:,} lines have a time without an offset, which was read as New York time"]
         if found.without_zone
         else []
     )
-    said += (
+    remarks += (
         [
-            f"{found.read_live:,} lines are of times at which the collector read the app's log itself; they "
-            f"were not counted again"
+            f"{found.read_live:,} lines are from times when the collector read the app's log itself; they were not "
+            f"counted again"
         ]
         if found.read_live
         else []
     )
-    return "; ".join(said)
+    return "; ".join(remarks)
 
 
 def kind_of(path: Path) -> str:
     """
-    The kind that a file's content shows, one of `KINDS`.
+    Find the kind of a file from its content: one of `KINDS`.
 
     Raises:
-        ImportRefused: It shows none, or cannot be read.
+        ImportRefused: The content fits no kind, or cannot be read.
     """
     found, size = list[bytes](), 0
     for _, line in files.lines(path):
@@ -260,18 +262,18 @@ def kind_of(path: Path) -> str:
         if size >= BEGINNING:
             break
     if not found:
-        raise ImportRefused(f"{path} is empty; snapshots, fills, a backtest, a chain or a log was expected.")
+        raise ImportRefused(f"{path} is empty; expected snapshots, fills, a backtest, a chain or a log.")
     start = b"\n".join(found)[:BEGINNING].decode("utf-8-sig", "replace")
     if _is_snapshots(path, found[0]):
         return "snapshots"
     if reader.is_percents(start):
         return "backtest"
     if reader.is_fills(start):
-        # Live trades and a backtest's look alike; taken for live ones, a backtest's would spoil every figure.
+        # Live trades and those of a backtest have the same columns; a backtest read as live would corrupt every figure.
         if "backtest" in path.name.lower():
             raise ImportRefused(
-                f"{path} holds trades; its name says that they are a backtest's, its content does not. Name "
-                f"what they are: --kind backtest, or --kind fills."
+                f"{path} holds trades: its name suggests a backtest, its content does not. State the kind: --kind "
+                f"backtest or --kind fills."
             )
         return "fills"
     if start.startswith("PAR1") or _is_chain(start):
@@ -287,9 +289,9 @@ def kind_of(path: Path) -> str:
     ) > len(lines):
         return "log"
     raise ImportRefused(
-        f'{path} is none of the files that can be read: lines of snapshots {{"ts": …, "metrics": {{…}}}}, '
-        f"{reader.WANTED}, a backtest (--kind backtest), an option chain, or a log. Found "
-        f"{formatting.single_line(start[:60])!r}. If it is one of these, name it with --kind."
+        f'{path} is of no known kind: expected lines of snapshots {{"ts": …, "metrics": {{…}}}}, '
+        f"{reader.WANTED}, a backtest (--kind backtest), an option chain, or a log; found "
+        f"{formatting.single_line(start[:60])!r}. If it is one of these, state it with --kind."
     )
 
 
@@ -306,13 +308,13 @@ def _is_chain(start: str) -> bool:
 
 def window(day: str | None, start: str | None, end: str | None, as_of: str | None) -> Window | None:
     """
-    Which stretch of time do a day, or two ends, mean, up to a moment? None where they mean all.
+    Return the window of a day, or of two ends, up to a moment; None for all time.
 
     Raises:
-        UsageError: A day and an end, or none of these.
+        UsageError: A day together with an end, or an unreadable time.
     """
     if day and (start or end):
-        raise UsageError("--day, or --from and --to, not both.")
+        raise UsageError("--day cannot be combined with --from or --to; use one of them.")
     found = None
     if day:
         first, microsecond = time_parsing.parse_day(day), timedelta(microseconds=1)
@@ -337,14 +339,14 @@ def window(day: str | None, start: str | None, end: str | None, as_of: str | Non
 
 def exported(store: Database, app: str, window: Window | None, known_at: datetime | None) -> Iterator[str]:
     """
-    Give every post as it came, a JSON line each with ts, known_at, page and metrics; oldest first.
+    Yield every snapshot as it was posted: a JSON line with ts, known_at, page and metrics; oldest first.
 
     Raises:
-        StoreError: After the last line: some rows could not be read; names them.
+        StoreError: After the last line, if some rows could not be read; it names them.
     """
     start, end = (clock.micros(window.start), clock.micros(window.end)) if window else (None, None)
     for ts, known, page, body in rescue.posts(store, app, start, end, clock.micros(known_at) if known_at else None):
-        # A newline cannot stand inside a JSON string, so taking them out changes nothing that was said.
+        # A JSON string cannot contain a raw newline, so removing newlines does not change the content.
         metrics = body.replace("\r", " ").replace("\n", " ")
         yield (
             f'{{"ts":{json.dumps(formatting.iso(clock.instant(ts)))},'

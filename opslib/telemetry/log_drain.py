@@ -1,11 +1,10 @@
 """
-Keep what a log drain posts, as the samples that reading the app's log gives.
+Store the lines that a log drain posts, as the same samples that reading the app's log gives.
 
-A body holds lines, JSON (an object, a list, one a line), or syslog messages, each after its length (RFC 6587) or on a
-line of its own. A line counts at the time that it states with its zone, else when it came. What is sent again is kept
-once
-where that can be seen: a line whose time has a fraction of a second, or a whole post that names itself or states a
-time. Lines without any time look alike whether they are sent twice or written twice, so they count each time.
+A body holds lines, JSON (an object, a list, or one object per line), or syslog messages, each after its length (RFC
+6587) or on a line of its own. A line counts at its own time if that has a zone, else at the time of arrival. Repeated
+lines are stored once if they can be recognised: by a time with a fraction of a second, or by a post with a name or a
+time. Lines without any time cannot be recognised, so they count each time.
 """
 
 import base64
@@ -26,13 +25,13 @@ from opslib.telemetry.probes.store import Sample, SampleStore
 
 LARGEST = 4 * 1024 * 1024
 MOST_LINES = 20_000
-# Heroku's: syslog after its length, without structured data, its priority no word of the app's.
+# Heroku's format: syslog after its length, without structured data; its priority is not the app's level.
 LOGPLEX = "application/logplex-1"
 AS_JSON = ("application/json", "application/x-ndjson", "application/ndjson", "application/jsonl")
 TYPES = ("text/plain", *AS_JSON, LOGPLEX)
 SAMPLE_US = 5_000_000
-RETRIED_US = 600_000_000  # So long after a post came it is looked for again.
-OLDEST_US = 86_400_000_000  # Nothing older is compared with what is kept.
+RETRIED_US = 600_000_000  # A repeated post is recognised for this long.
+OLDEST_US = 86_400_000_000  # Older lines are not compared with stored ones.
 DIGEST_BYTES = 6
 _COUNTED = re.compile(rb"\d{1,7} <\d{1,3}>1 ")
 _LENGTH = re.compile(rb"(\d{1,7}) ")
@@ -43,11 +42,11 @@ _SYSLOG = re.compile(_LOGPLEX.pattern + r"(?:-|(?:\[(?:[^\]\\]|\\.)*\])+)(?: |$)
 
 class Batch(NamedTuple):
     """
-    What one post holds.
+    The content of one post.
 
     Attributes:
-        lines: Of the log, without line ends.
-        name: By which the post is known again when it is sent again; empty where it cannot be.
+        lines: The log lines, without line ends.
+        name: Identifies the post if it is sent again; empty if it cannot be identified.
     """
 
     lines: list[str]
@@ -60,10 +59,10 @@ def read(body: bytes, kind: str, frame: str = "") -> Batch:
 
     Args:
         kind: Its content type, one of `TYPES`.
-        frame: The name that the sender gives this post, the same when it sends it again.
+        frame: The sender's name for this post, which stays the same if it sends the post again.
 
     Raises:
-        BadLogs: It is not what its type says, or holds more than `MOST_LINES` lines.
+        BadLogs: It does not match its content type, or holds more than `MOST_LINES` lines.
     """
     if kind == LOGPLEX or _COUNTED.match(body):
         found = [
@@ -78,32 +77,30 @@ def read(body: bytes, kind: str, frame: str = "") -> Batch:
     lines = [_without_default(line[: app_log.LONGEST_LINE].replace("\ufeff", "")) for line in found if line.strip()]
     if len(lines) > MOST_LINES:
         raise BadLogs(
-            f"the post holds {len(lines):,} lines; at most {MOST_LINES:,} are taken. Send them in several posts."
+            f"the post holds {len(lines):,} lines; at most {MOST_LINES:,} are accepted. Send them in several posts."
         )
     return Batch(lines, f"frame {frame}" if frame else sha256(body).hexdigest())
 
 
 def _messages(body: bytes) -> Iterator[str]:
-    """The syslog messages of a body, each after its length in bytes."""
+    """Yield the syslog messages of a body, each after its length in bytes."""
     at = 0
     while at < len(body):
-        if body[at : at + 1] in b"\r\n":  # Some senders end each message with a line end that they do not count.
+        if body[at : at + 1] in b"\r\n":  # Some senders add a line end that they do not count.
             at += 1
             continue
         length = _LENGTH.match(body, at)
         end = length.end() + int(length[1]) if length else 0
         if length is None or end > len(body):
             found = formatting.single_line(body[at : at + 40].decode("utf-8", "replace"))
-            raise BadLogs(
-                f"at byte {at:,} a message after its length in bytes was expected (RFC 6587), found {found!r}."
-            )
+            raise BadLogs(f"at byte {at:,}: expected a message after its length in bytes (RFC 6587), found {found!r}.")
         yield body[length.end() : end].decode("utf-8", "replace").rstrip("\r\n")
         at = end
 
 
 def _tagged(form: re.Pattern[str], message: str) -> str:
     """
-    A syslog message without its priority: time, app[process] and what was said; as it is where it is none of this form.
+    Return a syslog message without its priority: time, app[process] and text; other messages unchanged.
     """
     found = form.match(message)
     return f"{found[1]} {found[2]}[{found[3]}]: {message[found.end() :]}" if found else message
@@ -111,8 +108,9 @@ def _tagged(form: re.Pattern[str], message: str) -> str:
 
 def _without_default(line: str) -> str:
     """
-    A syslog line without the priority that a host gives to all that an app writes to stdout, severity 6: the app itself
-    stated none.
+    Remove the default priority (severity 6) that a host gives to everything on stdout.
+
+    The app itself stated no level.
     """
     found = _PRIORITY.match(line)
     if found is None or int(found[1]) % 8 != 6:
@@ -122,27 +120,25 @@ def _without_default(line: str) -> str:
 
 def _of_json(body: bytes) -> list[str]:
     """
-    Each entry of a body of JSON on a line of its own; what is cut or no JSON beside others that are stays as it came.
+    Return each entry of a JSON body on a line of its own; broken lines among valid ones stay unchanged.
     """
     try:
         whole = json.loads(body)
     except RecursionError:
         raise BadLogs(
-            "the JSON is nested too deeply; an object, a list of objects or strings, or one a line was expected."
+            "the JSON is nested too deeply; expected an object, a list of objects or strings, or one per line."
         ) from None
     except ValueError:
         lines = body.decode("utf-8", "replace").splitlines()
         if not any(map(_is_json, lines)):
             raise BadLogs(
-                f"no line of it is JSON; an object, a list, or one a line was expected, found "
+                f"no line is JSON: expected an object, a list, or one object per line, found "
                 f"{formatting.single_line(lines[0] if lines else '', 60)!r}. Send plain lines as text/plain."
             ) from None
         return lines
     entries = whole if isinstance(whole, list) else [whole]
     if wrong := next((entry for entry in entries if not isinstance(entry, dict | str)), None):
-        raise BadLogs(
-            f"an entry is {formatting.single_line(json.dumps(wrong), 60)}; an object or a string was expected."
-        )
+        raise BadLogs(f"an entry is {formatting.single_line(json.dumps(wrong), 60)}; expected an object or a string.")
     return [
         line
         for entry in entries
@@ -159,7 +155,10 @@ def _is_json(line: str) -> bool:
 
 class _Placed(NamedTuple):
     """
-    An entry of the log: when it counts, and the digests by which its lines are known again; None where they cannot be.
+    An entry of the log with its time.
+
+    Attributes:
+        digests: Identify its lines if they are sent again; None for a line that cannot be identified.
     """
 
     entry: Entry
@@ -190,20 +189,20 @@ def _placed(batch: Batch, now_us: int) -> Iterator[_Placed]:
 
 
 def _stated_us(line: LogLine) -> int | None:
-    """The time that a line states, microseconds; None where it has no zone or cannot be one."""
+    """Return the time of a line, microseconds; None if it has no zone or is not valid."""
     return clock.micros(line.at) if line.at is not None and line.at.tzinfo is not None and line.at.year > 1970 else None
 
 
 def keep(samples: SampleStore, batch: Batch, now: datetime, redact: Callable[[str], str]) -> int:
     """
-    Keep a batch in samples of 5 seconds; returns how many of its lines are new.
+    Store a batch in samples of 5 seconds, and return the number of new lines.
 
     Args:
-        now: When it came.
-        redact: Removes secrets from what is kept.
+        now: The time of arrival.
+        redact: Removes secrets from stored texts.
 
     Raises:
-        StoreError: Nothing was kept.
+        StoreError: Nothing was stored.
     """
     if not batch.lines:
         return 0
@@ -215,11 +214,11 @@ def keep(samples: SampleStore, batch: Batch, now: datetime, redact: Callable[[st
 
     def made(kept: list[Sample]) -> list[Sample]:
         nonlocal accepted
-        known = Counter(digest for sample in kept for digest in _digests(sample.told().get("drained", "")))
+        known = Counter(digest for sample in kept for digest in _digests(sample.details().get("drained", "")))
         new = [
             sample for at_us, entries in sorted(buckets.items()) if (sample := _sample(at_us, entries, known, redact))
         ]
-        accepted = sum(sample.told()["lines"] for sample in new)
+        accepted = sum(sample.details()["lines"] for sample in new)
         return new
 
     since_us = max(now_us - OLDEST_US, min(now_us - RETRIED_US, *buckets))
@@ -228,7 +227,7 @@ def keep(samples: SampleStore, batch: Batch, now: datetime, redact: Callable[[st
 
 
 def _sample(at_us: int, entries: list[_Placed], known: Counter[bytes], redact: Callable[[str], str]) -> Sample | None:
-    """What is new of 5 seconds; None where nothing is."""
+    """Return a sample of the new lines of 5 seconds; None if there are none."""
     found, lines, digests = Summary(), 0, list[bytes]()
     for entry, _, own in entries:
         new = [digest for digest in own if digest is None or not known[digest]]
@@ -240,7 +239,7 @@ def _sample(at_us: int, entries: list[_Placed], known: Counter[bytes], redact: C
         digests += [digest for digest in new if digest is not None]
     if not lines:
         return None
-    summary = found.told(lines)
+    summary = found.summarise(lines)
     detail = summary.as_json() | {"drained": base64.b64encode(b"".join(digests)).decode()}
     return Sample(
         at_us,
@@ -253,6 +252,6 @@ def _sample(at_us: int, entries: list[_Placed], known: Counter[bytes], redact: C
     )
 
 
-def _digests(told: str) -> Iterator[bytes]:
-    whole = base64.b64decode(told)
+def _digests(encoded: str) -> Iterator[bytes]:
+    whole = base64.b64decode(encoded)
     return (whole[i : i + DIGEST_BYTES] for i in range(0, len(whole), DIGEST_BYTES))

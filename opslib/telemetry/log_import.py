@@ -1,9 +1,9 @@
 """
-Read a log into the store, as the samples that the collector would have kept had it read that log when it was written.
+Import a log into the database, as the samples that the collector would have stored had it read that log live.
 
-A line counts at its own time, or at that of the line above it. Lines of 5 seconds are one sample, and the quiet minutes
-between them are samples without an error. Each sample holds the digests of its lines, so that a log that is imported
-again, or has grown, adds only the lines that are new.
+A line counts at its own time, or at that of the line above it. The lines of 5 seconds form one sample; minutes without
+lines in between are samples without an error. Each sample holds the digests of its lines, so that a second import, or
+one of a longer copy, adds only new lines.
 """
 
 import base64
@@ -28,17 +28,17 @@ from opslib.telemetry.probes.log_lines import LogLine
 from opslib.telemetry.probes.store import Sample, SampleStore
 
 SAMPLE_US, QUIET_US = 5_000_000, 60_000_000
-MOST_QUIET_US = 3_600_000_000  # Of a longer silence a log does not say whether the app was running.
-READ_LIVE_US = 120_000_000  # Between two samples of the collector that are this near, it had read the log itself.
+MOST_QUIET_US = 3_600_000_000  # After a longer gap the log does not show whether the app was running.
+READ_LIVE_US = 120_000_000  # Between two collector samples this close, the collector read the log itself.
 BATCH = 20_000
 MOST_REJECTS = 1_000
 DIGEST_BYTES = 6
-NO_TIME = "neither this line nor one above it states a time; --as-of TIME gives it"
+NO_TIME = "neither this line nor a line above it has a time; give it with --as-of TIME"
 
 
 @dataclass
 class Counts:
-    """What became of the lines of a log, and how many errors of which kinds it holds."""
+    """The counts of a log's lines, and its errors by kind."""
 
     accepted: int = 0
     duplicate: int = 0
@@ -51,11 +51,11 @@ class Counts:
 
 class Instants:
     """
-    Turn the times that lines state into instants, in the order of the lines.
+    Converts the times of lines into instants, in the order of the lines.
 
-    A time without a zone is New York's. In a log that also states zones, and where the clock is set back, it is the one
-    of its meanings that comes nearest to the line above. A year that is not stated is the one that comes nearest to the
-    line above, else the last one that ends before `as_of`.
+    A time without a zone is New York time. If it is ambiguous (the log also has zones, or the clock is set back), the
+    meaning nearest to the line above counts. A missing year is the one nearest to the line above, else the last one
+    before `as_of`.
     """
 
     def __init__(self, path: Path, as_of: datetime | None):
@@ -66,11 +66,10 @@ class Instants:
 
     def of(self, number: int, at: datetime | None) -> datetime | None:
         """
-        The instant of a line: of its own time, else that of the line above, else `as_of`; None where there is none of
-        them.
+        Return the instant of a line: by its own time, else that of the line above, else `as_of`, else None.
 
         Raises:
-            ImportRefused: It states a time without a year, and nothing says which year that is.
+            ImportRefused: Its time has no year, and the year cannot be found.
         """
         if at is None:
             return self._before or self._as_of
@@ -90,8 +89,8 @@ class Instants:
             return [m for year in range(self._before.year - 1, self._before.year + 2) for m in self._in_year(at, year)]
         if self._as_of is None:
             raise ImportRefused(
-                f"{self._path}:{number} states a time without a year ({at:%b %d %H:%M:%S}). Give a moment "
-                f"after it, such as --as-of 2025-12-31T23:59."
+                f"{self._path}:{number} has a time without a year ({at:%b %d %H:%M:%S}). Give a later moment, such as "
+                f"--as-of 2025-12-31T23:59."
             )
         latest = self._as_of + timedelta(days=1)
         found = (m for year in range(latest.year, latest.year - 5, -1) for m in self._in_year(at, year) if m <= latest)
@@ -100,7 +99,7 @@ class Instants:
     def _in_year(self, at: datetime, year: int) -> list[datetime]:
         try:
             return self._in_zones(at.replace(year=year))
-        except ValueError:  # The 29th of February.
+        except ValueError:  # 29 February in a common year.
             return []
 
     def _in_zones(self, at: datetime) -> list[datetime]:
@@ -123,16 +122,16 @@ def read(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Counts:
     """
-    Read a log into the store. Reading it again, or a longer copy of it, adds only what is new.
+    Import a log. A second import, or one of a longer copy, adds only new lines.
 
     Args:
-        as_of: When lines were written of which no time is known; and the year of times that state none.
-        known_at_ts: Take each line's own time for when it was known; for replays.
-        redact: Removes secrets from what is kept.
-        progress: Shows how many lines have come.
+        as_of: The time of lines without a known time; also gives the year of times without one.
+        known_at_ts: Use each line's own time as its known-at time; for replays.
+        redact: Removes secrets from stored texts.
+        progress: Shows the number of lines read.
 
     Raises:
-        ImportRefused: No readable file of text; more than `MOST_REJECTS` lines cannot be read; a year is missing.
+        ImportRefused: It is not a readable text file; more than `MOST_REJECTS` lines cannot be read; a year is missing.
     """
     counts, instants, rejects = Counts(), Instants(path, as_of), list[RejectedPost]()
     placed: deque[tuple[bytes, int]] = deque()
@@ -141,9 +140,9 @@ def read(
         for number, raw in progress(files.lines(path)):
             line = log_lines.read(raw[: app_log.LONGEST_LINE].decode("utf-8", "replace"))
             if len(raw) > files.LONGEST_LINE:
-                why = f"the line has more than {files.LONGEST_LINE:,} bytes"
+                why = f"the line is longer than {files.LONGEST_LINE:,} bytes"
             elif b"\0" in raw:
-                why = "the line holds bytes that are no text"
+                why = "the line contains binary data"
             else:
                 why = ""
             at = None if why else instants.of(number, line.at)
@@ -178,13 +177,13 @@ def read(
     for entry in app_log.entries(iter(without_time)):
         keeping.count(entry)
     if not (counts.accepted or counts.duplicate or rejects):
-        raise ImportRefused(f"{path} is empty; lines of a log were expected.")
+        raise ImportRefused(f"{path} is empty; expected lines of a log.")
     counts.rejected, counts.without_zone = len(rejects), instants.without_zone
     return counts
 
 
 class _Keeping:
-    """Entries that wait to be kept, in samples by the end of their 5 seconds."""
+    """Entries that wait to be stored, in samples by the end of their 5 seconds."""
 
     def __init__(
         self, samples: SampleStore, name: str, counts: Counts, redact: Callable[[str], str], known_at_ts: bool
@@ -210,13 +209,13 @@ class _Keeping:
             self.flush()
 
     def count(self, entry: Entry) -> None:
-        """Count an entry of the file, whether it is new or not."""
+        """Count an entry of the file, new or not."""
         if entry.is_error:
             self._counts.errors += 1
             self._counts.by_kind[entry.kind] += 1
 
     def flush(self, all_of_it: bool = False) -> None:
-        """Keep what waits; of what is still being read not the newest 5 seconds, which may go on."""
+        """Store the waiting entries; while reading, without the newest 5 seconds, which may be incomplete."""
         ends = sorted(self._waiting)
         if not all_of_it:
             ends = ends[:-1] or ends
@@ -226,22 +225,22 @@ class _Keeping:
                 "log",
                 min(ends[0], self._last_us or ends[0]) - READ_LIVE_US - SAMPLE_US,
                 ends[-1] + READ_LIVE_US,
-                lambda kept: self._made(parts, kept),
+                lambda kept: self._new_samples(parts, kept),
                 known_at_ts=self._known_at_ts,
             )
             self._last_us = max(ends[-1], self._last_us or 0)
         self._lines = sum(len(digests) for entries in self._waiting.values() for _, digests, _ in entries)
 
-    def _made(self, parts: dict[int, list[tuple[Entry, list[bytes], int]]], kept: list[Sample]) -> list[Sample]:
+    def _new_samples(self, parts: dict[int, list[tuple[Entry, list[bytes], int]]], kept: list[Sample]) -> list[Sample]:
         known: dict[int, Counter[bytes]] = {}
         live = list[int]()
         for sample in kept:
-            told = sample.told()
-            if sample.outcome == "ok" and "imported" not in told:
+            detail = sample.details()
+            if sample.outcome == "ok" and "imported" not in detail:
                 live.append(sample.ts_us)
-            elif "imported" in told:
-                known.setdefault(sample.ts_us, Counter()).update(_digests(told["imported"]))
-        taken = sorted({sample.ts_us for sample in kept})
+            elif "imported" in detail:
+                known.setdefault(sample.ts_us, Counter()).update(_digests(detail["imported"]))
+        times = sorted({sample.ts_us for sample in kept})
         made = []
         for end, entries in sorted(parts.items()):
             found, fresh = Summary(), list[bytes]()
@@ -257,7 +256,7 @@ class _Keeping:
                 self._counts.duplicate += len(digests) - len(new)
             self._counts.accepted += len(fresh)
             if fresh:
-                summary = found.told(len(fresh))
+                summary = found.summarise(len(fresh))
                 made.append(
                     self._sample(
                         end,
@@ -265,7 +264,7 @@ class _Keeping:
                         summary.as_json() | {"imported": base64.b64encode(b"".join(fresh)).decode()},
                     )
                 )
-        return made + self._quiet(sorted(parts), taken)
+        return made + self._quiet(sorted(parts), times)
 
     @staticmethod
     def _is_known(known: Counter[bytes] | None, digest: bytes) -> bool:
@@ -274,15 +273,15 @@ class _Keeping:
         known[digest] -= 1
         return True
 
-    def _quiet(self, ends: list[int], taken: list[int]) -> list[Sample]:
-        """A sample without a line for each minute in which the log was silent."""
+    def _quiet(self, ends: list[int], times: list[int]) -> list[Sample]:
+        """Return a sample without lines for each minute without log lines."""
         made = list[Sample]()
         for before, end in zip([self._last_us or ends[0], *ends], ends):
             if QUIET_US < end - before <= MOST_QUIET_US:
                 quiet = (
                     at
                     for at in range(before + QUIET_US, end, QUIET_US)
-                    if bisect_right(taken, at) == bisect_right(taken, at - QUIET_US)
+                    if bisect_right(times, at) == bisect_right(times, at - QUIET_US)
                 )
                 made += [self._sample(at, 0, {"lines": 0, "kinds": {}, "newest": {}, "imported": ""}) for at in quiet]
         return made
@@ -304,11 +303,11 @@ class _Keeping:
 
 
 def _between(times: list[int], at_us: int, apart_us: int) -> bool:
-    """Whether an instant lies between two neighbours of sorted times that are at most so far apart."""
+    """Return whether an instant lies between two neighbours of sorted times that are at most `apart_us` apart."""
     i = bisect_left(times, at_us)
     return 0 < i < len(times) and times[i] - times[i - 1] <= apart_us
 
 
-def _digests(told: str) -> Iterator[bytes]:
-    whole = base64.b64decode(told)
+def _digests(encoded: str) -> Iterator[bytes]:
+    whole = base64.b64decode(encoded)
     return (whole[i : i + DIGEST_BYTES] for i in range(0, len(whole), DIGEST_BYTES))

@@ -1,4 +1,4 @@
-"""Keep markers: what somebody says happened at a moment, for every chart and timeline."""
+"""Store markers of events (deploy, restart, note) for charts and timelines."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Marker(NamedTuple):
     A marker.
 
     Attributes:
-        ts_us, known_at_us: When it happened, and when it was written down; microseconds since 1970.
+        ts_us, known_at_us: When it happened, and when it was recorded; microseconds since 1970.
         kind: deploy, restart or note.
     """
 
@@ -30,9 +30,19 @@ class Marker(NamedTuple):
     words: str
 
     @property
-    def told(self) -> str:
-        """On one line: when, what, who says so."""
+    def line(self) -> str:
+        """The marker on one line: time, text, author."""
         return f"marker, {self.kind} at {formatting.moment(clock.instant(self.ts_us))}: {self.words} ({self.author})"
+
+
+# Built once: the live dashboard reads markers every few seconds, and building takes longer than executing.
+_WITHIN = (
+    sa.select(MARKS.c.seq, *(MARKS.c[n] for n in Marker._fields))
+    .where(
+        MARKS.c.app == sa.bindparam("of"), MARKS.c.ts_us > sa.bindparam("start"), MARKS.c.ts_us <= sa.bindparam("end")
+    )
+    .order_by(MARKS.c.ts_us, MARKS.c.seq)
+)
 
 
 class Markers:
@@ -43,7 +53,7 @@ class Markers:
 
     def put(self, kind: str, words: str, by: str, at: datetime | None = None) -> Marker:
         """
-        Put a marker; on the disk before this returns.
+        Store a marker; it is on the disk when this returns.
 
         Args:
             at: When it happened; None is now.
@@ -52,9 +62,11 @@ class Markers:
             UsageError: No such kind, or no words.
         """
         if kind not in KINDS:
-            raise UsageError(f"a marker is {', '.join(KINDS)}; found {kind!r}.{formatting.nearest(kind, KINDS)}")
+            raise UsageError(
+                f"unknown kind of marker {kind!r}; expected one of {', '.join(KINDS)}.{formatting.nearest(kind, KINDS)}"
+            )
         if not words.strip():
-            raise UsageError("a marker has words: what happened, such as the version that was deployed.")
+            raise UsageError("the marker has no text; expected what happened, such as the deployed version.")
 
         def clean(given: str) -> str:
             return formatting.single_line(self.settings.redact(given.strip()))
@@ -67,7 +79,7 @@ class Markers:
         return found
 
     def between(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Marker]:
-        """The markers of (start, end], as known at a moment (None: now), in order of time."""
+        """Return the markers of (start, end] as known at a moment (None: now), in order of time."""
         with self.store.reading() as connection:
             return [
                 m
@@ -76,10 +88,6 @@ class Markers:
             ]
 
     def within(self, connection: sa.Connection, start_us: int, end_us: int) -> list[tuple[int, Marker]]:
-        """The same with their numbers, inside somebody's transaction."""
-        query = (
-            sa.select(MARKS.c.seq, *(MARKS.c[n] for n in Marker._fields))
-            .where(MARKS.c.app == self.app, MARKS.c.ts_us > start_us, MARKS.c.ts_us <= end_us)
-            .order_by(MARKS.c.ts_us, MARKS.c.seq)
-        )
-        return [(row[0], Marker(*row[1:])) for row in connection.execute(query)]
+        """Return the same with their sequence numbers, within the caller's transaction."""
+        parameters = {"of": self.app, "start": start_us, "end": end_us}
+        return [(row[0], Marker(*row[1:])) for row in connection.execute(_WITHIN, parameters)]

@@ -1,1 +1,1 @@
-"""Calculate with option chains and fills; nothing here knows monitoring."""
+"""Compute with option chains and fills."""

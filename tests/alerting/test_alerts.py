@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from opslib.alerting.alerts import Alert, Alerts
-from opslib.alerting.verdicts import Figure, judge
+from opslib.alerting.verdicts import Figure, evaluate_figure
 from opslib.foundation.config import rules
 from tests.support.system import needs
 
@@ -35,7 +35,7 @@ def made_up(limit, hold_s=0, keep_s=0, name="made_up", better="lower"):
         unit="s",
         better=better,
         objective=limit,
-        ladder=(("critical", limit),),
+        thresholds=(("critical", limit),),
         clear={},
         confidence=0.95,
         gate="value",
@@ -63,7 +63,7 @@ def machine(*made, standing=()):
 
 def figure(value):
     """A figure of one sample; None or stale is that none came."""
-    return Figure(None, absent="no look came") if value in (None, STALE) else Figure(value)
+    return Figure(None, absent="no snapshot received") if value in (None, STALE) else Figure(value)
 
 
 class Tick(NamedTuple):
@@ -92,7 +92,7 @@ def lived(rule, values, sample_s, every_s):
     """One series, judged by our machine."""
     alerts, life = machine(rule), Life([], [], [])
     for tick in ticks(values, sample_s, every_s):
-        life.found.extend(alerts.advance(tick.at_us, [judge(rule, "app", "page", figure(tick.value))]))
+        life.found.extend(alerts.advance(tick.at_us, [evaluate_figure(rule, "app", "page", figure(tick.value))]))
         alert = alerts.alerts.get((rule.name, "app", "page"))
         life.states.append(alert.state if alert else "idle")
         life.severities.append(alert.severity if alert else None)
@@ -197,7 +197,7 @@ CASES = [
 CASE = {pair.name: pair for pair in CASES}
 
 
-def told(found):
+def summary(found):
     """What happened: the number of the sample, the kind, the value then, and the sample since which it was held."""
     return [((t.at_us - T0) // 15_000_000, t.kind, t.value, (t.pending_us - T0) // 15_000_000) for t in found]
 
@@ -216,7 +216,7 @@ def test_pending_then_firing_then_resolved_then_all_of_it_again():
     below, and can do so again.
     """
     life = CASE["PendingAndFiringAndResolved"].life
-    assert told(life.found) == [
+    assert summary(life.found) == [
         (8, "pending", 11, 8),
         (32, "fired", 15, 8),
         (70, "resolved", 9, 8),
@@ -237,7 +237,7 @@ def test_pending_then_dropped_and_always_inactive():
     there, even when samples cease.
     """
     life = CASE["PendingAndResolved"].life
-    assert told(life.found) == [(8, "pending", 11, 8), (20, "dropped", 9, 8)]
+    assert summary(life.found) == [(8, "pending", 11, 8), (20, "dropped", 9, 8)]
     assert life.states == spread(("idle", 8), ("pending", 19), ("idle", 60))
     life = CASE["AlwaysInactive"].life
     assert not life.found and set(life.states) == {"idle"}
@@ -249,7 +249,7 @@ def test_no_for_fires_at_once_and_a_small_one_at_the_second_tick():
     pending for one tick, then fires.
     """
     life = CASE["ZeroFor"].life
-    assert told(life.found) == [
+    assert summary(life.found) == [
         (8, "pending", 15, 8),
         (8, "fired", 15, 8),
         (22, "resolved", 9, 8),
@@ -259,7 +259,7 @@ def test_no_for_fires_at_once_and_a_small_one_at_the_second_tick():
     ]
     assert life.states == spread(("idle", 8), ("firing", 21), ("idle", 93), ("firing", 106), ("idle", 107))
     life = CASE["SmallFor"].life
-    assert told(life.found) == [(8, "pending", 15, 8), (10, "fired", 15, 8), (22, "resolved", 9, 8)]
+    assert summary(life.found) == [(8, "pending", 15, 8), (10, "fired", 15, 8), (22, "resolved", 9, 8)]
     assert life.states == spread(("idle", 8), ("pending", 10), ("firing", 21), ("idle", 107))
 
 
@@ -273,12 +273,15 @@ def test_a_rule_about_alerts_sees_those_of_the_same_instant():
     for one, other in zip(ticks(FIRST, 15, 30), ticks(SECOND, 15, 30), strict=True):
         found += first.advance(
             one.at_us,
-            [judge(each, "massive", "page", figure(one.value)), judge(each, "tradier", "page", figure(other.value))],
+            [
+                evaluate_figure(each, "massive", "page", figure(one.value)),
+                evaluate_figure(each, "tradier", "page", figure(other.value)),
+            ],
         )
         firing = sum(alert.state == "firing" for alert in first.alerts.values())
-        found += second.advance(one.at_us, [judge(both, "app", "page", figure(firing))])
+        found += second.advance(one.at_us, [evaluate_figure(both, "app", "page", figure(firing))])
     assert [
-        (sample, kind, t.subject, value) for t, (sample, kind, value, _) in zip(found, told(found), strict=True)
+        (sample, kind, t.subject, value) for t, (sample, kind, value, _) in zip(found, summary(found), strict=True)
     ] == [
         (8, "pending", "massive", 11),
         (20, "fired", "massive", 11),
@@ -456,12 +459,12 @@ def seconds(*choices):
 
 
 @st.composite
-def ladders(draw, name, no_data=("keep", "alert"), inhibited_by=()):
-    """A rule with a ladder of one to four rungs, each with a `for` of its own."""
+def rules_with_thresholds(draw, name, no_data=("keep", "alert"), inhibited_by=()):
+    """A rule with thresholds of one to four severities, each with a `for` of its own."""
     rungs = [rung for rung in rules.SEVERITIES if rung == "critical" or draw(st.booleans())]
     return replace(
         made_up(0, name=name),
-        ladder=tuple((rung, LIMITS[rung]) for rung in rungs),
+        thresholds=tuple((rung, LIMITS[rung]) for rung in rungs),
         holds={rung: draw(seconds(0, 5, 30, 60)) for rung in rungs},
         clear=draw(st.sampled_from(({}, {"warning": 5.0}, {"critical": 8.0}))),
         keep_firing_for=draw(seconds(0, 10, 40)),
@@ -481,12 +484,14 @@ def outcomes(*names):
 def findings(found, *of):
     """The findings of one instant."""
     return [
-        judge(rule, "app", "page", figure(VALUES[outcome])) for rule, outcome in zip(of, found, strict=True) if outcome
+        evaluate_figure(rule, "app", "page", figure(VALUES[outcome]))
+        for rule, outcome in zip(of, found, strict=True)
+        if outcome
     ]
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
-@given(ladders("one", ("keep",)), outcomes("one"))
+@given(rules_with_thresholds("one", ("keep",)), outcomes("one"))
 def test_unknown_neither_begins_nor_ends(rule, sequence):
     """
     At an instant of which nothing is known no alert is pending, fires, rises, falls, resolves, is dropped or ends.
@@ -500,7 +505,12 @@ def test_unknown_neither_begins_nor_ends(rule, sequence):
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
-@given(ladders("one"), ladders("two", inhibited_by=("one",)), outcomes("one", "two"), st.integers(0, 40))
+@given(
+    rules_with_thresholds("one"),
+    rules_with_thresholds("two", inhibited_by=("one",)),
+    outcomes("one", "two"),
+    st.integers(0, 40),
+)
 def test_a_machine_goes_on_from_what_was_kept(one, two, sequence, stops_at):
     """
     A machine that was written down as JSON after any instant, and read again, goes on just as the one that never
@@ -524,7 +534,7 @@ def test_a_machine_goes_on_from_what_was_kept(one, two, sequence, stops_at):
 
 BOTH = replace(
     made_up(0, name="one"),
-    ladder=(("warning", 10.0), ("critical", 30.0)),
+    thresholds=(("warning", 10.0), ("critical", 30.0)),
     holds={"warning": timedelta(0), "critical": timedelta(0)},
 )
 SLOW = replace(BOTH, holds={"warning": timedelta(minutes=15), "critical": timedelta(0)})
@@ -534,7 +544,7 @@ DOWN_AND_UP = [(30, "critical", None), (30, "warning", None), (30, "critical", N
 
 
 @hypothesis_settings(max_examples=500, deadline=None)
-@given(ladders("one"), ladders("two", inhibited_by=("one",)), outcomes("one", "two"))
+@given(rules_with_thresholds("one"), rules_with_thresholds("two", inhibited_by=("one",)), outcomes("one", "two"))
 @example(BOTH, OTHER, DOWN_AND_UP)
 @example(SLOW, OTHER, DOWN_AND_UP)
 @example(WANTED, OTHER, [(30, "missing", "ok"), (30, "missing", "critical")])
@@ -563,12 +573,12 @@ def test_the_parts_of_a_life_come_in_order(one, two, sequence):
                 assert not reached, (t.kind, reached)
             elif t.kind != "pending":
                 assert reached and t.severity in rules.SEVERITIES, (t.kind, t.severity, reached)
-        standing = {a.id: [r.severity for r in a.rises] for a in alerts.alerts.values() if a.id}
+        standing = {a.id: [r.severity for r in a.reached] for a in alerts.alerts.values() if a.id}
         assert not any(lives.pop(over) for over in set(lives) - set(standing)), (
             "an alert is over, and a severity of it was never left"
         )
         assert standing == lives
-        assert all(bool(a.severity) == bool(a.rises) for a in alerts.alerts.values()), (
+        assert all(bool(a.severity) == bool(a.reached) for a in alerts.alerts.values()), (
             "what fires has a severity that is open, and the other way round"
         )
 
@@ -581,7 +591,7 @@ def test_two_findings_for_one_alert_are_refused(values):
     """
     rule = made_up(10)
     with pytest.raises(ValueError, match="two findings for made_up app page"):
-        machine(rule).advance(T0, [judge(rule, "app", "page", Figure(value)) for value in values])
+        machine(rule).advance(T0, [evaluate_figure(rule, "app", "page", Figure(value)) for value in values])
 
 
 def test_findings_of_two_subjects_are_two_alerts():
@@ -590,7 +600,7 @@ def test_findings_of_two_subjects_are_two_alerts():
     found = machine(rule).advance(
         T0,
         [
-            judge(rule, subject, source, Figure(15.0))
+            evaluate_figure(rule, subject, source, Figure(15.0))
             for subject in ("massive", "tradier")
             for source in ("page", "probe")
         ],
@@ -607,7 +617,7 @@ def test_what_was_explained_is_released_only_where_it_breaches_by_itself():
     rungs = {"warning": 10.0, "notify": 20.0, "critical": 30.0}
     two = replace(
         made_up(0, name="two"),
-        ladder=tuple(rungs.items()),
+        thresholds=tuple(rungs.items()),
         holds=dict.fromkeys(rungs, timedelta(0)),
         clear={"warning": 5.0, "notify": 6.0, "critical": 8.0},
         inhibited_by=("one",),
@@ -624,7 +634,10 @@ def test_what_was_explained_is_released_only_where_it_breaches_by_itself():
     }.items():
         found = alerts.advance(
             T0 + second * 1_000_000,
-            [judge(one, "app", "page", figure(first)), judge(two, "app", "page", figure(second_value))],
+            [
+                evaluate_figure(one, "app", "page", figure(first)),
+                evaluate_figure(two, "app", "page", figure(second_value)),
+            ],
         )
         released += [(second, t.severity) for t in found if t.kind == "released"]
         fired = [t.inhibited_by is not None for t in found if t.rule == "two" and t.kind == "fired"]

@@ -1,7 +1,4 @@
-"""
-A market that closes though the calendar has a session: nothing is stale, silent or down then, nor at the first instant
-after it reopens.
-"""
+"""An unscheduled market closure: nothing is stale, silent or down during it or just after it."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -61,30 +58,29 @@ def day(home: Path, parties: tuple[str, ...]) -> list[Sample]:
     return asyncio.run(go())
 
 
-def tape_of(posts_while_closed: bool) -> CounterHistory:
+def history_of(posts_while_closed: bool) -> CounterHistory:
     """A page that asks for nothing while the market is closed, and that may not even be open then."""
     page = snapshots.PageOf((BEGINS - snapshots.OPENS).total_seconds() - 600)
     found = []
     for s in range(0, ENDS_S + 1, 5):
         closed = CLOSES_S <= s < REOPENS_S + 20
         page.add(**({} if closed else {"massive_requests": 1, "tradier_requests": 1, "validations": 1}))
-        found += [page.look((at(s) - snapshots.OPENS).total_seconds())] if posts_while_closed or not closed else []
-    return snapshots.tape(found)
+        found += [page.snapshot((at(s) - snapshots.OPENS).total_seconds())] if posts_while_closed or not closed else []
+    return snapshots.counter_history(found)
 
 
-def view(samples: list[Sample], tape: CounterHistory, seconds: float) -> Status:
+def view(samples: list[Sample], counters: CounterHistory, seconds: float) -> Status:
     end = at(seconds)
     return Status(
         "desk",
         Window(end - timedelta(minutes=5), end),
         None,
-        tape,
+        counters,
         RULES,
         probed=ProbeHistory("tradier", [s for s in samples if s.ts_us <= clock.micros(end)]),
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parties", [("massive", "tradier", "app"), ("massive", "app")], ids=["both", "massive alone"])
 def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...]) -> None:
     """
@@ -95,8 +91,8 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
     assert [s for s in samples if not OUTCOMES[s.outcome].usable] == []
     whole = ProbeHistory("tradier", samples)
     for posts_while_closed in (True, False):
-        tape = tape_of(posts_while_closed)
-        became = replay.replay_view(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
+        counters = history_of(posts_while_closed)
+        became = replay.replay_view(counters, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
         assert [(t.rule, t.subject, t.source, t.kind, t.severity) for t in became if t.kind in ("fired", "rose")] == []
         for seconds, cause in (
             (115, "none"),
@@ -107,12 +103,12 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
             (900, "none"),
             (1190, "none"),
         ):
-            shown = view(samples, tape, seconds)
+            shown = view(samples, counters, seconds)
             # Of one provider less is known.
             expected = (cause,) if cause != "none" or len(parties) > 2 else (cause, "undetermined")
             assert diagnose(shown).cause in expected, (seconds, diagnose(shown))
             assert not [f for f in shown.findings if f.severity], seconds
-            later = Status("desk", shown.window, None, tape, RULES, probed=whole)
+            later = Status("desk", shown.window, None, counters, RULES, probed=whole)
             assert diagnose(later).as_json() == diagnose(shown).as_json(), seconds
 
 
@@ -201,7 +197,7 @@ def test_a_socket_is_down_since_the_market_reopened() -> None:
         down = [Sample(clock.micros(at(s)), "socket", "app", outcome, None, float(s)) for s in range(50, 300, 5)]
         found = probe_figures.measure(
             ProbeHistory("tradier", [*said, *down]),
-            snapshots.tape([]),
+            snapshots.counter_history([]),
             RULES["websocket_down"],
             "app",
             Window(at(0), at(135)),

@@ -1,7 +1,4 @@
-"""
-Which rules' alerts each cause sets off: the table is whole, and where a cause is named, what to do first is the
-cause's.
-"""
+"""The alerts that each cause triggers: the table is complete, and the first action fits the cause."""
 
 from types import SimpleNamespace
 
@@ -9,24 +6,22 @@ import pytest
 
 from opslib.alerting import causes
 from opslib.alerting.causes import CAUSES, RUNBOOK_OF
-from opslib.alerting.effects import EFFECTS, advice, leading_rule, sets_off
+from opslib.alerting.effects import EFFECTS, advice, first_action, leading_rule, sets_off
 from opslib.foundation.config import rules
-from opslib.runbooks.diagnosis.diagnosis import Diagnosis
+from opslib.runbooks.diagnosis.diagnosis import Diagnosis, Other
 
 RULES = rules.load()
 
 
 def test_every_cause_has_its_effects() -> None:
-    """Each cause of the contract is there, and each rule is set off by one."""
+    """Each cause of the contract is listed, and each rule is triggered by a cause."""
     assert set(EFFECTS) == set(CAUSES)
     assert set(RULES.rules) <= {rule for found in EFFECTS.values() for rule in found}
 
 
 @pytest.mark.parametrize("cause", sorted(set(RUNBOOK_OF) - set(causes.NO_FAULT)))
-def test_a_named_cause_says_what_to_do_first(cause: str) -> None:
-    """
-    Of each cause that has a runbook, one of its effects leads there, for Massive and for whoever else it is about.
-    """
+def test_each_runbook_cause_has_a_leading_rule(cause: str) -> None:
+    """For each cause with a runbook one effect leads there, for Massive and its other subjects."""
     for about in ("massive", "tradier") if cause.startswith("provider_") else (None, "app"):
         runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))
         found = leading_rule(cause, about, runbook, RULES)
@@ -41,39 +36,46 @@ def test_a_named_cause_says_what_to_do_first(cause: str) -> None:
         ("app_down", "app", ("availability", "massive", "probe"), False),  # our own do not.
         ("provider_5xx", "massive", ("availability", "massive", "probe"), True),
         ("provider_5xx", "massive", ("availability", "tradier", "probe"), False),
-        # That no provider is left is not Massive's doing alone.
+        # Massive alone does not cause "no provider is available".
         ("provider_5xx", "massive", ("availability", "app", "probe"), False),
         ("both_providers_down", None, ("availability", "app", "probe"), True),
         ("provider_auth", "massive", ("errors", "app", "logs"), True),
-        ("provider_5xx", "massive", ("memory", "app", "page"), False),  # It stands beside it, and is notified.
+        (
+            "provider_5xx",
+            "massive",
+            ("memory", "app", "page"),
+            False,
+        ),  # It is another problem, so people are notified of it.
         ("greeks_units", "SPY", ("greeks_valid", "app", "chain"), True),
         ("none", None, ("errors", "app", "logs"), False),
     ],
 )
-def test_what_a_cause_sets_off(cause: str, about: str | None, alert: tuple[str, str, str], expected: bool) -> None:
-    """An alert is named after a cause only where the cause can set it off."""
+def test_a_cause_triggers_its_alerts(
+    cause: str, about: str | None, alert: tuple[str, str, str], expected: bool
+) -> None:
+    """An alert is named after a cause only if the cause can trigger it."""
     assert sets_off(cause, about, *alert) is expected
 
 
-# What is to be done first, by cause and subject: words that must be in it, and words that must not.
+# The first action by cause and subject: words that it must contain, and words that it must not contain.
 FIRST = {
     ("provider_5xx", "massive"): ("Massive's status page", "our key"),
     ("provider_timeout", "tradier"): ("Tradier's status page", "key"),
     ("provider_refused", "massive"): ("status page", "key"),
     ("provider_dns", "massive"): ("name", "status page"),
     ("provider_tls", "massive"): ("certificate", "status page"),
-    ("provider_auth", "tradier"): ("key for Tradier", "status page"),
+    ("provider_auth", "tradier"): ("API key for Tradier", "status page"),
     ("provider_plan", "tradier"): ("plan with Tradier", "status page"),
     ("provider_ip_blocked", "massive"): ("address", "status page"),
-    ("provider_rate_limited", "massive"): ("less often", "status page"),
+    ("provider_rate_limited", "massive"): ("fewer requests to Massive", "status page"),
     ("provider_wrong_content", "massive"): ("proxy", "status page"),
     ("provider_empty", "massive"): ("by hand", "key"),
     ("provider_partial", "massive"): ("number of contracts", "key"),
-    ("provider_stale", "massive"): ("times of Massive's data", "key"),
+    ("provider_stale", "massive"): ("timestamps of Massive's data", "key"),
     ("provider_intermittent", "massive"): ("Which requests", "budget"),
-    ("both_providers_down", None): ("what is ours", "other provider serves"),
+    ("both_providers_down", None): ("our side", "other provider is available"),
     ("our_network", None): ("DNS", "status page"),
-    ("our_timeout_too_short", "massive"): ("more time for Massive's", "budget"),
+    ("our_timeout_too_short", "massive"): ("timeout for Massive", "budget"),
     ("app_down", "app"): ("start it", "status page"),
     ("app_restarted", "app"): ("Refresh", "start it"),
     ("app_slow", "app"): ("CPU", "start it"),
@@ -85,15 +87,15 @@ FIRST = {
     ("greeks_missing", "massive"): ("without Greeks", "which error"),
     ("greeks_out_of_bounds", "massive"): ("other provider", "which error"),
     ("greeks_units", "massive"): ("theta and vega", "which error"),
-    ("market_stress", None): ("nothing to mend", "vendor"),
-    ("expiry", None): ("nothing to mend", "vendor"),
+    ("market_stress", None): ("nothing to fix", "vendor"),
+    ("expiry", None): ("nothing to fix", "vendor"),
     ("costs_commission", None): ("commissions", "spreads"),
     ("costs_spread", None): ("spreads", "commissions"),
     ("costs_fill_quality", None): ("fill", "commissions"),
     ("costs_size", None): ("size", "commissions"),
     ("too_few_trades", None): ("more trades", "vendor"),
     ("memory_leak", "app"): ("reload the page", "vendor"),
-    ("error_storm", "app"): ("by kind", "outage"),
+    ("error_storm", "app"): ("by type", "outage"),
     ("clock_skew", "monitor"): ("this machine's clock", "the one that is off"),
     ("clock_skew", "massive"): ("the one that is off", "this machine"),
     ("dashboard_slow", "app"): ("dashboard", "vendor"),
@@ -102,10 +104,7 @@ FIRST = {
 
 
 def test_what_to_do_first_fits_each_cause() -> None:
-    """
-    Of each cause that can set off an alert, by hand: what is done first is about that cause, and not what helps with
-    another.
-    """
+    """The first action of each cause that can trigger an alert fits that cause and no other; expected texts by hand."""
     assert {cause for cause, _ in FIRST} == {cause for cause, rules_ in EFFECTS.items() if rules_}
     for (cause, about), (wanted, unwanted) in FIRST.items():
         runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))
@@ -120,3 +119,40 @@ def test_what_to_do_first_fits_each_cause() -> None:
             cause,
             said,
         )
+
+
+@pytest.mark.parametrize(
+    ("cause", "about", "also", "alert", "expected"),
+    [
+        (
+            "provider_5xx",
+            "massive",
+            (),
+            ("availability", "massive"),
+            "Check Massive's status page. Then check that the other provider is available. (Tech Lead)",
+        ),
+        # The alert's own rule points at the cause: its text and its role.
+        ("error_storm", "app", (), ("errors", "app"), f"{advice('error_storm', 'app').action} (Tech Lead)"),
+        # Both providers are down for different causes: one action for each.
+        (
+            "both_providers_down",
+            None,
+            (Other("provider_auth", "massive"), Other("provider_5xx", "tradier")),
+            ("availability", "app"),
+            "Massive: Check our API key for Massive: expired, revoked or mistyped. Renew it. Tradier: Check Tradier's "
+            "status page. (Tech Lead)",
+        ),
+        ("both_providers_down", None, (), ("availability", "app"), f"{advice('both_providers_down', None).action} ("),
+        ("app_down", "app", (), ("", ""), RULES["app_down"].action),  # No alert is active yet.
+        ("none", None, (), ("", ""), ""),
+        ("market_closed", None, (), ("", ""), ""),
+    ],
+)
+def test_the_first_action_names_who_acts(
+    cause: str, about: str | None, also: tuple[Other, ...], alert: tuple[str, str], expected: str
+) -> None:
+    """The action of the cause, else that of its rule, with the role; nothing where nothing is wrong."""
+    found = Diagnosis(None, cause, about, 0.97, also=also)
+    said = first_action(found, *alert, RULES)
+    assert said.startswith(expected) and bool(said) == bool(expected)
+    assert not said or said.endswith(")")

@@ -1,13 +1,11 @@
-"""
-Conditions of our own probes, each worked out by hand: our network, restarts, a slow app, clocks, units, whole chains.
-"""
+"""Conditions measured by probes, each computed by hand: network, restarts, slow app, clocks, units, complete chains."""
 
 from typing import Any
 
 import pytest
 
 from opslib.alerting import probe_conditions
-from opslib.alerting.verdicts import judge
+from opslib.alerting.verdicts import evaluate_figure
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 from tests.support.lived_hour import CHAIN
@@ -27,7 +25,7 @@ def severity(samples: list[Sample], rule: str, subject: str = "app", end: float 
     figure = probe_conditions.measure(
         ProbeHistory("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
     )
-    return judge(found, subject, found.sources[0], figure).severity
+    return evaluate_figure(found, subject, found.sources[0], figure).severity
 
 
 def line(subject: str, outcome: str, *seconds: float, probe: str = "liveness", **detail: Any) -> list[Sample]:
@@ -44,7 +42,7 @@ def test_our_network_is_gone_since_the_later_of_the_two() -> None:
     assert value(massive + tradier, "our_network") == 40
     assert value(massive + line("tradier", "ok", 600), "our_network") == 0
     assert value(massive + line("tradier", "server_5xx", 580, 600), "our_network") == 0
-    assert value(massive, "our_network") is None and not probe_conditions.seen(
+    assert value(massive, "our_network") is None and not probe_conditions.has_probes(
         ProbeHistory("tradier", massive), RULES["our_network"]
     )
     # An outage of the provider itself is none of our network: it counts from where the connection failed.
@@ -154,11 +152,11 @@ def test_whole_chains(found: list[Sample], expected: str | None) -> None:
     assert severity(found, "chain_whole") == expected and us(0)
 
 
-def test_nothing_is_known_of_what_nobody_probed() -> None:
-    """Without a probe no condition is measured, and none has a figure."""
+def test_without_probes_nothing_is_measured() -> None:
+    """Without a probe no condition has a figure."""
     for name in probe_conditions.NAMES:
         for subject in RULES[name].subjects:
-            assert not probe_conditions.seen(ProbeHistory(), RULES[name])
+            assert not probe_conditions.has_probes(ProbeHistory(), RULES[name])
             assert probe_conditions.measure(ProbeHistory(), RULES, RULES[name], subject, over(0, 600)).value is None
     with pytest.raises(LookupError, match="no condition"):
         probe_conditions.measure(ProbeHistory(), RULES, RULES["errors"], "app", over(0, 600))

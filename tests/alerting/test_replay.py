@@ -1,6 +1,4 @@
-"""
-What became of a session's alerts is judged anew once for what it rests on, and again whenever that is something else.
-"""
+"""A session is re-evaluated once, cached, and evaluated again when any of its inputs changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +31,7 @@ assert SESSION is not None
 
 
 def held(home: Path) -> Desk:
-    """A desk whose page posts each minute; for half an hour half of Massive's requests fail."""
+    """A desk whose page posts every minute; for half an hour half of Massive's requests fail."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.toml").write_text("post_every_s = 60\n")
     desk, posts, failed = open_desk("desk", home), [], 0
@@ -59,7 +57,7 @@ def held(home: Path) -> Desk:
 
 
 def asked(desk: Desk, known_at_us: int | None = None) -> tuple:
-    return replay.of(desk.store, desk.settings, desk.rules, SESSION, known_at_us, desk.memory)
+    return replay.replay_cached(desk.store, desk.settings, desk.rules, SESSION, known_at_us, desk.cache)
 
 
 def plainly(desk: Desk, known_at_us: int | None = None) -> tuple:
@@ -68,11 +66,8 @@ def plainly(desk: Desk, known_at_us: int | None = None) -> tuple:
     )
 
 
-def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
-    """
-    First, from memory, and from a broken memory: the transitions, the alerts and what is told of them are those of a
-    plain replay.
-    """
+def test_the_cache_equals_a_plain_replay(tmp_path: Path) -> None:
+    """Without a cache, with it, and with a broken one: transitions and alerts equal those of a plain replay."""
     desk = held(tmp_path)
     transitions, standing = plainly(desk)
     assert {t.rule for t in transitions} >= {"availability"} and any(t.kind == "fired" for t in transitions)
@@ -85,25 +80,25 @@ def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
         spoil(desk.settings.outputs / ".memory" / f"{DAY}-alerts.json")
         found, stands = asked(desk)
         assert found == transitions and stands.alerts == standing.alerts
-        assert history.lives(history.read(found, desk.rules, stands)) == history.lives(
-            history.read(transitions, desk.rules, standing)
+        assert history.episodes(history.severity_changes(found, desk.rules, stands)) == history.episodes(
+            history.severity_changes(transitions, desk.rules, standing)
         )
         (desk.settings.outputs / ".memory").mkdir(exist_ok=True)
     assert Cache(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
 
 
 def judged_live(desk: Desk, *minutes: float) -> None:
-    """A collector judges the session as it goes: at its open, so many minutes after it, and after its close."""
+    """A collector evaluates the session live: at its open, some minutes after, and after its close."""
     now = [SESSION.opens]
     collector = Collector(Database(desk.settings.url, lambda: now[0]), desk.settings, desk.rules, "one", lambda: now[0])
-    collector.judge()
+    collector.evaluate_due()
     for minute in (*minutes, 210.2):
         now[0] = SESSION.opens + timedelta(minutes=minute)
-        collector.judge()
+        collector.evaluate_due()
 
 
-def test_a_session_that_was_judged_live_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where everything was known in time, what a replay would find is kept at the close, and the report reads that."""
+def test_a_live_session_is_not_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no data came late, the live result is cached at the close and used by the report."""
     desk = held(tmp_path)
     judged_live(desk, 60.3, 61, 90.7)
     transitions, standing = plainly(desk)
@@ -115,9 +110,9 @@ def test_a_session_that_was_judged_live_is_not_judged_again(tmp_path: Path, monk
     assert found == plainly(desk)[0] != transitions
 
 
-@pytest.mark.parametrize("known_s", [1, 300])
-def test_what_was_known_late_is_judged_again(known_s: int, tmp_path: Path) -> None:
-    """A post that came later than an instant waits for it is none that a replay knows from then on."""
+@pytest.mark.parametrize("known_s", [1, pytest.param(300, marks=pytest.mark.slow)])
+def test_late_data_is_replayed(known_s: int, tmp_path: Path) -> None:
+    """If a post came late, the session is replayed."""
     desk = held(tmp_path)
     at = SESSION.opens + timedelta(minutes=60, seconds=31)
     post = Post(clock.micros(at), snapshot.read(body(uptime_s=3631, page_clock_ms=clock.micros(at) // 1000)))
@@ -155,7 +150,7 @@ def late(desk: Desk) -> Desk:
 
 
 def earlier(desk: Desk) -> Desk:
-    """A post of a session before, which a budget's window still holds."""
+    """A post of an earlier session, within a burn rate's window."""
     at = SESSION.opens - timedelta(days=2)
     SnapshotStore(desk.store).write(
         "desk",
@@ -204,7 +199,7 @@ def ruled(desk: Desk) -> Desk:
 
 
 def closed(desk: Desk) -> Desk:
-    """It closed earlier than the calendar has it, as is told only later."""
+    """The market closed early, which becomes known only later."""
     (desk.settings.base / "settings.toml").write_text('post_every_s = 60\n[sessions]\n"2025-11-28" = "12:00"\n')
     return open_desk("desk", desk.settings.base)
 
@@ -222,13 +217,10 @@ CHANGES: tuple[Callable[[Desk], Desk], ...] = (
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
-def test_whatever_it_rests_on_makes_it_anew(
+def test_a_changed_input_is_replayed(
     tmp_path: Path, change: Callable[[Desk], Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A late post, one of days before, a look of ours, a fill, other limits, another calendar, other settings: judged
-    anew, once.
-    """
+    """A late or earlier post, a probe, a fill, other limits, calendar or settings: replayed once each."""
     calls = []
     monkeypatch.setattr(replay, "replay_session", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
     desk = held(tmp_path)
@@ -242,11 +234,8 @@ def test_whatever_it_rests_on_makes_it_anew(
     assert len(calls) == 2, change.__name__
 
 
-def test_what_was_known_then_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A post that came too late to be known at a moment changes nothing of what was known then, and the two are not mixed
-    up.
-    """
+def test_known_at_is_cached_separately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A post that came too late for a known-at time does not change that result."""
     desk = held(tmp_path)
     calls = []
     monkeypatch.setattr(

@@ -1,6 +1,4 @@
-"""
-The record of alerts: one judges at a time, all or nothing is kept, and nobody can tell from it that anything died.
-"""
+"""Stored alerts: one process evaluates at a time, changes are atomic, and a killed process leaves no trace."""
 
 import json
 import random
@@ -30,12 +28,12 @@ LASTS_S = 2400
 
 
 def desk(app):
-    """The settings of a desk that needs none but a folder."""
+    """The settings of a desk that needs only a folder."""
     return settings.Settings(home=Path(tempfile.gettempdir()) / "ops-no-home", app=app)
 
 
 def troubled(seed):
-    """Posts of forty minutes: an outage, a burst of gamma zero, a lost socket; some come late, some twice."""
+    """Forty minutes of posts with an outage, a burst of zero gamma and a lost socket; some late, some duplicate."""
     rng, made, found = random.Random(seed), PageOf(-600).add(massive_requests=500, validations=500), []
     for k in range(LASTS_S // 5 + 1):
         now = 5.0 * k
@@ -57,31 +55,31 @@ def troubled(seed):
 
 
 def written(store, app, posts):
-    """Write posts as they came: each known some seconds after it happened, by the store's own clock."""
+    """Write posts as received: each known some seconds after its time."""
     for now, late, body in sorted(posts, key=lambda p: p[0] + p[1]):
         store._now = lambda now=now, late=late: at(now + late)
         SnapshotStore(store).write(app, [post(now, body)])
 
 
 def recorded(record):
-    """All that the record says, but when it was written."""
+    """The whole record except the times of writing."""
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in record.transitions(2**62)]
-    told = [(name.partition("/")[2], edge, list(row)) for name, edge, row in record.outbox()]
-    return json.dumps([rows, told, record.states()], indent=1, sort_keys=True)
+    outbox = [(name.partition("/")[2], edge, list(row)) for name, edge, row in record.outbox()]
+    return json.dumps([rows, outbox, record.states()], indent=1, sort_keys=True)
 
 
-def judged(store, app, holder, now):
-    """Judge everything that is due at a moment."""
-    return Collector(store, desk(app), rules.load(), holder, lambda: now).judge()
+def evaluated(store, app, holder, now):
+    """Evaluate everything due at a time."""
+    return Collector(store, desk(app), rules.load(), holder, lambda: now).evaluate_due()
 
 
 @pytest.fixture
 def straight(store_url):
-    """A store with two hours' posts, and what an undisturbed run says of them."""
+    """A database with two hours of posts, and the result of an undisturbed run."""
     store = Database(store_url, lambda: at(0))
     written(store, "straight", troubled(7))
     store._now = lambda: at(LASTS_S + 10)
-    assert judged(store, "straight", "one", at(LASTS_S + 10)) == LASTS_S // 5 + 1
+    assert evaluated(store, "straight", "one", at(LASTS_S + 10)) == LASTS_S // 5 + 1
     text = recorded(AlertStore(store, "straight"))
     assert {"fired", "rose", "fell", "resolved"} <= {row["kind"] for row in json.loads(text)[0]} and len(
         json.loads(text)[1]
@@ -89,14 +87,11 @@ def straight(store_url):
     return store, text
 
 
-def test_judged_as_it_comes_is_judged_afterwards(store_url):
-    """
-    Judged at every moment of the day, by collectors that come and go, the record is what one run makes of it at its
-    end.
-    """
+def test_live_evaluation_equals_one_run_at_the_end(store_url):
+    """Evaluated live by changing collectors, the record equals that of one run at the end."""
     store = Database(store_url, lambda: at(0))
     rng, waiting, now, n = random.Random(3), sorted(troubled(7), key=lambda p: p[0] + p[1]), 0.0, 0
-    assert judged(store, "live", "c0", at(0)) == 0
+    assert evaluated(store, "live", "c0", at(0)) == 0
     while now < LASTS_S + 10:
         now = min(now + rng.uniform(0.5, 40), LASTS_S + 10)
         while waiting and waiting[0][0] + waiting[0][1] <= now:
@@ -107,17 +102,14 @@ def test_judged_as_it_comes_is_judged_afterwards(store_url):
         AlertStore(store, "live").leave(f"c{n}")
         n += rng.random() < 0.3
         store._now = lambda now=now: at(now)
-        judged(store, "live", f"c{n}", at(now))
-    judged(store, "straight", "one", at(LASTS_S + 10))
+        evaluated(store, "live", f"c{n}", at(now))
+    evaluated(store, "straight", "one", at(LASTS_S + 10))
     assert n > 20 and recorded(AlertStore(store, "live")) == recorded(AlertStore(store, "straight"))
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
-    """
-    A run killed with SIGKILL at hundreds of random moments, others each time, leaves the record of a run that nobody
-    disturbed, byte for byte.
-    """
+    """Runs killed at hundreds of random moments leave the record of an undisturbed run, byte for byte."""
     store, text = straight
     store.close()
     wanted = KILLS[store_url.split(":")[0]]
@@ -135,8 +127,8 @@ def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
     assert {recorded(AlertStore(store, f"round{n}")) for n in range(rounds)} == {text}
 
 
-def test_one_judges_at_a_time(store_url):
-    """Who has no turn judges nothing; whose lease has run out loses it, also for what it had begun."""
+def test_one_process_evaluates_at_a_time(store_url):
+    """Without the lease nothing is evaluated; an expired lease is lost, also for work in progress."""
     store = Database(store_url, lambda: at(100))
     record = AlertStore(store, "desk")
     mine = record.acquire_lease("a")
@@ -144,14 +136,14 @@ def test_one_judges_at_a_time(store_url):
     store._now = lambda: at(131)
     theirs = record.acquire_lease("b")
     assert theirs and not record.keep(mine, us(0), us(5), [], [], {}) and record.keep(theirs, us(0), us(5), [], [], {})
-    assert record.judged() == (us(0), us(5))
+    assert record.evaluated() == (us(0), us(5))
     assert not record.keep(theirs, us(0), us(10), [], [], {})  # It was judged up to five meanwhile.
     record.leave("b")
     assert record.acquire_lease("a")
 
 
 def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url):
-    """When one part of what was judged cannot be written, nothing of it is."""
+    """If one part of an evaluation cannot be written, nothing is."""
     store = Database(store_url, lambda: at(100))
     record = AlertStore(store, "desk")
     turn = record.acquire_lease("a")
@@ -174,13 +166,13 @@ def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url)
     state = Alert("errors", "app", "page").as_json()
     with pytest.raises(StoreError):
         record.keep(turn, us(0), us(5), [row, row._replace(kind=None)], [state], {0: "firing"})
-    assert (record.judged(), record.states(), record.outbox(), record.transitions(2**62)) == (None, [], [], [])
+    assert (record.evaluated(), record.states(), record.outbox(), record.transitions(2**62)) == (None, [], [], [])
     assert record.keep(turn, us(0), us(5), [row], [state], {0: "firing"})
     assert [edge for _, edge, _ in record.outbox()] == ["firing"] and record.states() == [json.loads(json.dumps(state))]
 
 
-def test_who_is_told_is_told_of_the_end_too(straight):
-    """Whatever fires in the outbox is resolved in it, once each, and what was explained away is in it never."""
+def test_every_outbox_alert_is_resolved(straight):
+    """Each firing entry in the outbox is resolved once; inhibited alerts are never in it."""
     store, _ = straight
     rows = [(edge, dict(zip(COLUMNS, row, strict=True))) for _, edge, row in AlertStore(store, "straight").outbox()]
 
@@ -193,22 +185,17 @@ def test_who_is_told_is_told_of_the_end_too(straight):
 
 
 def test_a_first_collector_begins_with_the_open_session(store_url):
-    """
-    Started at eleven it judges the day from its open; started at night it begins there, however much history is stored.
-    """
+    """Started at eleven it evaluates the day from its open; started at night it begins there."""
     store = Database(store_url, lambda: at(5400))
-    assert judged(store, "day", "a", at(5400)) == (5400 - 5) // 5
-    assert AlertStore(store, "day").judged() == (us(0), us(5395))
+    assert evaluated(store, "day", "a", at(5400)) == (5400 - 5) // 5
+    assert AlertStore(store, "day").evaluated() == (us(0), us(5395))
     night = time_parsing.parse("2026-03-10T20:00")
     store._now = lambda: night
-    assert judged(store, "night", "a", night) == 0
+    assert evaluated(store, "night", "a", night) == 0
 
 
 def test_a_pause_over_the_weekend_is_caught_up(store_url):
-    """
-    A collector that was dead from Friday noon to Monday ten judges every session between, and ends Friday's alerts at
-    its close.
-    """
+    """A collector that was down from Friday to Monday evaluates every session between, and ends Friday's alerts."""
     friday, monday = time_parsing.parse("2026-03-06T12:00"), time_parsing.parse("2026-03-09T10:00:02")
     store = Database(store_url, lambda: friday)
     base = (time_parsing.parse("2026-03-06T09:30") - at(0)).total_seconds()
@@ -218,9 +205,9 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
         for k in range(1900)
     ]
     SnapshotStore(store).write("desk", posts, known_at_ts=True)
-    assert judged(store, "desk", "a", friday) == 1799
+    assert evaluated(store, "desk", "a", friday) == 1799
     store._now = lambda: monday
-    assert judged(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
+    assert evaluated(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
     ended = [
         Transition(*row)
         for row in AlertStore(store, "desk").transitions(2**62)
@@ -232,24 +219,24 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     } == {t.rule for t in ended}
 
 
-def test_late_data_never_edits_what_was_judged(store_url):
-    """An outage that is imported after its time is not in the record, and is what a replay says."""
+def test_late_data_never_edits_the_record(store_url):
+    """An outage imported late is not in the record, but in a replay."""
     store = Database(store_url, lambda: at(0))
     posts = troubled(9)
     store._now = lambda: at(LASTS_S)
-    judged(store, "desk", "a", at(LASTS_S))
+    evaluated(store, "desk", "a", at(LASTS_S))
     before = recorded(AlertStore(store, "desk"))
     store._now = lambda: at(LASTS_S + 100)
     SnapshotStore(store).write("desk", [post(now, body) for now, _, body in posts])
-    judged(store, "desk", "a", at(LASTS_S + 100))
+    evaluated(store, "desk", "a", at(LASTS_S + 100))
     found = [dict(zip(COLUMNS, row, strict=True)) for row in AlertStore(store, "desk").transitions(us(LASTS_S))]
     assert json.loads(before)[0] == found and not any(r["rule"] == "availability" for r in found)
     replayed, _ = replay.replay_session(store, desk("desk"), rules.load(), us(0), us(LASTS_S))
     assert any(t.rule == "availability" and t.kind == "fired" for t in replayed)
 
 
-def test_an_older_store_learns_since_when_fields_are_alive(store_url):
-    """A store of the first schema is brought to today's, and knows of which time each field was first seen alive."""
+def test_an_older_database_learns_when_fields_were_wired(store_url):
+    """A database of the first schema is upgraded and knows when each field was first wired."""
     store = Database(store_url, lambda: at(900))
     made = PageOf(-600)
     SnapshotStore(store).write(
@@ -264,22 +251,22 @@ def test_an_older_store_learns_since_when_fields_are_alive(store_url):
         connection.execute(sa.text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
     store.close()
     again = Database(store_url, lambda: at(900))
-    assert SnapshotStore(again).alive("desk", None, us(4)) == frozenset() and SnapshotStore(again).alive(
+    assert SnapshotStore(again).wired("desk", None, us(4)) == frozenset() and SnapshotStore(again).wired(
         "desk", None, us(5)
     ) == {"massive", "websocket"}
-    assert SnapshotStore(again).alive("desk", us(800), us(5)) == frozenset()
+    assert SnapshotStore(again).wired("desk", us(800), us(5)) == frozenset()
 
 
-def test_the_command_judges_until_it_is_stopped(home):
-    """`ops collect` runs until SIGTERM, gives its turn back and ends with 0; a second one stands by meanwhile."""
+def test_the_command_evaluates_until_it_is_stopped(home):
+    """`ops collect` runs until SIGTERM, releases its lease and exits with 0; a second one stands by."""
     first = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect"], stderr=subprocess.PIPE, text=True)
-    assert first.stderr and "judging the alerts of desk" in first.stderr.readline()
+    assert first.stderr and "evaluating the alerts of desk" in first.stderr.readline()
     store = Database(f"sqlite:///{home / 'store.sqlite'}")
     record = AlertStore(store, "desk")
     deadline = time.monotonic() + 30
-    while record.judged() is None and time.monotonic() < deadline:
+    while record.evaluated() is None and time.monotonic() < deadline:
         time.sleep(0.05)  # Another process's first instant can only be awaited.
-    assert record.judged() and record.acquire_lease("other") is None
+    assert record.evaluated() and record.acquire_lease("other") is None
     Collector(store, desk("desk"), rules.load(), "other").leave()
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 0 and record.acquire_lease("other")

@@ -1,13 +1,14 @@
-"""Figures amount to what the ladder says, chance is no trouble, and what is unknown is never ok."""
+"""Figures amount to what the thresholds says, chance is no trouble, and what is unknown is never ok."""
 
 import math
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from opslib.alerting.verdicts import BudgetBurn, Figure, judge, worst
+from opslib.alerting.verdicts import BudgetBurn, Figure, evaluate_figure, worst
 from opslib.foundation.config import rules
 from opslib.foundation.intervals import t_interval, wilson
 
@@ -63,7 +64,7 @@ def test_wilson_solves_its_own_equation(count, data):
 
 def test_more_parts_than_samples_break_nothing():
     """A page that counts more gamma errors than validations is judged or unknown, not a crash."""
-    judge(rules.load()["gamma_zero"], "app", "page", Figure(1.5, 300, 200, 1.0))
+    evaluate_figure(rules.load()["gamma_zero"], "app", "page", Figure(1.5, 300, 200, 1.0))
 
 
 def rate(part, count, coverage=1.0):
@@ -117,9 +118,9 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("name", "subject", "figure", "verdict", "severity", "limit"), JUDGED)
-def test_a_figure_amounts_to_its_rung(table, name, subject, figure, verdict, severity, limit):
-    """The highest rung that is passed gives verdict, severity and limit; on the limit is not past it."""
-    found = judge(table[name], subject, "page", figure)
+def test_a_figure_gives_verdict_severity_and_limit(table, name, subject, figure, verdict, severity, limit):
+    """The highest crossed limit gives verdict, severity and limit; a value equal to the limit does not cross it."""
+    found = evaluate_figure(table[name], subject, "page", figure)
     assert (found.verdict, found.severity, found.limit) == (verdict, severity, limit)
 
 
@@ -128,41 +129,69 @@ def test_a_figure_amounts_to_its_rung(table, name, subject, figure, verdict, sev
     [
         ("not measured", False),
         ("not expected", False),
-        ("too few", False),
-        ("no look came", True),
-        ("nothing counted", True),
+        ("too few samples", False),
+        ("no snapshot received", True),
+        ("nothing was counted", True),
         ("", True),
     ],
 )
 def test_what_is_unknown_is_never_ok(table, absent, counted):
-    """Without a value the verdict is unknown; only what nothing measures or nobody expects is not counted."""
-    found = judge(table["errors"], "app", "page", Figure(None, coverage=1.0, absent=absent))
+    """Without a value the verdict is unknown; a figure that is not measured or not expected is not evaluated."""
+    found = evaluate_figure(table["errors"], "app", "page", Figure(None, coverage=1.0, absent=absent))
     assert (found.verdict, found.severity, found.counted) == ("unknown", None, counted)
 
 
 SENTENCES = [
-    ("availability", "massive", rate(900, 1000), "availability of massive (90.00 %) < 95.0 %"),
-    ("availability", "massive", rate(0, 50), "availability of massive (0.00 %) = 0, not one success"),
-    ("availability", "tradier", rate(1000, 1000), "availability of tradier (100.00 %) ≥ 99.0 %"),
-    ("availability", "massive", rate(5, 9), "availability of massive: too few to judge (9 of 20 needed)"),
+    ("availability", "massive", rate(900, 1000), "availability of massive (90.00 % over 10 min) < 95.0 %"),
+    ("availability", "massive", rate(0, 50), "availability of massive (0.00 % over 10 min) = 0 (no success)"),
+    ("availability", "tradier", rate(1000, 1000), "availability of tradier (100.00 % over 10 min) ≥ 99.0 %"),
+    ("availability", "massive", rate(5, 9), "availability of massive: too few samples (9 of 20 required)"),
     ("errors", "app", Figure(51.0, coverage=1.0), "errors (51 per h) > 50 per h"),
-    ("errors", "app", Figure(6.0, coverage=1.0), "errors (6 per h) ≤ 20 per h, below objective 5 per h"),
-    ("errors", "app", Figure(None, coverage=0.0, absent="no look came"), "errors: no look came"),
-    ("errors", "app", Figure(9.0, coverage=0.5), "errors: only 50 % of the looks came (≥ 80 % needed)"),
+    ("errors", "app", Figure(6.0, coverage=1.0), "errors (6 per h) ≤ 20 per h; the objective of 5 per h is missed"),
+    ("errors", "app", Figure(None, coverage=0.0, absent="no snapshot received"), "errors: no snapshot received"),
+    (
+        "errors",
+        "app",
+        Figure(9.0, coverage=0.5),
+        "errors: only 50 % of the expected snapshots received (≥ 80 % required)",
+    ),
     ("backtest_variance", "app", Figure(12.34, count=7), "backtest variance (12.34 points) > 10 points"),
 ]
 
 
 @pytest.mark.parametrize(("name", "subject", "figure", "sentence"), SENTENCES)
 def test_a_sentence_says_value_and_limit(table, name, subject, figure, sentence):
-    """Name, measured value, comparison and limit stand in one sentence."""
-    assert judge(table[name], subject, "page", figure).sentence == sentence
+    """One sentence has the name, the measured value, the comparison and the limit."""
+    assert evaluate_figure(table[name], subject, "page", figure).sentence == sentence
 
 
-def test_what_could_be_chance_says_so(table):
-    """A rate past its limit whose interval is not says of how many it is, and between what it lies."""
-    found = judge(table["availability"], "massive", "page", rate(29, 30)).sentence
-    assert found == "availability of massive (96.67 %) < 99.0 %, but of 30 it could be chance (76.82 % to 99.61 %)"
+def test_a_value_beyond_its_limit_does_not_read_as_equal(table):
+    """A value that rounds to its limit has the digits that show the difference; one that is equal does not."""
+    rule = table["response_time"]
+    assert evaluate_figure(rule, "massive", "probe", Figure(0.503, count=100)).sentence.endswith("(0.503 s) > 0.50 s")
+    assert evaluate_figure(rule, "massive", "probe", Figure(0.50004, count=100)).sentence.endswith(
+        "(0.50004 s) > 0.50 s"
+    )
+    assert evaluate_figure(rule, "massive", "probe", Figure(0.5, count=100)).sentence.startswith(
+        "p95 response time of massive (0.50 s) ≤ 0.50 s"
+    )
+
+
+def test_a_share_names_the_window_it_is_measured_over(table):
+    """A panel's share has the panel's window, an alert's that of its rule, one of the last chains has none."""
+    found = evaluate_figure(table["greeks_valid"], "app", "page", rate(700, 1000))
+    assert found.sentence == "valid Greeks (70.00 % over 10 min) < 75.0 %"
+    assert found._replace(over=timedelta(hours=1)).sentence == "valid Greeks (70.00 % over 1 h) < 75.0 %"
+    assert "(70.00 %) <" in evaluate_figure(table["greeks_valid"].of("chain"), "app", "chain", rate(700, 1000)).sentence
+
+
+def test_a_value_that_is_not_significant_says_so(table):
+    """If a rate crosses its limit and its interval does not, the sentence states the count and the interval."""
+    found = evaluate_figure(table["availability"], "massive", "page", rate(29, 30)).sentence
+    assert found == (
+        "availability of massive (96.67 % over 10 min) < 99.0 %, but not significant with 30 samples (confidence "
+        "interval 76.82 % to 99.61 %)"
+    )
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
@@ -173,7 +202,7 @@ def test_what_could_be_chance_says_so(table):
     st.integers(100, 10_000),
 )
 def test_worse_never_amounts_to_less(name, a, b, count):
-    """Of two figures of one rule the worse one reaches no lower rung."""
+    """The worse of two figures of one rule never reaches a lower severity."""
     rule = rules.load()[name]
 
     def rung(value):
@@ -183,7 +212,9 @@ def test_worse_never_amounts_to_less(name, a, b, count):
         else:
             figure = Figure(value, count=count)
         return (
-            rules.SEVERITIES.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
+            rules.SEVERITIES.index(found)
+            if (found := evaluate_figure(rule, rule.subjects[0], "page", figure).severity)
+            else -1
         )
 
     good, bad = (max(a, b), min(a, b)) if rule.better == "higher" else (min(a, b), max(a, b))
@@ -201,7 +232,7 @@ def test_worse_never_amounts_to_less(name, a, b, count):
     ],
 )
 def test_verdicts_add_up(verdicts, expected):
-    """Critical before unknown before warning before ok; of nothing, nothing is known."""
+    """Critical beats unknown, unknown beats warning, warning beats ok; no verdict at all is unknown."""
     assert worst(verdicts) == expected and worst(reversed(verdicts)) == expected
 
 
@@ -223,39 +254,39 @@ def test_verdicts_add_up(verdicts, expected):
     ],
 )
 def test_student_by_the_tables(count, quantile):
-    """The interval of a mean is the tables' to their last digit, from two samples on."""
+    """The interval of a mean equals the printed tables to their last digit, from two samples on."""
     low, high = t_interval(5.0, 2.0, count)
     assert (high - 5) * math.sqrt(count) / 2 == pytest.approx(quantile, abs=6e-7) and 5 - low == pytest.approx(high - 5)
 
 
 def test_too_few_samples_give_no_mean():
-    """Of one sample the mean may be anything."""
+    """One sample gives an infinite interval."""
     assert t_interval(5.0, 2.0, 1) == (-math.inf, math.inf)
 
 
 def test_a_mean_waits_for_its_interval(table):
-    """
-    A mean of 12 points of 25 trades is past 10 when its interval leaves out zero; without a spread it is what it is.
-    """
+    """A mean of 12 points of 25 trades crosses 10 if its interval excludes zero; without a spread it crosses it."""
     rule = table["backtest_variance"].of("fills")
 
-    def told(value, deviation):
-        return judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity
+    def severity_of(value, deviation):
+        return evaluate_figure(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity
 
-    assert [told(12.0, 30.0), told(12.0, 20.0), told(12.0, None), told(4.9, 0.1)] == [None, "notify", "notify", None]
+    assert [severity_of(12.0, 30.0), severity_of(12.0, 20.0), severity_of(12.0, None), severity_of(4.9, 0.1)] == [
+        None,
+        "notify",
+        "notify",
+        None,
+    ]
 
 
 def test_a_critical_mean_leaves_out_the_first_limit(table):
-    """
-    A mean of 16 points is critical only when its interval leaves out the warning limit of 5; else it is what lies
-    below.
-    """
+    """A mean of 16 points is critical only if its interval excludes the warning limit of 5; else it is less severe."""
     rule = table["backtest_variance"].of("fills")
 
-    def told(value, deviation):
-        return judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity
+    def severity_of(value, deviation):
+        return evaluate_figure(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity
 
-    assert [told(16.0, 20.0), told(16.0, 28.0), told(21.0, 28.0), told(21.0, 45.0)] == [
+    assert [severity_of(16.0, 20.0), severity_of(16.0, 28.0), severity_of(21.0, 28.0), severity_of(21.0, 45.0)] == [
         "critical",
         "notify",
         "escalate",
@@ -264,7 +295,7 @@ def test_a_critical_mean_leaves_out_the_first_limit(table):
 
 
 def test_each_source_has_its_own_gate(table):
-    """The page's variance is judged by its value from five trades on, that of fills by its interval from twenty on."""
+    """The page's variance is evaluated by its value from 5 trades on, the fills' by its interval from 20 trades on."""
     rule = table["backtest_variance"]
     assert (rule.of("page").gate, rule.of("page").min_count, rule.of("fills").gate, rule.of("fills").min_count) == (
         "value",
@@ -272,40 +303,47 @@ def test_each_source_has_its_own_gate(table):
         "t",
         20,
     )
-    found = judge(rule.of("fills"), "app", "fills", Figure(30.0, count=7, deviation=1.0))
+    found = evaluate_figure(rule.of("fills"), "app", "fills", Figure(30.0, count=7, deviation=1.0))
     assert (found.verdict, found.severity, found.counted, found.sentence) == (
         "unknown",
         None,
         False,
-        "backtest variance: insufficient data (n=7; 20 needed)",
+        "backtest variance: insufficient data (n=7; 20 required)",
     )
 
 
 def test_not_a_number_is_unknown(table):
-    """A NaN is past no limit in any arithmetic, and ok in none of ours."""
-    assert judge(table["greeks_valid"], "app", "page", Figure(math.nan, 1, 1000, 1.0)).verdict == "unknown"
+    """NaN is never ok, although it crosses no limit in a comparison."""
+    assert evaluate_figure(table["greeks_valid"], "app", "page", Figure(math.nan, 1, 1000, 1.0)).verdict == "unknown"
 
 
 def test_a_budget_needs_both_windows(table):
-    """A rung of a burn rate is reached when both its windows are past it, and says when the budget is gone."""
+    """A burn rate reaches a severity if both windows cross its limit; the sentence says when the budget is used up."""
     rule = table["availability_burn"]
 
     def spent(**bound):
-        return {rung: BudgetBurn(20.0, 30.0, bound.get(rung)) for rung, _ in rule.ladder}
+        return {rung: BudgetBurn(20.0, 30.0, bound.get(rung)) for rung, _ in rule.thresholds}
 
     assert (
-        judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=2.9, notify=5.9, critical=14.3))).severity
+        evaluate_figure(
+            rule, "massive", "page", Figure(20.0, spent=spent(warning=2.9, notify=5.9, critical=14.3))
+        ).severity
         is None
     )
-    assert judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=3.1))).severity == "warning"
-    found = judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=20.0, notify=20.0, critical=19.0)))
+    assert evaluate_figure(rule, "massive", "page", Figure(20.0, spent=spent(warning=3.1))).severity == "warning"
+    found = evaluate_figure(
+        rule, "massive", "page", Figure(20.0, spent=spent(warning=20.0, notify=20.0, critical=19.0))
+    )
     assert (
         found.sentence
-        == "availability budget of massive (20.0 times over 1 h, 30.0 times over 5 min) > 14.4 times; at "
-        "this rate the budget of 30 days is gone in 36 h"
+        == "availability burn rate of massive (20.0 times over 1 h, 30.0 times over 5 min; the error budget of "
+        "30 days would last 36 h) > 14.4 times"
     )
 
 
-def test_a_budget_of_which_nothing_is_known_is_unknown(table):
-    """Without looks there is no burn rate, and none is not zero."""
-    assert judge(table["greeks_burn"], "app", "page", Figure(None, absent="no look came")).verdict == "unknown"
+def test_a_burn_rate_without_data_is_unknown(table):
+    """Without snapshots there is no burn rate, and none is not zero."""
+    assert (
+        evaluate_figure(table["greeks_burn"], "app", "page", Figure(None, absent="no snapshot received")).verdict
+        == "unknown"
+    )

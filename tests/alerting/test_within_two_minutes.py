@@ -1,7 +1,4 @@
-"""
-A provider that answers nothing usable: people are notified within two minutes, also where only the route that is needed
-is refused; a short blip notifies nobody.
-"""
+"""A provider without usable responses is notified within two minutes; a short failure notifies no one."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from opslib.alerting import evaluator, replay
-from opslib.alerting.history import read
+from opslib.alerting.history import severity_changes
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.config.contacts import Contacts
@@ -74,7 +71,9 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
     ]
     SampleStore(kept, "desk").keep([*samples, *beats], known_at_ts=True)
     found, standing = replay.replay_session(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
-    return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
+    return [
+        (r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in severity_changes(found, RULES, standing) if r.sent
+    ]
 
 
 @pytest.mark.parametrize("phase_s", [0.0, 0.2, 2.5, 4.9])
@@ -98,6 +97,6 @@ def test_from_the_fault_to_the_notification_at_worst(
 
 @pytest.mark.parametrize("phase_s", [0.0, 2.5, 4.9, 42.0])
 @pytest.mark.parametrize("outcome", ["server_5xx", "rate_limited_429", "ok_empty"])
-def test_a_blip_notifies_nobody(tmp_path: Path, outcome: str, phase_s: float) -> None:
-    """A provider that fails for twelve seconds, once, is no trouble of anybody's."""
+def test_a_short_failure_notifies_no_one(tmp_path: Path, outcome: str, phase_s: float) -> None:
+    """A provider that fails once for twelve seconds notifies no one."""
     assert sent_of(tmp_path, probes(outcome, ("liveness", "data"), phase_s, until_s=FAULT_S + 12)) == []

@@ -1,1 +1,1 @@
-"""Measurements of DESIGN.md's numbers, each beside a peer in the same run; nothing here passes or fails."""
+"""Measure DESIGN.md's numbers, each beside a peer in the same run; nothing here passes or fails."""

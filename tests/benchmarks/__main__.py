@@ -1,8 +1,8 @@
 """
-Measure: ``python -m tests.benchmarks [status] [commit] [receiver] [replay] [collected] [chains] [reports] [dashboard]
-[browser]`` (all without a name). One JSON line a figure.
+Run benchmarks: ``python -m tests.benchmarks [NAME…]`` (all without a name); print one JSON line per figure.
 
-Each figure stands beside its peer, measured in the same run; quote the ratio, the absolute is that machine's.
+The names are status, commit, receiver, replay, collected, chains, reports, dashboard and browser. Each figure has a
+peer, measured in the same run. Quote the ratio; absolute values depend on the machine.
 """
 
 import json

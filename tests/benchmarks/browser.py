@@ -1,9 +1,8 @@
 """
-The live dashboard in a real browser, for half an hour beside a world that runs: its share of a core, its JavaScript
-heap; one view and ten, beside the same told as HTML with four SVG, and as one PNG, and beside a JupyterLab in which
-nothing moves.
+Measure the live dashboard in a real browser for half an hour: its share of a core and its JavaScript heap.
 
-Every way has a browser and a kernel of its own, all in the same minutes. ``BENCH_MINUTES`` makes it shorter.
+One view and ten views are compared with HTML and four SVG, with one PNG, and with an idle JupyterLab. Each variant has
+its own browser and kernel; all run in the same minutes. ``BENCH_MINUTES`` shortens it.
 """
 
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(PROJECT / "tests"))  # Where the tests' own JupyterLab is.
+sys.path.insert(0, str(PROJECT / "tests"))  # For the tests' JupyterLab.
 
 from tests.support.lab import IDLE, beside_a_world, launched, notebook, running_lab  # noqa: E402
 
@@ -54,7 +53,7 @@ CELLS = {
 
 @dataclass
 class Way:
-    """One way of showing it, in a browser of its own."""
+    """One variant, in its own browser."""
 
     browser: Any
     page: Any
@@ -62,14 +61,14 @@ class Way:
     heaps: list[float] = field(default_factory=list)
 
     def cpu_s(self) -> float:
-        """All seconds of CPU that the browser's processes have used."""
+        """Return the CPU seconds used by all processes of the browser."""
         session = self.browser.new_browser_cdp_session()
         found = session.send("SystemInfo.getProcessInfo")["processInfo"]
         session.detach()
         return float(sum(process["cpuTime"] for process in found))
 
     def heap_mb(self) -> float:
-        """What the page's JavaScript holds, after everything that nobody holds is gone."""
+        """Return the page's JavaScript heap after garbage collection."""
         session = self.page.context.new_cdp_session(self.page)
         session.send("HeapProfiler.collectGarbage")
         used = float(session.send("Runtime.getHeapUsage")["usedSize"]) / 1e6
@@ -78,7 +77,7 @@ class Way:
 
 
 def _share(ways: dict[str, Way], seconds: float, clocked: Any) -> dict[str, float]:
-    """The percentage of a core that each browser uses over so many seconds."""
+    """Return the percentage of a core that each browser uses over a number of seconds."""
     before = {name: way.cpu_s() for name, way in ways.items()}
     begun = clocked()
     next(iter(ways.values())).page.wait_for_timeout(1000 * seconds)
@@ -88,8 +87,9 @@ def _share(ways: dict[str, Way], seconds: float, clocked: Any) -> dict[str, floa
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
     """
-    Per cent of a core while updating, in the second of the most work, and paused; heap in MB before, after the first
-    minute and at the end.
+    Measure percent of a core while updating, in the busiest second, and paused, and the heap.
+
+    The heap is in MB before, after the first minute, and at the end.
     """
     import time
 

@@ -1,6 +1,7 @@
 """
-A million European contracts through every check of Greeks, in memory, volatilities implied; beside it, vollib
-recomputing as many Greeks.
+Measure every check of Greeks on a million European contracts in memory, with implied volatilities.
+
+The peer is vollib, which recomputes as many Greeks.
 """
 
 import time
@@ -14,7 +15,7 @@ COUNT, STRIKES, EXPIRATIONS, BESIDE = 1_000_000, 100, 25, 20_000
 
 
 def made(count: int) -> chain.Chain:
-    """A healthy chain of so many European contracts: underlyings of 25 expirations with 100 strikes each."""
+    """Return a healthy chain of European contracts: underlyings of 25 expirations with 100 strikes each."""
     import numpy as np
     import pandas
 
@@ -28,8 +29,8 @@ def made(count: int) -> chain.Chain:
     spot = 100.0 + symbol
     strike = np.round(spot * (0.8 + 0.004 * place), 2)
     iv = np.round(0.2 + 0.1 * np.abs(np.log(strike / spot)), 4)
-    told = pricing.european(call, spot, strike, days / 365, 0.04, 0.01, iv)
-    half, name = np.maximum(0.01, told.price * 0.004), np.char.add("S", symbol.astype(str))
+    priced = pricing.european(call, spot, strike, days / 365, 0.04, 0.01, iv)
+    half, name = np.maximum(0.01, priced.price * 0.004), np.char.add("S", symbol.astype(str))
     frame = pandas.DataFrame(
         {
             "underlying": name,
@@ -40,15 +41,15 @@ def made(count: int) -> chain.Chain:
             "timeframe": "REAL-TIME",
             "strike": strike,
             "multiplier": 100.0,
-            "bid": np.round(np.maximum(told.price - half, 0), 2),
-            "ask": np.round(told.price + half, 2),
+            "bid": np.round(np.maximum(priced.price - half, 0), 2),
+            "ask": np.round(priced.price + half, 2),
             "bid_size": 10.0,
             "ask_size": 10.0,
             "iv": iv,
-            "delta": np.round(told.delta, 4),
-            "gamma": np.round(told.gamma, 4),
-            "theta": np.round(told.theta_day, 4),
-            "vega": np.round(told.vega_pt, 4),
+            "delta": np.round(priced.delta, 4),
+            "gamma": np.round(priced.gamma, 4),
+            "theta": np.round(priced.theta_day, 4),
+            "vega": np.round(priced.vega_pt, 4),
             "oi": 100.0,
             "volume": 1.0,
             "underlying_px": spot,
@@ -66,15 +67,15 @@ def made(count: int) -> chain.Chain:
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Seconds of wall time, the best of three; vollib's of fewer contracts, scaled up."""
+    """Measure seconds of wall time, the best of three; vollib on fewer contracts, scaled up."""
     from vollib.black_scholes_merton.greeks import analytical
 
     million, limits = made(COUNT), rules.load(None).chain
-    chain_quality.judge(made(2 * STRIKES * EXPIRATIONS), limits)
+    chain_quality.evaluate_chain(made(2 * STRIKES * EXPIRATIONS), limits)
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        found = chain_quality.judge(million, limits)
+        found = chain_quality.evaluate_chain(million, limits)
         times.append(time.perf_counter() - began)
     rows = million.frame.head(BESIDE)
     years = (rows["expiry"] - rows["as_of"]).dt.total_seconds() / (365 * 86_400)

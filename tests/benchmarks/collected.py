@@ -1,6 +1,5 @@
 """
-A day of the simulated world, night included, under the eyes of a real `ops collect`: does it grow, does it lose
-anything?
+Run a real `ops collect` through a day of the simulated world: does it grow or lose samples?
 
 Its peer is itself: the last quarter of the day beside the first.
 """
@@ -23,7 +22,7 @@ from opslib.simulation.world.control import World
 from opslib.telemetry.probes.store import Sample, SampleStore
 
 BEGINS, LASTS, SPEED, EVERY_S = datetime(2026, 3, 10, 12, 0, tzinfo=UTC), timedelta(hours=24), 90.0, 5
-TROUBLES = (
+FAULTS = (
     "massive_5xx",
     "massive_timeout",
     "massive_refused",
@@ -38,17 +37,18 @@ EACH, SETTLE_S = timedelta(minutes=40), 30.0
 
 def measure(folder: Path) -> Iterator[dict]:
     """
-    Memory, descriptors and tasks of the collector over the day, through every kind of lost connection; 16 minutes of
-    ours.
+    Measure memory, descriptors and tasks of the collector over the day, through every kind of fault.
+
+    It takes 16 real minutes.
     """
-    with World(BEGINS, seed=1, speed=SPEED) as lever:
-        os.environ["OPS_CLOCK"] = lever.environ["OPS_CLOCK"]
-        found = settings.load(folder, None, lever.environ)
+    with World(BEGINS, seed=1, speed=SPEED) as world:
+        os.environ["OPS_CLOCK"] = world.environ["OPS_CLOCK"]
+        found = settings.load(folder, None, world.environ)
         store = Database(found.url)
         with ServerThread(found, store, rules.load()):
             collecting = subprocess.Popen(
                 [sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"],
-                env={**os.environ, **lever.environ, "OPS_HOME": str(folder)},
+                env={**os.environ, **world.environ, "OPS_HOME": str(folder)},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -56,7 +56,7 @@ def measure(folder: Path) -> Iterator[dict]:
             ends, turn = time.monotonic() + LASTS.total_seconds() / SPEED, 0
             while time.monotonic() < ends:
                 time.sleep(EACH.total_seconds() / SPEED / 2)
-                lever.be(**({TROUBLES[turn // 2 % len(TROUBLES)]: 1.0} if turn % 2 == 0 else {}))
+                world.inject(**({FAULTS[turn // 2 % len(FAULTS)]: 1.0} if turn % 2 == 0 else {}))
                 turn += 1
             collecting.send_signal(signal.SIGTERM)
             said = collecting.communicate(timeout=60)[1]
@@ -67,8 +67,8 @@ def measure(folder: Path) -> Iterator[dict]:
     settled = beats[round(len(beats) * SETTLE_S * SPEED / LASTS.total_seconds()) :]
     quarters = [settled[i * len(settled) // 4 : (i + 1) * len(settled) // 4] for i in range(4)]
 
-    def told(name):
-        return [[b.told()[name] for b in quarter] for quarter in quarters]
+    def values(name):
+        return [[b.details()[name] for b in quarter] for quarter in quarters]
 
     yield {
         "what": "a day of ops collect",
@@ -87,11 +87,11 @@ def measure(folder: Path) -> Iterator[dict]:
     for name in ("files", "tasks"):
         yield {
             "what": f"its {name} by quarters of the day, median",
-            **_row(told(name)),
-            "last": settled[-1].told()[name],
+            **_row(values(name)),
+            "last": settled[-1].details()[name],
         }
     yield {
-        "what": "longest gap between beats, world s",
+        "what": "longest gap between heartbeats, world s",
         "seconds": round(max(_gaps(beats)), 1),
         "median": round(median(_gaps(beats)), 1),
     }

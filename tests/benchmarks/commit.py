@@ -28,7 +28,7 @@ def _percentiles(times: list[float]) -> dict[str, float]:
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Milliseconds a commit, p50 and p99, while another process reads an hour again and again."""
+    """Measure milliseconds per commit, p50 and p99, while another process repeatedly reads an hour."""
     from opslib.foundation import clock
 
     posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(replay._session_script(replay.DAY, 1))][
@@ -60,7 +60,7 @@ def measure(folder: Path) -> Iterator[dict]:
         errors = reader.stderr.read()
     else:
         errors = "?"
-    with reader:  # Its pipes are closed, and it is waited for.
+    with reader:  # Closes its pipes and waits for it.
         reader.kill()
     bare = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):

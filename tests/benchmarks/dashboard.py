@@ -1,6 +1,7 @@
 """
-An update of the live dashboard while every figure changes: bytes on the wire and the kernel's CPU, beside the same told
-as HTML with four inline SVG, and as one PNG; and whether 100,000 updates leave anything behind.
+Measure an update of the live dashboard while every figure changes: bytes and the kernel's CPU time.
+
+The peers are HTML with four inline SVG, and one PNG. It also measures whether 100,000 updates leave anything in memory.
 """
 
 import base64
@@ -20,8 +21,11 @@ from opslib.dashboard.live import Feed, _picture
 from opslib.dashboard.live_state import DashboardState
 from opslib.dashboard.status import Status
 from opslib.desk import Desk
+from opslib.foundation import clock
 from opslib.foundation.config import settings
+from opslib.foundation.config.settings import Settings
 from opslib.simulation.demo_day import replay
+from tests.support.growing import Growing
 from tests.support.snapshots import CLOSES, at
 
 HOUR, UPDATES, MANY, VIEWS = timedelta(hours=1), 60, 100_000, 10
@@ -29,7 +33,7 @@ _SESSION = Session(key=b"a" * 36, username="kernel")
 
 
 def _wire(content: dict[str, Any]) -> int:
-    """The bytes of one message to one browser, its header and signature among them."""
+    """Return the bytes of one message to one browser, with its header and signature."""
     parts = _SESSION.serialize(
         _SESSION.msg("comm_msg", {"comm_id": "0" * 32, "data": {"method": "custom", "content": content}}, parent={})
     )
@@ -37,11 +41,17 @@ def _wire(content: dict[str, Any]) -> int:
 
 
 def _changing(found: DashboardState, n: int, sentences: bool = True) -> DashboardState:
-    """The same with every figure another, and with `sentences` every number in words too: none says what it said."""
-    said, at = set[int](), 6
+    """Return the status with every figure changed, and with `sentences` every number in the text, too."""
+    said = {
+        live_state.HEAD.index(name)
+        for name in ("alerts", "since", "cause", "first", "works", "owner", "markers", "gaps")
+    }
+    at = len(live_state.HEAD)
     for panel in found.shape["panels"]:
-        said |= set(range(at + 1, at + 1 + live_state.MOST_SENTENCES))
-        at += 2 + live_state.MOST_SENTENCES + len(panel["figures"])
+        values = sum(len(key["values"]) for key in panel["keys"])
+        after = at + 2 + len(panel["figures"]) + values + len(panel["keys"]) + 2
+        said |= {at + 1, after - 1, *range(after - 2 - len(panel["keys"]), after - 2)}  # Reason, bands, thresholds.
+        at = after
 
     def turn(place):
         return "".join(str((int(c) + n) % 10) if c.isdigit() else c for c in place)
@@ -53,7 +63,7 @@ def _changing(found: DashboardState, n: int, sentences: bool = True) -> Dashboar
 
 
 def _html(view: Status) -> str:
-    """The peer: panels as HTML, each with its line as SVG."""
+    """Return the peer: panels as HTML, each with its line as SVG."""
     parts = []
     for panel in view.panels:
         points = " ".join(f"{x},{90 - (value or 0) % 90:.1f}" for x, value in live_state.line(view, panel.name))
@@ -70,23 +80,26 @@ def _timed(what: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class _Browser:
-    """The other end, that takes what it is told as bytes and keeps nothing."""
+    """A receiver that serialises messages and keeps nothing."""
+
+    sent = 0
 
     def send(self, message: dict[str, Any]) -> None:
+        self.sent += 1
         _wire(message)
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
-    """Bytes and CPU milliseconds an update, peers in the same run; megabytes of growth."""
+    """Measure bytes and CPU milliseconds per update, peers in the same run, and growth in megabytes."""
     place = settings.load(folder, "demo", {})
-    replay.lay_out(place)
+    replay.create_home(place)
     desk = Desk(place, lambda: CLOSES)
     feed = Feed(desk, HOUR, 5.0)
     views = [feed.view(at(4 * 3600 + 5 * n)) for n in range(UPDATES + 1)]
     sizes, figures_only, real, cpu, seen, reading = [], [], [], [], [], []
-    before = was = feed.screen(views[0])
+    before = was = feed.state_of(views[0])
     for n, view in enumerate(views[1:], 1):
-        ms, found = _timed(lambda view=view: feed.screen(view))
+        ms, found = _timed(lambda view=view: feed.state_of(view))
         seen.append(ms)
         real.append(_wire({"change": found.after(was), "n": n}))
         was = found
@@ -128,15 +141,40 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         "html_svg": round(statistics.median(html_ms), 1),
         "png": round(statistics.median(png_ms), 1),
     }
+    yield _updates(place, folder / "growing")
     yield _growth(feed, views[0])
 
 
+def _updates(source: Settings, home: Path) -> dict[str, Any]:
+    """Measure whole updates, from the database to the wire, while the demo's day is written row by row."""
+    times = [at(4 * 3600 + 122 + 5 * n) for n in range(2 * UPDATES + 1)]
+    desk = Desk(settings.load(home, "demo", {}), lambda: clock.instant(growing.at_us))
+    growing = Growing(source, desk.store, clock.micros(times[0]))
+    feed = Feed(desk, HOUR, 5.0)
+    feed._listening.add(browser := _Browser())
+    feed.broadcast_changes()
+    took, afresh = [], []
+    for n, now in enumerate(times[1:]):
+        growing.until(clock.micros(now))
+        took.append(_timed(feed.broadcast_changes)[0])
+        if n % 10 == 0:
+            afresh.append(_timed(lambda now=now: feed.state_of(feed.view(now)))[0])
+    assert browser.sent == len(took) + 1
+    return {
+        "measure": "dashboard, kernel CPU ms an update: the database to the wire, new rows each time",
+        "p50": round(statistics.median(took), 1),
+        "mean": round(statistics.mean(took), 1),
+        "max": round(max(took), 1),
+        "everything_read_p50": round(statistics.median(afresh), 1),
+    }
+
+
 def _growth(feed: Feed, view: Status) -> dict[str, Any]:
-    """A hundred thousand updates to ten views, told and forgotten."""
+    """Send 100,000 updates to ten views; return the growth of memory."""
     browsers = [_Browser() for _ in range(VIEWS)]
     for browser in browsers:
         feed._listening.add(browser)
-    first = feed.screen(view)
+    first = feed.state_of(view)
     turned = [_changing(first, n) for n in range(10)]
 
     def rss():
@@ -151,5 +189,5 @@ def _growth(feed: Feed, view: Status) -> dict[str, Any]:
         "measure": f"dashboard, growth over {MANY:,} updates ({MANY // VIEWS:,} to each of {VIEWS} views), MB",
         "growth_mb": round(rss() - before, 2),
         "cpu_ms_each": round(1000 * (time.process_time() - begun) / MANY, 3),
-        "whole_bytes": len(json.dumps(live_state.whole(view, first))),
+        "whole_bytes": len(json.dumps(live_state.full_state(view, first))),
     }

@@ -1,4 +1,4 @@
-"""A month of posts every five seconds, made quickly: one page a day, its counters rising steadily."""
+"""Generate a month of posts every five seconds, quickly: one page load a day, with steady counters."""
 
 import json
 from datetime import timedelta
@@ -15,14 +15,13 @@ PER_DAY = 86_400 // EVERY_S
 
 
 def template() -> dict:
-    """One post of the scripted day."""
+    """Return one post of the scripted day."""
     return next(p.body for i, p in enumerate(page.posts(replay._session_script(replay.DAY, 1))) if i == 2000)
 
 
 def fill(store: Database, app: str, days: int) -> int:
     """
-    Write so many days of posts, one every five seconds around the clock, ending with the scripted day; returns how
-    many.
+    Write days of posts, one every five seconds around the clock, ending with the scripted day; return their number.
     """
     end = time_parsing.parse(f"{replay.DAY}T16:00")
     total = days * PER_DAY

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.benchmarks import month
 
 CONNECTIONS = 32
-POSTS, BEFORE = 20_000, 500  # Those before are not measured.
+POSTS, BEFORE = 20_000, 500  # The first ones are not measured.
 
 
 def _bodies() -> list[bytes]:
@@ -60,9 +60,7 @@ async def _post_all(port: int, bodies: list[bytes]) -> tuple[float, list[float],
 
 
 def _bare(folder: Path, bodies: list[bytes]) -> float:
-    """
-    Posts a second of a writer thread alone, which commits what waits, for as many callers as there are connections.
-    """
+    """Measure posts per second of a writer thread alone, with as many callers as there are connections."""
     waiting: queue.Queue = queue.Queue()
 
     def write() -> None:
@@ -115,7 +113,7 @@ def _bare(folder: Path, bodies: list[bytes]) -> float:
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Posts a second and milliseconds a post."""
+    """Measure posts per second and milliseconds per post."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

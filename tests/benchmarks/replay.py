@@ -1,6 +1,7 @@
 """
-A recorded day replayed through the rules, and ten thousand rules and subjects at one instant; beside them, promtool
-testing as many rules.
+Measure the replay of a recorded day through the rules, and ten thousand rules and subjects at one instant.
+
+The peer is promtool, which tests as many rules.
 """
 
 import shutil
@@ -23,11 +24,11 @@ from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 
 PAIRS = 10_000
-LASTS = timedelta(hours=6.5)  # So much of the day is replayed, from the open on.
+LASTS = timedelta(hours=6.5)  # The replayed part of the day, from the open.
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Seconds of a replay with its reading, and of one instant."""
+    """Measure seconds of a replay with its reading, and of one instant."""
     desk, table = settings.Settings(home=folder, app="desk"), rules.load()
     store = Database(f"sqlite:///{folder / 'store.sqlite'}")
     script = replay._session_script(replay.DAY, 1)
@@ -37,11 +38,11 @@ def measure(folder: Path) -> Iterator[dict]:
     began, count = time.perf_counter(), 0
     made = evaluator.Evaluator(store, desk, table)
     upto_us = clock.micros(script.opens + LASTS)
-    for at_us, _ in made.judge(clock.micros(script.opens), upto_us + GRID_US):
+    for at_us, _ in made.evaluate(clock.micros(script.opens), upto_us + GRID_US):
         count += at_us <= upto_us
     seconds = time.perf_counter() - began
     pairs = sum(len(rule.subjects) for rule in table.rules.values())
-    rungs = sum(len(rule.subjects) * len(rule.ladder) for rule in table.rules.values())
+    rungs = sum(len(rule.subjects) * len(rule.thresholds) for rule in table.rules.values())
     yield {
         "what": "a day of two to three pages replayed",
         "seconds": round(seconds, 2),
@@ -63,18 +64,18 @@ def measure(folder: Path) -> Iterator[dict]:
     }
     big = replace(table, rules={key: rule for key, (_, rule) in wide.items()})
     at, alerts = script.closes - timedelta(hours=2), Alerts(big)
-    tape = evaluator.Evaluator(store, desk, table)
-    for _ in tape.judge(clock.micros(at) - GRID_US, clock.micros(at)):
+    counters = evaluator.Evaluator(store, desk, table)
+    for _ in counters.evaluate(clock.micros(at) - GRID_US, clock.micros(at)):
         pass
     began = time.perf_counter()
-    windows, found = evaluation.Windows(at, judging=True), []
+    windows, found = evaluation.Windows(at, for_alerts=True), []
     for name, rule in wide.values():
         for subject in rule.subjects:
-            figure = evaluation.measure_page(tape._tape, table, table[name], subject, windows, rule.window)
-            found.append(findings.judge(rule, subject, evaluation.PAGE, figure))
+            figure = evaluation.measure_page(counters._counters, table, table[name], subject, windows, rule.window)
+            found.append(findings.evaluate_figure(rule, subject, evaluation.PAGE, figure))
     alerts.advance(clock.micros(at), found)
     yield {
-        "what": "rules and subjects judged at one instant",
+        "what": "rules and subjects evaluated at one instant",
         "pairs": len(found),
         "seconds": round(time.perf_counter() - began, 3),
         "reach_s": 1,
@@ -84,8 +85,9 @@ def measure(folder: Path) -> Iterator[dict]:
 
 def _promtool(folder: Path, count: int) -> float | None:
     """
-    Seconds that promtool takes to evaluate as many threshold rules once, its start included; None where it is not
-    installed.
+    Return the seconds that promtool takes to evaluate as many threshold rules once, with its start.
+
+    None if it is not installed.
     """
     promtool = shutil.which("promtool")
     if promtool is None:

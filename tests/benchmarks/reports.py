@@ -1,6 +1,7 @@
 """
-Daily reports of a month of posts: from the cold shell, in a process that keeps kernels warm, and twenty of them; beside
-the `papermill` command on the same notebook.
+Measure daily reports of a month of posts: from a cold command, with warm kernels, and twenty of them.
+
+The peer is the `papermill` command on the same notebook.
 """
 
 import os
@@ -21,7 +22,7 @@ from opslib.reports import backfill, publishing
 from tests.benchmarks import month
 
 COUNT, EACH, MONTH = 20, 3, 31
-PUBLISHED = (0, 1, 2, 3)  # Exit codes after which a report is there; what is wrong of the day is not at issue.
+PUBLISHED = (0, 1, 2, 3)  # Exit codes with a report; the verdict of the day does not matter.
 
 
 def _ran(command: list[str], environment: dict[str, str]) -> float:
@@ -39,10 +40,9 @@ def _home(folder: Path) -> Path:
 
 def measure(folder: Path) -> Iterator[dict]:
     """
-    Seconds of wall time, medians of three; HTML, Markdown and JSON included on our side, none on papermill's.
+    Measure seconds of wall time, medians of three; ours include HTML, Markdown and JSON, papermill's none.
 
-    A day that is made for the first time is judged anew, whoever makes it; made again it is not. So like is set beside
-    like.
+    The first report of a day evaluates its alerts, a later one does not. So first reports are compared with first ones.
     """
     home, days = _home(folder / "home"), list[str]()
     environment = {**os.environ, "OPS_HOME": str(home), "OPS_APP": "desk"}
@@ -61,7 +61,7 @@ def measure(folder: Path) -> Iterator[dict]:
     def cold(day):
         return _ran([sys.executable, "-m", "opslib.cli", "report", "daily", "--day", day], environment)
 
-    papermill(days[-1])  # What is usual is computed from the days before, once for all.
+    papermill(days[-1])  # Computes the usual ranges from earlier days, once for all.
     peers, colds, warms = {}, {}, {}
     peers["first"] = [papermill(day) for day in days[:EACH]]
     peers["again"] = [papermill(day) for day in days[:EACH]]
@@ -77,7 +77,7 @@ def measure(folder: Path) -> Iterator[dict]:
             )
             return time.perf_counter() - began
 
-        warm(days[0])  # It waits for what is imported once.
+        warm(days[0])  # Waits for the imports.
         warms["again"] = [warm(day) for day in days[:EACH]]
         warms["first"] = [warm(day) for day in days[2 * EACH : 3 * EACH]]
     for what, found, reach in (("cold shell", colds, 0.85), ("a running scheduler", warms, 0.4)):
@@ -92,7 +92,9 @@ def measure(folder: Path) -> Iterator[dict]:
             }
     fresh = _home(folder / "fresh")
     began = time.perf_counter()
-    made = backfill.here(desk.open("desk", fresh), "daily", list(reversed(days)), 2, 300, lambda running: running)
+    made = backfill.make_locally(
+        desk.open("desk", fresh), "daily", list(reversed(days)), 2, 300, lambda running: running
+    )
     many, peer = time.perf_counter() - began, COUNT * statistics.median(peers["first"])
     yield {
         "what": f"{COUNT} daily reports made first, two workers, beside {COUNT} times papermill's median",

@@ -1,4 +1,4 @@
-"""`ops status` from cold, a month of posts in the store; beside it, `import pandas` alone."""
+"""Measure a cold `ops status` with a month of posts in the database; the peer is `import pandas`."""
 
 import os
 import statistics
@@ -12,7 +12,7 @@ from opslib.foundation.storage.database import Database
 from tests.benchmarks import month
 
 RUNS, DAYS = 9, (1, 30)
-EXPECTED = (0, 1, 2, 3)  # Exit codes of a status that was told, whatever it is.
+EXPECTED = (0, 1, 2, 3)  # Exit codes of a status, whatever its verdict.
 
 
 def _median(command: list[str], environment: dict[str, str]) -> float:
@@ -26,7 +26,7 @@ def _median(command: list[str], environment: dict[str, str]) -> float:
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Seconds of wall time, the median of some runs, with a day and with a month in the store."""
+    """Measure seconds of wall time, median of some runs, with a day and with a month in the database."""
     ops = [sys.executable, "-m", "opslib.cli", "status", "--as-of", "2026-03-10T16:00"]
     pandas = _median([sys.executable, "-c", "import pandas"], dict(os.environ))
     for days in DAYS:

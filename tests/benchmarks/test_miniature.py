@@ -1,6 +1,7 @@
 """
-Each benchmark in its smallest form, so that none can break unseen. What it measures here means nothing; the full form
-is ``python -m tests.benchmarks NAME``.
+Test each benchmark in its smallest form, so that none breaks unnoticed.
+
+Its figures mean nothing; the full form is ``python -m tests.benchmarks NAME``.
 """
 
 import json
@@ -17,7 +18,7 @@ from tests.support import demo
 from tests.support.system import needs
 
 A_FEW_POSTS = {"EVERY_S": 1800, "PER_DAY": 48}
-# Of each benchmark, the constants of its size, as small as they may be.
+# The size constants of each benchmark, as small as possible.
 SMALLEST: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "status": [(status, {"RUNS": 1, "DAYS": (1,)}), (month, A_FEW_POSTS)],
     "commit": [(commit, {"COMMITS": 10})],
@@ -39,15 +40,15 @@ SMALLEST: dict[str, list[tuple[Any, dict[str, Any]]]] = {
 }
 
 
-SLOW = ("browser", "collected", "reports")  # They start kernels, a browser or a world, however small.
+SLOW = ("browser", "collected", "dashboard", "reports")  # They start kernels, a browser or a world.
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MEASURES])
-def test_it_measures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs to its end, and every row that it gives is JSON with a figure in it."""
+def test_a_benchmark_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark runs to its end, and every row that it returns is JSON with a figure."""
     if name == "browser":
         needs("chromium")
-    if name == "dashboard":  # The demo's day is there already.
+    if name == "dashboard":  # The demo's day already exists.
         shutil.copytree(demo.laid_out(tmp_path / "template").home, tmp_path / "bench" / "demo")
     for module, sizes in SMALLEST[name]:
         for constant, value in sizes.items():
@@ -59,7 +60,7 @@ def test_it_measures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert json.loads(json.dumps(row)) and any(isinstance(value, (int, float)) for value in row.values()), row
 
 
-def test_none_is_left_out() -> None:
-    """Every module here that measures can be asked for by its name."""
+def test_all_benchmarks_are_listed() -> None:
+    """Every benchmark module can be run by its name."""
     modules = {p.stem for p in Path(__file__).parent.glob("*.py") if "def measure" in p.read_text(encoding="utf-8")}
     assert modules - {Path(__file__).stem} == set(MEASURES) == set(SMALLEST)

@@ -1,20 +1,21 @@
-"""
-`ops lab` and `ops dashboard` as a person starts them: the launcher's entries, settings of their own, a page that only
-shows.
-"""
+"""Test `ops lab` and `ops dashboard` as a person starts them: launcher, own settings, a read-only page."""
 
+import contextlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import psutil
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from opslib.cli import main
 from opslib.foundation.config import settings
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the demo's day lies."""
+    """Return a home with the demo's day."""
     found = tmp_path_factory.mktemp("started")
     demo.laid_out(found)
     return found
@@ -38,130 +39,188 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def started(home: Path, what: str) -> Iterator[str]:
-    """A lab, or the dashboard without code, by the shell: its address."""
+    """Start a lab, or the dashboard without code, by its command; yield its address."""
     with (home / f"{what}.log").open("w+") as said:
         running = subprocess.Popen(
             [sys.executable, "-m", "opslib.cli", "--home", str(home), "--app", "demo", what, "--no-browser"],
             stdout=said,
             stderr=said,
             env=os.environ | {"HOME": str(home)},
+            start_new_session=True,
         )
         try:
             yield address_of(running, home / f"{what}.log")
         finally:
-            for process in psutil.Process(running.pid).children(recursive=True):
-                process.terminate()
-            running.terminate()
+            end(running)
+
+
+def opening(address: str, place: str) -> str:
+    """Return the address at which the lab opens a file; the tabs of the last session are closed."""
+    return re.sub(r"/lab/tree/[^?]*[?]", f"/lab/tree/{place}?reset&", address)
+
+
+def end(running: subprocess.Popen[Any]) -> None:
+    """End a process that was started in a session of its own, and all that it started, also if it hangs."""
+    kernels = psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, number)
+        # A kernel has a process group of its own.
+        _, kernels = psutil.wait_procs(kernels, timeout=20)
+        for kernel in kernels:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                kernel.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(20)
+            if not kernels:
+                return
 
 
-def test_the_launcher_has_the_suite(home: Path) -> None:
+def test_home_is_what_opens(home: Path) -> None:
     """
-    Runbooks by what a person sees, what there is to look at, reports; a click opens one; nothing of the user's own
-    settings is read or written.
+    The lab opens on Home, which has run by itself: what is broken first, then everything else, by keyboard too.
+
+    A link opens its notebook in the lab. The user's own settings are neither read nor written.
     """
     needs("chromium")
-    with started(home, "lab") as address, browsing() as (page, problems):
-        command = " ".join(
-            next(
-                p.cmdline()
-                for p in psutil.process_iter()
-                if "jupyter" in " ".join(p.cmdline()) and str(home) in " ".join(p.cmdline())
-            )
-        )
+    with started(home, "lab") as address, browsing(1440, 900) as (page, problems):
+        processes = [p.info for p in psutil.process_iter(["cmdline"])]
+        command = next(c for p in processes if "jupyter" in (c := " ".join(p["cmdline"] or ())) and str(home) in c)
         assert "token" not in command
         page.goto(address)
-        for name in catalog.names():
-            page.locator(".jp-Launcher").get_by_text(catalog.runbook(name).title, exact=True).first.wait_for(
-                state="attached"
-            )
-        for title in (jupyterlab.LIVE, *jupyterlab.NOW.values(), "Daily report", "Weekly report"):
-            page.locator(".jp-Launcher").get_by_text(title, exact=True).first.wait_for(state="attached")
+        page.locator(".ops-home .ops-answer").wait_for(timeout=labs.RUNS_S * 1000)
+        assert "No open incident" in page.locator(".ops-home .ops-answer").inner_text()
+        shown = "\n".join(page.locator(".ops-home").all_inner_texts())
+        for words in ("Runbooks by symptom", *catalog.titles().values(), "Latest reports", "Checklists due"):
+            assert words in shown
+        # The code is not seen, and each link is named and can be reached.
+        assert page.locator(".jp-NotebookPanel .cm-content").count() == 0
+        found = Axe().run(page, context=".ops-home").response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
         if folder := os.environ.get("LAB_PICTURES"):
-            page.screenshot(path=f"{folder}/lab_launcher.png")
-        page.locator(".jp-Launcher").get_by_text(catalog.runbook("massive_down").title, exact=True).first.click()
-        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive does not answer").first.wait_for()
+            page.screenshot(path=f"{folder}/lab_home.png")
+        page.locator(".ops-home a").get_by_text(catalog.runbook("massive_down").title, exact=True).first.focus()
+        page.keyboard.press("Enter")
+        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive does not respond").first.wait_for()
         assert (
             not page.get_by_text("Would you like to get notified about official Jupyter news").count()
             and problems == []
         )
+        # A narrow window has room for it: one document, without the side bar.
+        page.set_viewport_size({"width": 420, "height": 800})
+        page.goto(opening(address, jupyterlab.HOME))
+        page.locator(".ops-home .ops-answer").wait_for(timeout=labs.RUNS_S * 1000)
+        place = page.locator(".ops-home .ops-answer").bounding_box()
+        assert place and place["width"] > 250 and page.locator("#jp-left-stack").is_hidden()
     assert not (home / ".jupyter").exists() and not (home / ".local" / "share" / "jupyter" / "runtime").exists()
+
+
+def test_the_launcher_has_the_suite(home: Path) -> None:
+    """The launcher lists Home, the runbooks by symptom, the notebooks and the reports, each with a picture."""
+    needs("chromium")
+    with started(home, "lab") as address, browsing() as (page, problems):
+        page.goto(re.sub(r"/lab/tree/[^?]*", "/lab", address) + "&reset")
+        launcher = page.locator(".jp-Launcher")
+        launcher.get_by_text("Runbooks by symptom", exact=True).wait_for()
+        titles = (*catalog.titles().values(), "Home", jupyterlab.LIVE, *jupyterlab.NOW.values(), "Daily report")
+        for title in titles:
+            launcher.locator(".jp-LauncherCard", has_text=title).first.wait_for(state="attached")
+        for title in titles:  # A card without a picture shows the initials of its title.
+            assert launcher.locator(".jp-LauncherCard", has_text=title).first.locator("svg").count() == 1, title
+        assert problems == []
 
 
 def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
     """
-    The second screen of the README: the copy that was opened for an incident, in the lab; its cells run, the likely
-    branch is first and the first step has its buttons.
+    The README's second screen: the copy opened for an incident runs in the lab.
+
+    It runs when it is opened; the next step is at the top with its buttons, and a press leads to the one after it.
     """
     needs("chromium")
     for act in (
-        ["incident", "open", "Massive does not answer"],
-        ["runbook", "open", "massive_down", "--incident", "2026-03-10-2", "--as-of", "2026-03-10T11:27"],
+        ["incident", "open", "Massive does not respond"],
+        ["runbook", "open", "massive_down", "--incident", "2026-03-10-5", "--as-of", "2026-03-10T11:27"],
     ):
         assert main.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0
     with started(home, "lab") as address, browsing(1400, 1000) as (page, problems):
-        # Without the tabs of last time.
-        page.goto(
-            address.replace("/lab?", "/lab/tree/home/demo/demo/incidents/2026-03-10-2/01_massive_down.ipynb?reset&")
-        )
-        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").first.wait_for()
-        # What is asked of a kernel that has not started is lost.
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        last, until = (
-            page.get_by_text("0/31 steps; minute 0 since it was detected").first,
-            time.monotonic() + labs.RUNS_S,
-        )
-        # Cells that are not on the screen are not on the page, and outputs push the last one off it.
-        while not last.count():
-            assert time.monotonic() < until, page.locator(".jp-NotebookPanel").inner_text()[-2000:]
-            page.evaluate(
-                "() => { const o = document.querySelector('.jp-WindowedPanel-outer'); o.scrollTop = o.scrollHeight }"
-            )
-            page.wait_for_timeout(250)
-        page.mouse.move(700, 500)
-        page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }")
-        first = page.locator(".ops-step").first
-        for _ in range(60):  # Cells that are not on the screen are not on the page.
-            if first.count():
-                break
-            page.mouse.wheel(0, 300)
-            page.wait_for_timeout(250)
-        first.scroll_into_view_if_needed()
-        first.get_by_role("button", name="Look").click()
-        first.get_by_text("availability of massive").first.wait_for()
+        # Close the tabs of the last session.
+        page.goto(opening(address, "home/demo/demo/incidents/2026-03-10-5/01_massive_down.ipynb"))
+        page.locator(".ops-notebook .jp-RenderedMarkdown").first.wait_for()
+        # It runs by itself, and shows no code: the progress counts what its checks found.
+        page.get_by_text("10 done · 15 to do · 6 not needed").first.wait_for(timeout=labs.RUNS_S * 1000)
+        assert page.locator(".ops-notebook .jp-CodeCell .cm-content").count() == 0
+        first = page.locator(".ops-strip").first.inner_text()
+        for fact in ("Massive returns server errors", "11:22:00 New York", "Massive, confidence", "data from Tradier"):
+            assert fact in first
         if folder := os.environ.get("LAB_PICTURES"):
             page.screenshot(path=f"{folder}/incident.png")
+        following = page.locator(".ops-next")
+        following.get_by_text("Massive's status page", exact=True).wait_for()
+        following.get_by_role("button", name="Normal", exact=True).click()
+        following.get_by_text("Notify the trading team", exact=True).wait_for()
+        page.get_by_text("11 done · 14 to do · 6 not needed").first.wait_for()
         assert problems == []
 
 
-def test_the_dashboard_without_code_only_shows(home: Path) -> None:
-    """Four panels, no code, nobody without the token; what would leave something behind is refused in words."""
+def test_what_runs_by_itself(home: Path) -> None:
+    """A notebook that asks for it runs when it is opened from where the suite writes; elsewhere, or unasked, none."""
     needs("chromium")
-    with started(home, "dashboard") as address, browsing(1400, 1000) as (page, problems):
+    (home / "demo" / "incidents" / "x").mkdir(parents=True)
+    for place, asks in (
+        ("demo/incidents/x/asks.ipynb", True),
+        ("demo/incidents/x/silent.ipynb", False),
+        ("demo/asks.ipynb", True),
+    ):
+        labs.notebook(home / place, "print('it', 'ran')")
+        found = json.loads((home / place).read_text())
+        found["metadata"]["opslib"] = {"run_on_open": asks}
+        (home / place).write_text(json.dumps(found))
+    with started(home, "lab") as address, browsing() as (page, problems):
+        for place in ("demo/incidents/x/silent.ipynb", "demo/asks.ipynb", "demo/incidents/x/asks.ipynb"):
+            page.goto(opening(address, f"home/{place}"))
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+            if place == "demo/incidents/x/asks.ipynb":
+                page.get_by_text("it ran").wait_for()
+            else:
+                # What its own command prints is the first result.
+                page.locator(".jp-CodeCell").first.click()
+                page.keyboard.press("Control+Enter")
+                page.get_by_text("it ran").wait_for()
+            # The number stands there when the kernel has replied, which is after the output.
+            # A notebook that runs by itself hides it.
+            page.get_by_text("[1]:").wait_for(state="attached")
+            assert problems == []
+
+
+def test_the_dashboard_without_code_only_shows(home: Path) -> None:
+    """Four panels, no code, no access without the token; actions that would write are refused with a message."""
+    needs("chromium")
+    with started(home, "dashboard") as address, browsing(1440, 900) as (page, problems):
         with urlopen(address.partition("?")[0], timeout=20) as stranger:
             assert "/login" in stranger.url and b"widget-view" not in stranger.read()
-        asked = list[str]()
+        asked, console = list[str](), list[str]()
         page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
         page.goto(address)
         page.locator(".ops-live .panel").nth(3).wait_for()
+        assert page.evaluate("() => document.querySelector('.ops-live .past').getBoundingClientRect().bottom") <= 900
         assert [url for url in asked if not url.startswith((address.partition("?")[0], "data:", "blob:"))] == []
         assert page.locator("text=import opslib").count() == 0
         page.locator(".ops-live .words").fill("nothing")
         page.locator(".ops-live .by").fill("Junior Trader")
         page.get_by_role("button", name="Missed data").click()
-        page.get_by_text("this page only shows").wait_for()
+        page.get_by_text("this page is read-only").wait_for()
         if folder := os.environ.get("LAB_PICTURES"):
             page.screenshot(path=f"{folder}/dashboard_page.png")
-        assert problems == []
+        assert problems == [] and console == []
     assert oct((home / ".lab" / "config" / "voila.json").stat().st_mode)[-3:] == "600"
 
 
 def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
     """
-    Links to the project and the home, entries for every runbook; laid out twice it is the same; a file that a lab sees
-    has a path there, another has none.
+    The folder has links to project and home, and entries for every runbook; setting it up twice gives the same.
+
+    A file inside the folder has a path in the lab, any other has none.
     """
     found = settings.load(tmp_path / "home", "desk", {})
     (tmp_path / "home").mkdir()
@@ -187,7 +246,7 @@ def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is refused by name."""
+    """An invalid port is refused with a message."""
     assert (
         main.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64
         and "--port" in capsys.readouterr().err

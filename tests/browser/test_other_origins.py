@@ -1,6 +1,7 @@
 """
-A page of another origin in a real browser: it can neither post to the receiver nor read from it, directly or by DNS
-rebinding.
+Test that a page of another origin in a real browser can neither post to the receiver nor read from it.
+
+This holds for direct requests and for DNS rebinding.
 """
 
 import http.server
@@ -37,15 +38,15 @@ SENDS = """async ({to, body}) => {
   navigator.sendBeacon(to, new Blob([body], {type: 'application/x-www-form-urlencoded'}));
   try { navigator.sendBeacon(to, new Blob([body], {type: 'application/json'})); } catch (problem) { \
 said.push(`${problem}`); }
-  for (const enctype of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data']) {
+  await Promise.all(['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data'].map(enctype => {
     const frame = document.body.appendChild(Object.assign(document.createElement('iframe'), {name: enctype}));
     const form = document.body.appendChild(Object.assign(document.createElement('form'), {action: to, method: 'POST', \
 enctype, target: enctype}));
     form.appendChild(Object.assign(document.createElement('input'), {name: body.slice(0, -1), value: body.slice(-1)}));
     const done = new Promise(resolve => { frame.onload = resolve; });
     form.submit();
-    await Promise.race([done, new Promise(resolve => setTimeout(resolve, 3000))]);
-  }
+    return Promise.race([done, new Promise(resolve => setTimeout(resolve, 1500))]);
+  }));
   const sandboxed = document.body.appendChild(Object.assign(document.createElement('iframe'), {sandbox: \
 'allow-scripts'}));
   const answered = new Promise(resolve => { addEventListener('message', message => resolve(message.data), {once: true}\
@@ -81,7 +82,7 @@ document.head.append(style); });
 
 @contextmanager
 def page_server() -> Iterator[str]:
-    """A website: an empty page on a port of its own."""
+    """Serve an empty page of a website on its own port."""
 
     class Empty(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -109,7 +110,7 @@ def page_server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A browser for which every name of the website is this machine."""
+    """Start a browser that resolves every name of the website to this machine."""
     from playwright.sync_api import sync_playwright
 
     program = needs("chromium")
@@ -138,7 +139,7 @@ def shown(browser: Any) -> Iterator[Any]:
 
 
 def names_of(receiver: Receiver, website: str) -> dict[str, str]:
-    """The same website by its address and by a name that is resolved to this machine, and the receiver by two names."""
+    """Return the website by its address and by a name, and the receiver by two names."""
     return {
         "other port": website,
         "other name": website.replace("127.0.0.1", EVIL),
@@ -149,8 +150,9 @@ def names_of(receiver: Receiver, website: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["other port", "other name", "localhost"])
 def test_another_page_can_neither_post_nor_read(home: Path, shown: Any, name: str) -> None:
     """
-    A page of another port or name sends and reads in every way that a browser has: nothing is kept, nothing is read,
-    and the refusals are counted under its origin.
+    A page of another port or name gets nothing through, in any way that a browser has.
+
+    Nothing is stored or read, and the rejections are counted under its origin.
     """
     with page_server() as website, receiving(OPS_CORS_ORIGINS="https://app.example") as found:
         assert (
@@ -180,8 +182,9 @@ def test_another_page_can_neither_post_nor_read(home: Path, shown: Any, name: st
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/api/metrics", "/nothing"])
 def test_rebinding_reads_and_posts_nothing(home: Path, shown: Any, path: str) -> None:
     """
-    A page whose name was resolved to this machine after it was loaded, so that the receiver is of its own origin,
-    neither reads nor posts.
+    A page whose name was resolved to this machine after it was loaded neither reads nor posts.
+
+    The receiver is then of its own origin.
     """
     with receiving() as found:
         assert (
@@ -192,7 +195,7 @@ def test_rebinding_reads_and_posts_nothing(home: Path, shown: Any, path: str) ->
         # The refusal itself is a document of that origin, in which a script can be run by the test.
         shown.goto(f"{there}/page")
         got = shown.evaluate(READS, f"{there}{path}")
-        assert got and all("does not answer to the name" in one for one in got if one != "loaded as a style"), got
+        assert got and all("does not accept the host name" in one for one in got if one != "loaded as a style"), got
         for to, body in ((POST, a_body(1)), (ALERTS, [alert(severity="critical")])):
             said = shown.evaluate(SENDS, {"to": f"{there}{to}", "body": json.dumps(body)})
             assert not any(one.startswith("basic 2") for one in said), said
@@ -201,8 +204,9 @@ def test_rebinding_reads_and_posts_nothing(home: Path, shown: Any, path: str) ->
 
 def test_a_configured_page_posts(home: Path, shown: Any) -> None:
     """
-    The same page posts, by fetch and by sendBeacon, once its origin is configured; it still reads no figure, and posts
-    by no other name of this machine.
+    The same page can post, by fetch and sendBeacon, once its origin is configured.
+
+    It still cannot read a figure, nor post by another name of this machine.
     """
     with page_server() as website, receiving(OPS_CORS_ORIGINS=website) as found:
         shown.goto(f"{website}/page")
@@ -214,7 +218,7 @@ def test_a_configured_page_posts(home: Path, shown: Any) -> None:
 
 
 def test_the_start_page_in_a_browser(home: Path, shown: Any) -> None:
-    """The start page is shown as it is meant, asks no other address, and its policy is broken by nothing in it."""
+    """The start page is styled, requests no other address, and violates no rule of its policy."""
     with receiving() as found:
         asked_for, problems = [], []
         shown.on("request", lambda request: asked_for.append(request.url))
@@ -227,9 +231,10 @@ def test_the_start_page_in_a_browser(home: Path, shown: Any) -> None:
             ),
         )
         shown.goto(f"{found.url}/")
-        assert shown.inner_text("h1") == "desk: receiver of opslib" and "System Health" in shown.inner_text("body")
+        assert shown.inner_text("h1") == "desk: home" and "System Health" in shown.inner_text("body")
         # Its style is applied.
-        assert shown.evaluate("getComputedStyle(document.querySelector('pre')).backgroundColor") == "rgb(244, 244, 244)"
+        assert shown.evaluate("getComputedStyle(document.querySelector('pre')).backgroundColor") == "rgb(245, 247, 249)"
+        shown.click("summary")
         shown.click("a[href='/api/metrics']")
         shown.wait_for_url("**/api/metrics")
         assert {url.partition("/favicon")[0].removesuffix("/api/metrics").rstrip("/") for url in asked_for} == {

@@ -1,6 +1,7 @@
 """
-The dashboard where it cannot move: executed by papermill it is a picture in notebook, HTML and PDF; and in plain
-Notebook it moves as in JupyterLab.
+Test the dashboard where it is static: executed by papermill it is a picture in notebook, HTML and PDF.
+
+In plain Notebook it is live, as in JupyterLab.
 """
 
 import json
@@ -31,7 +32,7 @@ AS_OF = "2026-03-10T11:27"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the demo's day lies."""
+    """Return a home with the demo's day."""
     found = tmp_path_factory.mktemp("still")
     demo.laid_out(found)
     return found
@@ -39,9 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def executed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    The notebook, executed by papermill's own command as of a moment, as its users do who have never heard of `ops`.
-    """
+    """Execute the notebook as of a moment by papermill's own command, as a user without `ops` would."""
     made = tmp_path_factory.mktemp("papermill") / "out.ipynb"
     subprocess.run(
         [sys.executable, "-m", "papermill", str(NOTEBOOK), str(made), "-p", "as_of", AS_OF],
@@ -54,7 +53,7 @@ def executed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outputs(made: Path, source: str) -> list[dict[str, Any]]:
-    """What a cell showed."""
+    """Return the outputs of a cell."""
     cells = json.loads(made.read_text())["cells"]
     return [
         output["data"]
@@ -68,22 +67,24 @@ def test_papermill_leaves_a_picture(executed: Path, home: Path) -> None:
     """
     No widget that nobody could draw: a picture, and words that say the same state as ``ops status`` of that moment.
     """
-    (shown,) = outputs(executed, "ops.live(")
+    first_row, shown = outputs(executed, "ops.live(")
+    assert "Do first: " in "".join(first_row["text/plain"])
     view = Desk(settings.load(home, "demo", {}), lambda: CLOSES).status(AS_OF)
     assert set(shown) == {"image/png", "text/plain"}
     words = "".join(shown["text/plain"]).splitlines()
     assert (
         words[0].startswith(f"{view.verdict}, as of ")
         and "(11:27:00 New York)" in words[0]
-        and words[1:] == [f"{panel.title}: {panel.told}" for panel in view.panels]
+        and words[1:] == [f"{panel.title}: {panel.verdict_text}" for panel in view.panels]
     )
     assert "widgets" not in json.loads(executed.read_text())["metadata"]
 
 
 def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
     """
-    Converted by nbconvert's own command and opened without a network: the picture is drawn, nobody is asked for
-    anything that is needed, and printed to PDF it is there too.
+    Converted by nbconvert's own command and opened without a network, the picture is drawn, also in PDF.
+
+    Nothing that is needed is requested.
     """
     needs("chromium")
     subprocess.run(
@@ -98,7 +99,8 @@ def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
         drawn = page.evaluate("() => [...document.querySelectorAll('img')].map((img) => img.naturalWidth)")
         assert len(drawn) == 5 and min(drawn) > 300 and max(drawn) >= 1200
         assert (
-            page.get_by_text("Data Provider Health: critical").count() and page.get_by_text("11:27:00 New York").count()
+            page.get_by_text("Data Provider Health, 1 h: critical").count()
+            and page.get_by_text("11:27:00 New York").count()
         )
         printed = executed.with_suffix(".pdf")
         page.pdf(path=str(printed), format="A4", print_background=True)
@@ -109,23 +111,24 @@ def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
 
 def test_without_widgets_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    What a front end shows that draws no widgets: a sentence with the moment, and the four panels, text from outside
-    inert.
+    A front end without widgets shows a sentence with the moment, and the four panels.
+
+    Text from outside is inert.
     """
     shown: list[dict[str, str]] = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
     monkeypatch.setattr(live, "attended", lambda: True)
     desk = Desk(settings.load(home, "demo", {}), lambda: CLOSES)
     live.Live(desk, timedelta(hours=1), 60.0, time_parsing.parse(AS_OF))._ipython_display_()
-    (told,) = shown
+    (output,) = shown
     assert (
-        "application/vnd.jupyter.widget-view+json" in told
-        and told["text/html"].startswith("<p>This front end draws no Jupyter widgets")
-        and "11:27:00 New York" in told["text/html"]
+        "application/vnd.jupyter.widget-view+json" in output
+        and output["text/html"].startswith("<p>This front end does not support Jupyter widgets")
+        and "11:27:00 New York" in output["text/html"]
     )
     assert (
-        all(panel._html() in told["text/html"] for panel in desk.status(AS_OF).panels)
-        and "<script" not in told["text/html"]
+        all(panel._html() in output["text/html"] for panel in desk.status(AS_OF).panels)
+        and "<script" not in output["text/html"]
     )
 
 
@@ -142,7 +145,7 @@ def test_plain_notebook_moves(home: Path, tmp_path: Path) -> None:
         page.goto(f"{base}/notebooks/plain.ipynb?token={token}")
         page.wait_for_function(IDLE)
         page.wait_for_timeout(1000)
-        problems.clear()  # Of Notebook's own start.
+        problems.clear()  # Ignore messages of Notebook's start.
         page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-cell') }")
         page.locator(".ops-live .panel").nth(3).wait_for()
         page.wait_for_function("() => document.querySelector('.ops-live .moment').textContent.startsWith('11:27:00')")

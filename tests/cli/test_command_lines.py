@@ -29,10 +29,10 @@ SPEAKS_VERDICT = {"status", "checklist", "greeks", "pnl", "doctor", "verify"}
 LEFT_OUT = (
     "opslib.services.server.serve",
     "opslib.services.collector.collect",
-    "opslib.cli.commands.demo.asked",
-    "opslib.cli.commands.drill.asked",
+    "opslib.cli.commands.demo.play",
+    "opslib.cli.commands.drill.run",
     "opslib.services.scheduler.Scheduler.run",
-    "opslib.cli.commands.schedule.asked",
+    "opslib.cli.commands.schedule.execute",
     "opslib.cli.commands.schedule.ranged",
 )
 

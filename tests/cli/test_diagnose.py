@@ -21,7 +21,7 @@ from tests.support.snapshots import CLOSES
 
 KEYS = ["as_of", "window", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence"]
 ROW = ["question", "answer", "supports", "contradicts", "source", "age_s"]
-ID = "2026-03-10-2"  # The second of the demo's day.
+ID = "2026-03-10-5"  # After the four of the demo's day.
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -71,9 +71,9 @@ def test_its_json_is_the_contract_s(home: Path, capsys: pytest.CaptureFixture[st
         "provider_availability",
     )
     assert found["severity"] in ("warning", "notify", "critical", "escalate") and 0.5 < found["confidence"] <= 1
-    row = next(r for r in found["evidence"] if r["question"] == "Does massive answer what it is asked?")
+    row = next(r for r in found["evidence"] if r["question"] == "Does massive respond to our probes?")
     assert (row["supports"], row["contradicts"], row["source"], row["age_s"]) == (["provider_auth"], [], "probe", 0.0)
-    other = next(r for r in found["evidence"] if r["question"] == "Are the chains whole?")
+    other = next(r for r in found["evidence"] if r["question"] == "Are the option chains complete?")
     assert (other["supports"], other["contradicts"], other["source"], other["age_s"]) == (
         [],
         ["provider_partial", "provider_empty"],
@@ -94,17 +94,17 @@ def test_its_text_starts_with_what_matters(home: Path, capsys: pytest.CaptureFix
     assert (
         code == 0
         and lines[0].startswith("provider_5xx of massive, ")
-        and "Massive answers with errors of its own." in lines[0]
+        and "Massive returns server errors (5xx)." in lines[0]
     )
     assert (
         lines[1].startswith("  as of 2026-03-10 15:00")
         and lines[2].startswith("  severity: ")
         and lines[3] == "  runbook: ops runbook open massive_down"
     )
-    assert lines[4] == "  supports it:" and lines[5].startswith("    Does massive answer what it is asked? no: ")
+    assert lines[4] == "  supports it:" and lines[5].startswith("    Does massive respond to our probes? No: ")
     assert lines[5].endswith("[probe, 0 s old]")
     assert [line for line in lines[6:] if not line.startswith("    ")] == [
-        "  not measured, or of unknown age:",
+        "  unknown, or without data:",
         "  rules out other causes:",
     ]
 
@@ -189,7 +189,7 @@ def test_it_is_the_runbook_s_answer(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     desk = Desk(settings.load(tmp_path, "demo", {}), lambda: CLOSES)
     step = RunbookSession(desk, "massive_down", ID, "Ann", as_of=moment).diagnosis
-    recorded = desk.chronicle.find(ID).of_kind("runbook", "diagnosis")
+    recorded = desk.incidents.find(ID).of_kind("runbook", "diagnosis")
     assert found["cause"].startswith("provider_") and found["subject"] == "massive"
     assert (opened["cause"], opened["confidence"]) == (found["cause"], found["confidence"])
     same = ("as_of", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence")

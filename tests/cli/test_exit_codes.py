@@ -84,7 +84,7 @@ def test_a_disk_that_refuses_is_no_defect(
     assert main.main(["runs"]) == 70
     err = capsys.readouterr().err
     assert (
-        err.startswith(f"ops: /x/desk/runs could not be written or read ({os.strerror(number)}). ")
+        err.startswith(f"ops: /x/desk/runs could not be read or written ({os.strerror(number)}). ")
         and "unexpectedly" not in err
         and not (home / "crash.log").exists()
     )

@@ -135,7 +135,7 @@ def test_every_comparison_with_a_number_is_promtools(written, table, compare):
 def test_past_the_last_input_is_an_error(written, table):
     """What promtool answers out of its lookback, we refuse, with both times."""
     path = written(TEST.replace("eval_time: 3m30s", "eval_time: 6m"))
-    with pytest.raises(RulesError, match="asked for at 6 min, past its last input at 4 min 30 s"):
+    with pytest.raises(RulesError, match="tested at 6 min, after its last input at 4 min 30 s"):
         rule_tests.run(path, table)
 
 
@@ -187,9 +187,9 @@ NOT_UNDERSTOOD = {
     "no YAML": ("tests: [", "cannot be read as YAML"),
     "an unknown key": (TEST.replace("interval: 15s\n  input", "intervall: 15s\n  input"), "Did you mean 'interval'?"),
     "an alert that is none": (TEST.replace("alertname: Hot}", "alertname: Hott}", 1), "Did you mean 'Hot'?"),
-    "PromQL tests": (TEST + "  promql_expr_test: []\n", "promql_expr_test is not understood"),
+    "PromQL tests": (TEST + "  promql_expr_test: []\n", "promql_expr_test is not a valid key"),
     "values that are none": (TEST.replace("5x3 11", "5y3 11"), "5y3"),
-    "labels that are none": (TEST.replace('room="b"', 'room=~"b"'), "other matchers are not understood"),
+    "labels that are none": (TEST.replace('room="b"', 'room=~"b"'), "other matchers are not supported"),
     "a span that is none": (TEST.replace("eval_time: 1m,", "eval_time: soon,"), "soon"),
 }
 
@@ -212,7 +212,7 @@ def test_what_is_not_understood_is_refused_by_name(written, table, name):
     ],
 )
 def test_an_expression_that_is_not_understood_is_refused(written, table, wrong, words):
-    """Only a series compared with a number is understood; nothing else is taken for it."""
+    """Only the comparison of a series with a number is supported; every other expression is rejected."""
     with pytest.raises(RulesError, match=words):
         rule_tests.run(written(TEST, PROMETHEUS.replace('heat{room="a"} > 10', wrong)), table)
 
@@ -230,8 +230,8 @@ def test_the_export_passes_promtool_and_our_own_test(tmp_path, table):
     series = 'trading_rule_bound{rule="availability",source="page",subject="massive"}'
     labels = "{rule: availability, runbook: massive_down, severity: critical, source: page, subject: massive}"
     said = (
-        f"{{action: '{table['availability'].action.replace(chr(39), chr(39) * 2)}', summary: availability "
-        f"of massive past 95.0 %}}"
+        f"{{action: '{table['availability'].action.replace(chr(39), chr(39) * 2)}', summary: 'availability "
+        f"of massive < 95.0 %'}}"
     )
     (tmp_path / "test.yml").write_text(f"""
 rule_files: [rules.yml]
@@ -251,7 +251,7 @@ tests:
     assert rule_tests.run(tmp_path / "test.yml", table).failures == []
 
 
-def test_every_rung_is_exported_or_named_as_ours_alone(table):
+def test_every_severity_is_exported_or_named_as_ours_alone(table):
     """Each rule that a page measures has an alert for each rung and subject; the budgets are named as not exported."""
     import yaml
 
@@ -259,14 +259,14 @@ def test_every_rung_is_exported_or_named_as_ours_alone(table):
     rows = yaml.safe_load(text)["groups"][0]["rules"]
     wanted = (
         sum(
-            len(r.ladder) * len([s for s in r.subjects if (r.name, s) != ("availability", "app")])
+            len(r.thresholds) * len([s for s in r.subjects if (r.name, s) != ("availability", "app")])
             for r in table.rules.values()
             if not r.burn and "page" in r.sources
         )
         + 1
     )
     assert len(rows) == wanted and len({(r["alert"], r["labels"]["subject"]) for r in rows}) == wanted
-    assert "Judged by opslib alone: availability_burn, greeks_burn." in text.splitlines()[0] and table.hash in text
+    assert "Evaluated only by opslib: availability_burn, greeks_burn." in text.splitlines()[0] and table.hash in text
 
 
 def asked(desk, **options):
@@ -281,7 +281,7 @@ def asked(desk, **options):
         "days": 0,
         "seed": None,
     }
-    return rules.asked(desk, argparse.Namespace(**defaults | options), lambda items, total, words, unit: items)
+    return rules.run(desk, argparse.Namespace(**defaults | options), lambda items, total, words, unit: items)
 
 
 def test_check_says_what_is_the_desks_own(home, capsys):
@@ -292,7 +292,7 @@ def test_check_says_what_is_the_desks_own(home, capsys):
     assert main(["rules", "check"]) == 0 and "Nothing differs" in capsys.readouterr().out
     home.mkdir(exist_ok=True)
     (home / "rules.toml").write_text("[errors]\nwarning = 30\n")
-    assert main(["rules", "check"]) == 0 and "errors: ladder is (('warning', 30)" in capsys.readouterr().out
+    assert main(["rules", "check"]) == 0 and "errors: thresholds is (('warning', 30)" in capsys.readouterr().out
     (home / "rules.toml").write_text("[errors]\nwarning = 60\n\n[availability_burn]\ncritical = 200\n")
     assert main(["rules", "check"]) == 70
     err = capsys.readouterr().err
@@ -315,7 +315,7 @@ def test_the_commands_end_as_they_should(home, tmp_path, capsys):
         main(["rules", "test", str(tmp_path / "bad.yml")]) == 70
         and "2 of 4 expectations met" in capsys.readouterr().out
     )
-    assert main(["rules", "export", "prometheus"]) == 0 and capsys.readouterr().out.startswith("# The limits of ")
+    assert main(["rules", "export", "prometheus"]) == 0 and capsys.readouterr().out.startswith("# Rules ")
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +334,7 @@ def history(tmp_path_factory):
     }
     troubles = [
         {"rule": rule[t.name][0], "subject": rule[t.name][1], "from": t.begins.isoformat(), "to": t.ends.isoformat()}
-        for t in days.scripted(seed=5).troubles
+        for t in days.scripted(seed=5).faults
         if t.name in rule
     ]
     (folder / "troubles.json").write_text(json.dumps(troubles))
@@ -349,7 +349,7 @@ def test_history_is_scored_against_its_labels(history):
     found = asked(
         desk, what="backtest", start=f"{days.DAY}T09:30", end=f"{days.DAY}T16:00", troubles=labels, candidate=deaf
     ).values["history"]
-    ours, theirs = found["in force"], found["candidate"]
+    ours, theirs = found["in effect"], found["candidate"]
     assert (
         ours["found"]["unsized"] == [4, 4] and ours["false"] == 0 and ours["precision"] == 1 and ours["sessions"] == 1
     )
@@ -362,8 +362,8 @@ def test_without_labels_nothing_can_be_false_and_that_is_said(history):
     desk, _ = history
     answer = asked(desk, what="backtest", start=f"{days.DAY}T09:30", end=f"{days.DAY}T16:00")
     assert (
-        "no labels" in answer.words
-        and answer.values["history"]["in force"]["false"] == 0
+        "no known incidents were given" in answer.words
+        and answer.values["history"]["in effect"]["false"] == 0
         and answer.values["labelled"] is False
     )
 
@@ -371,12 +371,12 @@ def test_without_labels_nothing_can_be_false_and_that_is_said(history):
 def test_no_history_is_said(history):
     """Days of which nothing is stored cannot be tried on."""
     desk, _ = history
-    with pytest.raises(UsageError, match="no look of desk"):
+    with pytest.raises(UsageError, match="no snapshot of desk"):
         asked(desk, what="backtest", start="2026-02-02T09:30", end="2026-02-02T16:00")
 
 
 @pytest.mark.slow
-def test_resampled_days_tell_large_troubles_and_nothing_false(history):
+def test_resampled_days_find_large_problems_and_nothing_false(history):
     """
     On six days drawn from the background, the same for the same seed, troubles of five times the limit are told and
     quiet is quiet.
@@ -394,7 +394,7 @@ def test_resampled_days_tell_large_troubles_and_nothing_false(history):
             troubles=labels,
             days=6,
             seed=seed,
-        ).values["resampled"]["in force"]
+        ).values["resampled"]["in effect"]
 
     found = ask()
     assert (
@@ -410,18 +410,20 @@ def test_what_is_put_in_is_what_is_counted(history, table):
     """A trouble of five times two percent makes one request in ten fail while it lasts, and none before."""
     desk, labels = history
     window = clock.Window(time_parsing.parse(f"{days.DAY}T09:30"), time_parsing.parse(f"{days.DAY}T16:00"))
-    back = backtest.background(desk.store, desk.settings, table, window, backtest.labelled(labels, table))
+    back = backtest.extract_background(
+        desk.store, desk.settings, table, window, backtest.read_known_incidents(labels, table)
+    )
     trouble = KnownIncident("availability", "massive", us(3600), us(3600 + 2400), 5.0)
-    looks = list(backtest._looks(random.Random(3), table, back, [trouble]))
+    snapshots = list(backtest._snapshots(random.Random(3), table, back, [trouble]))
 
     def at(seconds):
-        return next(k for k in looks if k.ts_us == us(seconds))
+        return next(k for k in snapshots if k.ts_us == us(seconds))
 
     def rate(a, b):
         return (at(b).massive_failures - at(a).massive_failures) / (at(b).massive_requests - at(a).massive_requests)
 
     assert rate(0, 3600) < 0.01 and rate(3600, 6000) == pytest.approx(0.1, abs=0.025)
-    assert all(k.massive_requests == k.massive_successes + k.massive_failures for k in looks)
+    assert all(k.massive_requests == k.massive_successes + k.massive_failures for k in snapshots)
 
 
 def rise(rule, severity, seconds, subject="app", inhibited_by=None):
@@ -458,13 +460,13 @@ def test_pages_are_right_beside_or_false(table):
         rise("errors", "warning", 9500),
         rise("errors", "critical", 9500, inhibited_by="x"),
     ]
-    score = backtest.scored(pages, [trouble], table, 1)
+    score = backtest.score(pages, [trouble], table, 1)
     assert (score.right, score.beside, score.false, score.flaps, score.lead_s) == (2, 1, 1, 1, [100.0])
-    assert score.found == {"2×": [1, 1], "up to 15 min": [1, 1]} and score.false_pages[0].startswith(
+    assert score.found == {"2×": [1, 1], "up to 15 min": [1, 1]} and score.false_notifications[0].startswith(
         "errors app critical"
     )
     late = us(1600) + clock.span_us(table["gamma_zero"].window + table["gamma_zero"].keep_firing_for)
-    assert backtest.scored([replace(pages[0], fired_us=late + 5_000_000)], [trouble], table, 1).false == 1
+    assert backtest.score([replace(pages[0], fired_us=late + 5_000_000)], [trouble], table, 1).false == 1
 
 
 @pytest.mark.parametrize(
@@ -481,7 +483,7 @@ def test_labels_that_are_none_are_refused(tmp_path, table, content):
     """A file of troubles that cannot be read as meant is refused."""
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(UsageError, match="t.json"):
-        backtest.labelled(tmp_path / "t.json", table)
+        backtest.read_known_incidents(tmp_path / "t.json", table)
 
 
 def test_the_windows_of_the_tests_are_the_tables(table):

@@ -28,17 +28,17 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 def test_what_comes_next(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each job the next time, its name in the ledger, and what became of the last; before it ever ran it says so."""
     monkeypatch.setenv("OPS_CLOCK", "2025-11-27T12:00-05:00,0,0.000001")
-    code, told = shown(capsys, "list")
-    assert code == 0 and told.startswith("The schedule of this desk has not run yet") and "Fri 2025-11-28 13:15" in told
-    code, told = shown(capsys, "list", "-o", "json")
-    daily = next(row for row in json.loads(told) if row["job"] == "daily-report")
+    code, out = shown(capsys, "list")
+    assert code == 0 and out.startswith("The schedule is not running yet") and "Fri 2025-11-28 13:15" in out
+    code, out = shown(capsys, "list", "-o", "json")
+    daily = next(row for row in json.loads(out) if row["job"] == "daily-report")
     assert (daily["next"], daily["makes"], daily["last"], daily["owner"]) == (
         "2025-11-28T18:15:00.000Z",
         "report daily 2025-11-28",
         None,
         "Tech Lead",
     )
-    assert next(row for row in json.loads(told) if row["job"] == "staging")["next"] is None
+    assert next(row for row in json.loads(out) if row["job"] == "staging")["next"] is None
 
 
 def test_an_odd_schedule_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,12 +63,12 @@ def test_each_is_tried_once(home: Path) -> None:
     found = desk.open()
     jobs = {
         name: j
-        for name, j in jobs_schedule.read(home, found.staff).items()
+        for name, j in jobs_schedule.read(home, found.contacts).items()
         if name in ("weekly-report", "morning", "mine")
     }
     ended = {
         j.name: (outcome, place)
-        for j, outcome, place in scheduler.rehearse(
+        for j, outcome, place in scheduler.dry_run(
             found, jobs, time_parsing.parse("2026-03-10T17:00"), lambda running: running
         )
     }
@@ -94,8 +94,8 @@ def test_a_timer_of_systemd(
     """
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("OPS_HOME", str(tmp_path / "a 100 % home"))
-    code, told = shown(capsys, "install", "systemd", "-o", "json")
-    service, timer = (Path(p).read_text() for p in json.loads(told)["files"])
+    code, out = shown(capsys, "install", "systemd", "-o", "json")
+    service, timer = (Path(p).read_text() for p in json.loads(out)["files"])
     assert code == 0 and "OnCalendar=*-*-* *:*:00" in timer and "Persistent=true" in timer
     line = next(line for line in service.splitlines() if line.startswith("ExecStart="))
     command = shlex.split(line.removeprefix("ExecStart=").replace("%%", "%"))

@@ -31,10 +31,10 @@ def desk(tmp_path_factory):
     world = [time_parsing.parse(f"{days.DAY}T09:30")]
     store = Database(found.settings.url, lambda: world[0])
     collector = Collector(store, found.settings, found.rules, "one", lambda: world[0])
-    collector.judge()
+    collector.evaluate_due()
     SnapshotStore(store).write("desk", days.posts(), known_at_ts=True)
     world[0] = CLOSES + timedelta(seconds=10)
-    collector.judge()
+    collector.evaluate_due()
     return found
 
 
@@ -42,8 +42,8 @@ def test_the_record_and_a_replay_say_the_same(desk):
     """What a collector recorded is what judging anew says, row for row."""
     end = CLOSES + timedelta(seconds=5)
     record, replayed = desk.alerts(end, "6h30m"), desk.alerts(end, "6h30m", replay=True)
-    assert record.as_json() == replayed.as_json() and len(record.rises) > 10
-    assert record.lacking == "" and record.standing == replayed.standing
+    assert record.as_json() == replayed.as_json() and len(record.changes) > 10
+    assert record.missing == "" and record.active == replayed.active
 
 
 def test_the_answer_leads_to_the_runbook(desk):
@@ -52,16 +52,37 @@ def test_the_answer_leads_to_the_runbook(desk):
     comes after.
     """
     at = time_parsing.parse(f"{days.DAY}T11:30")
-    said = repr(desk.alerts(at, "2h").answer)
+    said = repr(desk.alerts(at, "2h").summary)
     first, second, *rest = said.splitlines()
     assert (
-        first.endswith("1 alert to act on")
+        first.endswith("1 alert to act on; 2 others are active, and nobody is notified of them")
         and "critical, since 03-10 11:2" in second
         and "runbook massive_down" in second
         and "< 95.0 %" in second
     )
-    assert any("errors" in line and "explained by availability-massive-page-" in line for line in rest)
-    assert repr(desk.alerts(time_parsing.parse(f"{days.DAY}T09:50"), "20m").answer).endswith("nothing to act on")
+    assert any("errors" in line and "inhibited by availability of massive, page" in line for line in rest)
+    assert repr(desk.alerts(time_parsing.parse(f"{days.DAY}T09:50"), "20m").summary).endswith("no alert to act on")
+
+
+def test_what_fires_has_its_value_then_and_now(desk: Desk) -> None:
+    """A firing alert is listed with its value when it fired and the one now; the table has the worse of both."""
+    at = days.at("11:30")
+    log = desk.alerts(at, "2h")
+    alert = next(a for a in log.active if (a["rule"], a["source"]) == ("availability", "page"))
+    now = desk.rules["availability"].format_value(log.values_now[alert["id"]])
+    assert now not in alert["sentence"] and f"{alert['sentence']} when it fired, {now} now." in repr(log.summary)
+    assert f"availability of massive ({now} over 10 min) < 95.0 %" in repr(log.fired)
+    assert log.as_json() == [c.as_json(desk.rules, log.incidents.get(c.alert)) for c in log.changes]
+
+
+def test_a_verdict_below_its_alerts_says_why(desk: Desk) -> None:
+    """An alert may fire although the verdict over an hour is milder; the status says that their windows differ."""
+    views = (desk.status(days.at("11:22") + timedelta(seconds=10 * n)) for n in range(15))
+    view = next(v for v in views if any(a["state"] == "firing" and a["severity"] == "critical" for a in v.alerts))
+    assert view.verdict == "warning"
+    (line,) = [line for line in repr(view).splitlines() if "firing, up to" in line]
+    assert "up to critical" in line and line.endswith("warning is the verdict over 1 h")
+    assert "firing, up to" not in repr(desk.status(days.at("11:45")))
 
 
 def test_what_still_fires_is_shown_at_its_worst(tmp_path):
@@ -70,19 +91,19 @@ def test_what_still_fires_is_shown_at_its_worst(tmp_path):
     found = Desk(settings.Settings(home=tmp_path, app="desk"), lambda: at)
     store = Database(found.settings.url, lambda: at)
     SnapshotStore(store).write("desk", [p for p in days.posts() if p.ts_us <= clock.micros(at)], known_at_ts=True)
-    Collector(store, found.settings, found.rules, "one", lambda: at).judge()
+    Collector(store, found.settings, found.rules, "one", lambda: at).evaluate_due()
     record, replayed = found.alerts(at, "6h"), found.alerts(at - timedelta(seconds=5), "6h", replay=True)
-    assert record.as_json() == replayed.as_json() and any(r.over_us is None for r in record.rises)
+    assert record.as_json() == replayed.as_json() and any(r.over_us is None for r in record.changes)
 
 
 def test_known_at_shows_what_was_on_record_then(desk):
     """What was not recorded by a moment is not shown as known at it."""
-    assert desk.alerts(CLOSES, "6h30m", time_parsing.parse(f"{days.DAY}T09:31")).rises == []
+    assert desk.alerts(CLOSES, "6h30m", time_parsing.parse(f"{days.DAY}T09:31")).changes == []
 
 
-def test_a_moment_in_between_is_told_as_of_then(desk):
+def test_a_moment_in_between_is_reported_as_of_then(desk):
     """As of half past eleven the outage still fires, though the record knows its end."""
-    rows = {(r.rule, r.severity): r for r in desk.alerts(time_parsing.parse(f"{days.DAY}T11:30"), "2h").rises}
+    rows = {(r.rule, r.severity): r for r in desk.alerts(time_parsing.parse(f"{days.DAY}T11:30"), "2h").changes}
     assert rows["availability", "critical"].state == "firing" and rows["availability", "critical"].over_us is None
     assert rows["gamma_zero", "critical"].state == "fell"
 
@@ -92,7 +113,7 @@ def test_status_reads_its_alerts_off_the_record(desk):
     at = time_parsing.parse(f"{days.DAY}T11:30")
     recorded = desk.status(at).alerts
     assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [
-        r.alert for r in desk.alerts(at, "2h").rises if (r.rule, r.severity) == ("availability", "critical")
+        r.alert for r in desk.alerts(at, "2h").changes if (r.rule, r.severity) == ("availability", "critical")
     ]
     other = Desk(settings.Settings(home=desk.settings.home / "other", app="desk"), lambda: CLOSES)
     SnapshotStore(other.store).write("desk", days.posts(), known_at_ts=True)
@@ -106,10 +127,10 @@ def test_noise_and_waiting_are_counted(desk):
     Every rise has its waiting time, and each rule its count of told, noted and explained away; together they are all.
     """
     log = desk.alerts(CLOSES, "6h30m")
-    assert repr(log.lead_times).count("\n") == len(log.rises) + 1
+    assert repr(log.lead_times).count("\n") == len(log.changes) + 1
     rows = [line.split("  ") for line in repr(log.noisiest).splitlines()[2:]]
     counts = [[int(cell) for cell in row if cell.strip().isdigit()] for row in rows]
-    assert sum(sum(c) for c in counts) == len(log.rises) and counts == sorted(counts, key=lambda c: -c[0])
+    assert sum(sum(c) for c in counts) == len(log.changes) and counts == sorted(counts, key=lambda c: -c[0])
 
 
 def test_budgets_show_both_windows(desk):
@@ -122,8 +143,8 @@ def test_budgets_show_both_windows(desk):
 def test_text_from_outside_is_inert(desk):
     """A name that is markup does nothing in a notebook or report."""
     log = desk.alerts(CLOSES, "6h30m")
-    log.rises[0].sentence = log.rises[0].inhibited_by = HOSTILE
-    for part in (log.fired, log.answer):
+    log.changes[0].sentence = log.changes[0].inhibited_by = HOSTILE
+    for part in (log.fired, log.summary):
         assert HOSTILE not in part.html and "<img" not in part.markdown
 
 
@@ -143,7 +164,7 @@ def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
     capsys.readouterr()
     assert ask() == 3
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == [] and "no collector has ever judged here" in captured.err
+    assert json.loads(captured.out) == [] and "no alerts have been evaluated here" in captured.err
     assert ask("--replay") == 0
     rows = json.loads(capsys.readouterr().out)
     assert {
@@ -185,11 +206,11 @@ def test_a_rule_that_is_gone_breaks_no_row():
         "old rule (3) > 2",
         "h",
     )
-    (row,) = history.read([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
+    (row,) = history.severity_changes([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
     assert (
         row.as_json(rules.load())["runbook"] is None
         and row.state == "unknown"
-        and row.told(rules.load()) == "old rule (3) > 2"
+        and row.worst_sentence(rules.load()) == "old rule (3) > 2"
     )
     assert history.active_alerts([gone], rules.load())[0]["runbook"] is None
 
@@ -200,14 +221,13 @@ def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:
     is refused by name.
     """
     shown = desk.alerts(days.at("11:30"), "1d")
-    assert shown.standing
+    assert shown.active
     gone = replace(
         shown,
-        standing=[
-            a | {"rule": "gone", "inhibited_by": None, "severity": "critical", "state": "firing"}
-            for a in shown.standing
+        active=[
+            a | {"rule": "gone", "inhibited_by": None, "severity": "critical", "state": "firing"} for a in shown.active
         ],
     )
-    assert "Its rule is no longer in rules.toml" in repr(gone.answer)
-    with pytest.raises(RulesError, match="no rule 'avalability' in the table in force. Did you mean 'availability'"):
+    assert "Its rule is no longer in rules.toml" in repr(gone.summary)
+    with pytest.raises(RulesError, match="no rule 'avalability' in the rules in effect. Did you mean 'availability'"):
         desk.rules["avalability"]

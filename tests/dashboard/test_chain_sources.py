@@ -1,4 +1,4 @@
-"""Where a chain comes from: fetched from providers that answer, or do not; kept by the collector; from the shell."""
+"""Test the sources of a chain: providers that respond or fail, the database, the shell."""
 
 import asyncio
 import json
@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from opslib import desk
-from opslib.dashboard import chain_details as assay
-from opslib.dashboard import chain_sources
+from opslib.dashboard import chain_details, chain_sources
 from opslib.foundation import clock
 from opslib.foundation.config import rules
 from opslib.foundation.errors import UsageError
@@ -54,9 +53,9 @@ def asked(
     as_of: str = "",
     provider: str = "",
     urls: tuple[str, ...] = ("MASSIVE", "TRADIER"),
-) -> assay.ChainView:
-    """A symbol's chain, asked for at the moment of the table."""
-    found: list[assay.ChainView] = []
+) -> chain_details.ChainView:
+    """Request a symbol's chain at the moment of the table."""
+    found: list[chain_details.ChainView] = []
 
     async def go() -> None:
         async with serving(answer) as url:
@@ -72,27 +71,25 @@ def asked(
 
 
 def test_fetched_from_both(tmp_path: Path) -> None:
-    """Massive's chain is judged, and Tradier's beside it, contract by contract."""
+    """Massive's chain is evaluated and compared with Tradier's, contract by contract."""
     view = asked(tmp_path, answering, "SPY")
-    told = view.as_json()
-    assert (told["provider"], told["verdict"], told["contracts"], told["core"]["flagged"]) == (
+    values = view.as_json()
+    assert (values["provider"], values["verdict"], values["contracts"], values["core"]["flagged"]) == (
         "massive",
         "ok",
         len(TABLE),
         0,
     )
-    assert told["against"]["shared"] > 150 and (
-        told["against"]["moved_usd"],
-        told["against"]["delta_off"],
-        told["against"]["iv_off"],
+    assert values["against"]["shared"] > 150 and (
+        values["against"]["moved_usd"],
+        values["against"]["delta_off"],
+        values["against"]["iv_off"],
     ) == (0.0, 0, 0)
-    assert "Beside the other provider" in repr(view)
+    assert "Comparison with the other provider" in repr(view)
 
 
 def test_tradier_alone_and_tradier_down(tmp_path: Path) -> None:
-    """
-    Tradier's chain by itself, with the quote that it lacks; where it does not answer, Massive's alone, and it is said.
-    """
+    """Tradier's chain alone, with the missing quote added; if Tradier fails, Massive's alone, with a remark."""
     view = asked(tmp_path, answering, "SPY", provider="tradier")
     assert (view.as_json()["provider"], view.verdict, view.as_json()["contracts"]) == ("tradier", "ok", len(TABLE))
     down = asked(tmp_path, lambda r: answering(r, tradier_down=True), "SPY")
@@ -103,32 +100,32 @@ def test_tradier_alone_and_tradier_down(tmp_path: Path) -> None:
     )
 
 
-def test_a_page_that_fails_is_told(tmp_path: Path) -> None:
-    """A chain whose second page fails is judged as far as it came, and is not ok."""
+def test_a_page_that_fails_is_reported(tmp_path: Path) -> None:
+    """A chain whose second page fails is evaluated as far as it arrived, and is not ok."""
     view = asked(
         tmp_path, lambda r: as_json({}, 502) if "cursor" in r.query else answering(r), "SPY", urls=("MASSIVE",)
     )
-    told = view.as_json()
+    values = view.as_json()
     assert (
-        told["contracts"] == len(TABLE) // 2
-        and told["verdict"] == "warning"
-        and "incomplete" in {f["check"] for f in told["findings"]}
+        values["contracts"] == len(TABLE) // 2
+        and values["verdict"] == "warning"
+        and "incomplete" in {f["check"] for f in values["findings"]}
     )
 
 
-def test_nobody_to_ask(tmp_path: Path) -> None:
-    """Without an address, or an answer, it is said what to set."""
+def test_no_provider(tmp_path: Path) -> None:
+    """Without an address or a response, the error says what to set."""
     at = desk.open("desk", tmp_path, {})
     with pytest.raises(UsageError, match="OPS_MASSIVE_URL"):
         chain_sources.of_provider(at.store, at.settings, RULES, "SPY")
     with pytest.raises(UsageError, match="no chain of SPY"):
         chain_sources.of_store(at.store, at.settings, RULES, "SPY", AT)
-    with pytest.raises(UsageError, match="could be had"):
+    with pytest.raises(UsageError, match="could be fetched"):
         asked(tmp_path, lambda r: as_json({"error": "Unknown API Key"}, 401), "SPY", urls=("MASSIVE",))
 
 
 def test_as_the_collector_kept_it(tmp_path: Path) -> None:
-    """As of a moment it is the last chain kept by then, with the quotes' age as of its fetching."""
+    """As of a moment it is the last chain stored by then, with the age of its quotes when it was fetched."""
     at = desk.open("desk", tmp_path, {})
     SampleStore(at.store, "desk").keep_chain(
         clock.micros(AT), "massive", "SPY", "ok", [json.dumps(page).encode() for page in massive(TABLE)]
@@ -149,8 +146,9 @@ def test_as_the_collector_kept_it(tmp_path: Path) -> None:
 
 def test_from_the_shell(tmp_path: Path) -> None:
     """
-    The exit code is the verdict, the JSON has the shape of the contract; what is no chain is refused with 70, wrong
-    usage with 64.
+    The exit code is the verdict, and the JSON follows CONTRACT.md.
+
+    A file without a chain ends with 70, wrong usage with 64.
     """
 
     def ops(*given: str) -> tuple[int, str, str]:
@@ -164,13 +162,15 @@ def test_from_the_shell(tmp_path: Path) -> None:
 
     good = written(TABLE, tmp_path)
     rc, out, _ = ops(str(good), "-o", "json")
-    told = json.loads(out)
+    values = json.loads(out)
     assert (
         rc == 0
-        and told["verdict"] == "ok"
-        and set(told) >= {"as_of", "contracts", "raw_valid_rate", "core", "coverage", "units", "findings", "verdict"}
+        and values["verdict"] == "ok"
+        and set(values) >= {"as_of", "contracts", "raw_valid_rate", "core", "coverage", "units", "findings", "verdict"}
     )
-    assert set(told["core"]) == {"contracts", "flagged", "valid_rate"} and told["as_of"] == "2026-03-10T15:30:00.000Z"
+    assert (
+        set(values["core"]) == {"contracts", "flagged", "valid_rate"} and values["as_of"] == "2026-03-10T15:30:00.000Z"
+    )
     bad = TABLE.copy()
     bad.iloc[core(TABLE)[:120], bad.columns.get_loc("gamma")] = 0.0
     rc, out, _ = ops(str(written(bad, tmp_path, "bad.csv")))

@@ -1,4 +1,4 @@
-"""The doctor: everything looked at once, each thing named, and the setting to change."""
+"""Test the doctor: every check runs once, and each problem names the setting to change."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A world that runs, in market hours."""
+    """A running simulated world in market hours."""
     with World(BEGINS, speed=1.0) as lever:
         monkeypatch.setenv("OPS_CLOCK", lever.environ["OPS_CLOCK"])
         yield lever
@@ -33,7 +33,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 @pytest.fixture
 def web_page() -> Iterator[str]:
-    """The address of an app that answers its web page on every path, as the real one does."""
+    """The address of an app that returns its web page for every path, as the real one does."""
     loop, ready, found = asyncio.new_event_loop(), threading.Event(), list[str]()
     stop = asyncio.Event()
 
@@ -42,11 +42,11 @@ def web_page() -> Iterator[str]:
             return as_html("The app")
 
         server = Server(answer, asyncio.sleep)
-        await server.be("open")
+        await server.set_state("open")
         found.append(f"http://127.0.0.1:{server.port}")
         ready.set()
         await stop.wait()
-        await server.be("closed")
+        await server.set_state("closed")
 
     running = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     running.start()
@@ -58,99 +58,97 @@ def web_page() -> Iterator[str]:
 
 
 def examined(home: Path, environ: dict[str, str]) -> Examination:
-    """What the doctor says of a desk with these settings; no secret of theirs is in it."""
+    """Examine an app with these settings; the report contains no secret."""
     found = settings.load(home, None, environ)
     store = Database(found.url)
-    seen = doctor.examine(found, store, rules.load())
+    report = doctor.examine(found, store, rules.load())
     store.close()
     for secret in found.secrets.values():
-        assert secret not in repr(seen) + json.dumps(seen.as_json())
-    return seen
+        assert secret not in repr(report) + json.dumps(report.as_json())
+    return report
 
 
-def of(seen: Examination, what: str) -> doctor.Check:
-    return next(c for c in seen.checks if what in c.what)
+def of(report: Examination, what: str) -> doctor.Check:
+    return next(c for c in report.checks if what in c.what)
 
 
 def test_a_healthy_world_is_green(world: World, tmp_path: Path) -> None:
-    """Against a healthy world the doctor is green, and names every thing that it looked at and what it saw there."""
-    seen = examined(tmp_path, world.environ)
-    assert (seen.verdict, seen.exit_code) == ("ok", 0), seen
-    looked_at = [c.what for c in seen.checks if c.verdict == "ok"]
+    """Against a healthy world the doctor is ok, and lists every check with its result."""
+    report = examined(tmp_path, world.environ)
+    assert (report.verdict, report.exit_code) == ("ok", 0), report
+    checked = [c.what for c in report.checks if c.verdict == "ok"]
     wanted = (
         "Python",
-        "store",
-        "limits",
+        "database",
+        "rules",
         "clock",
-        "massive: is it there",
-        "massive: may we have option data",
-        "tradier: is it there",
-        "app: is its server there",
-        "socket behind its own",
-        "WebSocket open",
-        "log be read",
-        "process alive",
-        "SPY: can a whole chain",
-        "clocks against ours",
+        "massive: reachable",
+        "massive: option data",
+        "tradier: reachable",
+        "app: server reachable",
+        "app: upstream connection",
+        "WebSocket opens",
+        "log readable",
+        "process running",
+        "SPY: complete chain",
+        "clock offsets from this machine",
     )
-    assert all(any(words in what for what in looked_at) for words in wanted), seen
-    assert all(c.seen for c in seen.checks)
+    assert all(any(words in what for what in checked) for words in wanted), report
+    assert all(c.result for c in report.checks)
 
 
 def test_an_app_that_answers_its_page_on_every_path(world: World, web_page: str, tmp_path: Path) -> None:
-    """
-    Where the app's address is one that answers a web page on every path, the doctor says so and names the setting.
-    """
-    seen = examined(tmp_path, {**world.environ, "OPS_APP_URL": web_page})
-    check = of(seen, "/api/health")
-    assert seen.exit_code == 2 and check.verdict == "critical" and "a page instead of data" in check.seen
+    """If the app's address returns a web page for every path, the doctor says so and names the setting."""
+    report = examined(tmp_path, {**world.environ, "OPS_APP_URL": web_page})
+    check = of(report, "/api/health")
+    assert report.exit_code == 2 and check.verdict == "critical" and "a web page instead of data" in check.result
     assert "Set OPS_APP_URL to the address of the app's own server" in check.advice and web_page in check.advice
 
 
 @pytest.mark.parametrize(
     ("change", "what", "words"),
     [
-        ({"OPS_MASSIVE_TOKEN": ""}, "massive: is it there", "Set OPS_MASSIVE_TOKEN"),
-        ({"OPS_MASSIVE_TOKEN": "another-key-than-theirs"}, "massive: is it there", "OPS_MASSIVE_TOKEN"),
-        ({"OPS_TRADIER_URL": "http://127.0.0.1:1"}, "tradier: is it there", "OPS_FALLBACK=none"),
-        ({"OPS_APP_LOG": "/nowhere/app.log"}, "log be read", "OPS_APP_LOG is /nowhere/app.log"),
-        ({"OPS_APP_PID": "/nowhere/app.pid"}, "process alive", "OPS_APP_PID is /nowhere/app.pid"),
-        ({"OPS_APP_WS_URL": "ws://127.0.0.1:1"}, "WebSocket open", "OPS_APP_WS_URL"),
-        ({"SSL_CERT_FILE": ""}, "massive: is it there", "OPS_MASSIVE_URL"),
+        ({"OPS_MASSIVE_TOKEN": ""}, "massive: reachable", "Set OPS_MASSIVE_TOKEN"),
+        ({"OPS_MASSIVE_TOKEN": "another-key-than-theirs"}, "massive: reachable", "OPS_MASSIVE_TOKEN"),
+        ({"OPS_TRADIER_URL": "http://127.0.0.1:1"}, "tradier: reachable", "OPS_FALLBACK=none"),
+        ({"OPS_APP_LOG": "/nowhere/app.log"}, "log readable", "OPS_APP_LOG is /nowhere/app.log"),
+        ({"OPS_APP_PID": "/nowhere/app.pid"}, "process running", "OPS_APP_PID is /nowhere/app.pid"),
+        ({"OPS_APP_WS_URL": "ws://127.0.0.1:1"}, "WebSocket opens", "OPS_APP_WS_URL"),
+        ({"SSL_CERT_FILE": ""}, "massive: reachable", "OPS_MASSIVE_URL"),
     ],
 )
 def test_what_is_wrong_and_which_setting(
     world: World, tmp_path: Path, change: dict[str, str], what: str, words: str
 ) -> None:
-    """One wrong setting is named, by itself: everything else is as well as it was."""
-    seen = examined(tmp_path, {**world.environ, **change})
-    check = of(seen, what)
-    assert seen.exit_code != 0 and check.verdict in ("critical", "warning") and words in check.advice, seen
-    assert of(seen, "app: is its server there").verdict == "ok"
+    """One wrong setting is named alone; every other check is as before."""
+    report = examined(tmp_path, {**world.environ, **change})
+    check = of(report, what)
+    assert report.exit_code != 0 and check.verdict in ("critical", "warning") and words in check.advice, report
+    assert of(report, "app: server reachable").verdict == "ok"
 
 
-def test_who_is_told(tmp_path: Path) -> None:
-    """The doctor says by which ways each role is told, and what is wrong with a way that cannot be meant."""
+def test_channels_of_each_role(tmp_path: Path) -> None:
+    """The doctor lists the channels of each role, and names an error in the configuration of a channel."""
     (tmp_path / "settings.toml").write_text(
         '[channels.x]\nkind = "webhook"\nurl = "http://127.0.0.1:1"\n[roles.DevOps]\nchannels = ["x"]\n'
     )
-    check = of(examined(tmp_path, {}), "who is told")
-    assert check.verdict == "ok" and "DevOps: x" in check.seen and "Tech Lead: terminal" in check.seen
+    check = of(examined(tmp_path, {}), "notifications")
+    assert check.verdict == "ok" and "DevOps: x" in check.result and "Tech Lead: terminal" in check.result
     (tmp_path / "settings.toml").write_text('[channels.x]\nkind = "slack"\n')
-    check = of(examined(tmp_path, {}), "who is told")
-    assert check.verdict == "critical" and "OPS_CHANNEL_X is not set" in check.seen
+    check = of(examined(tmp_path, {}), "notifications")
+    assert check.verdict == "critical" and "OPS_CHANNEL_X is not set" in check.result
 
 
 def test_nothing_is_configured(tmp_path: Path) -> None:
-    """Where nothing is named to look at, the verdict is unknown, and each setting that is missing is named."""
-    seen = examined(tmp_path, {})
+    """Without any setting the verdict is unknown, and each missing setting is named."""
+    report = examined(tmp_path, {})
     wanted = {name for name in settings.WORLD if name != "OPS_FALLBACK"}
-    assert (seen.verdict, seen.exit_code) == ("unknown", 3) and {c.advice for c in seen.checks if not c.verdict} >= {
-        f"set {name}" for name in wanted
-    }
+    assert (report.verdict, report.exit_code) == ("unknown", 3) and {
+        c.advice for c in report.checks if not c.verdict
+    } >= {f"set {name}" for name in wanted}
     assert (
-        all(name in of(seen, "settings").advice for name in wanted)
-        and "7 of 7 things are not looked at" in of(seen, "settings").seen
+        all(name in of(report, "settings").advice for name in wanted)
+        and "7 of 7 settings are missing, so these are not checked" in of(report, "settings").result
     )
 
 
@@ -158,7 +156,7 @@ def test_nothing_is_configured(tmp_path: Path) -> None:
     ("setting", "lost", "remains"),
     [
         ("OPS_APP_URL", "API health endpoint", ""),
-        ("OPS_APP_WS_URL", "round trip", "the page's own word on its socket remains"),
+        ("OPS_APP_WS_URL", "round trip", "the page's own report of its connection remains"),
         ("OPS_APP_LOG", "time-outs and how long the app waits", "POST /api/logs"),
         ("OPS_APP_PID", "memory and whether that grows", "the page's memory remain"),
         ("OPS_MASSIVE_URL", "response time", "page's counts"),
@@ -166,24 +164,22 @@ def test_nothing_is_configured(tmp_path: Path) -> None:
         ("OPS_SYMBOLS", "daily validation with known symbols", "own validations remain"),
     ],
 )
-def test_which_checks_fall_away(tmp_path: Path, setting: str, lost: str, remains: str) -> None:
-    """
-    Of each setting that is missing the doctor says in plain words which of the guide's checks nobody makes, and what
-    remains.
-    """
+def test_checks_that_a_missing_setting_prevents(tmp_path: Path, setting: str, lost: str, remains: str) -> None:
+    """For each missing setting the doctor names the guide's checks that are not possible, and what remains."""
     check = next(c for c in examined(tmp_path, {}).checks if c.advice == f"set {setting}")
     assert (
         check.verdict == ""
-        and f"{setting} is not set. Not measured without it: " in check.seen
-        and lost in check.seen
-        and remains in check.seen
+        and f"{setting} is not set. Not measured without it: " in check.result
+        and lost in check.result
+        and remains in check.result
     )
 
 
 def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -> None:
     """
-    Its log counts as looked at, its process as what cannot be looked at from afar; a day after the last line both are
-    missing again; read twice it is a warning.
+    A drained log counts as checked, and the process as not checkable from elsewhere.
+
+    A day after the last line both are missing again; a log that is read twice is a warning.
     """
     environ = {**world.environ, "OPS_APP_LOG": "", "OPS_APP_PID": ""}
     store = Database(settings.load(tmp_path, None, environ).url)
@@ -199,13 +195,13 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -
     keep(timedelta(hours=25))
     assert "OPS_APP_LOG" in of(examined(tmp_path, environ), "settings").advice
     keep(timedelta(minutes=1))
-    seen = examined(tmp_path, environ)
-    assert (seen.verdict, of(seen, "by a drain").verdict) == ("ok", "ok"), seen
-    assert "OPS_APP_PID is not set. Not measured without it" in of(seen, "the app's process").seen and not [
-        c for c in seen.checks if c.advice == "set OPS_APP_LOG"
+    report = examined(tmp_path, environ)
+    assert (report.verdict, of(report, "log drain").verdict) == ("ok", "ok"), report
+    assert "OPS_APP_PID is not set. Not measured without it" in of(report, "the app's process").result and not [
+        c for c in report.checks if c.advice == "set OPS_APP_LOG"
     ]
-    twice = of(examined(tmp_path, {**environ, "OPS_APP_LOG": world.environ["OPS_APP_LOG"]}), "by a drain")
-    assert twice.verdict == "warning" and "counts twice" in twice.seen
+    twice = of(examined(tmp_path, {**environ, "OPS_APP_LOG": world.environ["OPS_APP_LOG"]}), "log drain")
+    assert twice.verdict == "warning" and "counts twice" in twice.result
     store.close()
 
 
@@ -221,17 +217,14 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -
 def test_some_things_are_not_configured(
     world: World, tmp_path: Path, change: dict[str, str], verdict: str, missing: str
 ) -> None:
-    """
-    One setting that is missing makes a healthy desk unknown; what is seen to be wrong is said as it is; an app without
-    Tradier lacks nothing.
-    """
-    seen = examined(tmp_path, {**world.environ, **change})
-    assert seen.verdict == verdict, seen
-    assert [missing in c.advice for c in seen.checks if c.what == "settings"] == ([True] if missing else [])
+    """One missing setting makes a healthy app unknown; a problem keeps its verdict; Tradier is optional."""
+    report = examined(tmp_path, {**world.environ, **change})
+    assert report.verdict == verdict, report
+    assert [missing in c.advice for c in report.checks if c.what == "settings"] == ([True] if missing else [])
 
 
 def test_a_warning_is_not_hidden_by_what_is_unset() -> None:
-    """With settings missing, a warning of what was looked at stays a warning."""
+    """With settings missing, the warning of a check stays a warning."""
     unset, warning = doctor.Check(doctor.UNSET, "unknown", ""), doctor.Check("disk", "warning", "")
     assert [
         Examination("desk", (doctor.Check("a", "ok", ""), *more)).verdict
@@ -239,22 +232,22 @@ def test_a_warning_is_not_hidden_by_what_is_unset() -> None:
     ] == ["ok", "unknown", "warning", "warning"]
 
 
-def test_refused_posts_are_said(tmp_path: Path) -> None:
-    """Posts that the receiver refused in the last day are said with their origin and reason; older ones are not."""
+def test_rejected_posts_are_listed(tmp_path: Path) -> None:
+    """Posts that the receiver rejected within a day are listed with origin and reason; older ones are not."""
     found = settings.load(tmp_path, None, {})
     store = Database(found.url)
-    assert "none in the last 24 hours" in doctor._refused(found, store).seen
+    assert "none in the last 24 hours" in doctor._refused(found, store).result
     for hours, origin, times in ((30, "https://old.example", 3), (2, "https://app.example", 12)):
         counting = Refusals(store, found.app, lambda hours=hours: clock.now() - timedelta(hours=hours), str)
         for _ in range(times):
             counting.count(403, "Origin not in OPS_CORS_ORIGINS", origin)
         counting.close()
     store.close()
-    seen = examined(tmp_path, {})
-    check = of(seen, "posts refused")
+    report = examined(tmp_path, {})
+    check = of(report, "posts rejected")
     assert (
         check.verdict == "warning"
-        and "12 posts from https://app.example refused: Origin not in OPS_CORS_ORIGINS" in check.seen
-        and "old.example" not in check.seen
+        and "12 posts from https://app.example rejected: Origin not in OPS_CORS_ORIGINS" in check.result
+        and "old.example" not in check.result
     )
-    assert seen.exit_code == 1
+    assert report.exit_code == 1

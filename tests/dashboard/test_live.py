@@ -2,24 +2,34 @@
 
 import json
 import random
+import re
 import statistics
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opslib.alerting.notifications.planner import NotificationState
+from opslib.alerting.notifications.sender import Complaints
 from opslib.dashboard import live, live_state
 from opslib.dashboard.live import Feed
 from opslib.dashboard.live_state import BETWEEN, BLANK, DashboardState
+from opslib.dashboard.probe_summary import ProbeSummary
+from opslib.dashboard.status import Status
 from opslib.desk import Desk
+from opslib.foundation import clock
 from opslib.foundation.clock import Window
 from opslib.foundation.config import settings
 from opslib.foundation.errors import StoreError
 from opslib.incidents.feedback import Feedback
 from opslib.jobs import jupyterlab
 from opslib.runbooks import opening
+from opslib.runbooks.diagnosis import diagnosis
+from opslib.services.situations import Situations
+from opslib.telemetry.markers import Markers
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import demo, snapshots
 from tests.support.snapshots import CLOSES, OPENS
@@ -37,14 +47,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture
 def feed(desk: Desk) -> Feed:
-    return Feed(desk, HOUR, 5.0, opening.open_for)
+    return Feed(desk, HOUR, 5.0, opening.open_for, diagnosis.diagnose)
 
 
 def taken_in(before: list[str], change: str) -> list[str]:
     """What a browser makes of a change: place by place."""
-    told = change.split(BETWEEN)
-    assert len(told) == len(before)
-    changed = {place: "" if now == BLANK else now for place, now in enumerate(told) if now}
+    parts = change.split(BETWEEN)
+    assert len(parts) == len(before)
+    changed = {place: "" if now == BLANK else now for place, now in enumerate(parts) if now}
     return [changed.get(place, was) for place, was in enumerate(before)]
 
 
@@ -70,11 +80,11 @@ def test_changes_add_up_to_the_moment(feed: Feed) -> None:
     sizes = list[int]()
     for _ in range(6):
         at = OPENS + timedelta(minutes=drawn.uniform(70, 380))
-        before = feed.screen(feed.view(at))
+        before = feed.state_of(feed.view(at))
         places = list(before.places)
         for _ in range(6):
             at += timedelta(seconds=5)
-            after = feed.screen(feed.view(at))
+            after = feed.state_of(feed.view(at))
             change = after.after(before)
             assert change is not None
             places = taken_in(places, change)
@@ -87,30 +97,67 @@ def test_changes_add_up_to_the_moment(feed: Feed) -> None:
     )
 
 
+def head(found: DashboardState, name: str) -> str:
+    return found.places[live_state.HEAD.index(name)]
+
+
+def panel_slots(found: DashboardState, name: str) -> dict[str, list[str]]:
+    """The texts of one panel, by what they are."""
+    at = len(live_state.HEAD)
+    for panel in found.shape["panels"]:
+        sizes = {
+            "verdict": 1,
+            "reason": 1,
+            "figures": len(panel["figures"]),
+            "values": sum(len(key["values"]) for key in panel["keys"]),
+            "limits": len(panel["keys"]),
+            "points": 1,
+            "bands": 1,
+        }
+        slots = {}
+        for part, size in sizes.items():
+            slots[part], at = list(found.places[at : at + size]), at + size
+        if panel["name"] == name:
+            return slots
+    raise LookupError(name)
+
+
 def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
     """
-    Every verdict and figure of every panel, as the panels of that moment have it; a line's points are of the grid, the
+    Every verdict and figure of every panel, as the panels of that moment have it; a chart's points are of the grid, the
     newest as told with each change.
     """
     view = desk.status(AT)
-    found = feed.screen(feed.view(AT))
-    at = 6
+    found = feed.state_of(feed.view(AT))
     for panel, shape in zip(view.panels, found.shape["panels"]):
-        assert found.places[at] == panel.told and shape["title"] == panel.title
-        assert list(found.places[at + 1 : at + 5]) == (panel.sentences + [""] * 4)[:4]
-        assert [(f["label"], v) for f, v in zip(shape["figures"], found.places[at + 5 :])] == [
+        slots = panel_slots(found, panel.name)
+        assert slots["verdict"] == [panel.verdict_text] and shape["title"] == panel.title
+        assert [(f["label"], v) for f, v in zip(shape["figures"], slots["figures"])] == [
             (label, value) for label, value, _ in panel.rows
         ]
         points = live_state.line(view, panel.name)
         newest = ";".join(f"{step}:{'' if value is None else f'{value:g}'}" for step, value in points[-2:])
         assert (
-            found.places[at + 5 + len(panel.rows)] == newest
+            slots["points"] == [newest]
             and len(points) == 120
             and [step for step, _ in points] == list(range(points[0][0], points[0][0] + 120))
         )
-        at += 6 + len(panel.rows)
-    assert at == len(found.places) and found.places[2] == view.verdict
-    assert [row.split("\t")[0] for row in found.places[5].splitlines()] == [
+    assert sum(sum(map(len, panel_slots(found, p.name).values())) for p in view.panels) == len(found.places) - len(
+        live_state.HEAD
+    )
+    for name, value, figure in (
+        ("providers", 0, "massive availability"),
+        ("providers", 2, "tradier availability"),
+        ("greeks", 0, "valid Greeks"),
+        ("pnl", 0, "mean net result"),
+        ("pnl", 2, "backtest variance"),
+        ("pnl", 3, "trades"),
+        ("system", 4, "memory of the largest page"),
+    ):  # A key figure is the panel's, with the sign of its state.
+        text = {label: text for label, text, _ in view.panel(name).rows}[figure]
+        assert panel_slots(found, name)["values"][value].lstrip("✓△▲◆■? ") == text, figure
+    assert head(found, "verdict") == view.verdict
+    assert [row.split("\t")[0] for row in head(found, "alerts").splitlines()] == [
         a["id"] for a in view.alerts if a["state"] != "pending" and not a["inhibited_by"]
     ]
     hovers = {f["label"]: f for f in found.shape["panels"][0]["figures"]}
@@ -121,9 +168,152 @@ def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
     assert all(live_state.BETWEEN not in place for place in found.places)
 
 
-def test_another_shape_is_told_whole(feed: Feed) -> None:
+def test_the_first_row_is_the_answer(feed: Feed, desk: Desk) -> None:
+    """
+    In the outage of Massive: since when, what is broken and whose fault, what still works, who has it; and beside each
+    other what the page and the probes say of it.
+    """
+    found = feed.state_of(feed.view(AT + timedelta(minutes=2)))
+    assert head(found, "since") == "since 11:22:00 New York, for 5 min"
+    assert re.fullmatch(
+        r"Massive returns HTTP 50\d since 11:22:00\. Fault: Massive \(confidence 9\d\s%\)\.", head(found, "cause")
+    )
+    assert head(found, "first") == (
+        "Do first: Check Massive's status page. Then check that the other provider is available. (Tech Lead)"
+    )
+    assert head(found, "works") == (
+        "Tradier serves in Massive's place. Still works: live prices, Greeks, the app's server."
+    )
+    assert head(found, "owner").startswith("Acknowledged by Tech Lead.")
+    keys = found.shape["panels"][0]["keys"][0]
+    slots = panel_slots(found, "providers")
+    assert (keys["label"], keys["values"]) == ("Availability of Massive", ["page", "probes"])
+    assert slots["values"][0] == f"◆ {slots['figures'][0]}" and slots["values"][1].startswith("◆ 8")
+    assert slots["limits"][0] == "critical < 95.0 %"
+    # The alert fires up to now: notify first, then critical.
+    spans = [row.split("\t") for row in slots["bands"][0].splitlines()]
+    assert [span[2] for span in spans] == ["notify", "critical"] and spans[-1][1] == "" and spans[0][1] == spans[1][0]
+    # An alert of a figure that the chart does not draw is named.
+    greeks = [row.split("\t") for row in panel_slots(found, "greeks")["bands"][0].splitlines()]
+    assert spans[-1][3] == "◆ critical" and "◆ critical: share with gamma zero or missing" in [row[3] for row in greeks]
+
+
+def test_do_first_is_what_a_message_says(feed: Feed, desk: Desk) -> None:
+    """The row and a notification of the worst alert name one action; where the cause is not certain neither does."""
+    situations = Situations(desk.store, desk.settings, desk.rules, Complaints(desk.settings))
+    for minutes, certain in ((2, True), (15, False)):
+        at = AT + timedelta(minutes=minutes)
+        alert = next(a for a in desk.status(at).alerts if a["state"] != "pending" and not a["inhibited_by"])
+        notice = NotificationState(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
+        cause = situations.cause_at(clock.micros(at))(notice)
+        action = (cause.action or desk.rules[cause.rule].action) if cause and certain else ""
+        wanted = f"Do first: {action} ({cause.who})" if cause and certain else ""
+        assert head(feed.state_of(feed.view(at)), "first") == wanted and bool(action) == certain
+
+
+def test_errors_are_drawn_as_they_are_evaluated(feed: Feed, desk: Desk) -> None:
+    """
+    Each point is the rate that the alert evaluates then, the newest one that of the panel.
+
+    The thresholds are in the same unit, and on the axis also where there are few errors or many.
+    """
+    at = AT + timedelta(minutes=1)
+    view = feed.view(at)
+    chart = feed.state_of(view).shape["panels"][3]["chart"]
+    rule = desk.rules["errors"]
+    assert (chart["label"], chart["unit"]) == ("Errors over the past 1 h, page", "per h")
+    assert [(limit["severity"], limit["at"]) for limit in chart["limits"]] == list(rule.thresholds)
+    for scale in chart["scales"]:
+        (low, *_, (top, height)) = scale["knots"]
+        held = next(knot for knot in scale["knots"] if knot[0] >= max(limit["at"] for limit in chart["limits"]))
+        assert low == [0, 0] and height == 1 and held[1] >= 0.6 and top in [value for value, _ in scale["ticks"]]
+    assert chart["scales"][-1]["knots"][-1][0] >= 10_000
+    points = live_state.line(view, "system")
+    shown = panel_slots(feed.state_of(view), "system")["values"][0]
+    assert points[-1][1] and shown.lstrip("✓△▲◆■? ") == f"{points[-1][1]:g} per h"
+    for back in (1, 40, 119):  # The oldest point needs the snapshots of the hour before the window.
+        then = at - timedelta(seconds=30 * back)
+        alone = desk.status(then)
+        (found,) = [f for f in alone.findings if f.rule.name == "errors" and f.source == "page"]
+        assert points[-1 - back][1] == found.figure.value, then
+
+
+def test_an_axis_holds_the_thresholds_in_force(desk: Desk) -> None:
+    """Other thresholds give another axis."""
+    rule = replace(desk.rules["errors"], thresholds=(("warning", 200), ("critical", 800)))
+    scales = live_state._scales_of(rule)
+    assert [scale.knots[-1][0] for scale in scales[:3]] == [1000, 2000, 5000]
+    assert [label for _, label in scales[1].ticks] == ["0", "500", "1000", "2,000"]
+
+
+def test_where_all_is_well_nothing_is_diagnosed(desk: Desk) -> None:
+    """One calm line; a diagnosis is made only where something is wrong, and not again within half a minute."""
+    asked: list[datetime] = []
+
+    def diagnose(view: Status) -> Any:
+        asked.append(view.window.end)
+        return diagnosis.diagnose(view)
+
+    quiet = next(
+        at
+        for at in (OPENS + timedelta(minutes=5 * n) for n in range(12, 78))
+        if (view := desk.status(at)).verdict == "ok" and not view.alerts
+    )
+    feed = Feed(desk, HOUR, 5.0, None, diagnose)
+    found = feed.state_of(feed.view(quiet))
+    assert [head(found, name) for name in ("since", "cause", "first", "works", "owner")] == [
+        "",
+        "No alert is firing.",
+        "",
+        "",
+        "",
+    ]
+    assert asked == []
+    for seconds in (0, 5, 10):
+        feed.state_of(feed.view(AT + timedelta(minutes=2, seconds=seconds)))
+    assert asked == [AT + timedelta(minutes=2)]
+    assert head(Feed(desk, HOUR, 5.0).state_of(desk.status(AT)), "cause") == ""
+
+
+def test_what_no_figure_shows_is_said(feed: Feed, desk: Desk) -> None:
+    """A panel whose verdict none of its key figures has says why."""
+    view = desk.status(AT)
+    panel = view.panel("greeks")
+    summary = ProbeSummary("greeks", "warning", "the chain of AAPL could not be fetched. Check it.")
+    worse = replace(panel, verdict="warning", summaries=(summary,), findings=())
+    assert live_state._reason(worse, []) == "the chain of AAPL could not be fetched"
+    bad = [f for f in view.findings if f.verdict == "critical"][:1]
+    assert live_state._reason(replace(worse, verdict="critical"), bad) == "" == live_state._reason(panel, [])
+
+
+def test_the_details_are_asked_for(feed: Feed, desk: Desk) -> None:
+    """Every sentence and note of a panel at the moment that is shown, from what was read last where it is that."""
+    panel = desk.status(AT).panel("providers")
+    said = asked(feed, do="sentences", panel="providers", at="2026-03-10T15:25:00.000Z")
+    assert said["sentences"] == [*panel.sentences, *panel.notes] and said["panel"] == "providers"
+    assert "request failed" in asked(feed, do="sentences", panel="x", at="2026-03-10T15:25:00.000Z")["text"]
+
+
+def test_markers_gaps_and_reloads_are_on_the_charts(tmp_path: Path) -> None:
+    """Each at its step since midnight; a gap that lasts has no end."""
+    desk = Desk(settings.load(tmp_path, "desk", {}), lambda: snapshots.at(900))
+    posts = [
+        snapshots.post(s, snapshots.body(massive_requests=100 + s)) for s in [*range(0, 300, 5), *range(600, 700, 5)]
+    ]
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
+    Markers(desk.store, desk.settings).put("deploy", "v2.3 | of today", "Ann", snapshots.at(120))
+    feed = Feed(desk, timedelta(minutes=15), 5.0)
+    found = feed.state_of(feed.view(snapshots.at(900)))
+    first = clock.micros(OPENS) % 86_400_000_000 // 30_000_000
+    assert head(found, "markers") == f"{first + 4}\tdeploy: v2.3 ¦ of today"
+    gaps = [row.split("\t") for row in head(found, "gaps").splitlines()]
+    assert [gap[0] for gap in gaps] == [str(first + 10), str(first + 23)] and gaps[0][1] == str(first + 20)
+    assert gaps[1][1] == ""
+
+
+def test_another_shape_is_sent_whole(feed: Feed) -> None:
     """Where figures come or go there is no change to tell: all of it is."""
-    found = feed.screen(feed.view(AT))
+    found = feed.state_of(feed.view(AT))
     other = DashboardState(found.shape | {"window": "2 h"}, found.places)
     assert other.after(found) is None and found.after(found) == BETWEEN * (len(found.places) - 1)
     before, after = DashboardState({}, ("a", "b", "c")), DashboardState({}, ("a", "", "d"))
@@ -131,7 +321,7 @@ def test_another_shape_is_told_whole(feed: Feed) -> None:
     assert after.after(before) == "|~|d" and taken_in(list(before.places), "|~|d") == list(after.places)
 
 
-def test_one_feed_tells_everybody(desk: Desk) -> None:
+def test_one_feed_serves_every_reader(desk: Desk) -> None:
     """Who joins is told of the next look; who comes late asks for all of it; nobody looks twice for two."""
     at = [AT]
     clocked = Desk(desk.settings, lambda: at[0])
@@ -145,7 +335,7 @@ def test_one_feed_tells_everybody(desk: Desk) -> None:
     at[0] += timedelta(seconds=5)
     feed.join(second)
     first.came.clear()
-    feed.pace(1.0)
+    feed.set_interval(1.0)
     assert first.came.wait(20) and second.came.wait(20)
     (change,) = (m for m in second.heard[:1])
     assert (
@@ -153,7 +343,7 @@ def test_one_feed_tells_everybody(desk: Desk) -> None:
         and taken_in(first.heard[0]["whole"]["places"], change["change"])[0] == "2026-03-10T15:25:05.000Z"
     )
     assert (
-        feed.all()["places"][0] == "2026-03-10T15:25:05.000Z"
+        feed.latest()["places"][0] == "2026-03-10T15:25:05.000Z"
         and sum(t.name == "ops live" for t in threading.enumerate()) >= 1
     )
 
@@ -165,7 +355,7 @@ def test_nobody_is_left_reading(desk: Desk) -> None:
     assert one.came.wait(20) and feed._thread is not None
     thread = feed._thread
     del one
-    feed.pace(1.0)
+    feed.set_interval(1.0)
     thread.join(20)
     assert not thread.is_alive()
 
@@ -174,15 +364,15 @@ def test_a_store_that_cannot_be_read_is_said(desk: Desk, monkeypatch: pytest.Mon
     """The view is told why, keeps what it has, and goes on when the store is there again."""
     feed, one = Feed(desk, HOUR, 60.0), Listening()
     feed._listening.add(one)
-    feed.tell()
+    feed.broadcast_changes()
     with monkeypatch.context() as patch:
         patch.setattr(
-            Feed, "view", lambda self, at: (_ for _ in ()).throw(StoreError("the store is locked; try again."))
+            live.status, "view_at", lambda *_: (_ for _ in ()).throw(StoreError("the store is locked; try again."))
         )
-        feed.tell()
-    assert one.heard[-1]["trouble"] == "not up to date: the store is locked; try again."
-    assert json.loads(json.dumps(feed.all())) == one.heard[0]["whole"]
-    feed.tell()
+        feed.broadcast_changes()
+    assert one.heard[-1]["error"] == "not up to date: the store is locked; try again."
+    assert json.loads(json.dumps(feed.latest())) == one.heard[0]["whole"]
+    feed.broadcast_changes()
     assert "change" in one.heard[-1]
 
 
@@ -196,12 +386,12 @@ def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path)
     SnapshotStore(desk.store).write("desk", [snapshots.post(30, snapshots.body())], known_at_ts=True)
     feed, one = Feed(desk, HOUR, 60.0), Listening()
     feed._listening.add(one)
-    feed.tell()
+    feed.broadcast_changes()
     at[0] = snapshots.at(120)
     SnapshotStore(desk.store).write("desk", [snapshots.post(110, snapshots.body())], known_at_ts=True)
     with desk.store.writing() as connection:
         connection.exec_driver_sql("LOCK TABLE snapshots IN ACCESS EXCLUSIVE MODE")
-        waiting = threading.Thread(target=feed.tell)
+        waiting = threading.Thread(target=feed.broadcast_changes)
         waiting.start()
         waiting.join(1.0)
         assert waiting.is_alive() and len(one.heard) == 1
@@ -214,9 +404,9 @@ FIGURES = {  # What the operations guide names, section by section, and the figu
     "Massive uptime": ("massive availability",),
     "Tradier available as fallback": ("tradier availability", "massive fallbacks", "tradier fallbacks"),
     "response times": (
-        "massive, our looks' p95 / mean",
-        "tradier, our looks' p95 / mean",
-        "app, our looks' p95 / mean",
+        "massive, probes, p95 / mean",
+        "tradier, probes, p95 / mean",
+        "app, probes, p95 / mean",
     ),
     "Greeks validation rate": ("valid Greeks", "validations / with an error"),
     "gamma = 0": ("gamma zero or missing",),
@@ -229,7 +419,7 @@ FIGURES = {  # What the operations guide names, section by section, and the figu
     "error count": ("errors",),
     "error breakdown by type": ("errors by type",),
     "WebSocket connected": ("WebSocket",),
-    "WebSocket latency": ("WebSocket round trip p95, our looks",),
+    "WebSocket latency": ("WebSocket round trip p95, probes",),
     "memory usage": ("memory of the largest page",),
 }
 
@@ -237,7 +427,7 @@ FIGURES = {  # What the operations guide names, section by section, and the figu
 @pytest.mark.parametrize("named", FIGURES)
 def test_every_figure_that_the_guide_names_is_there(feed: Feed, named: str) -> None:
     """Each stands on the dashboard, with what hovering tells of it."""
-    found = feed.screen(feed.view(AT))
+    found = feed.state_of(feed.view(AT))
     labels = [(figure["label"], figure["limits"]) for panel in found.shape["panels"] for figure in panel["figures"]]
     assert set(FIGURES[named]) <= {label for label, _ in labels} and all(
         limits for label, limits in labels if label in FIGURES[named]
@@ -253,7 +443,7 @@ def test_every_figure_stands_for_something_that_the_guide_names() -> None:
 def asked(feed: Feed, **said: Any) -> dict[str, Any]:
     """What a view is answered."""
     one = Listening()
-    live.answered(feed, one, {"view": "v1", **said})
+    live.answer(feed, one, {"view": "v1", **said})
     assert one.heard[0]["view"] == "v1"
     return one.heard[0]
 
@@ -265,13 +455,13 @@ def test_any_moment_can_be_asked_for(feed: Feed) -> None:
     """
     by_slider, by_hand = asked(feed, do="at", at_s=AT.timestamp()), asked(feed, do="at", local="2026-03-10T11:25:00")
     assert by_slider == by_hand and by_slider["past"] and by_slider["whole"]["places"][0] == "2026-03-10T15:25:00.000Z"
-    assert "still to come" in asked(feed, do="at", local="2026-03-11T11:25")["said"]
+    assert "in the future" in asked(feed, do="at", local="2026-03-11T11:25")["text"]
     for wrong in ({"do": "at", "at_s": "x"}, {"do": "burn"}, {"do": "at"}, {"do": "feedback"}, {}):
-        assert "cannot be done" in asked(feed, **wrong)["said"]
+        assert "request failed" in asked(feed, **wrong)["text"]
     one = Listening()
     one.as_of = AT
     for first in (True, False):
-        live.answered(feed, one, {"do": "all", "view": "v1", "first": first})
+        live.answer(feed, one, {"do": "all", "view": "v1", "first": first})
     assert [("past" in m, m["whole"]["places"][0]) for m in one.heard] == [
         (False, "2026-03-10T20:00:00.000Z"),
         (True, "2026-03-10T15:25:00.000Z"),
@@ -281,13 +471,22 @@ def test_any_moment_can_be_asked_for(feed: Feed) -> None:
     assert (begins, now) == (OPENS.timestamp(), CLOSES.timestamp())
 
 
+def test_a_slider_is_moved_forth_and_back(feed: Feed) -> None:
+    """Each moment is as if it were read alone, in steps of seconds to hours in either direction."""
+    at = OPENS + timedelta(hours=2)
+    for minutes in (0.5, 7, 0.5, -0.5, 61, 0, -120, 3, 150):
+        at += timedelta(minutes=minutes)
+        view = feed.view(at)
+        assert feed.state_at(at) == live_state.full_state(view, feed.state_of(view)), at
+
+
 def test_what_people_think_is_kept(feed: Feed, desk: Desk) -> None:
     """
     Missed data in words, noise of an alert; who says so is asked for by the view, and what is noise of nothing is
     refused.
     """
     assert (
-        "kept as missed-data"
+        "feedback recorded: missed-data"
         in asked(
             feed,
             do="feedback",
@@ -296,11 +495,11 @@ def test_what_people_think_is_kept(feed: Feed, desk: Desk) -> None:
             words="no Greeks for TSLA",
             by="Ann",
             at="2026-03-10T15:25:00Z",
-        )["said"]
+        )["text"]
     )
     assert (
-        "which alert was noise"
-        in asked(feed, do="feedback", kind="noise", alert="", words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+        "feedback 'noise' needs an alert"
+        in asked(feed, do="feedback", kind="noise", alert="", words="", by="Ann", at="2026-03-10T15:25:00Z")["text"]
     )
 
 
@@ -308,19 +507,32 @@ def test_noise_is_of_an_alert(feed: Feed, desk: Desk) -> None:
     """Pressed beside an alert, it is kept with the alert's id, where the quarterly report reads it."""
     alert = desk.status(AT).alerts[0]["id"]
     assert (
-        "kept as noise"
-        in asked(feed, do="feedback", kind="noise", alert=alert, words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+        "feedback recorded: noise"
+        in asked(feed, do="feedback", kind="noise", alert=alert, words="", by="Ann", at="2026-03-10T15:25:00Z")["text"]
     )
-    kept = Feedback(desk.chronicle.records).within(Window.before(AT, timedelta(minutes=1)))
+    kept = Feedback(desk.incidents.records).within(Window.before(AT, timedelta(minutes=1)))
     assert ("noise", alert, "Ann") in [(o.kind, o.alert, o.author) for o in kept]
+
+
+def test_an_alert_is_acknowledged(desk: Desk) -> None:
+    """As `ops ack` does it, with a name; the next update says so. Of an alert that is not active it is refused."""
+    alert = desk.status(AT).alerts[0]["id"]
+    # The record stamps an acknowledgement with the present of the app, which is the moment that is shown.
+    now = Desk(desk.settings, lambda: AT)
+    feed = Feed(now, HOUR, 5.0)
+    assert "needs your name" in asked(feed, do="ack", alert=alert, by="  ")["text"]
+    assert "no alert 'x' was active" in asked(feed, do="ack", alert="x", by="Ann")["text"]
+    said = asked(feed, do="ack", alert=alert, by="Ann\nLee")
+    assert said["text"].startswith(f"{alert} acknowledged by Ann Lee.")
+    assert now.notifications.acks()[alert][0] == "Ann Lee"
 
 
 def test_a_panel_leads_deeper(feed: Feed, desk: Desk) -> None:
     """The notebook that looks deeper, executed as of the moment that is shown."""
-    said = asked(feed, do="deeper", panel="system", at="2026-03-10T15:25:00.000Z")
+    said = asked(feed, do="details", panel="system", at="2026-03-10T15:25:00.000Z")
     place = desk.settings.base / said["link"]
     assert (
-        said["said"] == "system_health, as of 2026-03-10T15:25:00.000Z:"
+        said["text"] == "system_health, as of 2026-03-10T15:25:00.000Z:"
         and place.exists()
         and "2026-03-10T15:25:00.000Z" in place.read_text()
     )
@@ -331,12 +543,19 @@ def test_a_page_that_only_shows_changes_nothing(feed: Feed, monkeypatch: pytest.
     monkeypatch.setenv(jupyterlab.READ_ONLY, "1")
     for do in live.CHANGES:
         assert (
-            "only shows"
+            "read-only"
             in asked(
                 feed, do=do, alert="x", panel="system", at="2026-03-10T15:25:00Z", kind="noise", words="w", by="b"
-            )["said"]
+            )["text"]
         )
     assert asked(feed, do="at", at_s=AT.timestamp())["past"]
+
+
+def test_a_view_knows_whether_it_is_read_only(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it shows no control that would be refused."""
+    assert live.Live(desk, HOUR, 5.0, AT).widget.read_only is False
+    monkeypatch.setenv(jupyterlab.READ_ONLY, "1")
+    assert live.Live(desk, HOUR, 5.0, AT).widget.read_only is True
 
 
 def test_a_writer_that_holds_the_store_stops_nothing(feed: Feed, desk: Desk) -> None:
@@ -345,33 +564,37 @@ def test_a_writer_that_holds_the_store_stops_nothing(feed: Feed, desk: Desk) -> 
     feed._listening.add(one)
     with desk.store.writing() as connection:
         connection.exec_driver_sql("UPDATE meta SET value = value")
-        feed.tell()
-        feed.tell()
-    assert "whole" in one.heard[0] and "change" in one.heard[1] and not [m for m in one.heard if "trouble" in m]
+        feed.broadcast_changes()
+        feed.broadcast_changes()
+    assert "whole" in one.heard[0] and "change" in one.heard[1] and not [m for m in one.heard if "error" in m]
 
 
 def test_an_alert_opens_its_runbook(feed: Feed, desk: Desk) -> None:
     """Filled in for its incident, as of the moment that is shown; an alert that does not stand then is refused."""
     alert = next(a for a in desk.status(AT).alerts if a["runbook"] == "massive_down" and a["state"] == "firing")
     said = asked(feed, do="open", alert=alert["id"], at="2026-03-10T15:25:00Z")
-    opened = list(desk.chronicle.folder(alert["incident"]).glob("*_massive_down.ipynb"))
+    opened = list(desk.incidents.folder(alert["incident"]).glob("*_massive_down.ipynb"))
     newest = max(opened)
-    assert said["said"].startswith("runbook massive_down is open for incident") and said["link"].endswith(newest.name)
+    assert said["text"].startswith("runbook massive_down is open for incident") and said["link"].endswith(newest.name)
     assert '"2026-03-10T15:25:00' in newest.read_text() or "15:25:00" in newest.read_text()
-    assert "no alert 'x'" in asked(feed, do="open", alert="x", at="2026-03-10T15:25:00Z")["said"]
+    assert "no alert 'x'" in asked(feed, do="open", alert="x", at="2026-03-10T15:25:00Z")["text"]
 
 
 def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words are the same as where somebody is; the picture is a PNG of all four panels."""
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
-    one = live.Live(desk, HOUR, 5.0, AT)
+    one = live.Live(desk, HOUR, 5.0, AT, diagnoser=diagnosis.diagnose)
     one._ipython_display_()
+    row, picture = shown
     assert (
-        shown[0]["text/plain"] == repr(one)
-        and shown[0]["image/png"].startswith(b"\x89PNG")
-        and len(shown[0]["image/png"]) > 20_000
+        picture["text/plain"] == repr(one)
+        and picture["image/png"].startswith(b"\x89PNG")
+        and len(picture["image/png"]) > 20_000
     )
+    assert row.plain.startswith("◆ critical, as of 2026-03-10 15:25:00 UTC (11:25:00 New York)\n")
+    for answered in ("Massive", "Since 11:2", "Do first: ", "Still works: "):
+        assert answered in row.plain, row.plain
     assert repr(one).splitlines()[
         0
     ] == "critical, as of 2026-03-10 15:25:00 UTC (11:25:00 New York)" and "Data Provider Health: critical" in repr(one)
@@ -380,9 +603,9 @@ def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.M
 def test_nothing_comes_from_elsewhere() -> None:
     """The browser's part names no address and loads nothing."""
     for name in ("live.js", "live.css"):
-        content = (live.HERE / name).read_text()
+        content = (live.HERE / name).read_text().replace("http://www.w3.org/2000/svg", "")  # A name, not an address.
         assert (
-            "http" not in content.replace("https://www.w3.org", "")
+            "http" not in content
             and "import " not in content.replace("@import", "import ")
             and "eval(" not in content
             and "innerHTML" not in content

@@ -104,8 +104,8 @@ def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]
 
 def test_nothing_known_is_no_line(home: Path) -> None:
     """
-    Of an empty store nothing is said but that no look came, of an app that never wired its providers no provider is,
-    and both are clean.
+    Of an empty store nothing is reported but that no snapshot came, of an app that never wired its providers no
+    provider is, and both are clean.
     """
     world = Clock(snapshots.at(3600))
     with receiving(now=world.now) as receiver:
@@ -153,7 +153,7 @@ def test_nothing_known_is_no_line(home: Path) -> None:
 
 def test_a_figure_that_went_quiet_loses_its_line(home: Path) -> None:
     """
-    An hour after the last look no gauge of the hour stands on what is past, while the counter goes on at its value.
+    An hour after the last snapshot no gauge of the hour stands on what is past, while the counter goes on at its value.
     """
     world = Clock(snapshots.at(0))
     one = snapshots.PageOf(-60)
@@ -284,7 +284,7 @@ def test_the_total_lives_through_a_restart(home: Path) -> None:
     assert totals == [0, 9, 9, 19, 19, 29]
 
 
-def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_total_includes_the_fixed_part(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking again costs what happened since, and a store that cannot remember (a full disk) still tells the total."""
     world = Clock(snapshots.at(0))
     one = snapshots.PageOf(-60)
@@ -294,10 +294,10 @@ def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.Mon
             assert receiver.post(one.add(errors=1).body(second)).status == 204
         assert scraped(receiver)[TOTAL] == 60
         read: list[float] = []
-        ask = SnapshotStore.looks
+        ask = SnapshotStore.snapshots
         monkeypatch.setattr(
             SnapshotStore,
-            "looks",
+            "snapshots",
             lambda self, app, start, end, known: read.append(end - start) or ask(self, app, start, end, known),
         )
         world.at += timedelta(seconds=10)

@@ -114,7 +114,7 @@ def test_the_json_is_the_contract(full: Desk) -> None:
     assert found["window"] == {"from": "2026-03-10T14:25:00.000Z", "to": "2026-03-10T15:25:00.000Z"}
 
 
-def test_an_outage_is_told_with_value_and_limit(full: Desk) -> None:
+def test_an_outage_is_reported_with_value_and_limit(full: Desk) -> None:
     """
     In the scripted outage the provider's panel is critical, and its sentence holds what was measured and the limit.
     """
@@ -122,7 +122,7 @@ def test_an_outage_is_told_with_value_and_limit(full: Desk) -> None:
     assert (view.verdict, view.exit_code) == ("critical", 2)
     sentence = view.panel("providers").sentences[0]
     measured = formatting.ratio(view.figures["providers"]["massive"]["availability"])
-    assert sentence == f"critical: availability of massive ({measured}) < 95.0 %"
+    assert sentence == f"critical: availability of massive ({measured} over 1 h) < 95.0 %"
 
 
 def test_the_guide_reads_otherwise(full: Desk) -> None:
@@ -155,7 +155,7 @@ def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
     assert "(5,400 s) > 600 s" in "\n".join(view.panel("system").sentences)
 
 
-def test_half_of_the_looks_missing_is_unknown(home: Path) -> None:
+def test_half_of_the_snapshots_missing_is_unknown(home: Path) -> None:
     """Below the rule's minimum coverage a rate is None and unknown; the counts are what was seen."""
     found = desk.open("desk")
     SnapshotStore(found.store).write(
@@ -167,7 +167,7 @@ def test_half_of_the_looks_missing_is_unknown(home: Path) -> None:
     assert view.coverage == pytest.approx(25 / 60, abs=0.01)
     assert view.figures["providers"]["massive"]["availability"] is None
     assert view.figures["providers"]["massive"]["requests"] > 1000
-    assert "only 42 % of the looks came" in "\n".join(view.panel("providers").sentences)
+    assert "only 42 % of the expected snapshots received" in "\n".join(view.panel("providers").sentences)
 
 
 def test_zeros_of_an_unwired_app_are_not_measured(home: Path) -> None:
@@ -225,7 +225,7 @@ def test_text_from_outside_is_inert(home: Path) -> None:
     assert HOSTILE in bundle["text/plain"]
 
 
-def test_a_clock_three_minutes_off_is_right_and_told(home: Path) -> None:
+def test_a_clock_three_minutes_off_is_corrected_and_reported(home: Path) -> None:
     """A page whose clock is off is counted at our time, and the panel says how far it is off."""
     found = desk.open("desk")
     shifted = []
@@ -271,16 +271,28 @@ def test_a_panel_prints_the_same_text_and_a_picture(full: Desk) -> None:
         assert picture.startswith(b"\x89PNG") and picture == charts.png(second.draw)
 
 
+def test_a_panel_folds_what_is_ok(full: Desk) -> None:
+    """What breaches a threshold is seen at once, the rest on demand; what the page shows has the span it covers."""
+    panel = full.status(days.at("11:30")).panel("providers")
+    html = panel._repr_mimebundle_()["text/html"]
+    seen_at_once, _, folded = html.partition("<details")
+    assert "◆ critical</span> availability of massive" in seen_at_once and "ok: availability of tradier" in folded
+    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "shown on the page, since " in html
+    assert "requests to massive served by tradier instead" in html
+
+
 def test_an_unknown_panel_is_named(full: Desk) -> None:
     """A misspelt panel is refused with the nearest there is."""
     with pytest.raises(LookupError, match="Did you mean 'greeks'"):
         full.status(days.at("11:00")).panel("greek")
 
 
-def test_the_samples_are_the_looks(full: Desk) -> None:
+def test_the_samples_are_the_snapshots(full: Desk) -> None:
     """The frame has one row a look of the window, with its page and times; an empty window has none."""
     frame = full.samples(days.at("11:00"), "5m")
-    assert len(frame) == full.status(days.at("11:00"), "5m").tape.looks_in(full.status(days.at("11:00"), "5m").window)
+    assert len(frame) == full.status(days.at("11:00"), "5m").counters.snapshots_in(
+        full.status(days.at("11:00"), "5m").window
+    )
     assert {"ts", "known_at", "page", "massive_requests"} <= set(frame.columns)
     assert full.samples(f"{date(2026, 3, 8)}T12:00", "5m").empty
 

@@ -1,7 +1,7 @@
 """
-The clock: instants, windows, and New York's trading days.
+Test instants, windows and New York's trading days.
 
-Run as a program, this file writes opslib/sessions.csv anew.
+Run as a program, this file rebuilds opslib/foundation/sessions.csv.
 """
 
 import warnings
@@ -92,10 +92,7 @@ def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
 
 
 def test_the_calendar_ends_with_the_years() -> None:
-    """
-    Before the first session of the year 1 there is none, and an instant that no New York date names is refused, not
-    crashed on.
-    """
+    """There is no session before the first one of the year 1, and an instant without a New York date is rejected."""
     with pytest.raises(UsageError, match="year 1"):
         market_calendar.previous_session(date(1, 1, 1))
     for at in (datetime.min.replace(tzinfo=UTC), utc("0001-01-01T02:00")):
@@ -107,7 +104,7 @@ def test_the_calendar_ends_with_the_years() -> None:
 
 
 def test_a_time_without_an_offset_is_new_york() -> None:
-    """A wall clock means New York's, in summer and in winter; an offset is taken at its word."""
+    """A wall clock time is in New York, in summer and in winter; an offset is used as given."""
     assert time_parsing.parse("2025-11-18T10:32") == utc("2025-11-18T15:32")
     assert time_parsing.parse("2025-07-18T10:32") == utc("2025-07-18T14:32")
     assert time_parsing.parse("2025-11-18T10:32:00Z") == utc("2025-11-18T10:32")
@@ -117,8 +114,8 @@ def test_a_time_without_an_offset_is_new_york() -> None:
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "2026-03-08T02:30", "2025-13-01T00:00", "0001-01-01T00:00+10:00", "9999-12-31T23:59"]
 )
-def test_times_that_are_none_are_refused(text: str) -> None:
-    """What names no instant, also an hour that DST skips, is refused with how to write it."""
+def test_invalid_times_are_rejected(text: str) -> None:
+    """A text that is not an instant, or an hour that DST skips, is rejected with the format to use."""
     with pytest.raises(UsageError):
         time_parsing.parse(text)
 
@@ -132,9 +129,9 @@ def test_spans(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0s", "1 hour", "-1h", "h", "1h 30m"])
-def test_spans_that_are_none_are_refused(text: str) -> None:
-    """Nothing, and what is no span, is refused."""
-    with pytest.raises(UsageError, match="a span of time was wanted"):
+def test_invalid_spans_are_rejected(text: str) -> None:
+    """An empty text, or a text that is not a span, is rejected."""
+    with pytest.raises(UsageError, match="expected a span of time"):
         time_parsing.parse_span(text)
 
 

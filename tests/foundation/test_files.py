@@ -1,4 +1,4 @@
-"""Files from outside: bounds on size, line and expansion; what is no regular file is refused by name."""
+"""Test files from outside: limits on size, line length and expansion; only regular files are accepted."""
 
 import gzip
 import os
@@ -23,17 +23,17 @@ def test_plain_and_compressed_are_read_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/", "/no/such/file", "a\0b"])
-def test_what_is_no_file_is_refused(path: str) -> None:
-    """A device, a folder, a missing file and an impossible name are refused at once, each in one sentence."""
+def test_only_regular_files_are_read(path: str) -> None:
+    """A device, a directory, a missing file and an impossible name are rejected at once, each in one sentence."""
     for reading in (files.read_bytes, files.read_text, lambda p: list(files.lines(p))):
         with pytest.raises(ImportRefused):
             reading(Path(path))
 
 
-def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
-    """A named pipe does not hold us."""
+def test_a_pipe_without_a_writer_is_rejected(tmp_path: Path) -> None:
+    """A named pipe does not block."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImportRefused, match="no regular file"):
+    with pytest.raises(ImportRefused, match="not a regular file"):
         files.read_bytes(tmp_path / "pipe")
 
 
@@ -49,17 +49,17 @@ def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
     ids=["head", "small", "half", "zeros"],
 )
 def test_a_damaged_gzip_is_refused(tmp_path: Path, cut: bytes) -> None:
-    """What is cut off or no gzip after its first bytes is refused, whole or by line."""
+    """A truncated or damaged gzip file is rejected, whole or line by line."""
     (tmp_path / "cut").write_bytes(cut)
-    with pytest.raises(ImportRefused, match="cut off or damaged"):
+    with pytest.raises(ImportRefused, match="truncated or damaged"):
         files.read_bytes(tmp_path / "cut")
-    with pytest.raises(ImportRefused, match="cut off or damaged"):
+    with pytest.raises(ImportRefused, match="truncated or damaged"):
         list(files.lines(tmp_path / "cut"))
 
 
 @pytest.mark.parametrize("unit", [b"\0", b"\n", b"[", b'{"a": 1}\n'])
 def test_a_small_gzip_that_expands_without_end_is_refused(tmp_path: Path, unit: bytes) -> None:
-    """A gzip that expands a thousandfold is refused, in less memory than a few times the bound."""
+    """A gzip file that expands a thousandfold is rejected, with less memory than a few times the limit."""
     with gzip.open(tmp_path / "bomb", "wb") as file:
         for _ in range(100):
             file.write(unit * (2**20 // len(unit)))

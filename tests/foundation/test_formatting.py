@@ -1,4 +1,4 @@
-"""Text from outside: nothing that a terminal, a mail or a chat would obey is left in what people are shown."""
+"""Test text from outside: nothing that a terminal, a mail client or a chat would interpret reaches people."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
         "startsAt": "2026-03-10T15:00:00Z",
         "endsAt": "2199-01-01T00:00:00Z",
     }
-    found.dispatch.heard(external_alerts.read(json.dumps([alert]).encode(), found.now()).alerts)
+    found.notifications.store_external_alerts(external_alerts.read(json.dumps([alert]).encode(), found.now()).alerts)
     notifying = NotificationTasks(found.store, found.settings, found.rules, Contacts())
     notifying.plan()
     typed = [
@@ -163,8 +163,8 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
         for how in ("text", "json"):
             assert main.main([*words, "-o", how]) in (0, 1, 2, 3, 64, 70), words
             shown(capsys)
-    sent = [notifying.sender.rendered(d.message) for d, _ in found.dispatch.deliveries()]
-    assert sent and not [m for m in sent if OBEYED.search(m.plain) or OBEYED.search(m.slack) or OBEYED.search(m.html)]
+    sent = [notifying.sender.rendered(d.message) for d, _ in found.notifications.deliveries()]
+    assert sent and not [m for m in sent if OBEYED.search(m.plain) or OBEYED.search(m.slack) or OBEYED.search(m.html())]
 
 
 def test_a_file_name_that_is_no_text(home: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is logged: without secrets whoever shows it, one line each on stderr, and nothing printed beside it."""
+"""Test logging: without secrets for every handler, one line each on stderr, and nothing else printed."""
 
 import errno
 import io
@@ -65,7 +65,7 @@ def test_a_secret_is_never_shown(
 def test_a_secret_of_the_environment_is_known_without_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A record that says not where it comes from is redacted by what the environment holds."""
+    """A record without settings is redacted with the secrets of the environment."""
     monkeypatch.setenv("OPS_TRADIER_TOKEN", SECRET)
     logging.getLogger("opslib").error("it said %s", SECRET)
     assert capsys.readouterr().err == "ops: it said [OPS_TRADIER_TOKEN]\n"
@@ -85,7 +85,7 @@ def test_a_line_on_stderr_begins_with_the_command(
 def test_a_closed_stderr_stops_nobody(
     log: "logging.LoggerAdapter[logging.Logger]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service whose stderr is gone goes on."""
+    """A service continues without its stderr."""
     full = Refusing()
     for stderr in (None, full):
         monkeypatch.setattr("sys.stderr", stderr)

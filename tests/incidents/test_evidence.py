@@ -1,4 +1,4 @@
-"""Evidence: one form of bytes for one value, no secret in it, and no edit that passes unnoticed."""
+"""Evidence: one canonical form for each value, no secrets, and every later edit is detected."""
 
 import json
 from decimal import Decimal
@@ -28,7 +28,7 @@ JSON = st.recursive(
 
 
 def chain(*bodies: dict) -> list[evidence.Entry]:
-    """Entries with these bodies, linked."""
+    """Linked entries with these bodies."""
     found: list[evidence.Entry] = []
     for n, body in enumerate(bodies):
         found.append(
@@ -48,15 +48,15 @@ def chain(*bodies: dict) -> list[evidence.Entry]:
 
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5))
 def test_the_order_of_keys_changes_nothing(body: dict) -> None:
-    """The same value has the same bytes, however it was put together, and reading its line gives the entry back."""
+    """Equal values have equal bytes in any order of keys, and reading a line gives the entry back."""
     (one,), (other,) = chain(body), chain(dict(reversed(body.items())))
     assert one.line == other.line and evidence.read(one.line) == one and evidence.checked([one.line]) == ([one], [])
 
 
 @given(st.integers(0, 10**6), st.integers(1, 255))
 @hypothesis_settings(max_examples=300)
-def test_any_byte_that_changes_is_named(place: int, by: int) -> None:
-    """One byte changed anywhere in a record is found, and named by its entry or the one after it."""
+def test_any_changed_byte_is_detected(place: int, by: int) -> None:
+    """A changed byte anywhere in a record is detected, with the id of the entry or the next one."""
     lines = "\n".join(e.line for e in chain({"words": "a"}, {"n": 1.5}, {"words": "c", "list": [1, 2, 3]})).encode()
     n = place % len(lines)
     edited = (lines[:n] + bytes([lines[n] ^ by]) + lines[n + 1 :]).decode("utf-8", "replace").split("\n")
@@ -64,15 +64,15 @@ def test_any_byte_that_changes_is_named(place: int, by: int) -> None:
     assert broken, (n, edited)
 
 
-def test_what_is_missing_is_named() -> None:
-    """An entry taken out of the middle is missing; so is the first."""
+def test_a_missing_entry_is_detected() -> None:
+    """An entry taken out of the middle is reported as missing; so is the first."""
     lines = [e.line for e in chain({"n": 1}, {"n": 2}, {"n": 3}, {"n": 4})]
     assert [(b.what, b.why) for b in evidence.checked([*lines[:1], *lines[2:]])[1]] == [("E2", MISSING)]
     assert evidence.checked(lines[1:])[1][0].why == MISSING
 
 
-def test_an_entry_written_anew_is_named() -> None:
-    """An entry with another body and its own right digest is found by the one after it."""
+def test_a_rewritten_entry_is_detected() -> None:
+    """An entry with another body and a matching digest is detected by the next entry."""
     entries = chain({"value": 94.1}, {"n": 2}, {"n": 3})
     forged = evidence.linked(
         entries[0],
@@ -90,16 +90,13 @@ def test_an_entry_written_anew_is_named() -> None:
 
 
 def test_a_record_rewritten_whole_has_another_head() -> None:
-    """Who computes the whole chain anew makes a sound record: only its head, told elsewhere, shows it."""
+    """A record that is rewritten as a whole has no errors, but another head."""
     one, other = chain({"value": 94.1}, {"n": 2}), chain({"value": 99.9}, {"n": 2})
     assert evidence.checked([e.line for e in other])[1] == [] and one[-1].digest != other[-1].digest
 
 
 def test_no_secret_is_kept() -> None:
-    """
-    A secret anywhere in what is kept (a value, a key, JSON inside of text) is its name in brackets before anything is
-    hashed.
-    """
+    """A secret anywhere (value, key, nested JSON text) is replaced by its name before hashing."""
     token = DESK.secrets["OPS_MASSIVE_TOKEN"]
     (entry,) = chain(
         {
@@ -115,8 +112,8 @@ def test_no_secret_is_kept() -> None:
     )
 
 
-def test_what_is_too_large_is_cut_and_says_so() -> None:
-    """A long text and a long list are cut, and the entry says of what, how much, and the digest of all of it."""
+def test_a_large_entry_is_truncated() -> None:
+    """Long texts and lists are truncated; the entry says how much was cut, with the digest of the whole."""
     (entry,) = chain({"text": "x" * 10_000, "rows": list(range(5_000))})
     assert len(entry.body["text"]) == evidence.LONGEST_TEXT and len(entry.body["rows"]) == evidence.MOST_ITEMS
     assert (
@@ -129,7 +126,7 @@ def test_what_is_too_large_is_cut_and_says_so() -> None:
 
 
 def test_only_json_is_kept() -> None:
-    """Times, money and what is no number become plain; a value of no kind is refused where it is made canonical."""
+    """Times, decimals, NaN and infinity are converted to JSON; a value that is not JSON is rejected."""
     (entry,) = chain({"at": at(0), "usd": Decimal("1.30"), "nothing": float("nan")})
     assert entry.body == {"at": "2026-03-10T13:30:00.000Z", "usd": "1.30", "nothing": None}, entry.body
     with pytest.raises(OpsError, match="JSON"):

@@ -1,4 +1,4 @@
-"""Incidents: what a record makes of them, on both databases, with time in the test's hands."""
+"""The life cycle of incidents on both databases, with a controlled clock."""
 
 import json
 import threading
@@ -31,9 +31,9 @@ class Desk:
         self.now_s = 600.0
         self.store = Database(url, lambda: at(self.now_s))
         self.settings = settings.Settings(home, "desk", secrets={"OPS_MASSIVE_TOKEN": "tok-123456789"})
-        self.chronicle = Incidents(self.store, self.settings, TABLE)
-        self.dispatch, self.marks = NotificationStore(self.store, "desk"), Markers(self.store, self.settings)
-        self.staff = Contacts({name: Role(name) for name in PATH}, group_wait=timedelta(seconds=15))
+        self.incidents = Incidents(self.store, self.settings, TABLE)
+        self.notifications, self.marks = NotificationStore(self.store, "desk"), Markers(self.store, self.settings)
+        self.contacts = Contacts({name: Role(name) for name in PATH}, group_wait=timedelta(seconds=15))
 
     def change(
         self,
@@ -74,15 +74,15 @@ class Desk:
     def later(self, seconds: float) -> None:
         """Time goes by; people are told of what is due, and incidents take it in."""
         self.now_s += seconds
-        self.dispatch.plan(self.staff, TABLE)
-        self.chronicle.follow_alerts()
+        self.notifications.plan(self.contacts, TABLE)
+        self.incidents.follow_alerts()
 
     def outage(self) -> str:
         """Massive goes: the alert fires, people are told, the incident's id."""
         self.change(595, PAGE, "fired", "critical", "firing")
         self.later(20)
         self.later(20)
-        (found,) = self.chronicle.all()
+        (found,) = self.incidents.all()
         return found.id
 
 
@@ -93,12 +93,9 @@ def desk(store_url: str, tmp_path: Path) -> Desk:
 
 
 def test_an_alert_opens_its_incident(desk: Desk) -> None:
-    """
-    What people are told of has an incident: its title, limit and runbook are the alert's, its beginning the alert's
-    moment; once, however often it is looked.
-    """
+    """A notified alert opens one incident with its title, limit, runbook and time, however often it is followed."""
     name = desk.outage()
-    found = desk.chronicle.read(name)
+    found = desk.incidents.read(name)
     assert (
         name == "2026-03-10-1"
         and found.runbook == "massive_down"
@@ -111,46 +108,42 @@ def test_an_alert_opens_its_incident(desk: Desk) -> None:
     assert (
         found.times["began"].at_us == us(500)
         and found.times["began"].precision_s == 600.0
-        and "before that" in found.times["began"].source
+        and "crossed its limit" in found.times["began"].source
     )
-    assert found.times["acknowledged"].at_us is None and "nobody" in found.times["acknowledged"].source
+    assert found.times["acknowledged"].at_us is None and "no one" in found.times["acknowledged"].source
     before = len(found.entries)
     Incidents(desk.store, desk.settings, TABLE).follow_alerts()
-    assert len(desk.chronicle.read(name).entries) == before
+    assert len(desk.incidents.read(name).entries) == before
 
 
-def test_what_it_explains_away_belongs_to_it(desk: Desk) -> None:
-    """
-    An alert that another explains away opens nothing: it is in the incident of that one, and what that explains in turn
-    too.
-    """
+def test_inhibited_alerts_belong_to_the_incident(desk: Desk) -> None:
+    """An inhibited alert opens no incident; it belongs to the incident of the inhibiting alert, also indirectly."""
     name = desk.outage()
     desk.change(650, PROBE, "fired", "critical", by=PAGE)
     desk.change(660, "errors-app-page-1", "fired", "critical", rule="errors", subject="app", by=PROBE)
     desk.later(60)
     assert (
-        set(desk.chronicle.read(name).alerts) == {PAGE, PROBE, "errors-app-page-1"} and len(desk.chronicle.all()) == 1
+        set(desk.incidents.read(name).alerts) == {PAGE, PROBE, "errors-app-page-1"} and len(desk.incidents.all()) == 1
     )
-    assert desk.chronicle.of_alerts() == dict.fromkeys((PAGE, PROBE, "errors-app-page-1"), name)
+    assert desk.incidents.of_alerts() == dict.fromkeys((PAGE, PROBE, "errors-app-page-1"), name)
 
 
-def test_everything_that_happens_is_on_its_timeline(desk: Desk) -> None:
+def test_every_event_is_on_the_timeline(desk: Desk) -> None:
     """
-    Alerts, acknowledgements, deliveries, markers, notes and hand-overs stand on the timeline, each once, by when it
-    happened.
+    Alerts, acknowledgements, deliveries, markers, notes and handovers are on the timeline, each once, by their time.
     """
     desk.marks.put("deploy", "v1.4", "Dee", at(300))
     name = desk.outage()
-    desk.dispatch.ack(PAGE, "Ann", "mine")
-    desk.chronicle.follow_alerts()
-    desk.chronicle.note(name, "the vendor was called", "Bob")
-    desk.chronicle.hand_over(name, "Bob", "Ann")
-    delivery = desk.dispatch.claim("terminal")
+    desk.notifications.ack(PAGE, "Ann", "mine")
+    desk.incidents.follow_alerts()
+    desk.incidents.note(name, "the vendor was called", "Bob")
+    desk.incidents.hand_over(name, "Bob", "Ann")
+    delivery = desk.notifications.claim("terminal")
     assert delivery
-    desk.dispatch.sent(delivery)
+    desk.notifications.sent(delivery)
     desk.change(900, PAGE, "resolved", "critical", "resolved")
     desk.later(400)
-    found = desk.chronicle.read(name)
+    found = desk.incidents.read(name)
     kinds = [e.kind for e in found.timeline]
     assert (
         sorted(kinds) == ["acknowledged", "alert", "alert", "handover", "mark", "note", "opened", "told"]
@@ -159,105 +152,102 @@ def test_everything_that_happens_is_on_its_timeline(desk: Desk) -> None:
     )
     assert [e.at_us for e in found.timeline] == sorted(e.at_us for e in found.timeline)
     assert (
-        found.holder == "Bob"
+        found.owner == "Bob"
         and found.people == ["Dee", "Ann", "Bob"]
-        and found.times["acknowledged"].source == "Ann took it"
+        and found.times["acknowledged"].source == "acknowledged by Ann"
         and found.alerts == {PAGE: "resolved"}
     )
     assert evidence.checked(e.line for e in found.entries)[1] == []
 
 
 def test_the_folder_verifies_alone(desk: Desk) -> None:
-    """What lies in the folder is the record, line by line; and its picture."""
+    """The folder holds the record, line by line, and its picture."""
     name = desk.outage()
-    digest = desk.chronicle.picture(b"\x89PNG picture")
-    desk.chronicle.append(name, "evidence", {"words": "a picture", "picture": {"sha256": digest, "name": "providers"}})
-    folder = desk.chronicle.folder(name)
+    digest = desk.incidents.picture(b"\x89PNG picture")
+    desk.incidents.append(name, "evidence", {"words": "a picture", "picture": {"sha256": digest, "name": "providers"}})
+    folder = desk.incidents.folder(name)
     found, broken = evidence.checked((folder / "record.jsonl").read_text().splitlines())
     assert (
         not broken
-        and found == desk.chronicle.read(name).entries
+        and found == desk.incidents.read(name).entries
         and (folder / "evidence" / f"{digest}.png").read_bytes() == b"\x89PNG picture"
     )
 
 
-def test_a_life(desk: Desk) -> None:
+def test_life_cycle(desk: Desk) -> None:
     """
-    Mitigated, resolved only when nothing fires or somebody says why, opened again, dismissed; what is closed takes only
-    notes.
+    Mitigate, resolve only without firing alerts or with a note, reopen, dismiss; a closed incident accepts only notes.
     """
     name = desk.outage()
-    assert desk.chronicle.mitigate(name, "Tradier only", "Ann").status == "mitigated"
+    assert desk.incidents.mitigate(name, "Tradier only", "Ann").status == "mitigated"
     with pytest.raises(IncidentError, match=f"{PAGE} still fires"):
-        desk.chronicle.resolve(name, "", "Ann")
-    found = desk.chronicle.resolve(name, "the feed is back; the rate needs its ten minutes", "Ann")
+        desk.incidents.resolve(name, "", "Ann")
+    found = desk.incidents.resolve(name, "the feed is back; the rate needs its ten minutes", "Ann")
     assert (
         found.status == "resolved"
         and found.of_kind("resolved")[0].body["head"]["digest"] == found.entries[-2].digest
         and found.of_kind("resolved")[0].body["still_firing"] == [PAGE]
     )
     with pytest.raises(IncidentError, match="is resolved"):
-        desk.chronicle.mitigate(name, "again", "Ann")
-    assert desk.chronicle.note(name, "an afterthought", "Bob").status == "resolved"
+        desk.incidents.mitigate(name, "again", "Ann")
+    assert desk.incidents.note(name, "an afterthought", "Bob").status == "resolved"
     desk.change(900, PAGE, "resolved", "critical", "resolved")
     desk.later(400)
-    assert desk.chronicle.read(name).alerts == {PAGE: "resolved"}, (
+    assert desk.incidents.read(name).alerts == {PAGE: "resolved"}, (
         "what comes after it was called over is on its record too"
     )
-    found = desk.chronicle.reopen(name, "it is back", "Ann")
+    found = desk.incidents.reopen(name, "it is back", "Ann")
     assert found.status == "open" and found.times["resolved"].at_us is None
-    assert desk.chronicle.dismiss(name, "false alarm", "a test", "Ann").status == "dismissed"
-    with pytest.raises(IncidentError, match="dismissed as"):
-        desk.chronicle.dismiss(name, "boring", "", "Ann")
+    assert desk.incidents.dismiss(name, "false alarm", "a test", "Ann").status == "dismissed"
+    with pytest.raises(IncidentError, match="reason to dismiss"):
+        desk.incidents.dismiss(name, "boring", "", "Ann")
     for act in (
-        lambda: desk.chronicle.note(name, "x", " "),
-        lambda: desk.chronicle.note(name, "", "Ann"),
-        lambda: desk.chronicle.note("2026-03-10-9", "x", "Ann"),
-        lambda: desk.chronicle.open(" ", by="Ann"),
+        lambda: desk.incidents.note(name, "x", " "),
+        lambda: desk.incidents.note(name, "", "Ann"),
+        lambda: desk.incidents.note("2026-03-10-9", "x", "Ann"),
+        lambda: desk.incidents.open(" ", by="Ann"),
     ):
         with pytest.raises(IncidentError):
             act()
 
 
 def test_a_merged_incident_goes_on_in_the_other(desk: Desk) -> None:
-    """What comes for a merged incident is written into the one that goes on; what was stays where it was."""
+    """Events of a merged incident are written into the other one; earlier entries stay."""
     name = desk.outage()
-    other = desk.chronicle.open("two prices differ", by="Bob")
-    assert desk.chronicle.merge(name, other.id, "Ann").status == "merged"
+    other = desk.incidents.open("two prices differ", by="Bob")
+    assert desk.incidents.merge(name, other.id, "Ann").status == "merged"
     desk.change(900, PAGE, "resolved", "critical", "resolved")
     desk.later(400)
     assert (
-        desk.chronicle.read(other.id).alerts == {PAGE: "resolved"}
-        and desk.chronicle.of_alerts() == {PAGE: other.id}
-        and desk.chronicle.find(PAGE).id == other.id
+        desk.incidents.read(other.id).alerts == {PAGE: "resolved"}
+        and desk.incidents.of_alerts() == {PAGE: other.id}
+        and desk.incidents.find(PAGE).id == other.id
     )
-    assert desk.chronicle.read(name).alerts == {PAGE: "firing"} and desk.chronicle.find().id == other.id
+    assert desk.incidents.read(name).alerts == {PAGE: "firing"} and desk.incidents.find().id == other.id
     with pytest.raises(IncidentError, match="cannot be merged"):
-        desk.chronicle.merge(other.id, other.id, "Ann")
+        desk.incidents.merge(other.id, other.id, "Ann")
 
 
 def test_a_dismissed_incident_opens_no_second_for_the_same_alert(desk: Desk) -> None:
-    """
-    While its alert still fires, what was dismissed is not opened again by itself; the next outage is another incident.
-    """
+    """A dismissed incident is not opened again while its alert fires; the next outage is another incident."""
     name = desk.outage()
-    desk.chronicle.dismiss(name, "false alarm", "", "Ann")
+    desk.incidents.dismiss(name, "false alarm", "", "Ann")
     desk.later(60)
-    assert [i.id for i in desk.chronicle.all()] == [name]
+    assert [i.id for i in desk.incidents.all()] == [name]
     desk.change(900, PAGE, "resolved", "critical", "resolved")
     desk.later(400)
     desk.change(1200, "availability-massive-page-2", "fired", "critical", "firing")
     desk.later(300)
     desk.later(60)
-    assert [i.id for i in desk.chronicle.all()] == [name, "2026-03-10-2"] and set(
-        desk.chronicle.read("2026-03-10-2").alerts
+    assert [i.id for i in desk.incidents.all()] == [name, "2026-03-10-2"] and set(
+        desk.incidents.read("2026-03-10-2").alerts
     ) == {"availability-massive-page-2"}
 
 
 def test_many_write_at_once(desk: Desk) -> None:
-    """Eight who write at once follow each other: no entry is lost, none is forked, and a key is taken by one."""
+    """With eight simultaneous writers no entry is lost or forked, and a key is written once."""
     name = desk.outage()
-    before, won = len(desk.chronicle.read(name).entries), list[bool]()
+    before, won = len(desk.incidents.read(name).entries), list[bool]()
 
     def writes(n: int) -> None:
         mine = Incidents(
@@ -279,7 +269,7 @@ def test_many_write_at_once(desk: Desk) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    found = desk.chronicle.read(name)
+    found = desk.incidents.read(name)
     assert (
         len(found.entries) == before + 41
         and won.count(True) == 1
@@ -289,14 +279,14 @@ def test_many_write_at_once(desk: Desk) -> None:
 
 
 def test_known_at(desk: Desk) -> None:
-    """As known at a moment, an incident has only what was written down by then."""
+    """As known at a time, an incident has only the entries written by then."""
     name = desk.outage()
     then = at(desk.now_s)
     desk.now_s += 100
-    desk.chronicle.note(name, "seen earlier", "Ann", at(600))
-    assert [e.kind for e in desk.chronicle.read(name, then).of_kind("note")] == [] and desk.chronicle.read(
+    desk.incidents.note(name, "seen earlier", "Ann", at(600))
+    assert [e.kind for e in desk.incidents.read(name, then).of_kind("note")] == [] and desk.incidents.read(
         name
     ).of_kind("note")[0].at_us == us(600)
     with pytest.raises(IncidentError, match="there is no incident"):
-        desk.chronicle.read(name, at(10))
-    assert desk.chronicle.of_alerts(at(10)) == {} and json.loads(json.dumps(desk.chronicle.read(name).as_json()))
+        desk.incidents.read(name, at(10))
+    assert desk.incidents.of_alerts(at(10)) == {} and json.loads(json.dumps(desk.incidents.read(name).as_json()))

@@ -1,21 +1,20 @@
-"""One trouble is one incident, whoever saw it first."""
+"""One problem is one incident, whichever source reports it first."""
 
 from pathlib import Path
 
 from opslib.dashboard import status
 from opslib.incidents.lifecycle import Incidents
+from opslib.runbooks import incident_page
 from tests.alerting.notifications.test_one_cause import massive
 from tests.support.lived_hour import BEGINS_S, RULES, Desk
 
 
 def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
-    """
-    An alert of the same rule and subject that fires before anything of it was planned belongs to the incident there is.
-    """
+    """An alert of the same rule and subject from another source joins the existing incident before it is planned."""
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 120)
-    chronicle = Incidents(desk.store, desk.settings, RULES)
-    chronicle.follow_alerts()
-    (incident,) = chronicle.all()
+    incidents = Incidents(desk.store, desk.settings, RULES)
+    incidents.follow_alerts()
+    (incident,) = incidents.all()
     assert incident.runbook == "massive_down"
     alert = next(
         a
@@ -23,4 +22,18 @@ def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
         if a["rule"] == "availability" and a["subject"] == "massive"
     )
     other = alert | {"id": f"{alert['id']}-seen-by-another", "source": "another"}
-    assert chronicle.open("", by="Ann", alert=other).id == incident.id and len(chronicle.all()) == 1
+    assert incidents.open("", by="Ann", alert=other).id == incident.id and len(incidents.all()) == 1
+
+
+def test_the_collector_writes_the_page(tmp_path: Path) -> None:
+    """Whoever notifies people writes the page of each incident that changed, once for each change."""
+    desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 120)
+    desk.notifying.follow_alerts()
+    desk.notifying.write_pages()
+    (incident,) = Incidents(desk.store, desk.settings, RULES).all()
+    page = incident_page.path(desk.settings, incident.id)
+    assert "Massive returns server errors (5xx)" in page.read_text(encoding="utf-8")
+    page.unlink()
+    desk.notifying.follow_alerts()
+    desk.notifying.write_pages()
+    assert not page.exists()  # Nothing changed.

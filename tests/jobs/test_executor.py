@@ -1,4 +1,4 @@
-"""The runner: every way a notebook can go wrong ends in the right exit code, and in a ledger that names the cause."""
+"""Test the executor: every way in which a notebook can fail gives the right exit code and a reason in the ledger."""
 
 import ast
 import gzip
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,10 @@ import pytest
 from opslib import desk
 from opslib.cli import main
 from opslib.foundation import clock
+from opslib.foundation.config.settings import without_secrets
 from opslib.jobs import executor
 from opslib.jobs import ledger as ledger_module
+from opslib.jobs.kernels import KernelPool
 from tests.support.system import absent, needs
 
 pytestmark = pytest.mark.kernel
@@ -42,7 +45,7 @@ HANGS = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 @dataclass(frozen=True)
 class Run:
-    """What one `ops run` left: its exit code, its messages, its row in the ledger, its outputs by code cell."""
+    """The result of one `ops run`: exit code, messages, row in the ledger, outputs by code cell."""
 
     code: int
     out: str
@@ -52,7 +55,7 @@ class Run:
 
 
 def code(source: str, *tags: str) -> dict:
-    """A code cell, not run."""
+    """Return a code cell that has not run."""
     return {
         "cell_type": "code",
         "metadata": {"tags": list(tags)} if tags else {},
@@ -63,7 +66,7 @@ def code(source: str, *tags: str) -> dict:
 
 
 def notebook(path: Path, *cells: str | dict, parameters: str | None = None, kernel: str = "python3") -> Path:
-    """A notebook on the disk; text is a code cell."""
+    """Write a notebook to the disk; text is a code cell."""
     made = [code(parameters, "parameters")] if parameters is not None else []
     made += [code(c) if isinstance(c, str) else c for c in cells]
     content = {
@@ -78,7 +81,7 @@ def notebook(path: Path, *cells: str | dict, parameters: str | None = None, kern
 
 
 def shown(path: Path) -> list[str]:
-    """What each code cell of an executed notebook shows, errors too."""
+    """Return what each code cell of an executed notebook shows, errors included."""
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     return [
         "".join(
@@ -90,15 +93,15 @@ def shown(path: Path) -> list[str]:
 
 
 def ledger(capsys: pytest.CaptureFixture[str]) -> list[dict]:
-    """The ledger as `ops runs -o json` has it."""
+    """Return the ledger as `ops runs -o json` prints it."""
     capsys.readouterr()
     assert main.main(["runs", "-o", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture
-def ops_run(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """Run a notebook through the shell's door, in this process; the home's ledger holds this run alone."""
+def plain_run(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Run a notebook with `ops run` in this process; the ledger of the home directory holds only this run."""
 
     def run(path: Path, *arguments: str) -> Run:
         before = len(ledger(capsys))
@@ -112,11 +115,23 @@ def ops_run(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run
     return run
 
 
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[KernelPool]:
+    """Kernels that need not import anything first: that they do the same as others is tested in test_kernels.py."""
+    with closing(KernelPool(without_secrets(os.environ))) as found:
+        yield found
+
+
+@pytest.fixture
+def ops_run(plain_run: Callable[..., Run], kernels: KernelPool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run a notebook like `plain_run`, with a preloaded kernel, which starts faster."""
+    execute = executor.execute
+    monkeypatch.setattr(executor, "execute", lambda *given, **named: execute(*given, **named | {"kernels": kernels}))
+    return plain_run
+
+
 def failed(run: Run, *because: str) -> None:
-    """
-    The run exits 70, its row says failed and ended, and every pattern stands in the reason that it and the message
-    give.
-    """
+    """Check that the run exits 70 and that its reason, in the ledger and in the message, matches every pattern."""
     assert (run.code, run.row["state"]) == (70, "failed")
     assert run.row["ended_at"]
     for pattern in because:
@@ -125,7 +140,7 @@ def failed(run: Run, *because: str) -> None:
 
 
 def kernelspec(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, argv: list[str]) -> None:
-    """A kernel of that name that runs another program."""
+    """Install a kernel of that name that runs another program."""
     place = folder / "jupyter" / "kernels" / name
     place.mkdir(parents=True)
     (place / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
@@ -133,7 +148,7 @@ def kernelspec(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, argv: l
 
 
 def until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Wait for something that another process does."""
+    """Wait for an action of another process."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"
@@ -141,20 +156,18 @@ def until(true: Callable[[], object], seconds: float = 20) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Has a process ended?"""
+    """Return whether a process has ended."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def test_a_good_run(ops_run: Callable[..., Run], home: Path, tmp_path: Path) -> None:
-    """
-    A good run exits 0, is one row that is ok, lies on the disk as notebook and page, and leaves its input as it was.
-    """
+def test_a_good_run(plain_run: Callable[..., Run], home: Path, tmp_path: Path) -> None:
+    """A successful run exits 0, has one row that is ok, publishes notebook and page, and does not change its input."""
     path = notebook(tmp_path / "good.ipynb", "print('got', n, word)", parameters="n: int = 1\nword: str = 'x'")
     before = path.read_bytes()
-    run = ops_run(path, "-p", "n=2", "-p", "word=it's")
+    run = plain_run(path, "-p", "n=2", "-p", "word=it's")
     assert (run.code, run.row["state"], run.row["reason"]) == (0, "ok", None)
     assert run.row["parameters"] == {"n": 2, "word": "it's"} or run.row["parameters"] == {"n": "2", "word": "it's"}
     assert run.row["notebook"].endswith("good.ipynb")
@@ -177,7 +190,7 @@ def test_a_run_again_is_the_same(ops_run: Callable[..., Run], tmp_path: Path) ->
     "cells", [("import sys; sys.exit(0)", "print('never')"), ("1", "import sys; sys.exit(0)")], ids=["middle", "last"]
 )
 def test_sys_exit(ops_run: Callable[..., Run], tmp_path: Path, cells: tuple[str, ...]) -> None:
-    """A notebook that leaves with sys.exit(0) has failed, whichever cell it was."""
+    """A notebook that calls sys.exit(0) has failed, in whichever cell."""
     failed(ops_run(notebook(tmp_path / "n.ipynb", *cells)), "SystemExit")
 
 
@@ -191,7 +204,7 @@ def test_sys_exit(ops_run: Callable[..., Run], tmp_path: Path, cells: tuple[str,
     ids=["killed", "left in the last", "left in the middle"],
 )
 def test_a_kernel_that_dies(ops_run: Callable[..., Run], tmp_path: Path, cells: tuple[str, ...]) -> None:
-    """A kernel that dies in a cell is a failed run, and the reason says that the kernel died."""
+    """A kernel that dies in a cell is a failed run, and the reason says so."""
     run = ops_run(notebook(tmp_path / "n.ipynb", *cells))
     failed(run, "kernel")
     assert "never" not in "".join(run.cells)
@@ -200,7 +213,7 @@ def test_a_kernel_that_dies(ops_run: Callable[..., Run], tmp_path: Path, cells: 
 def test_a_kernel_that_dies_at_its_start(
     ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel whose program ends at once is a failed run, and the reason says that the kernel died."""
+    """A kernel whose program ends at once is a failed run, and the reason says so."""
     kernelspec(monkeypatch, tmp_path, "dies", DIES)
     failed(ops_run(notebook(tmp_path / "n.ipynb", "1", kernel="dies")), "kernel.*died|died.*kernel|kernel.*start")
 
@@ -208,7 +221,7 @@ def test_a_kernel_that_dies_at_its_start(
 def test_a_kernel_that_dies_at_its_first_start_alone(
     ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel that dies before it answers is started once more, and no cell runs twice."""
+    """A kernel that dies before it responds is started once more, and no cell runs twice."""
     program = (
         f"import os, sys\nif os.path.exists({str(tmp_path / 'once')!r}):\n    os.execv(sys.executable, "
         f"[sys.executable, '-m', 'ipykernel_launcher', '-f', sys.argv[1]])\nopen({str(tmp_path / 'once')!r}, "
@@ -234,18 +247,15 @@ def test_a_kernel_that_is_not_there(ops_run: Callable[..., Run], tmp_path: Path)
     ids=["plain", "tagged raises-exception", "timed"],
 )
 def test_a_cell_that_raises(ops_run: Callable[..., Run], tmp_path: Path, cell: dict) -> None:
-    """A cell that raises is a failed run whose reason names the error, also where a tag allows it."""
+    """A cell that raises is a failed run whose reason names the error, also if a tag allows the error."""
     run = ops_run(notebook(tmp_path / "n.ipynb", cell, "print('after')"))
     failed(run, "ZeroDivisionError", "cell 1")
     assert "ZeroDivisionError" in run.cells[0]
     assert Path(run.row["outputs"][0]).is_file()
 
 
-def test_a_cell_that_is_left_out_on_purpose(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """
-    A cell with nbclient's tag skip-execution is not run, and its notebook is ok; a cell that did not run for another
-    reason is not.
-    """
+def test_a_skipped_cell(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """A cell tagged skip-execution is not required to run; any other cell is."""
     run = ops_run(
         notebook(tmp_path / "n.ipynb", code("1/0", "skip-execution"), "print('done')", code("1/0", "skip-execution"))
     )
@@ -258,8 +268,8 @@ def test_a_cell_that_is_left_out_on_purpose(ops_run: Callable[..., Run], tmp_pat
 
 
 @pytest.mark.parametrize("tag", ["remove-cell", "hide-input", "papermill-error-cell-tag", "skip"])
-def test_a_tag_that_leaves_nothing_out(ops_run: Callable[..., Run], tmp_path: Path, tag: str) -> None:
-    """Other tags are of how a page shows a cell; it runs."""
+def test_another_tag_skips_no_cell(ops_run: Callable[..., Run], tmp_path: Path, tag: str) -> None:
+    """A cell with another tag runs."""
     assert ops_run(
         notebook(tmp_path / "n.ipynb", code("print(1)", tag), {"cell_type": "raw", "metadata": {}, "source": "1/0"})
     ).cells == ["1\n"]
@@ -293,8 +303,8 @@ def test_a_tag_that_leaves_nothing_out(ops_run: Callable[..., Run], tmp_path: Pa
         ("%run /nowhere/x.py", "code cell 1 raised Exception: File .*/nowhere/x.py.* not found"),
     ],
 )
-def test_the_reason_is_the_true_one(ops_run: Callable[..., Run], tmp_path: Path, source: str, reason: str) -> None:
-    """However a cell fails, the ledger names it and its own error, on one short line without control characters."""
+def test_the_reason_names_cell_and_error(ops_run: Callable[..., Run], tmp_path: Path, source: str, reason: str) -> None:
+    """The ledger names the failed cell and its error, on one short line without control characters."""
     run = ops_run(notebook(tmp_path / "n.ipynb", source, "print('never')"))
     failed(run, "")
     assert re.fullmatch(reason, run.row["reason"]), run.row["reason"]
@@ -302,14 +312,14 @@ def test_the_reason_is_the_true_one(ops_run: Callable[..., Run], tmp_path: Path,
 
 
 def test_the_case_of_an_unknown_magic(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """An unknown magic is the reason, not a kernel that stopped."""
+    """An unknown magic is the reason, not a stopped kernel."""
     run = ops_run(Path(__file__).parents[1] / "cases" / "c02_unknown_magic_reason.ipynb")
     failed(run, "UsageError: Line magic function `%undefined-line-magic` not found")
 
 
 @pytest.mark.parametrize("minor", [0, 4, 5])
 def test_cells_without_ids(ops_run: Callable[..., Run], tmp_path: Path, minor: int) -> None:
-    """Notebooks of each minor version run, also where cells have no ids."""
+    """Notebooks of each minor version run, also with cells without ids."""
     path = tmp_path / "n.ipynb"
     path.write_text(
         json.dumps(
@@ -331,10 +341,7 @@ def test_cells_without_ids(ops_run: Callable[..., Run], tmp_path: Path, minor: i
 
 @pytest.mark.parametrize("kind", ["huge", "bomb", "deep", "device", "pipe"])
 def test_a_notebook_without_bounds(ops_run: Callable[..., Run], tmp_path: Path, kind: str) -> None:
-    """
-    A file without end, a compressed one that expands without end, deep nesting, a device and a pipe are wrong usage, by
-    name.
-    """
+    """An endless file, a decompression bomb, deep nesting, a device and a pipe are wrong usage, each by name."""
     path = tmp_path / "n.ipynb"
     if kind == "huge":
         with path.open("wb") as file:
@@ -367,10 +374,7 @@ def test_a_notebook_without_bounds(ops_run: Callable[..., Run], tmp_path: Path, 
     ids=["line", "captured", "double", "bash", "sh", "pipe", "syntax", "killed"],
 )
 def test_a_shell_command_that_fails(ops_run: Callable[..., Run], tmp_path: Path, source: str) -> None:
-    """
-    A shell command that fails fails the run, and what comes after it does not run; Python's own limits are not the
-    reason.
-    """
+    """A failed shell command fails the run, and later cells do not run."""
     run = ops_run(notebook(tmp_path / "n.ipynb", source, "print('after')"))
     failed(run, "cell 1")
     assert "Recursion" not in run.row["reason"]
@@ -378,7 +382,7 @@ def test_a_shell_command_that_fails(ops_run: Callable[..., Run], tmp_path: Path,
 
 
 def test_a_shell_command_that_succeeds(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """A shell command that succeeds works, and its output is shown or captured."""
+    """A successful shell command works, and its output is shown or captured."""
     cells = [
         "!echo hi",
         "x = !echo hi\nprint(list(x))",
@@ -392,14 +396,14 @@ def test_a_shell_command_that_succeeds(ops_run: Callable[..., Run], tmp_path: Pa
 
 
 def test_a_shell_cell_that_succeeds(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """A whole cell for bash or sh that succeeds works, and its output is shown."""
+    """A successful cell for bash or sh works, and its output is shown."""
     run = ops_run(notebook(tmp_path / "n.ipynb", "%%bash\necho one\necho two", "%%sh\necho three"))
     assert (run.code, run.row["state"], run.row["reason"]) == (0, "ok", None)
     assert run.cells == ["one\ntwo\n", "three\n"]
 
 
 def test_a_shell_command_sees_the_variables_of_its_place(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """A shell command is given the caller's variables, a function's own too, and none of the runner's."""
+    """A shell command sees the caller's variables, those of a function too, and none of the executor's."""
     cells = [
         "def f():\n    inner = 'seen'\n    got = !echo {inner}\n    return list(got)\nprint(f())",
         "def g():\n    inner = 'seen'\n    !echo {inner}\ng()",
@@ -409,7 +413,7 @@ def test_a_shell_command_sees_the_variables_of_its_place(ops_run: Callable[..., 
 
 
 def test_a_shell_command_that_writes_bytes(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """A shell command that succeeds and writes what is no text does not fail the run."""
+    """A successful shell command that writes bytes that are not text does not fail the run."""
     assert ops_run(notebook(tmp_path / "n.ipynb", "!printf 'a\\377b'")).row["state"] == "ok"
 
 
@@ -419,7 +423,7 @@ def test_a_shell_command_that_writes_bytes(ops_run: Callable[..., Run], tmp_path
     ids=["middle", "last"],
 )
 def test_a_cell_that_takes_too_long(ops_run: Callable[..., Run], tmp_path: Path, cells: tuple[str, ...]) -> None:
-    """A cell that is still running at the timeout is stopped, and the reason says that time ran out."""
+    """A cell that still runs at the timeout is stopped, and the reason says so."""
     began = time.monotonic()
     run = ops_run(notebook(tmp_path / "n.ipynb", WRITE_PID, *cells), "--timeout", "2")
     assert time.monotonic() - began < 10
@@ -429,15 +433,15 @@ def test_a_cell_that_takes_too_long(ops_run: Callable[..., Run], tmp_path: Path,
 
 
 def test_many_short_cells_take_too_long(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """The timeout is the whole notebook's: many short cells are stopped by it as one long one is."""
+    """The timeout is for the whole notebook, so it also stops many short cells."""
     run = ops_run(notebook(tmp_path / "n.ipynb", *["import time; time.sleep(0.4)"] * 12), "--timeout", "2")
     failed(run, "timed? ?out|timeout|2 s")
 
 
-def test_a_kernel_that_never_answers(
+def test_a_kernel_that_never_responds(
     ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel that starts and never answers is stopped by the timeout of the notebook."""
+    """A kernel that starts and never responds is stopped by the timeout of the notebook."""
     monkeypatch.setattr(executor, "START_TIMEOUT_S", 5)
     kernelspec(monkeypatch, tmp_path, "hangs", HANGS)
     began = time.monotonic()
@@ -447,8 +451,8 @@ def test_a_kernel_that_never_answers(
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "1e9", "soon"])
-def test_a_timeout_that_is_none(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], timeout: str) -> None:
-    """A timeout that is no number of seconds up to a day is wrong usage, and nothing runs."""
+def test_an_invalid_timeout(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], timeout: str) -> None:
+    """A timeout that is not a number of seconds up to a day is wrong usage, and nothing runs."""
     assert main.main(["run", str(notebook(tmp_path / "n.ipynb", "1")), "--timeout", timeout]) == 64
     assert "--timeout" in capsys.readouterr().err and ledger(capsys) == []
 
@@ -457,14 +461,14 @@ def test_a_timeout_that_is_none(home: Path, tmp_path: Path, capsys: pytest.Captu
     ("given", "because"),
     [
         ("lmit=9", "Did you mean 'limit'"),
-        ("limit=abc", "declared int.*'abc'"),
+        ("limit=abc", "has the type int.*'abc'"),
         ("limit", "NAME=VALUE"),
-        ("limit=", "declared int"),
+        ("limit=", "has the type int"),
         ("x=1;import os#=1", "no parameter"),
         ("key=a massive-sesame-3 b", "secret"),
     ],
 )
-def test_a_parameter_that_is_refused(
+def test_a_parameter_that_is_rejected(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -472,10 +476,7 @@ def test_a_parameter_that_is_refused(
     given: str,
     because: str,
 ) -> None:
-    """
-    A parameter that is unknown, ill-typed or secret is wrong usage, named with the nearest; nothing runs, and the
-    ledger says so.
-    """
+    """An unknown, badly typed or secret parameter is wrong usage; nothing runs, and the ledger has the reason."""
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", TOKENS["OPS_MASSIVE_TOKEN"])
     path = notebook(
         tmp_path / "n.ipynb", "import pathlib; pathlib.Path('ran').touch()", parameters="limit: int = 5\nkey: str = ''"
@@ -494,10 +495,7 @@ def test_a_parameter_that_is_refused(
 def test_a_secret_with_quotes_stays_out_of_the_ledger(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """
-    A secret that JSON writes otherwise (quotes, backslashes, letters beyond ASCII) does not come into the ledger
-    either.
-    """
+    """A secret that JSON escapes (quotes, backslashes, non-ASCII letters) is not in the ledger either."""
     secret = 'open "sesame\\é'
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", secret)
     assert (
@@ -508,16 +506,13 @@ def test_a_secret_with_quotes_stays_out_of_the_ledger(
     assert "sesame" not in json.dumps(row)
 
 
-def test_a_secret_is_refused_for_the_demo_too(
+def test_a_secret_is_rejected_for_the_demo_too(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """
-    The demo needs no secret, but the shell it is called from holds them: given as a parameter, they are refused there
-    too.
-    """
+    """A secret of the environment is rejected as a parameter for the demo, too."""
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", TOKENS["OPS_MASSIVE_TOKEN"])
     monkeypatch.setattr(
-        "opslib.simulation.demo_day.replay.lay_out", lambda *_, **__: None
+        "opslib.simulation.demo_day.replay.create_home", lambda *_, **__: None
     )  # The demo's day is not the point.
     path = notebook(tmp_path / "n.ipynb", "print(len(key))", parameters="key: str = ''")
     assert main.main(["--app", "demo", "run", str(path), "-p", f"key={TOKENS['OPS_MASSIVE_TOKEN']}"]) == 64
@@ -525,9 +520,9 @@ def test_a_secret_is_refused_for_the_demo_too(
 
 
 def test_no_secret_reaches_the_kernel(
-    ops_run: Callable[..., Run], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_run: Callable[..., Run], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No secret of the environment is seen by the kernel or its shell, nor found in anything that the run leaves."""
+    """No secret of the environment is visible to the kernel or its shell, nor in anything that the run writes."""
     for name, value in TOKENS.items():
         monkeypatch.setenv(name, value)
     cells = [
@@ -536,19 +531,19 @@ def test_no_secret_reaches_the_kernel(
         "!env",
         "print(open('/proc/self/environ').read())",
     ]
-    run = ops_run(notebook(tmp_path / "n.ipynb", *cells))
+    run = plain_run(notebook(tmp_path / "n.ipynb", *cells))
     assert run.row["state"] == "ok"
     assert not set(TOKENS) & set(run.cells[0].split("'")) and "OPS_HOME" in run.cells[0]
     assert not any(b"sesame" in p.read_bytes() for p in home.rglob("*") if p.is_file())
 
 
 def test_no_secret_in_a_file_reaches_the_kernel(
-    ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel is not told in which files secrets lie, so that a desk bound in a notebook holds none."""
+    """The kernel does not get the paths of secret files, so an app opened in a notebook has no secrets."""
     (tmp_path / "token").write_text(TOKENS["OPS_MASSIVE_TOKEN"])
     monkeypatch.setenv("OPS_MASSIVE_TOKEN_FILE", str(tmp_path / "token"))
-    run = ops_run(
+    run = plain_run(
         notebook(
             tmp_path / "n.ipynb",
             "import os; print([n for n in os.environ if n.endswith('_FILE') and n.startswith('OPS_')])",
@@ -558,8 +553,8 @@ def test_no_secret_in_a_file_reaches_the_kernel(
     assert run.cells == ["[]\n", "{}\n"]
 
 
-def test_the_kernel_is_bound_to_the_desk_that_was_asked_for(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """Home and app given to the command are the ones that a notebook binds to."""
+def test_the_kernel_uses_the_given_home_and_app(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """A notebook uses the home directory and the app that the command was given."""
     run = ops_run(
         notebook(tmp_path / "n.ipynb", "import opslib\ns = opslib.connect().settings\nprint(s.app)"), "--app", "other"
     )
@@ -567,9 +562,7 @@ def test_the_kernel_is_bound_to_the_desk_that_was_asked_for(ops_run: Callable[..
 
 
 def test_an_awkward_path(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """
-    A notebook whose name and folder hold braces, spaces, quotes and brackets runs, with parameters, in its own folder.
-    """
+    """A notebook whose path has braces, spaces, quotes and brackets runs, with parameters, in its own folder."""
     path = notebook(
         tmp_path / f"in {AWKWARD}" / f"{AWKWARD}.ipynb",
         "import os; print(os.path.basename(os.getcwd()), name)",
@@ -608,8 +601,8 @@ def test_an_awkward_path(ops_run: Callable[..., Run], tmp_path: Path) -> None:
         "cells that are none",
     ],
 )
-def test_a_file_that_is_no_notebook(ops_run: Callable[..., Run], tmp_path: Path, content: bytes) -> None:
-    """What is not JSON, or JSON and not a notebook, is wrong usage; the message says so, and the ledger too."""
+def test_a_file_that_is_not_a_notebook(ops_run: Callable[..., Run], tmp_path: Path, content: bytes) -> None:
+    """A file that is not a notebook is wrong usage, in the message and in the ledger."""
     path = tmp_path / "no.ipynb"
     path.write_bytes(content)
     run = ops_run(path)
@@ -619,7 +612,7 @@ def test_a_file_that_is_no_notebook(ops_run: Callable[..., Run], tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["missing.ipynb", "missing", "."])
 def test_a_notebook_that_is_missing(ops_run: Callable[..., Run], tmp_path: Path, name: str) -> None:
-    """A path where no notebook stands is wrong usage, and the reason names the path."""
+    """A path without a notebook is wrong usage, and the reason names the path."""
     run = ops_run(tmp_path / name)
     assert (run.code, run.row["state"], run.row["outputs"]) == (64, "failed", [])
     assert str(tmp_path / name) in run.row["reason"] and str(tmp_path / name) in run.err
@@ -642,7 +635,7 @@ def test_a_notebook_with_little_in_it(ops_run: Callable[..., Run], tmp_path: Pat
 def test_a_parameters_cell_that_python_cannot_read(
     ops_run: Callable[..., Run], tmp_path: Path, source: str, given: tuple[str, ...]
 ) -> None:
-    """A parameters cell that is not plain Python ends in an exit code and a row that agree, never in a traceback."""
+    """An invalid parameters cell gives a matching exit code and row, and no traceback."""
     run = ops_run(notebook(tmp_path / "n.ipynb", "print(n)", parameters=source), *given)
     assert (run.code, run.row["state"]) in {(0, "ok"), (64, "failed"), (70, "failed")}
     assert run.code or run.cells[-1] == f"{2 if given else 1}\n"
@@ -650,10 +643,8 @@ def test_a_parameters_cell_that_python_cannot_read(
 
 
 @pytest.mark.parametrize("record", ["[1]", "{'values': {}}", "{'values': []}", "'text'"])
-def test_a_record_that_is_none(ops_run: Callable[..., Run], tmp_path: Path, record: str) -> None:
-    """
-    A notebook that shows a record of another shape ends in an exit code and a row that agree, never in a traceback.
-    """
+def test_an_invalid_record(ops_run: Callable[..., Run], tmp_path: Path, record: str) -> None:
+    """A record of another shape gives a matching exit code and row, and no traceback."""
     run = ops_run(
         notebook(
             tmp_path / "n.ipynb",
@@ -663,11 +654,8 @@ def test_a_record_that_is_none(ops_run: Callable[..., Run], tmp_path: Path, reco
     assert (run.code, run.row["state"]) in {(0, "ok"), (70, "failed")}
 
 
-def test_a_notebook_with_half_a_letter(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """
-    Half a letter, which JSON can hold and UTF-8 cannot, ends in an exit code and a row that agree, never in a
-    traceback.
-    """
+def test_a_notebook_with_a_lone_surrogate(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """A lone surrogate gives a matching exit code and row, and no traceback."""
     run = ops_run(
         notebook(tmp_path / "n.ipynb", {"cell_type": "markdown", "metadata": {}, "source": "half \ud800"}, "1")
     )
@@ -675,7 +663,7 @@ def test_a_notebook_with_half_a_letter(ops_run: Callable[..., Run], tmp_path: Pa
 
 
 def test_an_old_notebook(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """A notebook of the format before runs as one of today."""
+    """A notebook of the previous format runs like a current one."""
     path = tmp_path / "old.ipynb"
     path.write_text(
         '{"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "worksheets": [{"cells": '
@@ -686,10 +674,7 @@ def test_an_old_notebook(ops_run: Callable[..., Run], tmp_path: Path) -> None:
 
 
 def test_outputs_that_cannot_be_written(ops_run: Callable[..., Run], home: Path, tmp_path: Path) -> None:
-    """
-    Where the folder of runs cannot be made the run has failed, the reason names the folder, and nothing is claimed to
-    be there.
-    """
+    """If the folder of runs cannot be created the run has failed, and the reason names the folder."""
     home.mkdir()
     (home / "desk").write_text("a file where a folder was wanted")
     run = ops_run(notebook(tmp_path / "n.ipynb", "print('fine')"))
@@ -707,9 +692,7 @@ find "$1" ! -type d
 
 
 def in_a_small_world(home: Path, path: Path, options: str) -> tuple[int, list[str], str]:
-    """
-    Run a notebook where the app's folder is a file system of its own: exit code, the files in it afterwards, messages.
-    """
+    """Run a notebook with the app's folder on its own file system; return exit code, files and messages."""
     (home / "desk").mkdir(parents=True)
     alone = [needs("unshare"), "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     done = subprocess.run(
@@ -726,12 +709,10 @@ def in_a_small_world(home: Path, path: Path, options: str) -> tuple[int, list[st
 
 
 @pytest.mark.parametrize(("options", "because"), [("ro", "Read-only"), ("size=64k", "No space left")])
-def test_a_disk_that_takes_nothing(
+def test_a_disk_that_cannot_be_written(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, because: str
 ) -> None:
-    """
-    On a read-only or full disk the run has failed, the reason says which, and no file is there, half written or whole.
-    """
+    """On a read-only or full disk the run has failed, the reason says which, and there is no file."""
     code, files, said = in_a_small_world(
         home, notebook(tmp_path / "n.ipynb", "import random\nprint(random.randbytes(300_000).hex())"), options
     )
@@ -742,7 +723,7 @@ def test_a_disk_that_takes_nothing(
 
 @pytest.fixture
 def begun(home: Path, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process that runs a notebook whose kernel has said its number, and sleeps."""
+    """Start a process that runs a notebook whose kernel has reported its PID and sleeps."""
     path = notebook(tmp_path / "long.ipynb", WRITE_PID, "import time; time.sleep(120)", "print('never')")
     running = subprocess.Popen(
         [sys.executable, "-m", "opslib.cli", "run", str(path)],
@@ -764,9 +745,7 @@ def begun(home: Path, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 def test_a_runner_that_is_asked_to_stop(
     begun: "subprocess.Popen[str]", tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    """
-    A runner that is asked to stop does so promptly, its kernel with it, and the ledger says that it failed and why.
-    """
+    """A process that receives SIGTERM ends soon with its kernel, and the ledger has the failure and its reason."""
     kernel = int((tmp_path / "kernel.pid").read_text())
     assert [r["state"] for r in ledger(capsys)] == ["running"]
     begun.send_signal(number)
@@ -782,20 +761,18 @@ def test_a_runner_that_is_asked_to_stop(
 def test_a_runner_that_is_killed(
     begun: "subprocess.Popen[str]", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a runner that was killed the ledger says that it is unknown how it ended, and its kernel goes too."""
+    """The run of a killed process is unknown in the ledger, and its kernel ends too."""
     kernel = int((tmp_path / "kernel.pid").read_text())
     begun.kill()
     begun.wait(10)
     (row,) = ledger(capsys)
     assert (row["state"], row["ended_at"], row["outputs"]) == ("unknown", None, [])
-    assert "gone" in row["reason"]
+    assert "process ended" in row["reason"]
     until(lambda: gone(kernel), 15)
 
 
-def test_a_dead_runner_that_nobody_has_buried(home: Path) -> None:
-    """
-    A run whose process is dead but not yet reaped is unknown, not running: in a container nobody may ever reap it.
-    """
+def test_a_dead_runner_that_is_not_reaped(home: Path) -> None:
+    """The run of a zombie process is unknown, not running."""
     store = desk.open().store
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         process = f"{socket.gethostname()}|{other.pid}|{psutil.Process(other.pid).create_time():.2f}"
@@ -817,7 +794,7 @@ def test_a_dead_runner_that_nobody_has_buried(home: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_written(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there can be no ledger nothing runs: the command is refused, and names the store."""
+    """Without a ledger nothing runs; the command is refused and names the database."""
     home.write_text("a file where a folder was wanted")
     path = notebook(tmp_path / "n.ipynb", "import pathlib; pathlib.Path('ran').touch()")
     assert main.main(["run", str(path)]) == 70
@@ -841,7 +818,7 @@ print({name: (o.state, o.notebook.cells[1].outputs[0].get("text") or o.reason) f
 
 
 def test_runs_at_the_same_time(home: Path, tmp_path: Path) -> None:
-    """Notebooks that are run at once by threads of one process each give their own outcome."""
+    """Notebooks that threads of one process run at the same time each give their own result."""
     paths = [
         str(
             notebook(
@@ -866,7 +843,7 @@ def test_runs_at_the_same_time(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_shares_no_engine_with_another(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """A run registers nothing where a run in another thread would find it: its sockets and its deadline are its own."""
+    """A run shares neither sockets nor deadline with a run in another thread."""
     from papermill.engines import papermill_engines
 
     before = dict(papermill_engines._engines)
@@ -875,7 +852,7 @@ def test_a_run_shares_no_engine_with_another(ops_run: Callable[..., Run], tmp_pa
 
 
 def test_a_long_folder_for_temporary_files(home: Path, tmp_path: Path) -> None:
-    """Where the folder for temporary files has a name too long for a socket, a notebook still runs."""
+    """A notebook runs if the path of the temporary folder is too long for a socket."""
     long = tmp_path / ("t" * 100)
     long.mkdir()
     done = subprocess.run(
@@ -889,11 +866,11 @@ def test_a_long_folder_for_temporary_files(home: Path, tmp_path: Path) -> None:
     assert list(long.iterdir()) == []
 
 
-def test_nothing_is_left_behind(ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run leaves no temporary file and no kernel's connection file."""
+def test_nothing_is_left_behind(plain_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run leaves no temporary file and no connection file."""
     for name in ("t", "runtime"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
-    failed(ops_run(notebook(tmp_path / "n.ipynb", "1/0")), "ZeroDivisionError")
+    failed(plain_run(notebook(tmp_path / "n.ipynb", "1/0")), "ZeroDivisionError")
     assert [*(tmp_path / "t").iterdir(), *(tmp_path / "runtime").iterdir()] == []

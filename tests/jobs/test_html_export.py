@@ -1,7 +1,4 @@
-"""
-The page of an executed notebook: it holds all that it shows, and whatever the notebook holds, it asks nobody for
-anything.
-"""
+"""Test the HTML page of an executed notebook: it is complete, and no content can make it send a request."""
 
 import base64
 import http.server
@@ -66,7 +63,7 @@ CONNECTING = '<link rel="preconnect" href="URL"><iframe src="URL/frame"></iframe
 
 
 def notebook(*outputs: dict, markdown: str = "", source: str = "1") -> "NotebookNode":
-    """An executed notebook: words, then a cell that shows those outputs."""
+    """Return an executed notebook: text, then a cell with those outputs."""
     runner.without_slow_import()
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -78,7 +75,7 @@ def notebook(*outputs: dict, markdown: str = "", source: str = "1") -> "Notebook
 
 
 class Elements(HTMLParser):
-    """Every element of a page with its attributes, in order."""
+    """Collects every element of a page with its attributes, in order."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -91,7 +88,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def recorder() -> Iterator[tuple[str, Callable[[], set[str]]]]:
-    """A server's URL, and what was asked of it since it was last looked at; ``connection`` for a connection alone."""
+    """Start a server that records requests and connections."""
     asked: set[str] = set()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -110,7 +107,7 @@ def recorder() -> Iterator[tuple[str, Callable[[], set[str]]]]:
             return connection
 
         def handle_error(self, *_: object) -> None:
-            """A browser that leaves is no error."""
+            """Ignore a browser that disconnects."""
 
     def since() -> set[str]:
         seen = set(asked)
@@ -130,7 +127,7 @@ def recorder() -> Iterator[tuple[str, Callable[[], set[str]]]]:
 
 @pytest.fixture
 def opened(recorder: tuple[str, Callable[[], set[str]]], tmp_path: Path) -> Callable[[str], tuple[set[str], str]]:
-    """Open a page from the disk in a browser: what it asked of the recorder, and what became of it."""
+    """Open a page from the disk in a browser; return the recorded requests and the page."""
     browser = needs("chromium")
 
     def open(page: str) -> tuple[set[str], str]:
@@ -152,13 +149,13 @@ def opened(recorder: tuple[str, Callable[[], set[str]]], tmp_path: Path) -> Call
 
 
 def hostile(recorder: tuple[str, object], content: str) -> str:
-    """The page of a notebook that holds that content in its words and in its outputs."""
+    """Return the page of a notebook with that content in its text and in its outputs."""
     content = content.replace("URL", recorder[0])
     return html_export.page(notebook({"text/html": content, "text/plain": "x"}, markdown=content), "a title")
 
 
-def test_the_policy_stands_before_all_else(recorder: tuple[str, object]) -> None:
-    """The policy is the page's, stands before anything from outside, and forbids all but inline styles and pictures."""
+def test_the_policy_comes_first(recorder: tuple[str, object]) -> None:
+    """The policy precedes all external content and allows only inline styles and pictures."""
     page = hostile(recorder, "".join(ASKING.values()))
     metas = [
         (n, a)
@@ -175,12 +172,10 @@ def test_the_policy_stands_before_all_else(recorder: tuple[str, object]) -> None
     assert page.index("Content-Security-Policy") < page.index("<title>") < page.index("<body>")
 
 
-def test_a_hostile_notebook_asks_nobody(
+def test_a_hostile_notebook_sends_no_request(
     recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
 ) -> None:
-    """
-    A page made of everything that asks for something asks for nothing and runs nothing; without the policy it would.
-    """
+    """A page of hostile content sends no request and runs nothing; without the policy it would."""
     page = hostile(recorder, "".join(ASKING.values()))
     asked, shown = opened(page)
     assert {a for a in asked if a != "connection"} == set()
@@ -190,26 +185,24 @@ def test_a_hostile_notebook_asks_nobody(
 
 
 def plain(recorder: tuple[str, object], content: str) -> str:
-    """A page of that content that nobody guards, to prove that the bait works."""
+    """Return a page of that content without protection, to prove that the content is hostile."""
     return f"<!doctype html><html><head></head><body>{content.replace('URL', recorder[0])}</body></html>"
 
 
 def test_a_hostile_notebook_does_not_leave(
     recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
 ) -> None:
-    """A notebook that says where to go next, which no policy forbids, stays where it is and asks nobody."""
+    """A notebook with a refresh or a base address, which the policy does not stop, stays on its page."""
     asked, _ = opened(plain(recorder, LEAVING))
     assert "/leaving" in asked
     asked, shown = opened(hostile(recorder, LEAVING))
     assert asked == set() and "a title" in shown
 
 
-def test_a_hostile_notebook_connects_to_nobody(
+def test_a_hostile_notebook_opens_no_connection(
     recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
 ) -> None:
-    """
-    Not even a connection is opened ahead of a request, by which a stranger would learn that the page is being read.
-    """
+    """The page does not open a connection ahead of a request either."""
     asked, _ = opened(plain(recorder, CONNECTING))
     assert "connection" in asked
     asked, _ = opened(hostile(recorder, CONNECTING))
@@ -219,10 +212,10 @@ def test_a_hostile_notebook_connects_to_nobody(
 @pytest.mark.parametrize(
     "kind", ["application/javascript", "image/svg+xml", "text/markdown", "text/latex", "text/plain"]
 )
-def test_other_kinds_of_output_ask_nobody(
+def test_other_kinds_of_output_send_no_request(
     recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]], kind: str
 ) -> None:
-    """What may hold HTML or a script in another kind of output asks nobody either."""
+    """Other kinds of output that may contain HTML or scripts send no request either."""
     url = recorder[0]
     content = (
         f"fetch('{url}/script')"
@@ -238,8 +231,8 @@ def test_other_kinds_of_output_ask_nobody(
     assert asked == set() and "a title" in shown
 
 
-def test_the_page_holds_what_it_shows(opened: Callable[[str], tuple[set[str], str]]) -> None:
-    """Words, tables and pictures of a notebook stand in the page itself, and a browser shows them."""
+def test_the_page_is_self_contained(opened: Callable[[str], tuple[set[str], str]]) -> None:
+    """Text, tables and pictures of a notebook are in the page, and a browser shows them."""
     book = notebook(
         {"text/html": "<table><tr><td>99.72 %</td></tr></table>", "text/plain": "x"},
         {"image/png": PIXEL, "text/plain": "<Figure>"},
@@ -253,7 +246,7 @@ def test_the_page_holds_what_it_shows(opened: Callable[[str], tuple[set[str], st
 
 
 def test_the_page_has_no_code_and_no_script() -> None:
-    """The page shows no code, brings no script of its own, and refers to nothing outside itself."""
+    """The page has no code and no script, and refers to nothing outside."""
     page = html_export.page(
         notebook({"text/plain": "the result"}, markdown="# Words", source="very_secret_source()"), "a title"
     )
@@ -264,7 +257,7 @@ def test_the_page_has_no_code_and_no_script() -> None:
 
 @pytest.mark.parametrize("title", ["</title><script>fetch('x')</script>", "a & b < c", '"quoted"', "{name} 'q' ü"])
 def test_a_title_is_text(title: str) -> None:
-    """A title from outside, such as a file's name, is text and nothing else."""
+    """An external title, such as a file name, is escaped."""
     import html
 
     page = html_export.page(notebook(), title)
@@ -276,7 +269,7 @@ def test_a_title_is_text(title: str) -> None:
 
 
 def test_the_same_notebook_gives_the_same_page() -> None:
-    """Made twice, a page is the same to the byte."""
+    """Exporting a notebook twice gives the same bytes."""
     pages = [
         html_export.page(notebook({"text/html": "<b>x</b>"}, {"image/png": PIXEL}, markdown="# A\n# A"), "t")
         for _ in range(2)
@@ -285,7 +278,7 @@ def test_the_same_notebook_gives_the_same_page() -> None:
 
 
 def test_a_page_of_an_empty_notebook() -> None:
-    """A notebook without cells, or with a failed one, gives a page as well, with the error in it."""
+    """A notebook without cells, or with a failed cell, gives a page too; it shows the error."""
     from nbformat.v4 import new_notebook, new_output
 
     assert html_export.page(new_notebook(), "t").startswith("<!doctype html>")

@@ -1,7 +1,4 @@
-"""
-Warm kernels: the same bytes as the plain way, nothing of one in another, none left over, and the plain way wherever
-that is not so.
-"""
+"""Test preloaded kernels: same bytes as plain kernels, isolated from each other, none left over."""
 
 import os
 import signal
@@ -34,7 +31,7 @@ pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).describe(include="all")
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[KernelPool]:
-    """A pool for these tests, grown without secrets."""
+    """Start a pool for these tests, without secrets."""
     os.environ["OPS_MASSIVE_TOKEN"] = "sesame-of-massive-1"
     with closing(KernelPool(without_secrets(os.environ))) as found:
         del os.environ["OPS_MASSIVE_TOKEN"]
@@ -42,23 +39,20 @@ def kernels() -> Iterator[KernelPool]:
 
 
 def executed(path: Path, kernels: KernelPool | None, **given: object) -> Outcome:
-    """One run on the home of the test."""
+    """Execute one run in the home directory of the test."""
     found = desk.open()
     return executor.execute(path, given, settings=found.settings, store=found.store, kernels=kernels)
 
 
 def file(outcome: Outcome) -> bytes:
-    """What would be published of it."""
+    """Return the bytes that would be published."""
     assert outcome.notebook is not None
     return runner.written(executor.tidied(outcome.notebook))
 
 
 @pytest.mark.slow
 def test_the_same_bytes(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
-    """
-    A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which
-    way it was, the ledger says.
-    """
+    """Preloaded and plain kernels give the same bytes, pictures included; the ledger records the kind of kernel."""
     plots = notebook(tmp_path / "plots.ipynb", PLOTS)
     for path, given in ((plots, {}), (executor.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
         warm, plain = executed(path, kernels, **given), executed(path, None, **given)
@@ -66,11 +60,8 @@ def test_the_same_bytes(home: Path, tmp_path: Path, kernels: KernelPool) -> None
         assert file(warm) == file(plain) and file(warm).count(b'"image/png"') >= 1
 
 
-def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
-    """
-    Random numbers differ, what one does another does not see, and each has its own folder, environment and time zone;
-    none has a secret.
-    """
+def test_kernels_are_isolated(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
+    """Each kernel has its own random numbers, folder, environment and time zone; none has a secret."""
     path = notebook(
         tmp_path / "k.ipynb",
         "import os, random, numpy, time, opslib, sys\n"
@@ -78,19 +69,21 @@ def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: Kernel
         "time.tzname[0], 'OPS_MASSIVE_TOKEN' in os.environ, os.getpgid(0) == os.getpid())\n"
         "opslib.spoilt = 1\nos.environ['MARK'] = 'spoilt'",
     )
-    told = []
+    outputs = []
     for zone in ("UTC", "Asia/Tokyo"):
         os.environ["TZ"] = zone
         try:
-            told.append(" ".join(o.text for c in executed(path, kernels).notebook.cells for o in c.outputs).split())
+            outputs.append(" ".join(o.text for c in executed(path, kernels).notebook.cells for o in c.outputs).split())
         finally:
             del os.environ["TZ"]
-    assert [t[2:] for t in told] == [[str(tmp_path), "False", "None", zone, "False", "True"] for zone in ("UTC", "JST")]
-    assert told[0][0] != told[1][0] and told[0][1] != told[1][1]
+    assert [t[2:] for t in outputs] == [
+        [str(tmp_path), "False", "None", zone, "False", "True"] for zone in ("UTC", "JST")
+    ]
+    assert outputs[0][0] != outputs[1][0] and outputs[0][1] != outputs[1][1]
 
 
 def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
-    """A forked kernel that kills itself, or that goes on for ever, is found out as a plain one is."""
+    """A forked kernel that dies or hangs is detected like a plain one."""
     dies = executed(notebook(tmp_path / "d.ipynb", "import os; os._exit(0)", "print('never')"), kernels)
     assert dies.kernel == "warm" and dies.state == "failed" and "Dead" in str(dies.reason)
     found = desk.open()
@@ -106,8 +99,8 @@ def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: Kernel
     assert hangs.state == "failed" and "imeout" in str(hangs.reason) and time.monotonic() - begun < 20
 
 
-def test_the_plain_way_where_there_is_no_other(home: Path, tmp_path: Path) -> None:
-    """Of a pool that is closed, or whose zygote was killed, kernels are begun plainly, and the run is as good."""
+def test_plain_kernels_as_fallback(home: Path, tmp_path: Path) -> None:
+    """With a closed pool or a killed fork server, plain kernels are started."""
     path = notebook(tmp_path / "n.ipynb", "print('made')")
     closed = KernelPool(without_secrets(os.environ))
     closed.close()
@@ -121,8 +114,8 @@ def test_the_plain_way_where_there_is_no_other(home: Path, tmp_path: Path) -> No
     assert [row["kernel"] for row in ledger.runs(desk.open().store)] == [None] * 4  # They were executed and not kept.
 
 
-def test_nothing_outlives_its_maker(home: Path, tmp_path: Path) -> None:
-    """Whoever keeps the pool is killed in the middle of a run: the zygote goes, and the kernel with it."""
+def test_nothing_outlives_its_parent(home: Path, tmp_path: Path) -> None:
+    """If the process with the pool is killed, the fork server and the kernel end."""
     path = notebook(
         tmp_path / "long.ipynb",
         "import os, pathlib, time\npathlib.Path('pids.tmp').write_text(f'{os.getpid()} {os.getppid()}')"

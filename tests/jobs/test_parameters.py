@@ -1,4 +1,4 @@
-"""Parameters: what comes in is what was given, in the type that was declared, or it is refused with a reason."""
+"""Test parameters: a value arrives in its declared type, or is rejected with a reason."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ TEXTS = st.text(
 
 
 def notebook(source: str | None = DECLARED, *tags: str) -> "NotebookNode":
-    """A notebook with that parameters cell, not run."""
+    """Return a notebook with that parameters cell, not run."""
     runner.without_slow_import()
     from nbformat.v4 import new_code_cell, new_notebook
 
@@ -48,7 +48,7 @@ def checked(given: dict[str, Any], source: str | None = DECLARED) -> dict[str, A
 
 
 def injected(given: dict[str, Any]) -> dict[str, Any]:
-    """What a notebook's own cells see of its parameters, without a kernel: the injected cell is executed here."""
+    """Return the parameters that a notebook's cells see; the injected cell is executed here, without a kernel."""
     book = notebook()
     fitting = parameters.checked(book, "book", given, SECRETS)
     from papermill.iorw import load_notebook_node
@@ -66,7 +66,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_what_is_declared() -> None:
-    """Annotations say the type, else the default does; what has neither takes anything; remarks say nothing."""
+    """The type comes from the annotation, else from the default; without either, any type is accepted."""
     found = parameters.declared(notebook())
     assert list(found) == [
         "day",
@@ -96,17 +96,14 @@ def test_what_is_declared() -> None:
 
 @pytest.mark.parametrize("source", [None, "", "# n: int = 1", "n[0] = 1\nself.n = 2\ndef f(a: int = 1): b = 2"])
 def test_nothing_is_declared(source: str | None) -> None:
-    """
-    Where no name is set at the top of the parameters cell there is no parameter, and the message says that there is
-    none.
-    """
+    """Without assignments in the parameters cell there are no parameters, and the message says so."""
     assert parameters.declared(notebook(source)) == {}
-    with pytest.raises(UnknownParameter, match="it has none"):
+    with pytest.raises(UnknownParameter, match="it has no parameters"):
         checked({"n": "1"}, source)
 
 
 def test_another_cell_declares_nothing() -> None:
-    """Only the tagged cell declares; a cell with another tag, or the markdown of that tag, does not."""
+    """Only the tagged code cell declares parameters."""
     from nbformat.v4 import new_markdown_cell, new_notebook
 
     assert parameters.declared(notebook("n: int = 1", "parameter", "injected-parameters")) == {}
@@ -126,8 +123,8 @@ def test_another_cell_declares_nothing() -> None:
 )
 @example(day="'\"\\\n'''\"\"\"", until="\\", limit=-1, ratio=-0.0, loud=True)
 @example(day="None", until="x=1;import os #", limit=0, ratio=5e-324, loud=False)
-def test_text_comes_in_as_the_value_that_it_says(day: str, until: str, limit: int, ratio: float, loud: bool) -> None:
-    """Every value that is written as a shell's text comes into the notebook as that value, in its declared type."""
+def test_text_arrives_as_its_value(day: str, until: str, limit: int, ratio: float, loud: bool) -> None:
+    """A value given as text arrives in the notebook as that value, in its declared type."""
     values = {"day": day, "until": until, "limit": limit, "ratio": ratio, "loud": loud}
     seen = injected({name: value if isinstance(value, str) else str(value) for name, value in values.items()})
     assert {n: (type(v), v) for n, v in seen.items()} == {n: (type(v), v) for n, v in values.items()}
@@ -141,15 +138,15 @@ def test_text_comes_in_as_the_value_that_it_says(day: str, until: str, limit: in
     loud=st.booleans(),
     nothing=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
 )
-def test_python_values_come_in_as_they_are(day: str, most: int | None, ratio: float, loud: bool, nothing: Any) -> None:
-    """Values that a caller in Python gives come into the notebook unchanged."""
+def test_python_values_arrive_unchanged(day: str, most: int | None, ratio: float, loud: bool, nothing: Any) -> None:
+    """Values given by a Python caller arrive unchanged."""
     values = {"day": day, "most": most, "ratio": ratio, "loud": loud, "nothing": nothing}
     seen = injected(values)
     assert all(same(seen[n], v) for n, v in values.items()), (seen, values)
 
 
-def test_values_come_through_the_kernel(home: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the kernel itself sees is what the shell was given, to the letter."""
+def test_values_arrive_in_the_kernel(home: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel sees exactly the values of the command line."""
     import json
 
     from opslib.cli import main
@@ -196,7 +193,7 @@ def test_values_come_through_the_kernel(home: Any, tmp_path: Any, capsys: pytest
     ],
 )
 def test_text_that_fits(name: str, text: str, value: Any) -> None:
-    """Text becomes a value of the declared type, and of no other."""
+    """Text becomes a value of the declared type only."""
     assert same(checked({name: text})[name], value)
 
 
@@ -239,9 +236,7 @@ def test_text_that_fits(name: str, text: str, value: Any) -> None:
     ],
 )
 def test_text_that_does_not_fit(name: str, text: str) -> None:
-    """
-    Text that does not say a finite value of the declared type is refused, with the name, the type and what was found.
-    """
+    """Text that is no finite value of the declared type is rejected; the message has name, type and text."""
     with pytest.raises(UnknownParameter) as refused:
         checked({name: text})
     assert repr(name) in str(refused.value) and repr(text) in str(refused.value)
@@ -267,14 +262,14 @@ def test_text_that_does_not_fit(name: str, text: str) -> None:
     ],
 )
 def test_python_values_that_do_not_fit(name: str, value: Any) -> None:
-    """A Python value of another type is refused, also where Python itself would let it pass."""
+    """A Python value of another type is rejected, also if Python would accept it."""
     with pytest.raises(UnknownParameter, match=name):
         checked({name: value})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_none_is_refused(value: float) -> None:
-    """Text that says not-a-number or infinity is refused for a float."""
+def test_nan_and_infinity_are_rejected(value: float) -> None:
+    """Not-a-number and infinity are rejected for a float."""
     with pytest.raises(UnknownParameter, match="ratio"):
         checked({"ratio": str(value)})
 
@@ -282,8 +277,8 @@ def test_a_number_that_is_none_is_refused(value: float) -> None:
 @pytest.mark.parametrize(
     "annotation", ["Optional[int]", "typing.Optional[int]", "Union[int, None]", "'int'", "'int | None'", "None | int"]
 )
-def test_types_in_other_words(annotation: str) -> None:
-    """An int is an int in whatever words it is declared: text that is none is refused, text that is one becomes one."""
+def test_other_spellings_of_types(annotation: str) -> None:
+    """Every spelling of the type int accepts the same texts."""
     source = f"n: {annotation} = 1"
     with pytest.raises(UnknownParameter, match="n"):
         checked({"n": "abc"}, source)
@@ -294,7 +289,7 @@ def test_types_in_other_words(annotation: str) -> None:
     ("default", "bad", "good", "value"), [("-5", "abc", "7", 7), ("+5", "abc", "-7", -7), ("-0.5", "abc", "2", 2.0)]
 )
 def test_the_type_of_a_default_with_a_sign(default: str, bad: str, good: str, value: Any) -> None:
-    """A default with a sign says its type as a plain one does; text never comes in where a number stood."""
+    """A default with a sign has the type of its number; text is rejected."""
     with pytest.raises(UnknownParameter, match="n"):
         checked({"n": bad}, f"n = {default}")
     assert same(checked({"n": good}, f"n = {default}")["n"], value)
@@ -302,7 +297,7 @@ def test_the_type_of_a_default_with_a_sign(default: str, bad: str, good: str, va
 
 @pytest.mark.parametrize("source", ["n: list = []", "n: list[int] = []", "n = [1]"])
 def test_lists_and_dicts_are_json(source: str) -> None:
-    """Where a list is declared, or stands as the default, JSON is read and what is no list is refused."""
+    """For a declared list or a list as default, JSON is read, and other values are rejected."""
     assert checked({"n": "[1, 2]"}, source)["n"] == [1, 2]
     for text in ("[1", "abc", '{"a": 1}', "5"):
         with pytest.raises(UnknownParameter, match="n"):
@@ -312,8 +307,8 @@ def test_lists_and_dicts_are_json(source: str) -> None:
 @pytest.mark.parametrize(
     ("given", "nearest"), [("dya", "day"), ("lmit", "limit"), ("Limit", "limit"), ("untill", "until")]
 )
-def test_an_unknown_name_is_told_the_nearest(given: str, nearest: str) -> None:
-    """An unknown name is refused with all that there are, and the nearest."""
+def test_an_unknown_name_gets_the_nearest(given: str, nearest: str) -> None:
+    """An unknown name is rejected with all parameters and the nearest one."""
     with pytest.raises(UnknownParameter, match=f"Did you mean '{nearest}'") as refused:
         checked({given: "1"})
     assert "book has no parameter" in str(refused.value) and "day, limit, ratio" in str(refused.value)
@@ -337,27 +332,24 @@ def test_an_unknown_name_is_told_the_nearest(given: str, nearest: str) -> None:
         "datetime",
     ],
 )
-def test_a_name_that_is_no_parameter(name: str) -> None:
-    """
-    A name that is no identifier, or names something else of the cell, is unknown; nothing of it comes into the
-    notebook.
-    """
+def test_a_name_that_is_not_a_parameter(name: str) -> None:
+    """A name that is no identifier, or is another name of the cell, is unknown."""
     with pytest.raises(UnknownParameter, match="has no parameter"):
         checked({name: "1"})
 
 
 @pytest.mark.parametrize("value", ["open-sesame", "x open-sesame y", "Bearer open-sesame\n"])
 @pytest.mark.parametrize("name", ["day", "nothing", "limit"])
-def test_a_secret_is_refused(name: str, value: str) -> None:
-    """A value that holds a secret is refused by name, and the message does not hold it."""
+def test_a_secret_is_rejected(name: str, value: str) -> None:
+    """A value with a secret is rejected, and the message does not contain it."""
     with pytest.raises(UnknownParameter, match=f"{name}.*secret") as refused:
         checked({name: value})
     assert "sesame" not in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [["open-sesame"], {"key": "open-sesame"}, ("a", ["open-sesame"])])
-def test_a_secret_inside_a_value_is_refused(value: Any) -> None:
-    """A secret deep in a list or dict that a Python caller gives is refused too."""
+def test_a_secret_inside_a_value_is_rejected(value: Any) -> None:
+    """A secret deep in a list or dict is rejected too."""
     with pytest.raises(UnknownParameter, match="secret"):
         checked({"nothing": value})
 
@@ -366,9 +358,7 @@ def test_a_secret_inside_a_value_is_refused(value: Any) -> None:
     "source", ["n: int = = 1", "n = (", "%matplotlib inline\nn: int = 1", "!date\nn: int = 1", "n: int = 1\x00"]
 )
 def test_a_cell_that_is_not_plain_python(source: str) -> None:
-    """
-    A parameters cell that Python cannot read is refused as wrong usage, or read without its magics; it is no crash.
-    """
+    """An invalid parameters cell is wrong usage, or is read without its magics."""
     try:
         assert same(checked({"n": "2"}, source)["n"], 2)
     except UsageError as refused:
@@ -376,5 +366,5 @@ def test_a_cell_that_is_not_plain_python(source: str) -> None:
 
 
 def test_nothing_given_is_nothing_changed() -> None:
-    """Without parameters given there is nothing to inject."""
+    """Without given parameters nothing is injected."""
     assert checked({}) == {} == checked({}, None)

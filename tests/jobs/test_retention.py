@@ -1,4 +1,4 @@
-"""Old runs go, and nothing that anything names."""
+"""Test retention: old runs are deleted unless something refers to them."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +13,7 @@ NOW = time_parsing.parse("2026-03-10T16:15")
 
 
 def run(found: Desk, name: str, days_old: float, size: int) -> Path:
-    """A run that ended so long ago, and its files."""
+    """Create a run that ended that long ago, with its files."""
     at_us = clock.micros(NOW - timedelta(days=days_old))
     ledger.begins(
         found.store,
@@ -32,11 +32,8 @@ def run(found: Desk, name: str, days_old: float, size: int) -> Path:
     return place
 
 
-def test_what_is_old_goes_and_what_is_named_stays(home: Path) -> None:
-    """
-    By age, then by room, the oldest first; what an incident's record or a report names stays, and so does all that is
-    no run.
-    """
+def test_old_runs_are_deleted_unless_referred_to(home: Path) -> None:
+    """Runs are deleted by age, then by size, oldest first; runs that are referred to stay."""
     opened = desk.open()
     found = Desk(replace(opened.settings, keep_runs_days=30, keep_runs_mb=0.03), lambda: NOW)
     places = {
@@ -50,8 +47,8 @@ def test_what_is_old_goes_and_what_is_named_stays(home: Path) -> None:
             ("new-3", 1),
         )
     }
-    incident = found.chronicle.open("trouble", by="Ann")
-    found.chronicle.append(incident.id, "note", {"words": "see run old-cited"}, by="Ann")
+    incident = found.incidents.open("trouble", by="Ann")
+    found.incidents.append(incident.id, "note", {"words": "see run old-cited"}, by="Ann")
     report = found.settings.outputs / "reports" / "2026" / "2026-03-09_daily.json"
     report.parent.mkdir(parents=True)
     report.write_text('{"evidence": "old-reported"}')
@@ -63,7 +60,7 @@ def test_what_is_old_goes_and_what_is_named_stays(home: Path) -> None:
 
 
 def test_once_a_day(home: Path) -> None:
-    """However often it is asked for."""
+    """The sweep runs once a day, however often it is called."""
     found = Desk(desk.open().settings, lambda: NOW)
     run(found, "old", 100, 10)
     assert retention.sweep_daily(found) == ["old"]

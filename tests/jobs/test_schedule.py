@@ -1,4 +1,4 @@
-"""What is due when: the calendar as a desk lives it, read from a file that is refused where it cannot be meant."""
+"""Test the schedule: due times over the market calendar, and validation of the file."""
 
 import itertools
 from datetime import date, datetime, time, timedelta
@@ -25,14 +25,14 @@ STAFF = Contacts(
 
 
 def jobs(home: Path, own: str = "") -> dict[str, Job]:
-    """The schedule of a home whose file says so."""
+    """Return the schedule of a home directory with that file."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "schedule.toml").write_text(own, encoding="utf-8")
     return schedule.read(home, STAFF)
 
 
 def due(job: Job, first: str, last: str, *deployed: str) -> list[tuple[str, str]]:
-    """When it is due between two days, both inside, by New York's clock, and what it makes."""
+    """Return the due times between two days, both included, in New York's time zone, with the job keys."""
     window = Window(time_parsing.parse(f"{first}T00:00"), time_parsing.parse(f"{last}T23:59"))
     return [
         (f"{m.at.astimezone(NEW_YORK):%m-%d %H:%M}", job.made_at(m))
@@ -41,10 +41,7 @@ def due(job: Job, first: str, last: str, *deployed: str) -> list[tuple[str, str]
 
 
 def test_thanksgiving(home: Path) -> None:
-    """
-    No report on the holiday; on the Friday that closes at one it is due at 13:15, and the hourly list ends with the
-    session.
-    """
+    """The holiday has no report; after the early close on Friday it is due at 13:15."""
     found = jobs(home)
     assert due(found["daily-report"], "2025-11-26", "2025-11-30") == [
         ("11-26 16:15", "report daily 2025-11-26"),
@@ -57,10 +54,7 @@ def test_thanksgiving(home: Path) -> None:
 
 
 def test_christmas_eve_and_the_new_year(home: Path) -> None:
-    """
-    Christmas Eve closes at one; the year's, the quarter's and the month's first trading day after New Year is the
-    second.
-    """
+    """Christmas Eve closes at 13:00; the first trading day of month, quarter and year is January 2nd."""
     found = jobs(home)
     assert due(found["daily-report"], "2025-12-24", "2025-12-26") == [
         ("12-24 13:15", "report daily 2025-12-24"),
@@ -77,10 +71,7 @@ def test_christmas_eve_and_the_new_year(home: Path) -> None:
 
 
 def test_a_week_that_begins_with_a_holiday(home: Path) -> None:
-    """
-    Where Monday is a holiday the week's report is due on Tuesday, and the last trading day of a month may be its last
-    but two.
-    """
+    """If Monday is a holiday the weekly report is due on Tuesday; a month may end two days before its last day."""
     found = jobs(home, '[friday]\nruns = "report success"\nwhen = "17:00, last trading day of the month"')
     assert due(found["weekly-report"], "2026-01-17", "2026-01-23") == [("01-20 08:00", "report weekly 2026-W03")]
     assert due(found["friday"], "2026-01-01", "2026-02-28") == [
@@ -90,10 +81,7 @@ def test_a_week_that_begins_with_a_holiday(home: Path) -> None:
 
 
 def test_the_clocks_change(home: Path) -> None:
-    """
-    A time that DST skips is the hour after, one that it repeats is once, and what follows the open or the close moves
-    with them.
-    """
+    """A time that DST skips is one hour later, a repeated one occurs once; open and close move with DST."""
     found = jobs(
         home,
         '[night]\nruns = "notebook n.ipynb"\nwhen = "02:30, every day"\n[late]\nruns = "notebook n.ipynb"'
@@ -117,16 +105,13 @@ def test_the_clocks_change(home: Path) -> None:
 
 @pytest.fixture
 def declared(home: Path) -> Path:
-    """A home whose settings say what the exchanges did; afterwards nothing is declared."""
+    """Return a home directory whose settings declare sessions; undo the declaration at the end."""
     yield home
     market_calendar.override_sessions({})
 
 
-def test_a_surprise_closure(declared: Path) -> None:
-    """
-    A day on which the exchanges stay closed has no report, one on which they close early has it early; the periods know
-    it too.
-    """
+def test_a_declared_closure(declared: Path) -> None:
+    """A declared closed day has no report, an early close has it early; periods follow too."""
     declared.mkdir(parents=True)
     (declared / "settings.toml").write_text('[sessions]\n"2026-05-14" = "closed"\n"2026-05-15" = "12:00"\n')
     settings.load(declared)
@@ -150,8 +135,8 @@ def test_a_surprise_closure(declared: Path) -> None:
 @pytest.mark.parametrize(
     "said", ['"2026-05-14" = "shut"', '"14 May" = "closed"', '"2026-05-14" = "16:30"', '"2026-05-14" = "12:00+02:00"']
 )
-def test_a_closure_that_cannot_be_meant(declared: Path, said: str) -> None:
-    """It is refused by its place."""
+def test_an_invalid_closure(declared: Path, said: str) -> None:
+    """An invalid closure is rejected, and the message names its place."""
     declared.mkdir(parents=True)
     (declared / "settings.toml").write_text(f"[sessions]\n{said}\n")
     with pytest.raises(SettingsError, match=r"settings.toml, \[sessions\]: .*(2026-05-14|14 May)"):
@@ -159,7 +144,7 @@ def test_a_closure_that_cannot_be_meant(declared: Path, said: str) -> None:
 
 
 def test_after_a_deployment(home: Path) -> None:
-    """The lists that follow a deployment are due so long after it, whatever the day, and each is of that deployment."""
+    """Checklists after a deployment are due at their offset on any day, each for its deployment."""
     found = jobs(home)
     assert due(found["post-deploy-1h"], "2026-03-06", "2026-03-07", "2026-03-06T17:45") == [
         ("03-06 18:45", "checklist post-deploy-1h after 2026-03-06T17:45:00")
@@ -170,8 +155,8 @@ def test_after_a_deployment(home: Path) -> None:
     assert due(found["pre-deploy"], "2026-03-01", "2026-03-31", "2026-03-06T17:45") == []
 
 
-def test_what_a_home_says_lies_over_what_is_shipped(home: Path) -> None:
-    """Key by key; what is not said stays as shipped."""
+def test_the_home_file_overrides_the_shipped_one(home: Path) -> None:
+    """The file of the home directory overrides the shipped one key by key."""
     found = jobs(
         home, '[daily-report]\nwhen = "1 hour after the close"\ndeliver = ["mail"]\n[hourly]\nwhen = "by hand"'
     )
@@ -193,17 +178,17 @@ WRONG = [
     ('runs = "report daily"\nwhen = "08:00"\nowner = "Tech Leed"', "Did you mean 'Tech Lead'"),
     ('runs = "report daily"\nwhen = "08:00"\nseverity = "loud"', "severity is 'loud'"),
     ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["fax"]', "deliver names 'fax'"),
-    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["pager"]', "takes alerts and no words"),
+    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["pager"]', "accepts only alerts"),
     ('runs = "report daily"\nwhen = "08:00"\ncatch_up = "no"', "catch_up is 'no'"),
-    ('runs = "report daily"\nwhen = "08:00"\nparameters = {a = 1}', "only of a notebook"),
-    ('runs = "report daily"\nwhen = "08:00"\ntimeout = "2d"', "up to a day"),
+    ('runs = "report daily"\nwhen = "08:00"\nparameters = {a = 1}', "only a notebook can"),
+    ('runs = "report daily"\nwhen = "08:00"\ntimeout = "2d"', "at most one day"),
     ('runs = "report daily"\nwhen = "3000 minutes after the close"', "when is"),
 ]
 
 
 @pytest.mark.parametrize(("said", "why"), WRONG)
-def test_what_cannot_be_meant_is_refused_by_its_place(home: Path, said: str, why: str) -> None:
-    """With what was wanted."""
+def test_an_invalid_value_is_rejected_by_its_place(home: Path, said: str, why: str) -> None:
+    """An invalid value is rejected; the message names the place and what was expected."""
     with pytest.raises(SettingsError) as refused:
         jobs(home, f"[mine]\n{said}\n")
     assert why in str(refused.value) and "schedule.toml, [mine]:" in str(refused.value)
@@ -223,11 +208,8 @@ def test_what_cannot_be_meant_is_refused_by_its_place(home: Path, said: str, why
         ]
     ),
 )
-def test_however_it_is_cut_nothing_is_due_twice_or_never(start: datetime, seconds: list[int], said: str) -> None:
-    """
-    Windows that follow one another hold together what the whole holds: each moment once, in order, each under a name of
-    its own.
-    """
+def test_windows_contain_each_occurrence_once(start: datetime, seconds: list[int], said: str) -> None:
+    """Consecutive windows contain each occurrence of the whole window once, each with its own key."""
     job = Job("j", "notebook", "n.ipynb", said, triggers.parse(said))
     ends = [start.replace(tzinfo=NEW_YORK).astimezone(clock.EPOCH.tzinfo)]
     for span in seconds:
@@ -238,10 +220,7 @@ def test_however_it_is_cut_nothing_is_due_twice_or_never(start: datetime, second
 
 
 def test_the_shipped_schedule_is_the_guides_maintenance(home: Path) -> None:
-    """
-    Every report and every checklist that there is stands in it, and every due thing is of the last period that was
-    over.
-    """
+    """The shipped file has every report and checklist; each job is for the last period that ended."""
     from opslib.runbooks import checklists
 
     found = jobs(home)

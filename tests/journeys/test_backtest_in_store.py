@@ -1,7 +1,4 @@
-"""
-A backtest that is kept in the store: what it changes in the panel, the alert, the diagnosis and the runbook; windows
-that grow.
-"""
+"""Test a stored backtest: its effect on panel, alert, diagnosis and runbook, and windows that grow."""
 
 import csv
 import gzip
@@ -68,7 +65,7 @@ FILL = (
 
 @dataclass
 class World:
-    """Trades as they were made and as the backtest has them, before anybody writes them down."""
+    """Trades, live and in the backtest, before they are written to a file."""
 
     live: list[dict[str, Any]]
     backtest: list[dict[str, Any]]
@@ -124,7 +121,7 @@ def made(
 
 
 def as_fills(path: Path, trades: list[dict[str, Any]], names: bool = True, quotes: bool = True) -> Path:
-    """Two executions a trade, with what was paid."""
+    """Return two executions per trade, with their costs."""
     with path.open("w", newline="") as out:
         rows = csv.writer(out)
         rows.writerow(FILL)
@@ -156,7 +153,7 @@ def as_fills(path: Path, trades: list[dict[str, Any]], names: bool = True, quote
 
 
 def as_trades(path: Path, trades: list[dict[str, Any]]) -> Path:
-    """One row a trade, as JSON, with quotes and the commission of the round trip."""
+    """Return one JSON row per trade, with quotes and the commission of the round trip."""
     rows = []
     for t in trades:
         quotes = {
@@ -184,7 +181,7 @@ def as_trades(path: Path, trades: list[dict[str, Any]]) -> Path:
 
 
 def as_percents(path: Path, trades: list[dict[str, Any]]) -> Path:
-    """The name of each trade, and the percent that the backtest says it came to."""
+    """Return the name of each trade, and its backtest percentage."""
     with path.open("w", newline="") as out:
         rows = csv.writer(out)
         rows.writerow(("trade_id", "backtest_net_pct"))
@@ -195,7 +192,7 @@ def as_percents(path: Path, trades: list[dict[str, Any]]) -> Path:
 
 
 def opened(home: Path, *files: tuple[str, Path]) -> Desk:
-    """A desk whose store holds these files."""
+    """Return a desk whose database has these files."""
     own = desk.open("desk", home)
     for kind, path in files:
         importing.read_any(own.store, "desk", path, kind, rules=own.rules)
@@ -207,7 +204,7 @@ def diagnosed(own: Desk, at: Any = AT, length: timedelta = timedelta(minutes=10)
 
 
 def asked(own: Desk, at: Any = AT) -> str:
-    """The answer of the question about the backtest."""
+    """Return the answer to the diagnostic question about the backtest."""
     return next(c.answer for c in diagnosed(own, at).evidence if "backtest" in c.question)
 
 
@@ -218,8 +215,9 @@ def test_the_diagnosis_finds_what_the_figures_of_trades_show(
     tmp_path: Path, cause: str, seed: int, form: Callable[[Path, list], Path]
 ) -> None:
     """
-    Twelve worlds drawn with chance: by the store alone the diagnosis names the cost that was made otherwise, and its
-    runbook; `ops pnl` of the same files shows it as the largest loss.
+    In twelve random worlds the diagnosis names the changed cost and its runbook, from the database alone.
+
+    `ops pnl` of the same files shows it as the largest loss.
     """
     world = made(cause, seed)
     live, theirs = as_fills(tmp_path / "live.csv", world.live), form(tmp_path / "said", world.backtest)
@@ -242,15 +240,16 @@ def test_the_diagnosis_finds_what_the_figures_of_trades_show(
 @pytest.mark.parametrize("cause", CAUSES)
 def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
     """
-    What only percents tell cannot be told apart: undetermined, with what would decide it; and a backtest with prices
-    then decides it.
+    Percentages alone cannot distinguish the causes: undetermined, with what would decide it.
+
+    A backtest with prices then decides it.
     """
     world = made(cause, 1)
     live, said = as_fills(tmp_path / "live.csv", world.live), as_percents(tmp_path / "said.csv", world.backtest)
     own = opened(tmp_path / "home", ("fills", live), ("backtest", said))
     assert diagnosed(
         own
-    ).cause == "undetermined" and "a backtest with prices would decide it: ops import --kind backtest FILE" in asked(
+    ).cause == "undetermined" and "import a backtest with prices to decide: ops import --kind backtest FILE" in asked(
         own
     )
     beside = tmp_path / "beside.json"
@@ -273,8 +272,7 @@ def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
 
 def test_a_percent_with_its_costs_names_them_less_surely(tmp_path: Path) -> None:
     """
-    Where the percent's own commission and slippage are told and the commission alone differs, it is named, at 90 % at
-    most.
+    If the percentages have commission and slippage and only the commission differs, it is named, with at most 90 %.
     """
     world = made("costs_commission", 2)
     said = tmp_path / "said.json"
@@ -295,10 +293,11 @@ def test_a_percent_with_its_costs_names_them_less_surely(tmp_path: Path) -> None
     assert found.cause == "costs_commission" and 0.5 < found.confidence <= 0.9
 
 
-def test_without_quotes_prices_are_not_told_apart(tmp_path: Path) -> None:
+def test_without_quotes_prices_are_not_separated(tmp_path: Path) -> None:
     """
-    Wider spreads and worse fills look alike where no quote tells the market's middle: undetermined; a dearer commission
-    is found all the same.
+    Without quotes wider spreads and worse fills cannot be distinguished: undetermined.
+
+    A higher commission is still found.
     """
     for cause, wanted in (
         ("costs_spread", "undetermined"),
@@ -312,11 +311,13 @@ def test_without_quotes_prices_are_not_told_apart(tmp_path: Path) -> None:
             ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
         )
         assert diagnosed(own).cause == wanted
-        assert ("the bid and ask when each order was sent would decide it" in asked(own)) is (wanted == "undetermined")
+        assert (
+            "import fills and a backtest with the bid and ask at the time of each order to decide" in asked(own)
+        ) is (wanted == "undetermined")
 
 
 def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
-    """Commission and spread both dearer: the larger is the cause, the other stands beside it."""
+    """If commission and spread are both higher, the larger is the cause, and the other is named, too."""
     world, dear = made("costs_spread", 4), made("costs_commission", 4)
     for ours, _other in zip(world.live, dear.live):
         ours["costs"] = 2 * (13 * ours["quantity"] + 2)
@@ -335,7 +336,7 @@ def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
 
 
 def test_a_better_result_is_no_cost(tmp_path: Path) -> None:
-    """Live results far above the backtest's are past the limit too, and no cost is blamed for them."""
+    """Live results far above the backtest also exceed the limit, and no cost is named."""
     world = made("none", 5)
     for t in world.live:
         t["exit"] += 1.0
@@ -349,7 +350,7 @@ def test_a_better_result_is_no_cost(tmp_path: Path) -> None:
 
 
 def test_trades_as_backtested_are_no_fault(tmp_path: Path) -> None:
-    """With chance alone nothing is the matter, whatever the size of live positions."""
+    """With random variation alone there is no fault, whatever the size of live positions."""
     world = made("none", 6)
     for t in world.live:
         t["costs"] = 2 * (0.65 * t["quantity"] + 2)
@@ -383,7 +384,7 @@ def test_far_smaller_positions_are_found_though_points_hide_them(tmp_path: Path)
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
-    """Of nineteen trades no cost is ever blamed, however bad they are."""
+    """With nineteen trades no cost is named, however bad they are."""
     world = made(cause, 7, 19)
     own = opened(
         tmp_path / "home",
@@ -405,8 +406,9 @@ def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
 
 def test_since_when_trades_count() -> None:
     """
-    By hand: a full window stays; one with too few grows to the twentieth trade; at most to the longest; without a new
-    trade there is nothing to say.
+    Results worked out by hand: a full window stays; one with too few trades grows to the twentieth trade.
+
+    It grows at most to the longest window; without a new trade there is no evaluation.
     """
     rule, day = RULE.of("fills"), 86_400_000_000
     assert (rule.min_count, rule.window, rule.longest) == (20, timedelta(days=1), timedelta(days=30))
@@ -425,7 +427,7 @@ def test_since_when_trades_count() -> None:
 
 
 def _daily(cause: str, days: int, each: int) -> World:
-    """A few trades on every trading day, the last on the day of `AT`."""
+    """Return a few trades on every trading day, the last on the day of `AT`."""
     world, day = World([], []), OPENS
     for n in range(days):
         part = made(cause, n, each, day, timedelta(minutes=20))
@@ -437,8 +439,9 @@ def _daily(cause: str, days: int, each: int) -> World:
 
 def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
     """
-    Four trades a day: the alert, the panel, the diagnosis and the runbook judge the newest twenty, and say since when;
-    `AT` alone would have been unknown for ever.
+    With four trades a day, alert, panel, diagnosis and runbook evaluate the newest twenty, and show since when.
+
+    A fixed window would be unknown for ever.
     """
     world = _daily("costs_spread", 8, 4)
     own = opened(tmp_path / "home")
@@ -449,34 +452,34 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
         importing.read_any(own.store, "desk", path, kind, rules=own.rules, known_at_ts=True)
     found = diagnosed(own)
     assert (found.cause, found.subject) == ("costs_spread", "app")
-    assert "of the newest 20 trades, since 2026-03-04" in asked(own) and "alone hold fewer than 20" in asked(own)
-    (told,) = [
+    assert "the newest 20 trades, since 2026-03-04" in asked(own) and "have fewer than 20" in asked(own)
+    (change,) = [
         f
         for f in status.view_at(own, AT, timedelta(hours=6)).findings
         if f.rule.name == "backtest_variance" and f.source == "fills"
     ]
     assert (
-        told.severity in ("critical", "escalate")
-        and told.figure.count == 20
-        and "of the newest 20 trades" in told.sentence
+        change.severity in ("critical", "escalate")
+        and change.figure.count == 20
+        and "the newest 20 trades" in change.sentence
     )
     begin, end = clock.micros(OPENS), clock.micros(AT)
     for live in (True, False):
         fired = [
             t
-            for _, became in evaluator.Evaluator(own.store, own.settings, own.rules, live=live).judge(begin, end)
+            for _, became in evaluator.Evaluator(own.store, own.settings, own.rules, live=live).evaluate(begin, end)
             for t in became
             if t.rule == "backtest_variance" and t.kind == "fired"
         ]
         assert [(t.source, t.severity) for t in fired][:1] == [
             ("fills", "warning")
-        ] and "of the newest 20 trades" in fired[0].sentence
+        ] and "the newest 20 trades" in fired[0].sentence
     spent = cost_details.CostComparison(own, AT)
-    assert len(spent.pairs) == 20 and spent.accuracy is not None and "of the newest 20 trades" in spent.accuracy.why
+    assert len(spent.pairs) == 20 and spent.accuracy is not None and "the newest 20 trades" in spent.accuracy.why
 
 
 def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
-    """One trade a week never makes twenty in thirty days: too few, and said over which time."""
+    """One trade a week is never twenty in thirty days: too few, with the window stated."""
     world = made("costs_spread", 9, 10, time_parsing.parse("2026-01-06T10:00"), timedelta(days=7))
     own = opened(
         tmp_path / "home",
@@ -484,10 +487,10 @@ def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
         ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
     )
     assert diagnosed(own).cause == "too_few_trades"
-    assert "n=5; 20 needed" in asked(own) and "of all 5 trades of the last 30 days" in asked(own)
+    assert "n=5; 20 required" in asked(own) and "all 5 trades of the last 30 days" in asked(own)
 
 
-# In the store.
+# In the database.
 
 
 def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -521,15 +524,16 @@ def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys
     assert (code, counts(out)) == (70, [("backtest", 0, 4, 1)])
     _, out, _ = ops("import", "--rejects", "-o", "json", capsys=capsys)
     assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [
-        ("wrong.json:3", ["quantity is 'lots'; a number was wanted"])
+        ("wrong.json:3", ["quantity is 'lots'; a number was expected"])
     ]
-    assert ops("pnl", capsys=capsys)[0] == 70  # A backtest alone is no trading.
+    assert ops("pnl", capsys=capsys)[0] == 70  # A backtest alone has no live trades.
 
 
 def test_the_newest_import_counts(tmp_path: Path, home: Path) -> None:
     """
-    A backtest that was computed anew takes the place of what was kept of the same trades, named or not, and the older
-    one comes back when it is imported again.
+    A recomputed backtest replaces the stored one of the same trades, named or not.
+
+    The older one is used again when it is imported again.
     """
     world, other = made("costs_commission", 1), made("costs_commission", 1)
     for t in other.backtest:
@@ -590,8 +594,9 @@ def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: 
 
 def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Percents of trades are a backtest's; trades with prices are live ones, unless their name says otherwise: then nobody
-    guesses.
+    Trades with percentages are a backtest, trades with prices are live, unless the name says otherwise.
+
+    Then the kind is not guessed.
     """
     world = made("costs_spread", 1)
     assert importing.kind_of(as_percents(tmp_path / "said.csv", world.backtest)) == "backtest"
@@ -609,7 +614,7 @@ def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytes
 
 
 def test_a_backtest_dated_long_ago_starts_no_evaluation_then(tmp_path: Path) -> None:
-    """What a backtest says is no fact of the app: alerts are not evaluated for the years that it covers."""
+    """Alerts are not evaluated for the years that a backtest covers."""
     world = made("costs_spread", 1, begins=time_parsing.parse("2020-03-10T09:30"))
     own = opened(tmp_path / "home", ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
-    assert evaluator.held(own.store, "desk", 0, 2**55) is None
+    assert evaluator.data_range(own.store, "desk", 0, 2**55) is None

@@ -1,6 +1,7 @@
 """
-The documentation of connecting the app's page: its code blocks, run in an Express app with helmet's policy, in a real
-browser.
+Test the documentation of connecting the app's page.
+
+Its code blocks run in an Express app with helmet's policy, in a real browser.
 """
 
 import json
@@ -63,7 +64,7 @@ addEventListener("securitypolicyviolation", (event) => window.blocked.push(`${ev
 ${event.blockedURI}`));
 export const getMetricsService = () => service;
 """
-# The app of these tests: the documentation's blocks stand where it says that they belong; what follows them is ours.
+# The app of these tests: the documentation's blocks at their documented places, followed by code of the tests.
 SERVER = """
 import express from "express";
 import helmet from "helmet";
@@ -85,7 +86,7 @@ ${listening.address().port}`));
 
 
 def block(start: str) -> str:
-    """The one code block of the documentation whose first line begins so, without that line."""
+    """Return the only code block of the documentation with this first line, without that line."""
     found = [code for first, code in BLOCKS.items() if first.startswith(f"// {start}")]
     assert len(found) == 1, (start, list(BLOCKS))
     return found[0].partition("\n")[2]
@@ -99,7 +100,7 @@ class App:
 
     @property
     def log(self) -> list[str]:
-        """What the server wrote so far."""
+        """Return the output of the server so far."""
         return self._log.read_text().splitlines()
 
     def post(self, body: bytes, **headers: str) -> Answer:
@@ -109,7 +110,7 @@ class App:
 
 @pytest.fixture(scope="module")
 def modules() -> Path:
-    """The folder node_modules with express and helmet."""
+    """Return the node_modules folder with express and helmet."""
     needs("node")
     found = node_packages.installed(needs("npm"))
     return found if isinstance(found, Path) else absent(f"express and helmet from npm ({found})")
@@ -125,7 +126,7 @@ def run_app(modules: Path, tmp_path: Path) -> Any:
         receiver: str, *, direct: bool = False, policy: bool = False, key: str = KEY, port: int = 0
     ) -> Iterator[App]:
         monitor, options = block("src/opsMonitor.ts, a new file"), ""
-        if direct:  # As step 3 of way 2 says, and with the receiver's own port.
+        if direct:  # Step 3 of way 2, with the receiver's port.
             old = re.search(r"instead of: (.*)\n", DOC)
             assert old and old[1] in monitor
             monitor = monitor.replace(old[1], block("src/opsMonitor.ts, instead of").strip())
@@ -182,7 +183,7 @@ def browser(launch: Any) -> Iterator[Any]:
 
 
 def hold_time(page: Any) -> None:
-    """Let the page's clock and timers stand still, except while a test runs them."""
+    """Stop the page's clock and timers, except while a test runs them."""
     now = clock.now()
     page.clock.install(time=now)
     page.clock.pause_at(now + timedelta(seconds=1))
@@ -190,7 +191,7 @@ def hold_time(page: Any) -> None:
 
 @pytest.fixture
 def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A tab whose timers run only when the test says so; with the parameter "real time", by themselves."""
+    """Open a tab whose timers run only on request; with the parameter "real time", by themselves."""
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(90_000)
@@ -203,7 +204,7 @@ def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def open_app(tab: Any, app: App) -> str:
-    """Open the app's page in a tab; returns the policy that it came with."""
+    """Open the app's page in a tab; return its policy."""
     answer = tab.goto(app.url)
     tab.wait_for_function("window.service")
     return str(answer.header_value("content-security-policy"))
@@ -211,8 +212,9 @@ def open_app(tab: Any, app: App) -> str:
 
 def tick(tab: Any, before_ms: int = 5000, after_ms: int = 0) -> int:
     """
-    Let the page's timer fire once, with so much time before and after it; returns the status that its post was answered
-    with, 0 where there was none.
+    Fire the page's timer once, with time before and after it; return the response status of its post.
+
+    It is 0 without a response.
     """
     ended = list[int]()
 
@@ -228,7 +230,7 @@ def tick(tab: Any, before_ms: int = 5000, after_ms: int = 0) -> int:
     tab.clock.run_for(after_ms)
     until = time.monotonic() + 60
     while not ended and time.monotonic() < until:
-        tab.evaluate("0")  # Events of the browser are handled while something is asked of it.
+        tab.evaluate("0")  # The browser handles events only during a call.
     tab.remove_listener("requestfinished", finished)
     tab.remove_listener("requestfailed", failed)
     assert len(ended) == 1, "one post was expected of the timer"
@@ -236,12 +238,12 @@ def tick(tab: Any, before_ms: int = 5000, after_ms: int = 0) -> int:
 
 
 def posts(found: Receiver) -> list[dict[str, Any]]:
-    """Every post in the store."""
+    """Return every post in the database."""
     return [json.loads(body) for body in found.bodies()]
 
 
 def status_shows(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """What `ops status -o json` says of the same home."""
+    """Return what `ops status -o json` shows for the same home."""
     capsys.readouterr()
     main.main(["status", "-o", "json"])
     return dict(json.loads(capsys.readouterr().out))
@@ -251,8 +253,9 @@ def test_the_page_posts_through_the_apps_server(
     home: Path, run_app: Any, tab: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    With helmet's default policy the page's timer posts through the route: 204, with a page id and the errors by type
-    that a Map would lose; the key is only in the server.
+    With helmet's default policy the page's timer posts through the route: 204, with page id and errors by type.
+
+    The key is only on the server.
     """
     with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
         sources: list[str] = []
@@ -285,8 +288,9 @@ def test_the_last_post_arrives_when_the_tab_is_closed(
     home: Path, run_app: Any, tab: Any, request: pytest.FixtureRequest
 ) -> None:
     """
-    What was counted since the last post arrives when the tab is closed, though the timer never fires again; in a page
-    without a fake clock, with the memory that the browser states.
+    What was counted since the last post arrives when the tab is closed, without the timer.
+
+    In a page with a real clock, it has the browser's memory figure.
     """
     with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
         open_app(tab, app)
@@ -303,7 +307,7 @@ def test_the_last_post_arrives_when_the_tab_is_closed(
 
 
 def test_leaving_the_page_posts_as_well(home: Path, run_app: Any, tab: Any) -> None:
-    """A reload posts what the page that is left had counted, and the page that follows has another id."""
+    """A reload posts what the old page load had counted; the new one has another id."""
     with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
         open_app(tab, app)
         tab.evaluate("service.requests = 12")
@@ -321,8 +325,9 @@ def test_leaving_the_page_posts_as_well(home: Path, run_app: Any, tab: Any) -> N
 
 def test_directly_the_default_policy_blocks(home: Path, run_app: Any, tab: Any) -> None:
     """
-    With helmet's default policy the browser sends nothing to the receiver: neither the documentation's code nor
-    sendBeacon, which returns true all the same.
+    With helmet's default policy the browser blocks posts to the receiver.
+
+    That holds for the documentation's code and for sendBeacon, which still returns true.
     """
     with receiving() as found, run_app(found.url, direct=True) as app:
         open_app(tab, app)
@@ -340,8 +345,9 @@ def test_directly_with_the_policy(
     home: Path, run_app: Any, tab: Any, capsys: pytest.CaptureFixture[str], origin_is_named: bool
 ) -> None:
     """
-    With the documentation's connect-src the post is sent: refused and counted by its origin, until that is in
-    OPS_CORS_ORIGINS; then it arrives, also when the tab is closed.
+    With the documentation's connect-src the post is sent, and rejected until its origin is in OPS_CORS_ORIGINS.
+
+    Then it arrives, also when the tab is closed.
     """
     port = free_port()
     with (
@@ -365,7 +371,7 @@ def test_directly_with_the_policy(
             assert any("blocked by CORS policy" in line for line in tab.problems) and posts(found) == []
             awaited(
                 lambda: any(
-                    r.words == f"1 post from {app.url} refused: Origin not in OPS_CORS_ORIGINS (403)"
+                    r.words == f"1 post from {app.url} rejected: Origin not in OPS_CORS_ORIGINS (HTTP 403)"
                     for r in refused_posts.read(found.store, "desk", 0, 2**62)
                 ),
                 "the refusal is counted",
@@ -375,8 +381,9 @@ def test_directly_with_the_policy(
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_page_of_the_internet(home: Path, run_app: Any, launch: Any, direct: bool) -> None:
     """
-    A page that does not come from this machine: directly it needs the browser's permission for local addresses; through
-    the app's server it needs none.
+    A page from the internet needs the browser's permission for local addresses to post directly.
+
+    Through the app's server it needs none.
     """
     port = free_port()
     with (
@@ -408,8 +415,9 @@ def test_a_page_of_the_internet(home: Path, run_app: Any, launch: Any, direct: b
 
 def test_the_route_without_a_receiver(run_app: Any, home: Path) -> None:
     """
-    With a receiver that is down the route answers 502 and why, and the app logs it once; with the receiver back, posts
-    are kept and the log says so.
+    While the receiver is down the route returns 502 with the reason, and the app logs it once.
+
+    Once the receiver is back, posts are stored and the log says so.
     """
     port = free_port()
     with run_app(f"http://127.0.0.1:{port}") as app:
@@ -433,14 +441,15 @@ def test_the_route_without_a_receiver(run_app: Any, home: Path) -> None:
 
 
 def errors_of(app: App) -> int:
-    """How many errors the monitor counts in the app's log."""
+    """Return the number of errors that the suite counts in the app's log."""
     return sum(entry.is_error for entry in app_log.entries(logs.read(line) for line in app.log))
 
 
 def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
     """
-    A receiver that takes the connection and never answers holds one post for three seconds, then it is 502; meanwhile
-    the app answers everybody else.
+    A receiver that does not respond delays a post by three seconds, then it gets 502.
+
+    Meanwhile the app serves all other requests.
     """
     with socket.create_server(("127.0.0.1", 0)) as hangs, run_app(f"http://127.0.0.1:{hangs.getsockname()[1]}") as app:
         answers = list[tuple[float, Answer]]()
@@ -453,7 +462,7 @@ def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
         posting = [threading.Thread(target=post) for _ in range(5)]
         for one in posting:
             one.start()
-        held, _ = hangs.accept()  # A post is on its way.
+        held, _ = hangs.accept()  # A post is under way.
         with held:
             assert asked(app.url, "GET", "/").status == 200
             for one in posting:
@@ -463,14 +472,15 @@ def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
             and len(answers) == 5
         )
         assert min(took for took, _ in answers) < 20, "the route's limit is 3 s"
-        # What the monitor's own trouble is called must not blame a provider.
+        # An error of the receiver must not be counted as one of a provider.
         assert len(app.log) == 2 and errors_of(app) == 0
 
 
 def test_the_apps_server_hangs(home: Path, run_app: Any, tab: Any) -> None:
     """
-    While the app's server hangs, the page gives each post up before the next, so that its connections stay free for the
-    app; then posts go on, with what was counted meanwhile.
+    While the app's server hangs, the page cancels each post before the next, so that its connections stay free.
+
+    Then posts continue, with what was counted meanwhile.
     """
     with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
         open_app(tab, app)
@@ -484,16 +494,13 @@ def test_the_apps_server_hangs(home: Path, run_app: Any, tab: Any) -> None:
 
 
 def test_the_receivers_answer_is_passed_on(home: Path, run_app: Any) -> None:
-    """
-    What the receiver answers is what the page is answered: 400 with the bad fields, 401 for another key; none of it is
-    HTML.
-    """
+    """The page gets the receiver's response: 400 with the invalid fields, 401 for another key; none of it is HTML."""
     with receiving(OPS_INGEST_KEY=KEY) as found:
         with run_app(found.url) as app:
             answer = app.post(b'{"providers": 1}')
             assert (
                 answer.status == 400
-                and b"lastUpdateAt is not there" in answer.body
+                and b"lastUpdateAt is missing" in answer.body
                 and answer.headers["content-type"].startswith("text/plain")
             )
             assert app.post(json.dumps(a_body()).encode()).status == 204
@@ -506,10 +513,7 @@ def test_the_receivers_answer_is_passed_on(home: Path, run_app: Any) -> None:
 
 
 def test_the_largest_body(home: Path, run_app: Any) -> None:
-    """
-    A body of 65,536 bytes, as large as the receiver takes, passes; one byte more is 413 from the route itself, and
-    nothing is forwarded.
-    """
+    """A body of 65,536 bytes, the limit of the receiver, passes; one byte more gets 413 and is not forwarded."""
     with receiving() as found, run_app(found.url) as app:
         body = json.dumps(a_body()).encode()
         assert app.post(body + b" " * (LARGEST - len(body))).status == 204
@@ -519,7 +523,7 @@ def test_the_largest_body(home: Path, run_app: Any) -> None:
 
 
 def test_a_page_of_another_site_cannot_use_the_route(home: Path, run_app: Any) -> None:
-    """A browser states the site of a page that posts: another one is refused, though the route itself adds the key."""
+    """The route rejects a post of a page from another site, although it adds the key itself."""
     with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
         body = json.dumps(a_body()).encode()
         assert [app.post(body, **{"Sec-Fetch-Site": site}).status for site in ("cross-site", "same-site", "none")] == [
@@ -531,11 +535,8 @@ def test_a_page_of_another_site_cannot_use_the_route(home: Path, run_app: Any) -
         assert app.post(body, **{"Sec-Fetch-Site": "same-origin"}).status == 204
 
 
-def test_every_refusal_is_explained(home: Path) -> None:
-    """
-    Each way in which the receiver refuses a post is a row of the documentation, by the status and the title that it is
-    answered with.
-    """
+def test_every_rejection_is_explained(home: Path) -> None:
+    """Each rejection of the receiver is a row of the documentation, with its status and title."""
     body = json.dumps(a_body()).encode()
     with receiving(OPS_INGEST_KEY=KEY) as found:
         key = {"Authorization": f"Bearer {KEY}"}
@@ -559,19 +560,20 @@ def test_every_refusal_is_explained(home: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "age_s", "verdict", "words"),
     [
-        ("2026-03-10T15:00Z", 60, "ok", "the newest came at 2026-03-10 14:59:00 UTC"),
+        ("2026-03-10T15:00Z", 60, "ok", "the newest was received at 2026-03-10 14:59:00 UTC"),
         ("2026-03-10T15:00Z", 61, "warning", "1 min 1 s ago; one was expected within 1 min"),
-        ("2026-03-10T15:00Z", None, "", "none has come yet"),
+        ("2026-03-10T15:00Z", None, "", "none received yet"),
         ("2026-03-10T22:00Z", 4 * 3600, "", "none is expected while the market is closed"),
-        ("2026-03-10T22:00Z", 5, "ok", "the newest came at 2026-03-10 21:59:55 UTC"),
+        ("2026-03-10T22:00Z", 5, "ok", "the newest was received at 2026-03-10 21:59:55 UTC"),
     ],
 )
 def test_whether_posts_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, age_s: float | None, verdict: str, words: str
 ) -> None:
     """
-    The doctor says when the newest post came: late only while the market is open; where it is late or none came, it
-    names the page that says how to connect.
+    The doctor reports when the newest snapshot was received, and is late only while the market is open.
+
+    Where it is late or none was received, the advice names the page that explains how to connect.
     """
     now, found = time_parsing.parse(at), settings.load(tmp_path, None, {})
     monkeypatch.setattr(clock, "now", lambda: now)
@@ -579,9 +581,9 @@ def test_whether_posts_arrive(
     if age_s is not None:
         body = snapshot.read({"lastUpdateAt": 1_773_150_000_000, "systemHealth": {"errorCount": 0, "uptime": 60}})
         SnapshotStore(store).write("desk", [Post(clock.micros(now - timedelta(seconds=age_s)), body)])
-    check = next(c for c in doctor._ours(found, store, rules.load()) if c.what == "posts of the app's pages")
+    check = next(c for c in doctor._ours(found, store, rules.load()) if c.what == "snapshots of the app's page")
     store.close()
-    assert check.verdict == verdict and words in check.seen
+    assert check.verdict == verdict and words in check.result
     assert ("docs/connect.md" in check.advice) is (verdict == "warning" or age_s is None) and doctor.CONNECT.is_file()
 
 
@@ -594,14 +596,11 @@ def test_links_lead_to_headings() -> None:
     }
     readme = (Path(opslib.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(#([^)]+)\)", DOC) + re.findall(r"connect\.md#([^)]+)\)", readme)
-    assert len(links) >= 6 and set(links) <= headings
+    assert len(links) >= 5 and set(links) <= headings
 
 
 def test_readme_links_the_documentation() -> None:
-    """
-    README links the page instead of a snippet that no policy lets through, and every block of code in it is run by the
-    tests above.
-    """
+    """README links the page, and every code block of the page is run by the tests above."""
     readme = (Path(opslib.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     assert "](opslib/docs/connect.md)" in readme and "sendBeacon" not in readme
     assert len(BLOCKS) == 5 and all(first.startswith(("// server/index.ts, ", "// src/")) for first in BLOCKS)

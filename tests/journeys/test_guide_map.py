@@ -1,4 +1,4 @@
-"""The map of the guide: a row for every line that asks for something, and who answers it."""
+"""Test the map of the guide: a row for every requirement, and its implementation."""
 
 import csv
 import importlib
@@ -15,7 +15,7 @@ GUIDE = SHARED / "operations-guide.md"
 
 
 def test_every_row_has_an_answer_that_exists() -> None:
-    """A row is answered by a callable or a document that is there."""
+    """Each row names a callable or a document that exists."""
     for row in ROWS:
         answer = row["answer"]
         if answer.startswith("document:"):
@@ -26,7 +26,7 @@ def test_every_row_has_an_answer_that_exists() -> None:
 
 
 def test_ordinals_count_each_section() -> None:
-    """Within a section the rows are numbered 1, 2, 3, … and nothing is asked twice."""
+    """Within a section the rows are numbered 1, 2, 3, … and no requirement is repeated."""
     sections: dict[str, list[int]] = {}
     for row in ROWS:
         sections.setdefault(row["section"], []).append(int(row["ordinal"]))
@@ -35,10 +35,7 @@ def test_ordinals_count_each_section() -> None:
 
 
 def test_every_section_of_the_guide_is_there() -> None:
-    """
-    Each heading under which the guide has a box, a numbered line, a bullet or a table row has rows, and as many at
-    least.
-    """
+    """Each heading of the guide with a box, a numbered line, a bullet or a table row has at least as many rows."""
     if not GUIDE.is_file():
         pytest.skip("the guide is not beside the project")
     asked: dict[str, int] = {}

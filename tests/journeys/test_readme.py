@@ -1,29 +1,34 @@
-"""The README: what it tells a stranger to type is there, and means what it says."""
+"""README and the reference pages: each command that they name exists, runs, and does what they say."""
 
 import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from opslib.cli import main
+from opslib.cli import main, parser
 from opslib.foundation.config import settings
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import demo as demos
 from tests.support.lab import address_of
+from tests.support.published import problems_below
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"\bops ([a-z]+)", README)))
+DOCS = {page.name: page.read_text(encoding="utf-8") for page in sorted((PROJECT / "opslib" / "docs").glob("*.md"))}
+TEXTS = [README, *DOCS.values()]
+COMMANDS = sorted({name for text in TEXTS for name in re.findall(r"`(?:ops|ops --app demo) ([a-z]+)", text)})
 
 
 def test_the_two_commands_are_the_contracts() -> None:
-    """The two commands from nothing stand in the README, and CI runs the second as it stands there."""
+    """README has the two commands of CONTRACT.md, and CI runs the second."""
     demo = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/ops demo"
     test = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest"
     assert f"{demo}\n{test}" in README
@@ -32,27 +37,55 @@ def test_the_two_commands_are_the_contracts() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command that the README names has a help text."""
+    """Every command that README and the reference pages name has a help text."""
     with pytest.raises(SystemExit) as ended:
         main.main([command, "--help"])
     assert ended.value.code == 0 and "example: ops" in capsys.readouterr().out
 
 
 def test_every_setting_is_there() -> None:
-    """Every variable that the README names is one that the settings read."""
+    """Every variable that README and the reference pages name is read by the settings."""
     code = (PROJECT / "opslib" / "foundation" / "config" / "settings.py").read_text(encoding="utf-8")
-    for name in set(re.findall(r"OPS_[A-Z_]+", README)):
+    for name in {name for text in TEXTS for name in re.findall(r"OPS_[A-Z_]+", text)} - {"OPS_RECEIVER_URL"}:
         assert name.removesuffix("_FILE") in code or name.startswith(settings.CHANNEL), name
 
 
 def test_every_file_is_there() -> None:
-    """Every file of the project that the README links or names is there."""
-    for name in re.findall(r"\]\((?!http)([^)]+)\)|`((?:notebooks|tests)/[\w./]+)`", README):
-        assert (PROJECT / (name[0].partition("#")[0] or name[1])).is_file(), name
+    """Every file of the project that README and the reference pages link or name is there."""
+    for text, folder in [(README, PROJECT), *((text, PROJECT / "opslib" / "docs") for text in DOCS.values())]:
+        for name in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text):
+            assert (folder / name).is_file(), name
+        for name in re.findall(r"`((?:notebooks|tests|opslib)/[\w./]+)`", text):
+            assert (PROJECT / name).is_file(), name
+
+
+def test_readme_is_short() -> None:
+    """README has at most 150 lines, and links every reference page; the glossary has at most 25 terms."""
+    assert len(README.splitlines()) <= 150
+    assert all(f"](opslib/docs/{name})" in README for name in DOCS)
+    assert len(re.findall(r"^\| (?!term|-)", DOCS["glossary.md"], re.MULTILINE)) <= 25
+
+
+TYPED_ANYWHERE = sorted(
+    {
+        re.split(r" {3,}|  ?#| >", line)[0].strip()
+        for text in TEXTS
+        for block in re.findall(r"```(?:sh)?\n(.*?)```", text, re.S)
+        for line in block.splitlines()
+        if line.startswith("ops ")
+    }
+    | {typed for text in TEXTS for typed in re.findall(r"`(ops [^`]+)`", text) if " --" in typed and "…" not in typed}
+)
+
+
+@pytest.mark.parametrize("typed", TYPED_ANYWHERE)
+def test_every_command_can_be_typed(typed: str) -> None:
+    """Every command line in README and the reference pages is accepted as it stands."""
+    assert parser.parser(main.COMMANDS).parse_args(shlex.split(typed)[1:]).command
 
 
 def test_only_the_design_cards_names_are_at_the_top() -> None:
-    """The top level holds what the design card names, and nothing else."""
+    """The top level has the entries that the design card names, and no others."""
     tracked = subprocess.run(["git", "ls-tree", "--name-only", "HEAD"], cwd=PROJECT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("this is no git checkout")
@@ -72,34 +105,35 @@ def test_only_the_design_cards_names_are_at_the_top() -> None:
     assert {name for name in tracked.stdout.split() if not name.startswith(".")} <= card
 
 
-SCREENS = README.partition("## Three screens")[2].partition("\n## ")[0]
+TOUR = README.partition("## Five-minute tour")[2].partition("\n## ")[0]
 TYPED = [
     re.split(" {3,}", line)[0]
-    for block in re.findall(r"```\n(.*?)```", SCREENS, re.S)
+    for block in re.findall(r"```\n(.*?)```", TOUR, re.S)
     for line in block.splitlines()
     if line.startswith("ops ")
 ]
-ENDS = {"status": 2, "postmortem 2026-03-10-1 --check": 70}  # As the README says; else 0.
-SAYS = {  # What who types it has to see in it.
+ENDS = {"status": 2, "postmortem 2026-03-10-2 --check": 70}  # Others end with 0.
+SHOWS = {  # What the output has to contain.
     "status": "critical: availability of massive",
-    "incident list": "2026-03-10-1  resolved",
-    "incident open": "opened by hand: Massive does not answer",
-    "ack": "2026-03-10-2 is taken by Ann",
-    "runbook open": "likely: provider_5xx of massive, 9",
-    "runbook resume": "0/31 steps",
+    "notify": "availability-massive",
+    "incident list": "2026-03-10-2  resolved",
+    "incident open": "Massive does not respond",
+    "ack": "2026-03-10-5 acknowledged by Ann",
+    "runbook open": "likely: provider_5xx of massive, confidence 9",
+    "runbook resume": "0 done · 25 to do · 6 not needed",
     "incident mitigate": "mitigated: on Tradier's data",
     "incident note": "Bob: the vendor was called",
     "mark deploy": "marked deploy at 2026-03-10 15:05:00 UTC (11:05:00 New York): v1.4.0",
     "incident resolve": "Ann: resolved",
-    "postmortem 2026-03-10-1 --check": "has no owner",
+    "postmortem 2026-03-10-2 --check": "9 sections to complete",
     "postmortem": "20 figures, each with its evidence",
-    "verify": "20 figures computed again",
+    "verify": "20 figures recomputed",
 }
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Where a new user stands after the first command: the demo's home, `ops` at hand."""
+    """The home directory after the first command, with `ops` on the path."""
     home = tmp_path_factory.mktemp("screens")
     demos.laid_out(home)
     return os.environ | {
@@ -109,12 +143,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_three_screens_can_be_followed(desk: dict[str, str]) -> None:
-    """
-    Every command of the second screen as it stands in the README, in its order, in a shell: each ends and says as a new
-    user was told.
-    """
-    assert len(TYPED) == 13
+def test_the_tour_can_be_followed(desk: dict[str, str]) -> None:
+    """Each command of the tour, in README's order, in a shell: its exit code and output are what README shows."""
+    assert len(TYPED) == 14
     for typed in TYPED:
         ended = subprocess.run(["bash", "-c", typed], env=desk, capture_output=True, text=True, timeout=120)
         act = typed.removeprefix("ops --app demo ")
@@ -123,13 +154,16 @@ def test_the_three_screens_can_be_followed(desk: dict[str, str]) -> None:
             ended.stdout[-500:],
             ended.stderr,
         )
-        assert next(said for name, said in SAYS.items() if act.startswith(name)) in ended.stdout, (typed, ended.stdout)
-    assert (Path(desk["OPS_HOME"]) / "demo" / "demo" / "incidents" / "2026-03-10-2" / "01_massive_down.ipynb").exists()
+        assert next(shown for name, shown in SHOWS.items() if act.startswith(name)) in ended.stdout, (
+            typed,
+            ended.stdout,
+        )
+    assert (Path(desk["OPS_HOME"]) / "demo" / "demo" / "incidents" / "2026-03-10-5" / "01_massive_down.ipynb").exists()
 
 
-@pytest.mark.parametrize("typed", sorted(set(re.findall(r"`(ops --app demo (?:lab|dashboard))`", SCREENS))))
+@pytest.mark.parametrize("typed", sorted(set(re.findall(r"`(ops --app demo (?:lab|dashboard))`", TOUR))))
 def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str, tmp_path: Path) -> None:
-    """It says its address, which answers; Ctrl-C ends it well."""
+    """The command shows its address, which responds; Ctrl-C ends it without an error."""
     log = tmp_path / "said"
     with log.open("w") as said:
         running = subprocess.Popen(
@@ -144,8 +178,9 @@ def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str, tmp_pat
 
 def interrupt(running: subprocess.Popen[bytes]) -> None:
     """
-    Press Ctrl-C, as a person does: again where nothing happens, since Python drops the interrupt that arrives inside a
-    finalizer; at last end it.
+    Press Ctrl-C as a person does; press again if nothing happens, and finally end the process.
+
+    Python drops an interrupt that arrives inside a finalizer.
     """
     for _ in range(3):
         os.killpg(running.pid, signal.SIGINT)
@@ -161,7 +196,7 @@ SEED = 4711
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """`ops demo` with another seed, in a folder with a space in its name: where, and what it said."""
+    """Run `ops demo` with another seed, in a folder with a space in its name; return folder and output."""
     home = tmp_path_factory.mktemp("demo") / "a desk"
     ended = subprocess.run(
         [sys.executable, "-m", "opslib.cli", "--home", str(home), "demo", "--seed", str(SEED)],
@@ -175,7 +210,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 
 @pytest.mark.slow
 def test_the_demo_is_right_for_another_seed(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """`ops demo` with another seed ends well, every figure equal to that seed's truth."""
+    """`ops demo` with another seed succeeds, with every figure equal to that seed's expected figures."""
     home, ended = demo
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"^(\d+) of \1 figures equal", ended.stdout, re.MULTILINE)
@@ -184,10 +219,31 @@ def test_the_demo_is_right_for_another_seed(demo: tuple[Path, subprocess.Complet
     assert settings.load(home, "demo", {}).home == home / "demo"
 
 
-def test_the_demo_saw_its_troubles(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+@pytest.mark.slow
+def test_no_page_of_the_demo_shows_source(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Daily report, postmortem, printed runbook, dashboard and index show no Markdown or HTML source as text."""
+    pages = [page.name for page in demo[0].rglob("*.html")]
+    assert {"2026-03-10_daily.html", "postmortem.html", "01_massive_down.html", "dashboard.html", "index.html"} <= set(
+        pages
+    )
+    assert problems_below(demo[0]) == {}
+
+
+@pytest.mark.slow
+def test_the_demos_report_links_to_its_incidents(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """The daily report links to the page of each incident and to the postmortem, and each link leads to a file."""
+    report = next(demo[0].rglob("2026-03-10_daily.html"))
+    links = re.findall(r'href="(\.\./\.\./incidents/[^"]+)"', report.read_text(encoding="utf-8"))
+    assert {"incident.html", "postmortem.html"} <= {Path(link).name for link in links}
+    assert all((report.parent / link).is_file() for link in links)
+
+
+@pytest.mark.slow
+def test_the_demo_detects_its_faults(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """
-    Our own looks at the demo's world saw the outage, the broken chain and the lost socket, each only around its time,
-    and answered well besides.
+    Our probes of the demo's world detect the outage, the broken chain and the lost socket, each only around its time.
+
+    All other probes succeed.
     """
     from opslib.foundation import clock
     from opslib.foundation.storage.database import Database
@@ -195,36 +251,41 @@ def test_the_demo_saw_its_troubles(demo: tuple[Path, subprocess.CompletedProcess
     from tests.support import days
 
     store = Database(settings.load(demo[0], "demo", {}).url)
-    troubles = {t.name: t for t in days.scripted(seed=SEED).troubles}
+    faults = {t.name: t for t in days.scripted(seed=SEED).faults}
     looks = [s for s in SampleStore(store, "demo").between(0, 2**62) if clock.instant(s.ts_us).date() == days.DAY]
     seen = {
         "massive_outage": [
             s for s in looks if (s.probe, s.subject, s.outcome) == ("liveness", "massive", "server_5xx")
         ],
         "websocket_loss": [s for s in looks if (s.probe, s.outcome) == ("socket", "unreachable")],
-        "gamma_burst": [s for s in looks if s.probe == "chain" and s.told().get("gamma_zero", 0) > 10],
+        "gamma_burst": [s for s in looks if s.probe == "chain" and s.details().get("gamma_zero", 0) > 10],
     }
     for name, samples in seen.items():
-        assert samples and all(
-            troubles[name].begins <= clock.instant(s.ts_us) <= troubles[name].ends for s in samples
-        ), name
+        assert samples and all(faults[name].begins <= clock.instant(s.ts_us) <= faults[name].ends for s in samples), (
+            name
+        )
     well = [s for s in looks if s.probe in ("liveness", "health") and s.outcome == "ok"]
     assert len(well) > 400 and sorted(s.seconds or 0 for s in well)[len(well) // 2] < 1
 
 
 @pytest.mark.slow
-def test_both_doors_give_the_same_day(tmp_path: Path, demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_both_doors_give_the_same_day(
+    tmp_path: Path, demo: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The demo laid out directly, for notebooks, holds the same posts at the same times as the one posted to the receiver.
     """
     from opslib.foundation.storage.database import Database
     from opslib.simulation.demo_day import replay
 
+    # Neither alerts nor people change a post.
+    monkeypatch.setattr(replay, "_collector", lambda *_: SimpleNamespace(evaluate_due=lambda: None))
+    monkeypatch.setattr(replay.responders, "Responders", lambda *_: SimpleNamespace(next_at=None))
     direct = settings.load(tmp_path / "a", "demo", {})
-    replay.lay_out(direct, SEED)
+    replay.create_home(direct, SEED)
 
     def held(store):
-        # Pages that post at the same instant are written in whatever order they arrive.
+        # Posts of the same instant are stored in the order of their arrival.
         rows = SnapshotStore(store).bodies("demo", None, None, None)
         return sorted((*row[:2], str(row[2]), json.dumps(json.loads(row[3]), sort_keys=True)) for row in rows)
 

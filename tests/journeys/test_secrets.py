@@ -1,4 +1,4 @@
-"""Keys: whatever is answered, logged or broken, no key comes out of any door, nor into the store or a notebook."""
+"""Test that no key is shown, logged, stored or written to a notebook, whatever the responses are."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ DOORS = (
 
 
 def echoing(asked: list[int], request: Request) -> Answer:
-    """Every way to answer in turn, each with the asker's own key wherever there is room for it."""
+    """Return every kind of response in turn, each with the key of the request wherever possible."""
     key = request.headers.get("authorization", "").removeprefix("Bearer ") or MASSIVE
     if request.path == "/api/ws-token":
         return as_json({"token": SOCKET, "expiresAt": 1})
@@ -73,7 +73,7 @@ def echoing(asked: list[int], request: Request) -> Answer:
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    """The address of a server that says back whatever it is told, in every way there is."""
+    """Serve responses that repeat the request, in every way; yield the address."""
     asked: list[int] = []
     ready, loop = threading.Event(), asyncio.new_event_loop()
     found: list[str] = []
@@ -83,13 +83,13 @@ def echo() -> Iterator[str]:
             return echoing(asked, request)
 
         server = Server(answer, asyncio.sleep)
-        await server.be("open")
+        await server.set_state("open")
         found.append(f"http://127.0.0.1:{server.port}")
         stop = asyncio.Event()
         loop.stop_serving = stop.set
         ready.set()
         await stop.wait()
-        await server.be("closed")
+        await server.set_state("closed")
 
     running = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     running.start()
@@ -102,8 +102,9 @@ def echo() -> Iterator[str]:
 
 def test_no_key_comes_out_of_any_door(echo: str, tmp_path: Path) -> None:
     """
-    Collector, doctor, panels, notebooks, exports and errors, against servers that say our keys back in every way: none
-    of them shows one, and the home holds none.
+    No output shows a key, against servers that repeat our keys in every way, and the home contains none.
+
+    The outputs are of collector, doctor, panels, notebooks, exports and errors.
     """
     home, log = tmp_path / "home", tmp_path / "app.log"
     log.write_text("")
@@ -159,7 +160,7 @@ def test_no_key_comes_out_of_any_door(echo: str, tmp_path: Path) -> None:
 
 
 def _home_is_clean(home: Path) -> None:
-    """No file of the home holds a key, nor any body that is kept packed in the store."""
+    """Check that no file of the home contains a key, nor any compressed body in the database."""
     import sqlite3
     import zlib
 

@@ -1,5 +1,5 @@
 """
-The tech lead at 10:32, one command after another, in a world where Massive answers with errors; and no secret anywhere.
+Test the tech lead's morning at 10:32, command by command, while Massive returns errors; and that no secret is shown.
 """
 
 import json
@@ -22,7 +22,7 @@ from opslib.foundation.config import contacts
 from opslib.runbooks.hooks import HOOKS
 from opslib.runbooks.session import RunbookSession
 from opslib.services.collector import Collector
-from opslib.simulation.drills.stepped_desk import SteppedProbes, looking
+from opslib.simulation.drills.stepped_desk import SteppedProbes, stepped_probes
 from tests.runbooks.test_execution import HOOK
 
 LEAD = "Tech Lead"
@@ -33,8 +33,9 @@ def test_from_the_alert_to_the_postmortem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Alert, incident, runbook opened filled in, cause named, mitigated, world healed, validated, resolved, postmortem in
-    which every number has its evidence, verified; no token in any of it.
+    Alert, incident, prefilled runbook, cause, mitigation, recovery, validation, resolution and verified postmortem.
+
+    Every number of the postmortem has its evidence; no token is in any output.
     """
     home, said = tmp_path / "home", list[str]()
     home.mkdir()
@@ -44,12 +45,12 @@ def test_from_the_alert_to_the_postmortem(
     (home / "settings.toml").write_text(
         "[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in HOOKS if name != "tell_channel")
     )
-    with looking(home) as desk, echoing(desk.lever.environ) as (massive, echoed):
+    with stepped_probes(home) as desk, echoing(desk.world.environ) as (massive, echoed):
         desk.more["OPS_MASSIVE_URL"] = massive
-        desk.settings = desk.found()
-        with Path(desk.lever.environ["OPS_APP_LOG"]).open("a") as log:
-            log.write(f"Error: Massive API error for Bearer {desk.lever.environ['OPS_MASSIVE_TOKEN']}\n")
-        for name, value in (desk.lever.environ | desk.more | {"OPS_HOME": str(home)}).items():
+        desk.settings = desk.load_settings()
+        with Path(desk.world.environ["OPS_APP_LOG"]).open("a") as log:
+            log.write(f"Error: Massive API error for Bearer {desk.world.environ['OPS_MASSIVE_TOKEN']}\n")
+        for name, value in (desk.world.environ | desk.more | {"OPS_HOME": str(home)}).items():
             monkeypatch.setenv(name, value)
 
         def ops(*words: str, code: int = 0) -> Any:
@@ -61,9 +62,9 @@ def test_from_the_alert_to_the_postmortem(
 
         here = Desk(desk.settings, lambda: desk.at)
         judged(desk, here)
-        desk.live(1)
-        desk.lever.be(massive_5xx=1.0)
-        desk.live(7)
+        desk.advance(1)
+        desk.world.inject(massive_5xx=1.0)
+        desk.advance(7)
         judged(desk, here)
         (incident,) = ops("incident", "list")
         name = incident["id"]
@@ -73,9 +74,9 @@ def test_from_the_alert_to_the_postmortem(
         alert = incident["alerts"][0]["alert"]
         assert next(a["incident"] for a in ops("status", code=2)["alerts"] if a["id"] == alert) == name
         assert ops("ack", name, "--by", LEAD)["incident"] == name
-        desk.live(3)  # The collector, which did not run while people were notified, runs again.
+        desk.advance(3)  # The collector runs again; it did not run during the notifications.
         opened = ops("runbook", "open", "massive_down", "--by", LEAD)
-        assert (opened["incident"], opened["cause"], opened["severity"]) == (name, "provider_5xx", "medium") and opened[
+        assert (opened["incident"], opened["cause"], opened["severity"]) == (name, "provider_5xx", "notify") and opened[
             "confidence"
         ] > 0.8
         copy = Path(opened["notebook"]).read_text()
@@ -83,7 +84,7 @@ def test_from_the_alert_to_the_postmortem(
             f'incident: str = \\"{name}\\"' in copy
             and 'limit: str = \\"95.0 %\\"' in copy
             and 'subject: str = \\"massive\\"' in copy
-            and copy.index("Likely: ") < copy.index("### If Massive answers")
+            and copy.index("Likely: ") < copy.index("### If Massive responds")
         )
         ops("run", opened["notebook"], "--timeout", "240")
         book = RunbookSession(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
@@ -91,13 +92,13 @@ def test_from_the_alert_to_the_postmortem(
             line.split()[0] for line in (home / "done").read_text().splitlines()
         ] == ["tradier_only"]
         assert ops("incident", "show", name)["status"] == "mitigated"
-        ops("incident", "note", name, f"the key is {desk.lever.environ['OPS_MASSIVE_TOKEN']}, they said", "--by", LEAD)
-        desk.lever.be()
-        desk.live(13)
+        ops("incident", "note", name, f"the key is {desk.world.environ['OPS_MASSIVE_TOKEN']}, they said", "--by", LEAD)
+        desk.world.inject()
+        desk.advance(13)
         judged(desk, here)
         again = RunbookSession(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
-        assert again.look("massive_answers").state == "ok"
-        assert ops("incident", "resolve", name, "Massive answers again", "--by", LEAD)["status"] == "resolved"
+        assert again.check("massive_answers").state == "ok"
+        assert ops("incident", "resolve", name, "Massive responds again", "--by", LEAD)["status"] == "resolved"
         made = ops("postmortem", name, "--by", LEAD)
         figures = {f["id"]: f for f in made["figures"]}
         assert (
@@ -108,7 +109,7 @@ def test_from_the_alert_to_the_postmortem(
         assert figures["TTD"]["value"] is not None and figures["TTM"]["value"] is not None
         found = ops("verify", name)
         assert found["verified"] and found["figures"] == len(figures) and found["broken"] == []
-        tokens = [value for key, value in desk.lever.environ.items() if key.endswith("TOKEN")]
+        tokens = [value for key, value in desk.world.environ.items() if key.endswith("TOKEN")]
     assert tokens and echoed
     for token in tokens:
         assert not [p for p in home.rglob("*") if p.is_file() and token.encode() in p.read_bytes()] and not [
@@ -119,10 +120,9 @@ def test_from_the_alert_to_the_postmortem(
 @contextmanager
 def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     """
-    Massive behind a proxy that tells a failed request's key back to who asked, in its body and in a header; where that
-    is, and what it told.
+    Put a proxy before Massive that repeats the key of a failed request in body and header; yield address and keys.
     """
-    told, massive = list[str](), environ["OPS_MASSIVE_URL"]
+    lines, massive = list[str](), environ["OPS_MASSIVE_URL"]
     trusted = ssl.create_default_context(cafile=environ["SSL_CERT_FILE"])
 
     class Proxy(BaseHTTPRequestHandler):
@@ -139,8 +139,8 @@ def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
                         "error": f"upstream failed for {key} ({massive}?apiKey={key.removeprefix('Bearer ')})",
                     }
                 ).encode()
-                told.append(key)
-            self.send_response_only(answer.status_code)  # Its clock is Massive's, not this machine's.
+                lines.append(key)
+            self.send_response_only(answer.status_code)  # The Date header is Massive's, not this machine's.
             for name, value in (
                 ("Date", answer.headers["Date"]),
                 ("Content-Type", answer.headers.get("Content-Type", "application/json")),
@@ -152,20 +152,20 @@ def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nothing is said of a request."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", told
+            yield f"http://127.0.0.1:{server.server_port}", lines
         finally:
             server.shutdown()
 
 
 def judged(desk: SteppedProbes, here: Desk) -> None:
-    """The collector judges what there is, people are told of it, and their incident takes it in."""
-    Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).judge()
+    """Evaluate the alerts as the collector does, notify people, and follow the alerts into incidents."""
+    Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).evaluate_due()
     for _ in range(2):
         desk.at += timedelta(seconds=20)
-        here.dispatch.plan(contacts.Contacts(), desk.rules)
-        here.chronicle.follow_alerts()
+        here.notifications.plan(contacts.Contacts(), desk.rules)
+        here.incidents.follow_alerts()

@@ -32,7 +32,7 @@ def refresh(path: Path, home: Path) -> None:
 
 
 def committed(names: list[str]) -> list[Path]:
-    """The notebooks and runbooks of those names; without names, all."""
+    """Return the notebooks and runbooks of those names; without names, all."""
     found = [path for folder in FOLDERS for path in sorted(folder.glob("*.ipynb"))]
     return [path for path in found if not names or path.stem in names]
 

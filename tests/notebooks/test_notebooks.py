@@ -1,4 +1,4 @@
-"""The notebooks: texts for people, thin over the library, executed as committed; and nbval that can fail."""
+"""Test the notebooks: prose, little code, committed executed, and nbval finds a wrong number."""
 
 import ast
 import json
@@ -14,6 +14,7 @@ import pytest
 from opslib.cli import main
 from opslib.jobs import notebook_file as runner
 from opslib.jobs import parameters
+from tests.support import demo
 
 pytestmark = pytest.mark.kernel
 
@@ -26,7 +27,7 @@ FORBIDDEN = re.compile(
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
 def cells(request: pytest.FixtureRequest) -> list[dict]:
-    """The cells of each notebook."""
+    """Return the cells of each notebook."""
     return json.loads(request.param.read_text(encoding="utf-8"))["cells"]
 
 
@@ -35,10 +36,7 @@ def sources(cells: list[dict]) -> list[str]:
 
 
 def test_no_logic_in_cells(cells: list[dict]) -> None:
-    """
-    Code cells ask the library and hold no logic; the only import is the library; none is longer than five lines,
-    parameters than eight.
-    """
+    """Code cells call the library without logic; cells have at most five lines, parameters eight."""
     for source in sources(cells):
         assert not FORBIDDEN.search(source), source
         assert len(source.strip().splitlines()) <= (8 if source.startswith("app: str") else 5)
@@ -46,10 +44,8 @@ def test_no_logic_in_cells(cells: list[dict]) -> None:
             assert not isinstance(node, ast.Import) or [a.name for a in node.names] == ["opslib"]
 
 
-def test_every_question_says_what_is_normal(cells: list[dict]) -> None:
-    """
-    Every heading is followed by prose, most of it saying what is normal, and no code stands without prose before it.
-    """
+def test_every_section_says_what_is_normal(cells: list[dict]) -> None:
+    """Every heading is followed by prose, most of it says what is normal, and prose precedes each code cell."""
     previous = None
     for cell in cells:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
@@ -63,10 +59,7 @@ def test_every_question_says_what_is_normal(cells: list[dict]) -> None:
 
 
 def test_parameters_are_typed_and_plain(cells: list[dict]) -> None:
-    """
-    The parameters cell is one typed assignment a line, each with its meaning, and no = in a comment, which papermill
-    would stumble over.
-    """
+    """The parameters cell has one typed assignment a line with its meaning, and no = in a comment."""
     found = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     assert len(found) == 1
     for line in "".join(found[0]["source"]).splitlines():
@@ -74,10 +67,7 @@ def test_parameters_are_typed_and_plain(cells: list[dict]) -> None:
 
 
 def test_committed_executed_and_without_pictures(cells: list[dict]) -> None:
-    """
-    Every code cell was executed in order, with an output where it shows something, no error, and no picture in the
-    file.
-    """
+    """Every code cell was executed in order, without errors, and the file has no pictures."""
     counts = [c["execution_count"] for c in cells if c["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1))
     outputs = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
@@ -86,7 +76,7 @@ def test_committed_executed_and_without_pictures(cells: list[dict]) -> None:
 
 
 def test_defaults_are_the_demo() -> None:
-    """Every notebook's defaults are the offline demo, so that anybody can run it at once."""
+    """The defaults of every notebook are the offline demo."""
     for path in NOTEBOOKS:
         notebook = runner.load(path)
         assert parameters.declared(notebook)["app"] == "str"
@@ -100,7 +90,8 @@ def test_defaults_are_the_demo() -> None:
     ("name", "given"), [("dashboard", ["as_of=2026-03-10T15:30", "window=30m"]), ("daily_report", ["day=2026-03-09"])]
 )
 def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """nbval sees only the defaults; with other parameters a notebook runs as well, and shows pictures."""
+    """A notebook runs with other parameters and shows pictures; nbval covers only the defaults."""
+    demo.laid_out(home)
     arguments = [a for pair in given for a in ("-p", pair)]
     assert main.main(["run", str(PROJECT / "notebooks" / f"{name}.ipynb"), *arguments, "-o", "json"]) == 0
     executed = next((home / "desk" / "runs").glob("*/*.ipynb"))
@@ -113,13 +104,14 @@ def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsy
 
 
 @pytest.mark.slow
-def test_nbval_notices_a_wrong_number(tmp_path: Path) -> None:
-    """nbval passes over a copy of the project and fails when one figure of the library is off by one."""
+def test_nbval_finds_a_wrong_number(tmp_path: Path) -> None:
+    """nbval passes over a copy of the project, and fails if one figure is off by one."""
     copy = tmp_path / "copy"
     shutil.copytree(PROJECT / "opslib", copy / "opslib", ignore=shutil.ignore_patterns("__pycache__"))
     for folder in ("notebooks", "runbooks"):  # The demo's people walk a runbook.
         shutil.copytree(PROJECT / folder, copy / folder)
     (copy / "pyproject.toml").write_text("")
+    demo.laid_out(tmp_path / "home")
     environment = {**os.environ, "PYTHONPATH": str(copy), "OPS_HOME": str(tmp_path / "home")}
     command = [
         sys.executable,
@@ -141,7 +133,7 @@ def test_nbval_notices_a_wrong_number(tmp_path: Path) -> None:
     assert good.returncode == 0, good.stdout[-2000:]
     module = copy / "opslib" / "telemetry" / "pages" / "indicators.py"
     code = module.read_text()
-    changed = code.replace("name: tape.rise(column, window)\n", "name: tape.rise(column, window) + 1\n")
+    changed = code.replace("name: history.increase(column, window)\n", "name: history.increase(column, window) + 1\n")
     assert changed != code
     module.write_text(changed)
     assert subprocess.run(command, env=environment, capture_output=True, text=True, cwd=copy).returncode == 1

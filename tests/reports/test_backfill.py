@@ -1,4 +1,4 @@
-"""Many reports at once: here and on a real Dask cluster, each made once, whoever asks twice."""
+"""Test many reports at once, locally and on a Dask cluster, each made once."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from opslib.reports import backfill
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict]]:
-    """A range as the shell makes it: its exit code and what became of each."""
+    """Run a range from the command line; return its exit code and the results."""
     capsys.readouterr()
     code = main.main(["report", *arguments, "-o", "json"])
     return code, json.loads(capsys.readouterr().out)
@@ -24,7 +24,7 @@ def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
 
 @pytest.mark.slow
 def test_a_range_is_made_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Trading days alone, each published; asked again, nothing is made again; what failed is told with the others."""
+    """Only trading days are published; a second call makes nothing again; failures are listed."""
     code, made = ops(capsys, "daily", "--day", "2026-02-13..2026-02-17", "--workers", "2")
     assert code == 3 and [(m["of"], m["state"]) for m in made] == [(f"2026-02-{d}", "incomplete") for d in (13, 17)]
     assert all(Path(m["page"]).exists() for m in made)
@@ -34,18 +34,18 @@ def test_a_range_is_made_once(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(ledger.runs(desk.open().store)) == 3
 
 
-def test_a_range_that_cannot_be_meant() -> None:
-    """It is refused before anything is made."""
-    assert backfill.span("weekly", "2025-W51..2026-W02") == ["2025-W51", "2025-W52", "2026-W01", "2026-W02"]
-    assert backfill.span("monthly", "2025-12..2026-01") == ["2025-12", "2026-01"]
-    for name, told in (
+def test_an_invalid_range() -> None:
+    """An invalid range is rejected before any report is made."""
+    assert backfill.period_names("weekly", "2025-W51..2026-W02") == ["2025-W51", "2025-W52", "2026-W01", "2026-W02"]
+    assert backfill.period_names("monthly", "2025-12..2026-01") == ["2025-12", "2026-01"]
+    for name, message in (
         ("daily", "2026-02-18..2026-02-13"),
         ("daily", "2026-02-14..2026-02-16"),
         ("daily", "now..2026-02-13"),
         ("monthly", "2026-03..2026-01"),
     ):
         with pytest.raises(UsageError):
-            backfill.span(name, told)
+            backfill.period_names(name, message)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,10 @@ def test_a_range_that_cannot_be_meant() -> None:
         ("daily", "--day", "2026-02-13..2026-02-18", "--scheduler", "tcp://127.0.0.1:9"),
     ],
 )
-def test_what_a_range_cannot_have(home: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a usage error, exit 64; a cluster that does not answer is one, too."""
+def test_options_that_a_range_does_not_accept(
+    home: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options for a single report, or a cluster that does not respond, are usage errors with exit code 64."""
     monkeypatch.setattr(backfill, "PATIENCE_S", 1)
     assert main.main(["report", *arguments]) == 64
 
@@ -77,7 +79,7 @@ as cluster:
 
 @pytest.mark.slow
 def test_on_a_cluster(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Workers of a real Dask cluster make the same reports, one each, on one store."""
+    """Workers of a real Dask cluster make the same reports in one database, one each."""
     script = tmp_path / "cluster.py"
     script.write_text(CLUSTER)
     with subprocess.Popen(

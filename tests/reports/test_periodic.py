@@ -1,7 +1,4 @@
-"""
-Reports over a week, a month, a quarter, a year, and the guide's success metrics: each figure that of its days, each
-unknown named.
-"""
+"""Test reports over a week, month, quarter and year, and the success metrics."""
 
 import json
 import random
@@ -27,6 +24,7 @@ from opslib.reports.quarterly import Quarterly
 from opslib.reports.success import Success
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from tests.runbooks.checks.test_checklist import monthly as month_of_posts
+from tests.support.published import problems
 
 KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "annual": "2026", "success": "2026-03-10"}
 
@@ -35,7 +33,7 @@ KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "an
 
 
 def test_periods_by_hand() -> None:
-    """Weeks are ISO's, from Monday on, also over a new year; months and quarters end where they do."""
+    """Weeks are ISO weeks, also across a new year; months and quarters end on their last days."""
 
     def week(name):
         return (str(periods.parse(periods.WEEK, name).first), str(periods.parse(periods.WEEK, name).last))
@@ -65,7 +63,7 @@ def test_periods_by_hand() -> None:
 
 
 def test_periods_meet_without_a_gap() -> None:
-    """Of each kind, the period before ends where this one begins, and the days of a period name it (seed printed)."""
+    """The previous period ends on the day before, and the days of a period name it (seed printed)."""
     seed = random.randrange(10**6)
     print("seed", seed)
     chance = random.Random(seed)
@@ -83,8 +81,8 @@ def test_periods_meet_without_a_gap() -> None:
             assert found.window.start == time_parsing.parse(f"{found.first}T00:00")
 
 
-def test_the_last_that_is_over() -> None:
-    """On a Monday it is the week before; at midnight after its end it is over, a second before it is not."""
+def test_the_last_period_that_ended() -> None:
+    """A period has ended at midnight after its last day, and not a second before."""
     at = time_parsing.parse("2026-03-16T00:00")
     assert (
         periods.last_over(periods.WEEK, at).name == "2026-W11"
@@ -97,7 +95,7 @@ def test_the_last_that_is_over() -> None:
 
 
 def made_up(chance: random.Random, n: int) -> Day:
-    """A day with counts drawn at random."""
+    """Return a day with random counts."""
     session = market_calendar.session(date(2026, 3, 9 + n))
     assert session
     requests, validations, trades = chance.randrange(1, 9000), chance.randrange(1, 5000), chance.randrange(1, 60)
@@ -128,11 +126,8 @@ def made_up(chance: random.Random, n: int) -> Day:
     )
 
 
-def test_what_is_added_up_is_counts() -> None:
-    """
-    A week's availability is that of its requests, not the mean of its days; a mean result is that of trades; one
-    unknown day makes it unknown.
-    """
+def test_sums_add_up_counts() -> None:
+    """Sums add up counts, means are means of trades, and one unknown day makes the sum unknown."""
     chance = random.Random(3)
     for _ in range(50):
         found = [made_up(chance, n) for n in range(5)]
@@ -153,10 +148,7 @@ def test_what_is_added_up_is_counts() -> None:
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """
-    A desk with fifteen trading days, up to the close of 2026-03-10, and three incidents: one true, one a false alarm,
-    one that a person found.
-    """
+    """Return a desk with fifteen trading days and three incidents: true, false alarm, found by a person."""
     desk, _ = month_of_posts(tmp_path_factory.mktemp("held"), 15, lambda i: i // 20)
 
     def alert(n, rule, peak):
@@ -172,19 +164,19 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
             "inhibited_by": None,
         }
 
-    true = desk.chronicle.open("", by="Ann", alert=alert(1, "backtest_variance", 14.0))
-    desk.chronicle.resolve(true.id, "costs were put right", "Ann")
-    false = desk.chronicle.open("", by="Ann", alert=alert(2, "errors", 21.0))
-    desk.chronicle.dismiss(false.id, "false alarm", "a test", "Ann")
-    desk.chronicle.open("no Greeks for TSLA", by="Bob")
-    Feedback(desk.chronicle.records).give(feedback.MISSED, "spreads of NVDA were an hour old", "Bob")
+    true = desk.incidents.open("", by="Ann", alert=alert(1, "backtest_variance", 14.0))
+    desk.incidents.resolve(true.id, "costs were put right", "Ann")
+    false = desk.incidents.open("", by="Ann", alert=alert(2, "errors", 21.0))
+    desk.incidents.dismiss(false.id, "false alarm", "a test", "Ann")
+    desk.incidents.open("no Greeks for TSLA", by="Bob")
+    Feedback(desk.incidents.records).give(feedback.MISSED, "spreads of NVDA were an hour old", "Bob")
     return desk
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "named"), KINDS.items())
 def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
-    """Each day of a report is as its own daily report has it, and as the dashboard has it for the same window."""
+    """Each day of a report equals its daily report, and the dashboard for the same window."""
     found = held.review(name, named)
     assert found.values["days"] and found.values["trading_days"] == len(found.sessions)
     for session, day in found.days:
@@ -213,22 +205,20 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
         ("success", "2025-12-26"),
     ],
 )
-def test_a_whole_one_of_any_length(held: Desk, name: str, named: str) -> None:
-    """
-    A month, a quarter, a year that is over is told from its first day to its last, whether anything was seen of it or
-    nothing.
-    """
+def test_complete_periods_of_any_length(held: Desk, name: str, named: str) -> None:
+    """A period that has ended is reported as a whole, with or without data."""
     found = held.review(name, named)
     assert not found.partial and json.loads(json.dumps(found.values))["period"] == named and found.markdown()
-    assert found.verdict == "unknown" if not found.seen else found.verdict in ("ok", "warning", "critical", "unknown")
+    assert (
+        found.verdict == "unknown"
+        if not found.days_with_data
+        else found.verdict in ("ok", "warning", "critical", "unknown")
+    )
 
 
 @pytest.mark.slow
 def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
-    """
-    A day of which nothing was seen makes a week unknown, by its date; days before the first look are none of it; of the
-    success metrics they are.
-    """
+    """A day without data makes a week unknown and is named; days before the first snapshot do not."""
     desk, end = month_of_posts(tmp_path, 4)
     with desk.store.committing() as connection:
         connection.exec_driver_sql(
@@ -240,7 +230,7 @@ def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
         )
     weekly = Desk(desk.settings, lambda: end).review("weekly", "2026-W11")
     assert (
-        weekly.incomplete == "1 of 2 trading days: 2026-03-09 (nothing was seen)"
+        weekly.incomplete == "1 of 2 trading days: 2026-03-09 (no data)"
         and weekly.verdict in ("critical", "unknown")
         and weekly.coverage == pytest.approx(0.5, abs=0.02)
     )
@@ -248,14 +238,14 @@ def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
     assert [str(s.day) for s in before.sessions] == [
         "2026-03-05",
         "2026-03-06",
-    ] and "3 trading days are of before anything was ever seen" in repr(before.headline)
+    ] and "3 trading days before the first snapshot are left out" in repr(before.headline)
     success = Desk(desk.settings, lambda: end).review("success", "2026-03-10")
     assert len(success.sessions) == 5 and {m.name: m.state for m in success.metrics}["uptime"] == "unknown"
 
 
-def test_a_report_of_the_future_or_of_nothing_is_refused(held: Desk) -> None:
-    """One that has not begun is refused; so is a name that is none; one that is not over is partial."""
-    with pytest.raises(ReportRefused, match="which begins only at"):
+def test_a_report_of_the_future_or_of_nothing_is_rejected(held: Desk) -> None:
+    """A period that has not begun and an unknown name are rejected; a period that has not ended is partial."""
+    with pytest.raises(ReportRefused, match="the period begins at"):
         held.review("weekly", "2026-W12")
     with pytest.raises(UsageError, match="Did you mean 'weekly'"):
         held.review("weeky", "2026-W11")
@@ -267,7 +257,7 @@ def test_a_report_of_the_future_or_of_nothing_is_refused(held: Desk) -> None:
 
 
 def test_best_and_worst_hour(held: Desk) -> None:
-    """The best hour is the one with the most answered, then the fewest errors; the worst the other way."""
+    """The best hour has the highest availability, then the fewest errors; the worst hour the reverse."""
     hours = held.review("weekly", "2026-W11").hours
     shares = [h[1] for h in hours]
     assert shares == sorted(shares, reverse=True) and len(hours) == 14 and shares[0] > shares[-1]
@@ -276,11 +266,8 @@ def test_best_and_worst_hour(held: Desk) -> None:
 # The monitoring itself.
 
 
-def test_how_right_the_monitoring_was(held: Desk) -> None:
-    """
-    What people dismissed is a false alarm, what they resolved is true, what they opened or reported was missed; each
-    counted.
-    """
+def test_accuracy_of_the_alerts(held: Desk) -> None:
+    """Dismissed is a false alarm, resolved is true, opened by hand or reported is missed."""
     found = held.review("quarterly", "2026-Q1")
     assert isinstance(found, Quarterly)
     assert len(found.missed) == 2 and "no Greeks for TSLA" in found.missed[0] and "NVDA" in found.missed[1]
@@ -288,7 +275,7 @@ def test_how_right_the_monitoring_was(held: Desk) -> None:
 
 
 def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
-    """A quarter whose alerts of errors had these verdicts and peaks."""
+    """Return a quarter whose alerts on errors have these assessments and peaks."""
     from opslib.alerting.history import SeverityChange
 
     found = desk.review("quarterly", "2026-Q1")
@@ -302,15 +289,12 @@ def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
         )
         for i, (verdict, peak) in enumerate(verdicts)
     ]
-    found.__dict__["judged"], found.__dict__["missed"] = rows, ["x"]
+    found.__dict__["assessed"], found.__dict__["missed"] = rows, ["x"]
     return found
 
 
-def test_limits_worth_moving(held: Desk) -> None:
-    """
-    A limit goes just past the last false alarm; how many true ones that would cost is said; unjudged ones count for
-    nothing.
-    """
+def test_proposed_limits(held: Desk) -> None:
+    """A proposed threshold is just beyond the worst false alarm; it lists the true alerts that it would lose."""
     found = quarterly(
         held,
         [
@@ -319,27 +303,28 @@ def test_limits_worth_moving(held: Desk) -> None:
             ("true", 58.0),
             ("true", 400.0),
             ("true", 90.0),
-            ("not judged", 70.0),
+            ("not assessed", 70.0),
         ],
     )
     assert found.precision == 3 / 5 and found.recall == 3 / 4
-    (move,) = found.moves
-    assert (move.to, move.kept, move.lost, move.spared, move.limit) == (60.0, 2, 1, 2, 50.0) and "not worth it" in repr(
-        found.limits
-    )
-    (better,) = quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).moves
+    (move,) = found.proposed_limits
+    assert (move.to, move.kept, move.lost, move.spared, move.limit) == (
+        60.0,
+        2,
+        1,
+        2,
+        50.0,
+    ) and "not recommended" in repr(found.limits)
+    (better,) = quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).proposed_limits
     assert better.lost == 0 and "1 would still have fired" in repr(
         quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).limits
     )
-    nothing = quarterly(held, [("not judged", 70.0)])
-    assert nothing.precision is None and not nothing.moves and "nothing to move" in repr(nothing.limits)
+    nothing = quarterly(held, [("not assessed", 70.0)])
+    assert nothing.precision is None and not nothing.proposed_limits and "no change is proposed" in repr(nothing.limits)
 
 
-def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    Noise is of an alert that is on record; what was missed has words; what is said is in the quarter's report, and
-    stays as it was written.
-    """
+def test_feedback_is_kept_and_rejected(held: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """Noise needs a recorded alert, missed data needs text; feedback is in the report and stays unchanged."""
     home = str(held.settings.home)
     for words in (["noise"], ["noise", "--alert", "nosuch"], ["missed-data"], ["praise", "x"]):
         assert main.main(["--home", home, "feedback", *words, "--by", "Ann"]) == 64, words
@@ -363,15 +348,15 @@ def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[
         == 0
     )
     assert json.loads(capsys.readouterr().out)["kind"] == "useful"
-    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)
-    assert verification.verify(held.chronicle.records.folder(feedback.SHELF, feedback.RECORD), held).verdict == "ok"
+    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").feedback_table)
+    assert verification.verify(held.incidents.records.folder(feedback.FOLDER, feedback.RECORD), held).verdict == "ok"
 
 
 # Success.
 
 
 def success(found: Success, **figures: float | None) -> dict[str, str]:
-    """How the lines stand, with other figures."""
+    """Return the states of the metrics with other figures."""
     found.__dict__["figures"] = found.figures | figures
     found.__dict__.pop("metrics", None)
     return {m.name: m.state for m in found.metrics}
@@ -379,7 +364,7 @@ def success(found: Success, **figures: float | None) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_success_line_by_line(held: Desk) -> None:
-    """Each line passes, fails, or is unknown, by its figure; a missed figure is a fail; nobody asked is unknown."""
+    """Each metric passes, fails or is unknown by its figure."""
     good = {
         "massive_uptime_pct": 99.0,
         "tradier_uptime_pct": 100.0,
@@ -410,10 +395,7 @@ def test_success_line_by_line(held: Desk) -> None:
 
 
 def test_rates_have_an_interval() -> None:
-    """
-    The mean of a rate with Student's interval, by hand: of 1, 2, 3 it is 2 with 4.303 * 1 / sqrt(3) on either side; of
-    one nothing is said.
-    """
+    """The mean of a rate has Student's interval, computed by hand; one value has none."""
     from decimal import Decimal
 
     from opslib.reports import monthly
@@ -437,10 +419,7 @@ def test_rates_have_an_interval() -> None:
 
 @pytest.mark.slow
 def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    Published as four files; from the same facts the same bytes; late facts make a restatement that says what changed;
-    an edit is named.
-    """
+    """Published as four files with reproducible bytes; late data makes a restatement; an edit is named."""
     desk, _ = month_of_posts(tmp_path, 4)
     home = str(tmp_path)
 
@@ -451,19 +430,19 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     place = tmp_path / "desk" / "reports" / "2026" / "2026-W10_weekly.json"
     first = {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()}
     assert set(first) == {".ipynb", ".html", ".md", ".json"}
-    told = json.loads(first[".json"])
+    values = json.loads(first[".json"])
     assert (
-        told["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"]
-        and told["trading_days"] == 2
+        values["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"]
+        and values["trading_days"] == 2
     )
     assert run() in (0, 3) and {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()} == first
     assert verification.verify(place, desk).verdict == "ok" and verification.verify(place, desk).figures > 30
     place.write_bytes(
         first[".json"]
         .replace(b'"system_errors"', b'"system_errors" ', 1)
-        .replace(f'"system_errors" : {told["figures"]["system_errors"]}'.encode(), b'"system_errors": 1')
+        .replace(f'"system_errors" : {values["figures"]["system_errors"]}'.encode(), b'"system_errors": 1')
     )
-    broken = json.loads(place.read_bytes()) | {"figures": told["figures"] | {"system_errors": 1}}
+    broken = json.loads(place.read_bytes()) | {"figures": values["figures"] | {"system_errors": 1}}
     place.write_text(json.dumps(broken))
     assert [b.what for b in verification.verify(place, desk).broken] == [f"{place.name}, figures, system_errors"]
     place.write_bytes(first[".json"])
@@ -488,8 +467,19 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
-def test_usual_stands_in_rules_toml() -> None:
-    """What is usual needs as many days as the table says, and reaches as far past them."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "named"), KINDS.items())
+def test_no_page_shows_source(held: Desk, name: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published page of each report shows no Markdown or HTML source as text."""
+    home = held.settings.home.parent
+    words = ["--home", str(home), "report", name, "--period", named, "--partial"]
+    assert main.main(words) in (0, 3), capsys.readouterr()
+    pages = list(home.rglob(f"{named}_{name}*.html"))
+    assert len(pages) == 1 and problems(pages[0].read_text(encoding="utf-8")) == []
+
+
+def test_the_usual_range_is_set_in_rules_toml() -> None:
+    """The usual range needs as many days as rules.toml says, and extends as far beyond them."""
     limits = rules.load().days
     session = market_calendar.session(date(2026, 3, 10))
     assert session
@@ -508,7 +498,7 @@ def test_usual_stands_in_rules_toml() -> None:
 
 
 def test_a_period_is_plain() -> None:
-    """A period of one kind and name is equal to itself, so that it can be a key."""
+    """A period equals another one of the same kind and name, so it can be a key."""
     assert periods.of(periods.MONTH, date(2026, 3, 1)) == Period(
         periods.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
     )

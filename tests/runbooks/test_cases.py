@@ -18,7 +18,7 @@ from opslib.foundation import clock
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage.database import Database
-from opslib.reports.postmortem import document, drafting
+from opslib.reports.postmortem import actions, document, drafting
 from opslib.runbooks import cases, catalog
 from opslib.runbooks.checks import CHECKS
 from opslib.runbooks.diagnosis import diagnosis
@@ -26,7 +26,7 @@ from opslib.runbooks.execution import CheckResult
 from tests.support import demo
 from tests.support.snapshots import CLOSES
 
-ID = "2026-03-10-1"
+ID = "2026-03-10-2"
 SECRET = "sk-very-secret-0123456789"
 
 
@@ -72,11 +72,11 @@ def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
             0 <= clock.micros(found.at) - last < 60_000_000
             and kept.execute("SELECT count(*) FROM snapshots").fetchone()[0] > 100
         )
-    assert [step for step, _ in found.walk] == [s.name for s in catalog.runbook("massive_down").steps] and {
+    assert [step for step, _ in found.results] == [s.name for s in catalog.runbook("massive_down").steps] and {
         "+",
         "-",
         ".",
-    } <= {sign for _, sign in found.walk}
+    } <= {sign for _, sign in found.results}
     assert main.main(["--home", str(home), "--app", "demo", "drill", ID, "-o", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (
@@ -85,9 +85,9 @@ def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
         row["found"],
         row["right"],
         row["control"],
-        row["strayed"],
+        row["deviations"],
         row["steps"],
-    ) == (ID, found.cause, found.cause, True, False, [], len(found.walk))
+    ) == (ID, found.cause, found.cause, True, False, [], len(found.results))
 
 
 def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
@@ -130,8 +130,8 @@ def _blind(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (_without("massive_answers"), "step massive_answers is not walked"),
-        (_blind, "step massive_answers is ok, agreed was not as expected"),
+        (_without("massive_answers"), "step massive_answers is missing"),
+        (_blind, "step massive_answers: passed, expected failed"),
     ],
     ids=["a step is gone", "a check is blind"],
 )
@@ -148,11 +148,11 @@ def test_it_is_red_when_the_runbook_misses_it(
     assert says in capsys.readouterr().out
 
 
-def test_it_is_red_when_nobody_would_be_told(home: Path) -> None:
+def test_a_case_fails_without_its_alert(home: Path) -> None:
     """A rule that no longer fires in it is caught."""
     (home / "rules.toml").write_text("[availability]\nmin_count = 100000\n")
-    tried = cases.read(opened(home).settings, ID).tried(opened(home).settings)
-    assert not tried.right and any("nobody is told of availability of massive" in wrong for wrong in tried.wrong), tried
+    result = cases.read(opened(home).settings, ID).run(opened(home).settings)
+    assert not result.right and any("no alert availability of massive" in wrong for wrong in result.wrong), result
 
 
 def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +161,7 @@ def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.Ca
     refused.
     """
     asked = ["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead", "--cause"]
-    assert main.main([*asked, "our_network"]) == 70 and "not our_network" in capsys.readouterr().out
+    assert main.main([*asked, "our_network"]) == 70 and "expected our_network" in capsys.readouterr().out
     assert main.main([*asked, "our_netwrk"]) == 70 and "our_network" in capsys.readouterr().err
     assert cases.read(opened(home).settings, ID).cause == "our_network"
     assert main.main([*asked[:6], "--cause", "our_network"]) == 64
@@ -178,7 +178,7 @@ def whole(cell: object) -> list[bytes]:
 
 def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
     """
-    A key that stands in a post, a look, a chain or a marker, and who put a marker there, are not in the case, in no
+    A key that stands in a post, a probe, a chain or a marker, and who put a marker there, are not in the case, in no
     form.
     """
     home = tmp_path / "leaky"
@@ -188,8 +188,8 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
         seq, body = kept.execute(
             "SELECT seq, body FROM snapshots WHERE ts_us <= ? ORDER BY ts_us DESC LIMIT 1", (at,)
         ).fetchone()
-        told = json.loads(zlib.decompress(body)) | {"note": f"Authorization: Bearer {SECRET}"}
-        kept.execute("UPDATE snapshots SET body = ? WHERE seq = ?", (zlib.compress(json.dumps(told).encode()), seq))
+        content = json.loads(zlib.decompress(body)) | {"note": f"Authorization: Bearer {SECRET}"}
+        kept.execute("UPDATE snapshots SET body = ? WHERE seq = ?", (zlib.compress(json.dumps(content).encode()), seq))
         kept.execute(
             "UPDATE samples SET detail = ? WHERE seq = (SELECT max(seq) FROM samples WHERE probe = "
             "'liveness' AND ts_us <= ?)",
@@ -207,7 +207,7 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
         )
         kept.commit()
     desk = opened(home, OPS_MASSIVE_TOKEN=SECRET)
-    made = cases.freeze(desk, desk.chronicle.read(ID))
+    made = cases.freeze(desk, desk.incidents.read(ID))
     with contextlib.closing(sqlite3.connect(made.store)) as kept:
         assert (
             kept.execute("SELECT count(*) FROM marks").fetchone()[0] > 0
@@ -232,36 +232,36 @@ def test_an_action_item_waits_for_its_drill(home: Path, monkeypatch: pytest.Monk
     desk = opened(home)
 
     def written(tracker: str) -> document.Postmortem:
-        row = f"{document.HEADER}\n| find it sooner | detect | DevOps | high | 2026-03-20 | {tracker} |"
-        desk.chronicle.append(ID, "written", {"section": "actions", "text": row, "words": "actions"}, by="Tech Lead")
-        return document.Postmortem(desk.chronicle.read(ID))
+        row = f"{actions.HEADER}\n| find it sooner | detect | DevOps | 2026-03-20 | | {tracker} |"
+        desk.incidents.append(ID, "written", {"section": "actions", "text": row, "words": "actions"}, by="Tech Lead")
+        return document.Postmortem(desk.incidents.read(ID))
 
     assert written("OPS-12").drills == [] and written(f"drill {ID}").drills == [ID]
-    drafting._drilled(desk, desk.chronicle.read(ID))
+    drafting._check_drills(desk, desk.incidents.read(ID))
     with monkeypatch.context() as patch:
         _blind(patch)
-        with pytest.raises(IncidentError, match=f"cannot be closed yet.*drill {ID}.*massive_answers is ok"):
-            drafting._drilled(desk, desk.chronicle.read(ID))
+        with pytest.raises(IncidentError, match=f"cannot be closed yet.*drill {ID}.*massive_answers: passed"):
+            drafting._check_drills(desk, desk.incidents.read(ID))
     written("drill 2026-03-10-7")
     with pytest.raises(IncidentError, match="no case '2026-03-10-7'.*--freeze"):
-        drafting._drilled(desk, desk.chronicle.read(ID))
+        drafting._check_drills(desk, desk.incidents.read(ID))
 
 
-def test_strayed() -> None:
+def test_deviations() -> None:
     """By what a walk differs is told in words: gone, new, moved, standing otherwise; a star agrees with anything."""
-    agreed = (("a", "+"), ("b", "-"), ("c", "*"), ("d", "."))
+    expected = (("a", "+"), ("b", "-"), ("c", "*"), ("d", "."))
     assert (
-        cases.deviations(agreed, agreed) == []
-        and cases.deviations(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
+        cases.deviations(expected, expected) == []
+        and cases.deviations(expected, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
     )
-    assert cases.deviations(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
-        "step c is not walked",
+    assert cases.deviations(expected, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
+        "step c is missing",
         "step e is new",
-        "step b is walked before a",
+        "step b runs before a",
     ]
-    assert cases.deviations(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
-        "step a is unknown, agreed was ok",
-        "step b is ok, agreed was not as expected",
+    assert cases.deviations(expected, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
+        "step a: unknown, expected passed",
+        "step b: passed, expected failed",
     ]
 
 
@@ -269,6 +269,6 @@ def test_a_broken_case_says_so(home: Path) -> None:
     """A case whose facts are not what was frozen is refused by name, with what to do."""
     found = opened(home).settings
     (cases.folder(found) / ID / cases.FACTS).write_text("{}")
-    with pytest.raises(IncidentError, match="not the case that was frozen.*--freeze"):
+    with pytest.raises(IncidentError, match="is not a valid case.*--freeze"):
         cases.read(found, ID)
     assert isinstance(Database(f"sqlite:///{cases.folder(found) / ID / cases.STORE}"), Database)

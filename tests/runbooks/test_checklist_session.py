@@ -22,7 +22,7 @@ from opslib.reports import verification
 from opslib.runbooks import checklist_session, checklists, hooks, steps
 from opslib.runbooks.checklist_session import ChecklistSession
 from opslib.runbooks.checks import CHECKS
-from opslib.runbooks.steps import ASK, CHANGE, LOOK
+from opslib.runbooks.steps import ACTION, ASK, CHECK
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
 from tests.runbooks.checks.test_checks import AT, every, laid, posted, well
@@ -67,7 +67,7 @@ def walk(sheet: ChecklistSession, but: tuple[str, ...] = ()) -> None:
     for step in sheet.steps:
         if step.name in but:
             continue
-        if step.kind == LOOK:
+        if step.kind == CHECK:
             sheet.step(step.name)
         elif step.kind == ASK:
             sheet.answer(step.name, True, note="seen")
@@ -96,9 +96,9 @@ def test_the_nine_of_the_contract_are_there() -> None:
     boxes = {step.name for name in NAMES for step in checklists.checklist(name).steps}
     own = {name for name, step in steps.table().items() if not step.box}
     assert own <= boxes, own - boxes
-    assert all(steps.step(name).check in CHECKS for name in boxes if steps.step(name).kind == LOOK)
+    assert all(steps.step(name).check in CHECKS for name in boxes if steps.step(name).kind == CHECK)
     assert (
-        {step.hook for name in NAMES for step in checklists.checklist(name).steps if step.kind == CHANGE}
+        {step.hook for name in NAMES for step in checklists.checklist(name).steps if step.kind == ACTION}
         == set(ALL_HOOKS)
         <= set(hooks.HOOKS)
     )
@@ -134,29 +134,29 @@ def test_an_unknown_one_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_gone_through_and_signed(desk: Desk, name: str) -> None:
+def test_a_checklist_is_completed_and_signed(desk: Desk, name: str) -> None:
     """
     Every checklist: gone through, resumed by another without doing anything again, signed; it stands then, and
     verifies.
     """
     sheet = ChecklistSession(desk, name, "Ann")
     walk(sheet)
-    changes = [s.hook for s in sheet.steps if s.kind == CHANGE]
+    changes = [s.hook for s in sheet.steps if s.kind == ACTION]
     done = desk.settings.home / "done"
     assert (done.read_text().split() if done.exists() else []) == changes
     other = ChecklistSession(Desk(desk.settings, lambda: AT), name, "Bob")
-    assert other.id == sheet.id and {n: s.state for n, s in other.run().stands().items()} == {
-        n: s.state for n, s in sheet.stands().items()
+    assert other.id == sheet.id and {n: s.state for n, s in other.run().statuses().items()} == {
+        n: s.state for n, s in sheet.statuses().items()
     }
     assert (done.read_text().split() if done.exists() else []) == changes
-    assert all(s.state in ("ok", "done", "unknown", "not as expected") for s in other.stands().values())
+    assert all(s.state in ("ok", "done", "unknown", "not as expected") for s in other.statuses().values())
     entry = other.sign()
-    assert entry.by == "Bob" and entry.body["boxes"] == {n: s.state for n, s in other.stands().items()}
+    assert entry.by == "Bob" and entry.body["boxes"] == {n: s.state for n, s in other.statuses().items()}
     assert "Signed by Bob" in repr(other.signature) and other.verdict == entry.body["verdict"]
-    with pytest.raises(IncidentError, match="was signed"):
+    with pytest.raises(IncidentError, match="is signed"):
         other.sign("Ann")
-    with pytest.raises(IncidentError, match="was signed"):
-        other.look(next(s.name for s in other.steps if s.kind == LOOK))
+    with pytest.raises(IncidentError, match="is signed"):
+        other.check(next(s.name for s in other.steps if s.kind == CHECK))
     found = verification.verify(sheet.id, desk)
     assert found.verdict == "ok" and found.head.startswith(entry.id)
 
@@ -168,7 +168,7 @@ def test_what_is_left_is_never_ok(desk: Desk) -> None:
     """
     sheet = ChecklistSession(desk, "post-deploy-1h", "").run()
     assert sheet.verdict == "unknown" and {"every_tab", "console_clean"} <= set(sheet.left) and not sheet.wrong
-    assert "nobody was asked" in repr(sheet.strip)
+    assert "no person was available" in repr(sheet.strip)
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(minutes=20))
     sheet = ChecklistSession(desk, "post-deploy-1h", "Ann")
     walk(sheet)
@@ -190,7 +190,7 @@ def test_a_box_that_is_wrong(desk: Desk) -> None:
     assert (
         sheet.verdict == "critical"
         and sheet.exit_code == 2
-        and "console_clean: not as expected: TypeError in panel 2" in repr(sheet.header)
+        and "failed: console_clean: TypeError in panel 2" in repr(sheet.header)
     )
 
 
@@ -209,7 +209,7 @@ def test_too_early_is_not_done(desk: Desk) -> None:
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(hours=1))
     sheet = ChecklistSession(desk, "post-deploy-24h", "Ann")
     walk(sheet)
-    assert "it is due from 2026-03-11 14:00:00 UTC" in sheet.early and sheet.verdict in ("unknown", "critical")
+    assert "not due before 2026-03-11 14:00:00 UTC" in sheet.early and sheet.verdict in ("unknown", "critical")
 
 
 def test_which_one_is_meant(desk: Desk) -> None:
@@ -218,8 +218,8 @@ def test_which_one_is_meant(desk: Desk) -> None:
     deployment's belongs to its marker.
     """
 
-    def at(told):
-        return Desk(desk.settings, lambda: datetime.fromisoformat(told).replace(tzinfo=UTC))
+    def at(given):
+        return Desk(desk.settings, lambda: datetime.fromisoformat(given).replace(tzinfo=UTC))
 
     assert (
         ChecklistSession(at("2026-03-11T03:30"), "morning").id == "morning-2026-03-10"
@@ -264,10 +264,11 @@ def test_a_change_needs_a_name(desk: Desk) -> None:
 def test_practice_writes_nothing(desk: Desk) -> None:
     """A checklist that is practised leaves no record, no folder, and cannot be signed."""
     sheet = ChecklistSession(desk, "morning", "Ann", practice=True).run()
-    with pytest.raises(IncidentError, match="practised"):
+    with pytest.raises(IncidentError, match="in practice"):
         sheet.sign()
     assert (
-        not (desk.settings.outputs / checklist_session.SHELF).exists() and desk.chronicle.records.names("morning") == []
+        not (desk.settings.outputs / checklist_session.FOLDER).exists()
+        and desk.incidents.records.names("morning") == []
     )
 
 
@@ -288,8 +289,8 @@ def test_killed_half_way(desk: Desk) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         assert process(one) == -signal.SIGKILL
-    assert (desk.settings.home / "done").read_text().split() == [s.hook for s in whole.steps if s.kind == CHANGE]
-    assert {s.state for s in whole.stands().values()} == {"ok", "done"}
+    assert (desk.settings.home / "done").read_text().split() == [s.hook for s in whole.steps if s.kind == ACTION]
+    assert {s.state for s in whole.statuses().values()} == {"ok", "done"}
 
 
 def test_two_begin_at_once(desk: Desk) -> None:
@@ -310,7 +311,7 @@ def test_two_begin_at_once(desk: Desk) -> None:
         len([e for e in sheet.incident.entries if e.kind == "opened"]) == 1
         and verification.verify(sheet.id, desk).verdict == "ok"
     )
-    assert {s.state for s in sheet.stands().values()} == {"ok"}, repr(sheet)
+    assert {s.state for s in sheet.statuses().values()} == {"ok"}, repr(sheet)
 
 
 def test_an_edit_is_named(desk: Desk) -> None:
@@ -320,7 +321,7 @@ def test_an_edit_is_named(desk: Desk) -> None:
     """
     sheet = ChecklistSession(desk, "hourly", "Ann").run()
     sheet.sign()
-    record = desk.chronicle.records.folder(checklist_session.SHELF, sheet.id) / "record.jsonl"
+    record = desk.incidents.records.folder(checklist_session.FOLDER, sheet.id) / "record.jsonl"
     kept = record.read_text()
     record.write_text(kept.replace("100.00 %", "100.01 %", 1))
     found = verification.verify(record.parent)
@@ -330,7 +331,7 @@ def test_an_edit_is_named(desk: Desk) -> None:
 
 
 def test_no_secret_is_kept(tmp_path: Path) -> None:
-    """A key that a look repeats, or somebody writes into a note, is in no record."""
+    """A key that a check repeats, or somebody writes into a note, is in no record."""
     token = "tok-sheet-0123456789"
     desk = Desk(
         laid(
@@ -362,7 +363,7 @@ def shell(home: Path, *words: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout or ended.stderr
 
 
-def test_the_shell_without_anybody(desk: Desk) -> None:
+def test_the_command_without_a_person(desk: Desk) -> None:
     """
     From cron: what can be looked at is looked at, the rest is not done, the exit code is the verdict; JSON says each
     box.
@@ -372,10 +373,11 @@ def test_the_shell_without_anybody(desk: Desk) -> None:
     assert (
         code == 3
         and found["verdict"] == "unknown"
-        and [b["box"] for b in found["boxes"]] == [s.name for s in checklists.checklist("post-deploy-1h").steps]
+        and [b["item"] for b in found["items"]] == [s.name for s in checklists.checklist("post-deploy-1h").steps]
     )
     assert (
-        next(b for b in found["boxes"] if b["box"] == "console_clean")["state"] == "skipped" and found["signed"] is None
+        next(b for b in found["items"] if b["item"] == "console_clean")["state"] == "skipped"
+        and found["signed"] is None
     )
     code, said = shell(desk.settings.home, "checklist", "post-deploy-1h", "--sign", "--by", "Ann")
     assert code == 3 and "signed by Ann" in said
@@ -383,7 +385,7 @@ def test_the_shell_without_anybody(desk: Desk) -> None:
     assert shell(desk.settings.home, "checklist", "nosuch")[0] == 64 and shell(desk.settings.home, "checklist")[0] == 0
 
 
-def test_the_shell_asks(desk: Desk) -> None:
+def test_the_command_asks(desk: Desk) -> None:
     """
     At a terminal each box that only a person can say is put to them, changes are shown first, and a signature is asked
     for when nothing is left.
@@ -414,7 +416,7 @@ def test_the_shell_asks(desk: Desk) -> None:
     os.close(theirs)
     assert running.returncode == 0, (out, asked)
     assert (
-        "As expected? y, n, ?" in asked
+        "Passed? y, n, ?" in asked
         and "Sign it as Ann?" in asked
         and "ok" in out
         and "looks good" in out
@@ -422,7 +424,9 @@ def test_the_shell_asks(desk: Desk) -> None:
     )
 
 
-def test_the_door(desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_notebook_interface(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A notebook opens the same by `ops.checklist`; `ops verify` takes its id."""
     monkeypatch.setenv("OPS_HOME", str(desk.settings.home))
     monkeypatch.setenv("OPS_CLOCK", f"{AT.isoformat()},{time.time()},1")

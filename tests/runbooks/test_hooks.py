@@ -93,7 +93,7 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, m
     found = ran(Hook("build", (*command(tmp_path, FAMILY), str(tmp_path)), timedelta(seconds=1)))
     assert (
         found.state == "failed"
-        and "took longer than 1 s and was ended, with all that it started" in found.words
+        and "took longer than 1 s and was ended with all its processes" in found.words
         and "the build goes on" in found.words
     )
     assert found.output == "the build goes on"
@@ -144,7 +144,7 @@ def test_how_long_each_may_take(tmp_path: Path) -> None:
     )
     found = hooks.read(settings.Settings(tmp_path, "desk"))
     assert (found["build"].timeout_s, found["tell_channel"].timeout_s, found["deploy"].timeout_s) == (2400, 10, 900)
-    assert found["build"].words.endswith("make; it may take 40 min")
+    assert found["build"].words.endswith("make; timeout 40 min")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_what_it_printed_is_kept(tmp_path: Path) -> None:
         )
         assert (
             TOKEN not in found.output
-            and "left out" in found.output
+            and "omitted" in found.output
             and len(found.output) < hooks.KEPT_HEAD + hooks.KEPT_TAIL + 200
         )
 
@@ -201,11 +201,13 @@ def test_who_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.state == "failed" and "printed more than 1 MB and was ended" in found.words
 
 
-def test_what_cannot_be_run_and_what_it_is_asked(tmp_path: Path) -> None:
+def test_a_command_that_cannot_start_and_its_request(tmp_path: Path) -> None:
     """
     A command that is not there is said so; one that is gets what is asked of it, however long, and need not read it.
     """
-    assert ran(Hook("build", ("/nowhere/make",))).words == "/nowhere/make cannot be run (No such file or directory)"
+    assert (
+        ran(Hook("build", ("/nowhere/make",))).words == "/nowhere/make could not be started (No such file or directory)"
+    )
     asked = {"id": "x/1", "says": "w" * 200_000}
     heard = command(tmp_path, "import json, sys\nprint(len(json.load(sys.stdin)['says']))")
     assert hooks.run(Hook("tell_channel", heard), asked, FOUND).output == "200000"

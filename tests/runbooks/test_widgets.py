@@ -9,6 +9,8 @@ import pytest
 
 from opslib.dashboard import status
 from opslib.foundation import time_parsing
+from opslib.runbooks import incident_page
+from opslib.runbooks.execution import CheckResult, StepStatus
 from opslib.runbooks.session import RunbookSession, StepCard
 from opslib.runbooks.widgets import ProgressWidget, StepWidget, refresh
 
@@ -30,13 +32,13 @@ def quick(laid: Path) -> Iterator[None]:  # noqa: F811
 @pytest.fixture
 def opened(home: Path) -> RunbookSession:  # noqa: F811
     """A runbook, open for an incident, with nobody's name."""
-    return book(home, "massive_down", desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id, "")
+    return book(home, "massive_down", desk(home).incidents.open("x", by="Ann", runbook="massive_down").id, "")
 
 
 def pad(opened: RunbookSession, name: str) -> StepWidget:
     """The card of a step."""
     found = StepWidget(StepCard(opened, next(s for s in opened.steps if s.name == name)))
-    opened.pads.append(found)
+    opened.shown_widgets.append(found)
     return found
 
 
@@ -45,63 +47,86 @@ def press(found: StepWidget, words: str) -> None:
     next(c for c in found._row.children if getattr(c, "description", "") == words).click()
 
 
-def test_a_look(opened: RunbookSession) -> None:
+def test_a_check(opened: RunbookSession) -> None:
     """A step that looks is looked at without a name, and its card and the strip show what was seen."""
     strip = ProgressWidget(opened)
-    opened.pads.append(strip)
+    opened.shown_widgets.append(strip)
     found = pad(opened, "massive_answers")
-    assert "not done" in found._told.value
-    press(found, "Look again")
-    assert (
-        "not as expected" in found._told.value
-        and "HTTP 502" in found._told.value
-        and "massive_answers <small>not as expected" in strip._told.value
-    )
+    assert "not done" in found._text.value
+    press(found, "Check again")
+    assert "△ symptom confirmed" in found._text.value and "HTTP 502" in found._text.value
+    done = strip._text.value.partition("Done: 1")[2]
+    assert "Massive now" in done and "symptom confirmed" in done
 
 
-def test_a_change(opened: RunbookSession, home: Path) -> None:  # noqa: F811
+def test_a_press_writes_the_page_of_the_incident(opened: RunbookSession) -> None:
+    """The incident's page has the result of a step as soon as the button was pressed."""
+    page = incident_page.path(opened.workspace.settings, opened.incident.id)
+    found = pad(opened, "massive_answers")
+    assert not page.exists()
+    press(found, "Check again")
+    assert "△ symptom confirmed" in page.read_text(encoding="utf-8")
+
+
+def test_an_action(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     """
     Refused without a name, refused unread, done once with both; after that there is no button, and no secret of what
     its hook printed.
     """
     strip = ProgressWidget(opened)
-    opened.pads.append(strip)
+    opened.shown_widgets.append(strip)
     found = pad(opened, "tradier_only")
-    assert "it will do" in found._told.value
-    press(found, "Do it")
+    assert "it will do" in found._text.value
+    press(found, "Run it")
     assert (
-        "Refused." in found._said.value
-        and "changes the world" in found._said.value
-        and "Traceback" not in found._said.value
+        "Not done." in found._message.value
+        and "is an action" in found._message.value
+        and "Traceback" not in found._message.value
     )
     found._who.value = "Ann"
-    press(found, "Do it")
-    assert "was not confirmed" in found._said.value and counted(home) == []
+    press(found, "Run it")
+    assert "was not confirmed" in found._message.value and counted(home) == []
     found._read.value = True
-    button = next(c for c in found._row.children if getattr(c, "description", "") == "Do it")
+    button = next(c for c in found._row.children if getattr(c, "description", "") == "Run it")
     button.click()
     button.click()
     assert (
         counted(home) == ["tradier_only"]
         and found._row.children == ()
-        and TOKEN not in found._told.value
-        and "done" in found._told.value
+        and TOKEN not in found._text.value
+        and "done" in found._text.value
     )
-    assert "tradier_only <small>done" in strip._told.value and opened.incident.status == "mitigated"
+    assert "done</span> Switch to Tradier only" in strip._text.value.partition("Done: 1")[2]
+    assert opened.incident.status == "mitigated"
 
 
-def test_a_judgement_and_a_note(opened: RunbookSession) -> None:
+def test_a_button_takes_no_click_while_the_rest_is_redrawn(opened: RunbookSession) -> None:
+    """Texts above it change then, so that it moves and a click would be lost."""
+    found = pad(opened, "tradier_only")
+    button = next(c for c in found._row.children if getattr(c, "description", "") == "Run it")
+    seen = list[bool]()
+
+    class Last:
+        def refresh(self) -> None:
+            seen.append(button.disabled)
+
+    opened.shown_widgets.append(Last())
+    press(found, "Run it")
+    assert (seen, button.disabled, button.description) == ([True], False, "Run it")
+
+
+def test_an_answer_and_a_note(opened: RunbookSession) -> None:
     """A person judges with a name; a note is on record; both refuse without one."""
     strip, found = ProgressWidget(opened), pad(opened, "massive_status_page")
-    opened.pads.append(strip)
-    press(found, "Not as expected")
-    assert "say who you are" in found._said.value
+    opened.shown_widgets.append(strip)
+    press(found, "Not normal")
+    assert "give your name" in found._message.value
     found._who.value, found._note.value = "Bob", "<b>it names an outage</b>"
-    press(found, "Not as expected")
-    assert "not as expected" in found._told.value and "<b>it names" not in found._told.value
+    press(found, "Not normal")
+    assert "failed" in found._text.value and "<b>it names" not in found._text.value
     strip._note.value = "the vendor called"
     strip._add()
-    assert "Refused." in strip._said.value
+    assert "Not done." in strip._message.value
     strip._who.value = "Bob"
     strip._add()
     assert strip._note.value == "" and [e.body["words"] for e in opened.incident.of_kind("note")] == [
@@ -114,19 +139,73 @@ def test_two_people(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     other = book(home, "massive_down", opened.incident.id, "Bob")
     mine, theirs = pad(opened, "tradier_only"), pad(other, "tradier_only")
     theirs._read.value = True
-    press(theirs, "Do it")
+    press(theirs, "Run it")
     refresh(opened)
-    assert "(Bob)" in mine._told.value and mine._row.children == ()
+    assert "(Bob)" in mine._text.value and mine._row.children == ()
 
 
-def test_an_unsure_step(opened: RunbookSession, home: Path) -> None:  # noqa: F811
+def test_a_step_with_unknown_outcome(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     """A step that was begun and never ended asks whether it happened, and there is no other button."""
     step = next(s for s in opened.steps if s.name == "tradier_only")
-    opened.walk._write(step, "intended", "begun", "Ann", "intended:1", asked={"id": "x/1"})
+    opened.execution._write(step, "intended", "begun", "Ann", "intended:1", asked={"id": "x/1"})
     found = pad(opened, "tradier_only")
-    assert [c.description for c in found._row.children] == ["Name", "It happened", "It did not happen"]
-    press(found, "It happened")
-    assert "Give a name" in found._said.value
+    assert [c.description for c in found._row.children] == ["Name", "It took effect", "It did not take effect"]
+    press(found, "It took effect")
+    assert "give your name" in found._message.value
     found._who.value = "Bob"
-    press(found, "It did not happen")
-    assert "not done" in found._told.value and counted(home) == []
+    press(found, "It did not take effect")
+    assert "not done" in found._text.value and counted(home) == []
+
+
+def test_the_first_thing_to_read(opened: RunbookSession) -> None:
+    """
+    What is broken, since when, whose fault, what still works, and the next step with its buttons; a press leads to the
+    next step, and what was typed stays while the step does.
+    """
+    strip = ProgressWidget(opened)
+    opened.shown_widgets.append(strip)
+    assert "Massive returns server errors (5xx)." in strip._head.value
+    for fact in ("option data from Massive", "11:22:00 New York", "Massive, confidence 9", "option data from Tradier"):
+        assert fact in strip._facts.value
+    clock = "0 done · 25 to do · 6 not needed; detected less than a minute ago, time box 0-5 min"
+    assert clock in strip._text.value and "Not needed: 6." in strip._text.value
+    assert "massive_key" not in strip._text.value and "API key <small>(If Massive responds" in strip._text.value
+    assert strip._waits and strip._waits[0] == "massive_status_page"
+    waits = strip._waits[1]
+    waits._who.value = "Bob"
+    refresh(opened)
+    assert strip._waits[1] is waits and waits._who.value == "Bob"
+    press(waits, "Normal")
+    assert strip._waits[0] == "tell_channel" and "Notify the trading team" in strip._next.children[0].value
+    assert "1 done · 24 to do · 6 not needed" in strip._text.value
+
+
+def test_a_symptom_and_a_fault(opened: RunbookSession) -> None:
+    """
+    A failed check of what the incident is about confirms it; one of the fallback is a fault, and one before its action
+    is not yet. The stored state is the same.
+    """
+
+    def fail(name: str) -> StepStatus:
+        step = next(s for s in opened.steps if s.name == name)
+        opened.execution.record_result(step, CheckResult(False, "it does not"), opened.now())
+        return opened.execution.status_of(step)
+
+    found = {name: fail(name) for name in ("massive_answers", "tradier_answers", "requests_moved", "not_ours")}
+    assert {name: (s.mark, s.label, s.verdict, s.finished) for name, s in found.items()} == {
+        "massive_answers": ("△", "symptom confirmed", "warning", True),
+        "tradier_answers": ("✗", "failed", "critical", True),
+        "requests_moved": ("·", "not yet", "unknown", False),
+        "not_ours": ("✗", "failed", "critical", True),
+    }
+    assert {s.state for s in found.values()} == {"not as expected"}
+    opened.do("tradier_only", "Ann", confirmed=True)
+    assert fail("requests_moved").label == "failed"
+
+
+def test_buttons_stay(opened: RunbookSession) -> None:
+    """A refresh keeps the buttons of a step, so that no click on them is lost."""
+    found = pad(opened, "tradier_only")
+    before = found._row.children
+    refresh(opened)
+    assert found._row.children == before

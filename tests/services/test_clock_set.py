@@ -38,24 +38,30 @@ def beat(seconds: float, stepped_s: float | None = None) -> Sample:
 
 
 def lived() -> tuple[list[Sample], list[SnapshotRow]]:
-    """Beats and posts each five seconds by our clock, which jumps by ten minutes."""
+    """Heartbeats and posts each five seconds by our clock, which jumps by ten minutes."""
     page, seconds = (
         snapshots.PageOf(-600),
         [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)],
     )
     beats = [beat(s, float(BY_S) if s == JUMPS_AT_S + BY_S + 5 else None) for s in seconds]
-    return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in seconds]
+    return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).snapshot(s) for s in seconds]
 
 
 def risen(beats: list[Sample], posts: list[SnapshotRow]) -> set[str]:
     found = replay.replay_view(
-        snapshots.tape(posts), RULES, snapshots.us(0), snapshots.us(ENDS_S + BY_S - 5), ProbeHistory("tradier", beats)
+        snapshots.counter_history(posts),
+        RULES,
+        snapshots.us(0),
+        snapshots.us(ENDS_S + BY_S - 5),
+        ProbeHistory("tradier", beats),
     )
     return {t.rule for t in found if t.kind in ("fired", "rose")}
 
 
 def test_a_jump_is_no_outage() -> None:
-    """No beat is missed and no page was silent in what our clock jumped over; without that word it would be both."""
+    """
+    No heartbeat is missed and no page was silent in what our clock jumped over; without that word it would be both.
+    """
     beats, posts = lived()
     assert risen(beats, posts) == set()
     assert {"heartbeat", "silence"} <= risen([b._replace(detail='{"every_s": 5.0}') for b in beats], posts)
@@ -68,7 +74,7 @@ def test_silence_after_it_is_silence() -> None:
 
 
 def test_which_instants_it_jumped_over() -> None:
-    """Those between the two beats, and no other; a clock that was set back jumped over none."""
+    """Those between the two heartbeats, and no other; a clock that was set back jumped over none."""
     probed = ProbeHistory("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
     assert [probed.jumped(snapshots.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [
         False,
@@ -115,16 +121,16 @@ def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
         snapshots.us(305),
         snapshots.us(306),
     ]
-    assert probed.missed_beats(snapshots.us(400)) == 0 and probed.coverage(snapshots.window(0, 400)) == pytest.approx(
-        1.0, abs=0.01
-    )
+    assert probed.missed_heartbeats(snapshots.us(400)) == 0 and probed.coverage(
+        snapshots.window(0, 400)
+    ) == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("jumps", [True, False])
-def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool) -> None:
+def test_the_collector_records_it_before_it_evaluates(tmp_path: Path, jumps: bool) -> None:
     """
-    A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop
-    misses them.
+    An evaluator whose clock jumps keeps a heartbeat that says so, and evaluates no instant between; one whose
+    heartbeats simply stop misses them.
     """
     instant = [snapshots.at(0)]
 
@@ -133,21 +139,21 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
     samples.keep([beat(0)])
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     if not jumps:
-        judge._tell_jump = lambda: None  # type: ignore[method-assign]
-    for turn in range(1, 82):  # At each of them a second goes by on the judge's clock; at one, ten minutes.
+        judge._record_clock_jump = lambda: None  # type: ignore[method-assign]
+    for turn in range(1, 82):  # At each of them a second goes by on the evaluator's clock; at one, ten minutes.
         judge.evaluate()
-        # The real time that passes is none, so what passes by this clock is what `_tell_jump` sees as a jump.
+        # The real time that passes is none, so what passes by this clock is what `_record_clock_jump` sees as a jump.
         instant[0] += timedelta(seconds=600 if turn == 60 else 1)
         if jumps or turn != 60:
             samples.keep([beat((instant[0] - snapshots.at(0)).total_seconds())._replace(detail='{"every_s": 1.0}')])
     risen = {dict(zip(COLUMNS, row, strict=True))["kind"] for row in judge.record.transitions(2**62)}
-    told = [s.told().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
-    assert ("fired" in risen) is (not jumps) and (max(told, default=0.0) > 590) is jumps
+    steps_s = [s.details().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
+    assert ("fired" in risen) is (not jumps) and (max(steps_s, default=0.0) > 590) is jumps
 
 
 def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Nothing is judged twice: people are notified that no alert is judged until the clock is past again, once; then
+    Nothing is evaluated twice: people are notified that no alert is evaluated until the clock is past again, once; then
     judging goes on.
     """
     instant, steady = [snapshots.at(600)], [1000.0]
@@ -155,18 +161,18 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     store = Database(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     desk = NotificationStore(store, "desk")
-    assert judge.judge() is not None and desk.plan(Contacts(), RULES) == []
-    upto_us = judge.record.judged()[1]
-    made, judged = list[str](), list[int | None]()
+    assert judge.evaluate_due() is not None and desk.plan(Contacts(), RULES) == []
+    upto_us = judge.record.evaluated()[1]
+    made, evaluated = list[str](), list[int | None]()
     for s in range(0, 700, 5):  # Set back by ten minutes.
         instant[0], steady[0] = snapshots.at(s), steady[0] + 5
-        judged.append(judge.judge())
+        evaluated.append(judge.evaluate_due())
         made += desk.plan(Contacts(), RULES)
         if s == 30:
             (alert,) = desk.message(made[0])["alerts"]
             assert (alert["rule"], alert["subject"], alert["severity"]) == ("clock_skew", "monitor", "critical"), alert
-            assert alert["sentence"].startswith("This machine's clock was set back by 9 min 5"), alert
-    assert [n for n, found in enumerate(judged) if found] == list(
-        range(len(judged) - sum(map(bool, judged)), len(judged))
-    ) and sum(map(bool, judged)) > 15
-    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us
+            assert alert["sentence"].startswith("The clock of the collector's machine was set back by 9 min 5"), alert
+    assert [n for n, found in enumerate(evaluated) if found] == list(
+        range(len(evaluated) - sum(map(bool, evaluated)), len(evaluated))
+    ) and sum(map(bool, evaluated)) > 15
+    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.evaluated()[1] > upto_us

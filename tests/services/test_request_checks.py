@@ -321,7 +321,7 @@ def test_figures_are_not_shared_with_other_sites(home: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [POST, ALERTS])
-def test_curl_without_a_type_is_told_what_to_send(home: Path, path: str) -> None:
+def test_curl_without_a_type_gets_what_to_send(home: Path, path: str) -> None:
     """
     What curl -d sends without a header is 415, and the answer says exactly what to add; what it says to add works.
     """
@@ -330,14 +330,14 @@ def test_curl_without_a_type_is_told_what_to_send(home: Path, path: str) -> None
         detail = asked(found.url, "POST", path, body, {"Content-Type": "application/x-www-form-urlencoded"}).problem()[
             "detail"
         ]
-        assert "sent as application/x-www-form-urlencoded" in detail
+        assert "found application/x-www-form-urlencoded" in detail
         name, _, value = re.search(r"-H '([^']+)'", detail)[1].partition(": ")
         assert asked(found.url, "POST", path, body, {name: value}).status in (200, 204)
-        assert "without a type" in asked(found.url, "POST", path, body).problem()["detail"]
+        assert "no Content-Type" in asked(found.url, "POST", path, body).problem()["detail"]
         assert asked(found.url, "POST", path, body, AS_JSON | {"Content-Encoding": "gzip"}).status == 415
 
 
-def test_a_wrong_address_or_method_is_told_the_right_ones(home: Path) -> None:
+def test_a_wrong_address_or_method_gets_the_right_ones(home: Path) -> None:
     """404 names the routes, 405 the methods, in Allow too."""
     with one() as found:
         for path in ("/metric", "/api/metrics/exports", "/api/v1/alerts", "/favicon.ico"):
@@ -438,20 +438,20 @@ def test_every_refusal_is_counted(home: Path, capfd: pytest.CaptureFixture[str])
     assert {(r.origin, r.status, r.reason, r.count) for r in said(found)} == {
         ("https://other.example", 403, "Origin not in OPS_CORS_ORIGINS", 12),
         ("https://fetching.example", 403, "Origin not in OPS_CORS_ORIGINS", 1),
-        (ORIGIN, 401, "The ingest key is needed", 1),
-        (ORIGIN, 415, "The content type is not taken", 1),
-        (program, 400, "These are no dashboard metrics", 1),
+        (ORIGIN, 401, "The ingest key is required", 1),
+        (ORIGIN, 415, "The content type is not accepted", 1),
+        (program, 400, "The body is not valid dashboard metrics", 1),
         (program, 413, "The body is too large", 1),
         (program, 421, "Host ops:8321 not in OPS_ALLOWED_HOSTS", 2),
         (program, 400, "an alert is not valid: at least one label pair required", 2),
-        (program, 404, "There is nothing here", 1),
+        (program, 404, "Not found", 1),
     }
     logged = capfd.readouterr().err
-    assert logged.count("https://other.example refused") == 1 and "ingest-key-1234" not in logged
+    assert logged.count("https://other.example rejected") == 1 and "ingest-key-1234" not in logged
     shown = ops(home, "status").stdout.decode().rpartition("System Health")[2]
     assert (
-        shown.count(" refused: ") == refused_posts.MOST_SAID
-        and "more were refused, for 4 other reasons or from other origins" in shown
+        shown.count(" rejected: ") == refused_posts.MOST_SAID
+        and "more were rejected, for 4 other reasons or from other origins" in shown
     )
 
 
@@ -483,7 +483,7 @@ def test_system_health_says_it(home: Path) -> None:
             .rpartition("System Health")[2]
         )
         assert (
-            (f"{words} from https://other.example refused: Origin not in OPS_CORS_ORIGINS (403)" in panel)
+            (f"{words} from https://other.example rejected: Origin not in OPS_CORS_ORIGINS (HTTP 403)" in panel)
             if words
             else "refused" not in panel
         )
@@ -553,7 +553,7 @@ def test_what_cannot_be_counted_now_is_counted_later(
     with monkeypatch.context() as broken:
         broken.setattr(Database, "committing", lambda _: (_ for _ in ()).throw(StoreError("the disk is full")))
         counting.flush()
-    assert "1 refused posts could not be counted" in capfd.readouterr().err
+    assert "the counts of 1 rejected posts could not be written" in capfd.readouterr().err
     counting.count(403, "r", ORIGIN)
     counting.flush()
     assert refused_posts.read(store, found.app, 0, clock.micros(NOON))[0].count == 2

@@ -73,13 +73,13 @@ def job(name: str, when: str, path: str = "fine", grace: str = "30m", more: str 
     return JOB.format(name=name, when=when, path=path, grace=grace, more=more)
 
 
-def at(told: str) -> datetime:
+def at(when: str) -> datetime:
     """A moment by New York's clock."""
-    return time_parsing.parse(told)
+    return time_parsing.parse(when)
 
 
 class Clocked:
-    """A desk whose time is told."""
+    """A desk whose time is given."""
 
     def __init__(self, home: Path, now: str):
         self.now, self.home = at(now), home
@@ -94,7 +94,7 @@ class Clocked:
         """All that is due by then, made by a scheduler of its own."""
         self.now = at(now)
         monkeypatch.setenv("OPS_CLOCK", f"{self.now.isoformat()},{time.time()},1")
-        return Scheduler(self).once()
+        return Scheduler(self).run_once()
 
     def states(self) -> list[tuple[str, str]]:
         """What the ledger has, by name."""
@@ -142,17 +142,17 @@ def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch)
     of = Clocked(home, "2026-03-10T12:00")
     assert [of.once(f"2026-03-10T12:{m:02}", monkeypatch) for m in (0, 0, 2, 3, 5, 20)] == [70, 3, 70, 3, 70, 0]
     assert Counter(of.states()) == {("notebook broken 2026-03-10", "failed"): 3}
-    (told,) = DueJobs.of(of.store, of().settings, of().staff).told(of.now, {})
+    (alert,) = DueJobs.of(of.store, of().settings, of().contacts).alerts_of_missed(of.now, {})
     assert (
-        "no such account" in told["annotations"]["summary"]
-        and "given up after 3 tries" in told["annotations"]["summary"]
-        and told["annotations"]["again"] == ["run", str(home / "broken.ipynb")]
+        "no such account" in alert["annotations"]["summary"]
+        and "no retry after 3 failed runs" in alert["annotations"]["summary"]
+        and alert["annotations"]["again"] == ["run", str(home / "broken.ipynb")]
     )
 
 
-def test_what_hangs_is_ended_and_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hangs_is_ended_and_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A run that goes on for longer than its job may take is ended with its kernel, has failed, and somebody is told so;
+    A run that goes on for longer than its job may take is ended with its kernel, has failed, and somebody is notified;
     what is due beside it is made.
     """
     scheduled(home, job("stuck", "12:00", path="stuck", more='timeout = "2s"'), job("fine", "12:00"))
@@ -166,10 +166,10 @@ def test_what_hangs_is_ended_and_told(home: Path, monkeypatch: pytest.MonkeyPatc
     assert sorted(of.states()) == [("notebook fine 2026-03-10", "ok"), ("notebook stuck 2026-03-10", "failed")]
     with pytest.raises(ProcessLookupError):
         os.kill(int((home / "pid").read_text()), 0)
-    (told,) = DueJobs.of(of.store, of().settings, of().staff).told(of.now, {})
-    assert "notebook stuck 2026-03-10 failed" in told["annotations"]["summary"] and re.search(
-        "2 s|time ran out|imed ?out", told["annotations"]["summary"]
-    ), told
+    (alert,) = DueJobs.of(of.store, of().settings, of().contacts).alerts_of_missed(of.now, {})
+    assert "notebook stuck 2026-03-10 failed" in alert["annotations"]["summary"] and re.search(
+        "2 s|time ran out|imed ?out", alert["annotations"]["summary"]
+    ), alert
 
 
 def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +179,8 @@ def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatc
     of.once("2026-03-10T16:15", monkeypatch)
     assert of.once("2026-03-10T09:00", monkeypatch) == 0 and of.once("2026-03-10T16:30", monkeypatch) == 0
     assert of.states() == [("notebook daily 2026-03-10", "ok")]
-    items = DueJobs.of(of.store, of().settings, of().staff).items(of.now)
-    assert [i.standing for i in items] == [ledger.OVER]
+    items = DueJobs.of(of.store, of().settings, of().contacts).items(of.now)
+    assert [i.state for i in items] == [ledger.OVER]
 
 
 def test_a_desk_whose_clock_was_a_year_ahead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_old_runs_go_and_it_says_so(
     kept = old_run(of(), "old", 100, 10)
     with caplog.at_level(logging.INFO, "opslib"):
         assert of.once("2026-03-10T16:15", monkeypatch) == 0
-    assert not kept.exists() and "the files of 1 old runs are gone" in caplog.text
+    assert not kept.exists() and "removed the files of 1 old runs" in caplog.text
 
 
 WEEK = ("2026-03-02T00:00", "2026-03-09T00:00")  # With a Sunday on which the clocks go forward.
@@ -231,7 +231,7 @@ def started(home: Path, now: datetime, limit: bool = False, once: bool = False) 
 def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
     Killed twenty times at random, the clock moved, the disk full once, two at a time: each thing that was due is made
-    once, none is missing, the failure is told once.
+    once, none is missing, the failure is reported once.
     """
     scheduled(
         home,
@@ -256,7 +256,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
         last = [started(home, ends + timedelta(minutes=10 * later), once=True) for _ in range(2)]
         assert {process.wait(120) for process in last} <= {0, 3, 70}
     found = desk.open(home=home)
-    items = DueJobs.of(found.store, found.settings, found.staff).items(ends)
+    items = DueJobs.of(found.store, found.settings, found.contacts).items(ends)
     due = [i.due.name for i in items]
     assert Counter(name.split()[1] for name in due) == {"daily": 5, "noon": 5, "night": 7, "broken": 1}, (seed, due)
     said = (home.parent / "said").read_text()
@@ -269,20 +269,20 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
         r for r in runs if r["state"] == "running"
     ]
     index = (home / "index.html").read_text()
-    assert index.count("<tr><th scope='row'>") - len({r["notebook"] for r in runs}) == len(runs)
-    told = [
+    assert index.count("<tr><th scope='row'>") == len(runs)
+    sent = [
         d
-        for d, body in found.dispatch.deliveries()
+        for d, body in found.notifications.deliveries()
         if body["kind"] == "firing" and any("broken" in a["subject"] for a in body["alerts"])
     ]
-    assert len(told) == 1, (seed, told)
+    assert len(sent) == 1, (seed, sent)
 
 
 # Telling.
 
 
 class Told(Clocked):
-    """A desk whose people are told by somebody other than the scheduler, with a mail server that may fail."""
+    """A desk whose people are notified by somebody other than the scheduler, with a mail server that may fail."""
 
     def __init__(self, home: Path, now: str, mail: int):
         super().__init__(home, now)
@@ -295,8 +295,8 @@ class Told(Clocked):
         """What another process tells by then."""
         self.now = at(now)
         found = self()
-        notifying = NotificationTasks(found.store, found.settings, found.rules, found.staff, lambda: self.now)
-        for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
+        notifying = NotificationTasks(found.store, found.settings, found.rules, found.contacts, lambda: self.now)
+        for _ in range(3):  # Second by second, because a notification is planned after its alert was read.
             self.now += timedelta(seconds=20)
             asyncio.run(notifying.run_once())
 
@@ -331,12 +331,12 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
     server.stop()
 
 
-def test_what_nobody_made_is_told_by_another(
+def test_what_nobody_made_is_reported_by_another(
     home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
 ) -> None:
     """
-    The scheduler died: past its grace its owner is told, once; when it is made after all that is told, once; what was
-    late before anybody looked is told, too.
+    The scheduler died: past its grace its owner is notified, once; when it is made after all that is reported, once;
+    what was late before anybody looked is reported, too.
     """
     box, port = mailbox
     scheduled(home, job("daily", "15 minutes after the close", more='owner = "DevOps"'))
@@ -347,20 +347,20 @@ def test_what_nobody_made_is_told_by_another(
     of.tell("2026-03-10T16:46")
     of.tell("2026-03-10T17:30")
     assert [s.split(" (due")[0] for s in box.subjects] == [
-        "[notify] notebook daily 2026-03-10 was not made"
+        "[notify] notebook daily 2026-03-10 did not run"
     ] and "DevOps" in str(box.got[0].get_body(("plain",)))
     of.once("2026-03-10T18:00", monkeypatch)
     of.tell("2026-03-10T18:01")
     of.tell("2026-03-10T19:00")
-    assert len(box.subjects) == 2 and box.subjects[1].startswith("[ok] over: notebook daily 2026-03-10")
+    assert len(box.subjects) == 2 and box.subjects[1].startswith("[ok] resolved: notebook daily 2026-03-10")
     of.once("2026-03-11T20:00", monkeypatch)  # It was down over the next close, and so was everybody.
     of.tell("2026-03-11T20:01")
     of.tell("2026-03-11T20:10")
     assert len(box.subjects) == 4 and "notebook daily 2026-03-11 was late" in box.subjects[2]
-    assert {i.standing for i in DueJobs.of(of.store, of().settings, of().staff).items(of.now)} == {ledger.OVER}
+    assert {i.state for i in DueJobs.of(of.store, of().settings, of().contacts).items(of.now)} == {ledger.OVER}
 
 
-def test_a_failure_is_told_once_and_its_end_too(
+def test_a_failure_is_reported_once_and_its_end_too(
     home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
 ) -> None:
     """However often it is tried again; and no key that stands in its message goes out."""
@@ -377,7 +377,7 @@ def test_a_failure_is_told_once_and_its_end_too(
     of.tell("2026-03-10T12:11")
     assert [s.split(":")[0].split(" failed")[0] for s in box.subjects] == [
         "[critical] notebook broken 2026-03-10",
-        "[ok] over",
+        "[ok] resolved",
     ]
     assert not any("abcdef0123456789" in str(m) for m in box.got)
 
@@ -398,18 +398,16 @@ def test_what_was_made_is_sent_with_its_verdict_and_chart(
     of = Told(home, "2026-03-10T16:00", port)
     with mailbox_refusing(box):
         assert of.once("2026-03-10T16:00", monkeypatch) == 0
-        assert of.once("2026-03-10T16:15", monkeypatch) == 3 and of.states() == []  # It waits for the last look.
+        assert of.once("2026-03-10T16:15", monkeypatch) == 3 and of.states() == []  # It waits for the last snapshot.
         assert of.once("2026-03-10T16:16", monkeypatch) == 3  # Of a day of which nothing was seen it is incomplete.
         assert of.states() == [("report daily 2026-03-10", "incomplete")] and box.subjects == []
     of.tell("2026-03-10T16:30")
     of.tell("2026-03-10T16:40")
     (mail,) = box.got
     assert mail["Subject"] == "[unknown] report daily 2026-03-10"
-    told = mail.get_body(("plain",)).get_content()
+    text = mail.get_body(("plain",)).get_content()
     assert (
-        "\n2026-03-10: unknown. full day" in told
-        and "\nTo do: Find out why looks are missing" in told
-        and "{" not in told
+        "\n? 2026-03-10: unknown" in text and "\nTo do: Find out why snapshots are missing" in text and "{" not in text
     )
     pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
     assert len(pictures) == 1 and pictures[0].get_content().startswith(b"\x89PNG")
@@ -425,8 +423,8 @@ def mailbox_refusing(box: Mailbox) -> Iterator[None]:
 
 def test_asked_to_stop_it_leaves_nothing_failed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Asked twice it goes at once, its kernel with it; what it was making has not failed: nobody is told, and the next one
-    makes it.
+    Asked twice it goes at once, its kernel with it; what it was making has not failed: nobody is notified, and the next
+    one makes it.
     """
     scheduled(home, job("long", "12:00", path="long"))
     notebook(
@@ -446,7 +444,7 @@ def test_asked_to_stop_it_leaves_nothing_failed(home: Path, tmp_path: Path, monk
     of = Clocked(home, "2026-03-10T12:05")
     assert of.once("2026-03-10T12:05", monkeypatch) == 0
     assert [r["state"] for r in ledger.runs(of.store)] == ["unknown", "ok"]
-    assert of().dispatch.deliveries() == []
+    assert of().notifications.deliveries() == []
     kernel = int((tmp_path / "begun").read_text())
     while Path(f"/proc/{kernel}").exists() and "Z" not in Path(f"/proc/{kernel}/stat").read_text():
         assert time.monotonic() < until

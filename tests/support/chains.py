@@ -1,5 +1,5 @@
 """
-Chains to judge: healthy ones of a known surface, and the same with one kind of fault put into them.
+Chains to evaluate: healthy ones of a known surface, and the same with one kind of fault put into them.
 
 A table has a row a contract under usual column names, all text, as a CSV has it; a fault is put into some of its core
 rows.
@@ -40,7 +40,7 @@ COLUMNS = [
 
 
 def healthy(symbol: str = "SPY", seed: int = 1, at: datetime = AT, *, expires_today: bool = False) -> pandas.DataFrame:
-    """A healthy chain as a feed would list it; with contracts that expire that day or without."""
+    """Return a healthy chain as a feed lists it, with or without contracts that expire that day."""
     rows = [
         [
             c.ticker,
@@ -66,7 +66,7 @@ def healthy(symbol: str = "SPY", seed: int = 1, at: datetime = AT, *, expires_to
 
 
 def table_of(chain: Chain) -> pandas.DataFrame:
-    """A chain that was read, as such a table."""
+    """Return a parsed chain as such a table."""
     f = chain.frame
     stamps = f["as_of"].map(lambda t: t.isoformat())
     days = f["expiry"].dt.tz_convert("America/New_York").dt.strftime("%Y-%m-%d")
@@ -100,7 +100,7 @@ def core(table: pandas.DataFrame, *, later: bool = True) -> np.ndarray:
 
 
 def written(table: pandas.DataFrame, folder: Path, name: str = "chain.csv") -> Path:
-    """The table as a CSV."""
+    """Write the table as CSV."""
     path = folder / name
     table.to_csv(path, index=False)
     return path
@@ -138,7 +138,7 @@ def _other_side(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> panda
 
 
 def _exchanged(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
-    """What stands beside a call is its put's, and the other way round."""
+    """Exchange the values of each call with those of its put."""
     place = {(e, k, t): i for i, (e, k, t) in enumerate(zip(table["expiration"], table["strike"], table["type"]))}
     found = table.copy()
     names = [n for n in ("bid", "ask", "iv", "delta", "gamma", "theta", "vega") if n in table]
@@ -185,12 +185,12 @@ def _crossed(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.D
 
 
 def _page(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
-    """A stretch is not there, in the order in which vendors send: by expiration, calls before puts, by strike."""
+    """Drop a range of rows in the vendor's order: by expiration, calls before puts, by strike."""
     ordered = table.sort_values(
         ["expiration", "type", "strike"], key=lambda c: c.astype(float) if c.name == "strike" else c, ignore_index=True
     )
     own = core(ordered)
-    # Within an expiration's calls or puts, since what is cut off at their end might never have been listed.
+    # Within an expiration's calls or puts, since rows missing at their end might never have been listed.
     first = rng.choice([i for i in range(len(own) - len(rows)) if own[i + len(rows)] - own[i] == len(rows)] or [0])
     return ordered.drop(index=own[first : first + len(rows)]).reset_index(drop=True)
 
@@ -212,7 +212,7 @@ def _past_added(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> panda
     return pandas.concat([table, _past(table.iloc[rows], np.arange(len(rows)), rng)], ignore_index=True)
 
 
-# Each kind of fault, and the check that must name it, and nothing else.
+# Each kind of fault, and the only check that must report it.
 FAULTS: dict[str, tuple[str, Callable]] = {
     "gamma zeroed at the money": ("gamma_zero", _gamma_zero),
     "gamma, theta and vega a hundred times": ("units", _hundredfold),
@@ -238,7 +238,7 @@ FAULTS: dict[str, tuple[str, Callable]] = {
 
 
 def faulty(table: pandas.DataFrame, fault: str, share: float, seed: int) -> pandas.DataFrame:
-    """The table with a fault in such a share of its core rows."""
+    """Return the table with a fault in a share of its core rows."""
     rng = Random(seed)
     own = core(table)
     rows = np.array(sorted(rng.sample(list(own), max(1, round(share * len(own))))))
@@ -246,5 +246,5 @@ def faulty(table: pandas.DataFrame, fault: str, share: float, seed: int) -> pand
 
 
 def opened(path: Path) -> pandas.DataFrame:
-    """A real chain as such a table."""
+    """Open a real chain as such a table."""
     return table_of(read(path))

@@ -1,4 +1,4 @@
-"""Days for tests: the demo's scripted day as posts, and ways to write them."""
+"""Provide days for tests: the scripted day of the demo as posts, and ways to write them."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ DAY = replay.DAY
 
 @functools.cache
 def scripted(day: date = DAY, seed: int = 1, quiet: bool = False) -> Script:
-    """A scripted day."""
+    """Return a scripted day."""
     session = market_calendar.session(day)
     assert session
     return script(seed, day, opens=session.opens, closes=session.closes, quiet=quiet)
@@ -27,22 +27,22 @@ def scripted(day: date = DAY, seed: int = 1, quiet: bool = False) -> Script:
 
 @functools.cache
 def posts(day: date = DAY, seed: int = 1, quiet: bool = False) -> tuple[Post, ...]:
-    """Every post of a scripted day, as the receiver would keep it."""
+    """Return every post of a scripted day, as the receiver stores it."""
     return tuple(Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted(day, seed, quiet)))
 
 
 def filled(url: str | URL, app: str = "desk", **which: object) -> Database:
-    """A store that holds a scripted day, known as it happened."""
+    """Return a database that contains a scripted day, each post known when it happened."""
     store = Database(url)
     SnapshotStore(store).write(app, posts(**which), known_at_ts=True)
     return store
 
 
 def line(post: Post) -> str:
-    """A post as a line of a file."""
+    """Return a post as a line of a file."""
     return json.dumps({"ts": clock.instant(post.ts_us).isoformat(), "metrics": json.loads(post.snapshot.body)})
 
 
 def at(text: str) -> datetime:
-    """A moment of the scripted day, New York: ``11:25``."""
+    """Return a time of the scripted day, from New York time: ``11:25``."""
     return time_parsing.parse(f"{DAY}T{text}")

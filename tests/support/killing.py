@@ -1,9 +1,9 @@
 """
-Kill collectors: ``python tests/support/killing.py URL SEED KILLS``. Prints how many were killed, and in how many
-rounds.
+Kill collectors: ``python tests/support/killing.py URL SEED KILLS``.
 
-Each round judges the posts of the app ``straight`` anew under another name, by collectors that are forked and killed
-with SIGKILL at a random moment, until one of them comes to the end. Whoever makes no headway is given longer.
+Prints how many were killed, in how many rounds. Each round evaluates the posts of the app ``straight`` again under
+another name, by collectors that are forked and killed with SIGKILL at a random moment, until one of them finishes. A
+collector that makes no progress is given more time.
 """
 
 import json
@@ -24,11 +24,11 @@ from opslib.services.collector import Collector
 from tests.support.snapshots import at
 from tests.support.struck_process import struck
 
-NOW = at(2410)  # After the last post of the test's forty minutes.
+NOW = at(2410)  # After the last post of the test's 40 minutes.
 
 
 def copied(store: Database, app: str) -> None:
-    """The posts of the straight run under another name, known as they were."""
+    """Copy the posts of the straight run to another app name, with the times at which they were known."""
     for table in (SNAPSHOTS, ALIVE):
         columns = [c for c in table.c if c.name not in ("app", "seq")]
         with store.writing() as connection:
@@ -38,18 +38,18 @@ def copied(store: Database, app: str) -> None:
             connection.execute(sa.insert(table), [{**row._mapping, "app": app} for row in rows])
 
 
-TABLE = rules.load()  # Read before anybody is forked: to read it again each time proves nothing.
+TABLE = rules.load()  # Read once, before the processes are forked.
 
 
 def child(url: str, app: str, holder: str) -> None:
-    """A collector from its first breath to its last instant."""
+    """Run a collector from its start to its end."""
     collector.AT_ONCE = 7
     found = settings.Settings(home=Path(tempfile.gettempdir()) / "ops-no-home", app=app)
-    Collector(Database(url, lambda: NOW), found, TABLE, holder, lambda: NOW).judge()
+    Collector(Database(url, lambda: NOW), found, TABLE, holder, lambda: NOW).evaluate_due()
 
 
 def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:
-    """Kill so many collectors; returns how many were, and the rounds it took."""
+    """Kill collectors; return how many were killed, and in how many rounds."""
     rng, kills, rounds, n = random.Random(seed), 0, 0, 0
     store = Database(url, lambda: NOW)
     while kills < wanted:
@@ -61,12 +61,12 @@ def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:
             n += 1
             was_killed, done = struck(partial(child, url, app, f"c{n}"), rng.uniform(0.01, longest_s))
             kills += was_killed
-            record.leave(f"c{n}")  # As if its lease had run out.
+            record.leave(f"c{n}")  # As if its lease had expired.
             longest_s, upto = (
-                (longest_s * 1.2 if record.judged() == upto else max(0.1, longest_s * 0.9)),
-                record.judged(),
+                (longest_s * 1.2 if record.evaluated() == upto else max(0.1, longest_s * 0.9)),
+                record.evaluated(),
             )
-            store.close()  # No connection may be open when a process is forked.
+            store.close()  # No connection may be open at a fork.
     return kills, rounds
 
 

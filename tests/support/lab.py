@@ -1,4 +1,4 @@
-"""A JupyterLab of a test's own, and a browser that looks at it."""
+"""Provide a JupyterLab for tests and a browser to use it."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from tests.support.servers import free_port
 from tests.support.system import needs
 
 STARTS_S = 60.0
-RUNS_S = 180.0  # All cells of a runbook, on a busy machine.
+RUNS_S = 180.0  # For all cells of a runbook, on a busy machine.
 IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
 def notebook(place: Path, *cells: str) -> None:
-    """A notebook of these cells."""
+    """Write a notebook with these cells."""
     made = [
         {"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
         for n, source in enumerate(cells)
@@ -45,20 +45,17 @@ def notebook(place: Path, *cells: str) -> None:
 
 @contextmanager
 def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[World, dict[str, str]]]:
-    """
-    A world that is healthy and runs, and the receiver and collector of a desk that looks at it: the lever with which it
-    is turned, and the desk's settings.
-    """
+    """Run a healthy world, and the receiver and collector of a suite at it; yield the world and the settings."""
     port = free_port()
-    with World(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
-        environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
+    with World(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as world:
+        environ = world.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
         ops = ("-m", "opslib.cli")
         with game_day._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs):
-            yield lever, environ
+            yield world, environ
 
 
 def awaited(address: str, running: subprocess.Popen[Any], log: Path) -> None:
-    """Until a server that was begun answers."""
+    """Wait until a started server answers."""
     until = time.monotonic() + STARTS_S
     while True:
         try:
@@ -66,22 +63,24 @@ def awaited(address: str, running: subprocess.Popen[Any], log: Path) -> None:
             return
         except OSError:
             assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
-            time.sleep(0.2)  # A server's start can only be awaited.
+            time.sleep(0.2)  # There is no event for its start.
 
 
 def address_of(running: subprocess.Popen[Any], log: Path) -> str:
-    """Where a server that was begun says in its log that it is, once it answers there."""
+    """Return the address that a started server writes to its log, once it answers there."""
     until = time.monotonic() + STARTS_S
     while not (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", log.read_text())):
         assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
-        time.sleep(0.2)  # A process's start can only be awaited.
+        time.sleep(0.2)  # There is no event for its start.
     awaited(found[0], running, log)
     return found[0]
 
 
 @contextmanager
 def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "lab") -> Iterator[tuple[str, str]]:
-    """A lab, or plain Notebook as `app`, over a folder, its own settings in another: its address and its token."""
+    """
+    Run a lab, or plain Notebook as `app`, in a folder, with its settings in another; yield its address and its token.
+    """
     port, token = free_port(), secrets.token_hex(8)
     quiet = at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
@@ -119,7 +118,7 @@ def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "la
 
 
 def launched(playwright: Any) -> Any:
-    """A browser of its own."""
+    """Launch a browser."""
     return playwright.chromium.launch(
         executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
     )
@@ -127,7 +126,7 @@ def launched(playwright: Any) -> Any:
 
 @contextmanager
 def browsing(width: int = 1360, height: int = 1000) -> Iterator[tuple[Any, list[str]]]:
-    """A page of a browser, and the errors that it met."""
+    """Open a page in a browser; yield it with the errors that it reports."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

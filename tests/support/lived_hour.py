@@ -1,6 +1,5 @@
 """
-A desk's hour made by hand, sample by sample and post by post, evaluated and notified as a collector does it: no
-simulator, no network.
+Simulate a desk's hour by hand: samples and posts, evaluated and notified as a collector does, without the simulator.
 """
 
 import atexit
@@ -29,7 +28,7 @@ from tests.support.snapshots import us as after_open
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
-STEP_S, AT_ONCE, BEGINS_S = 5, 3, 900.0  # Healthy for a quarter of an hour, then the fault.
+STEP_S, AT_ONCE, BEGINS_S = 5, 3, 900.0  # Healthy for 15 minutes, then the fault.
 CHAIN = {
     "contracts": 900,
     "core": 300,
@@ -49,16 +48,16 @@ CHAIN = {
 
 class World:
     """
-    What the probes see and the page counts at one instant; a fault changes what it is about.
+    Probe outcomes and page counters of one instant, as a fault changes them.
 
     Attributes:
-        probe: (probe, subject) → outcome; what is absent is ok.
-        seconds, value, detail: Of a probe, what else it saw.
+        probe: (probe, subject) → outcome; a missing one is ok.
+        seconds, value, detail: Other fields of a probe.
         fails: The share of the page's requests to a provider that fail, 0 to 1.
-        hangs: Whether those to Massive never end, so that it counts none, and the page asks Tradier.
-        dead_s: The second since when older connections of the app's socket are dead, where new ones are served.
-        lag_s: Seconds of each beat's five in which our own collector could not run.
-        counts: Whether the page counts anything; it posts on while it does not.
+        hangs: Whether requests to Massive never end, so that the page counts none and uses Tradier.
+        dead_s: The second since which old connections of the app's WebSocket are dead, while new ones work.
+        lag_s: Seconds of each heartbeat's five in which the collector could not run.
+        counts: Whether the page counts anything; it posts in any case.
     """
 
     def __init__(self, second: float):
@@ -78,7 +77,7 @@ class World:
         self.lag_s = 0.0
 
     def every(self, outcome: str, *which: tuple[str, str]) -> None:
-        """Let probes end so."""
+        """Set the outcome of probes."""
         self.probe |= dict.fromkeys(which, outcome)
 
 
@@ -86,7 +85,7 @@ Fault = Callable[[World], None]
 
 
 class Desk:
-    """One desk from the market's open on; `live` lets seconds go by, `sent` are the messages written, in order."""
+    """One desk from the market's open on; `live` advances it, `sent` has the messages written, in order."""
 
     def __init__(self, home: Path, fault: Fault, until_s: float = 1e9):
         begun = _healthy() if fault is not healthy else None
@@ -97,8 +96,8 @@ class Desk:
         self.store = Database(self.settings.url, lambda: self.now)
         self.page = copy.deepcopy(begun.page) if begun else PageOf(-600)
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)
-        self.staff = Contacts({name: Role(name, (), ()) for name in PATH}, {})
-        self.notifying = NotificationTasks(self.store, self.settings, RULES, self.staff, lambda: self.now)
+        self.contacts = Contacts({name: Role(name, (), ()) for name in PATH}, {})
+        self.notifying = NotificationTasks(self.store, self.settings, RULES, self.contacts, lambda: self.now)
         self.sent: list[dict[str, Any]] = []
         self.texts: list[str] = []
 
@@ -107,7 +106,7 @@ class Desk:
         return OPENS + timedelta(seconds=self.second)
 
     def live(self, upto_s: float) -> "Desk":
-        """Let time go by up to so many seconds after the open."""
+        """Advance to a number of seconds after the open."""
         while self.second < upto_s:
             posts, samples = list[Post](), list[Sample]()
             for _ in range(AT_ONCE):
@@ -115,11 +114,11 @@ class Desk:
                 self._happens(posts, samples)
             SnapshotStore(self.store).write("desk", posts, known_at_ts=True)
             SampleStore(self.store, "desk").keep(samples, known_at_ts=True)
-            self.judge.judge()
+            self.judge.evaluate_due()
             for name in self.notifying.plan():
-                told = self.notifying.sender.rendered(name)
-                self.sent.append(told.facts | {"after_s": self.second - BEGINS_S, "link": told.title})
-                self.texts.append(told.plain)
+                message = self.notifying.sender.rendered(name)
+                self.sent.append(message.facts | {"after_s": self.second - BEGINS_S, "link": message.title})
+                self.texts.append(message.plain)
         return self
 
     def _happens(self, posts: list[Post], found: list[Sample]) -> None:
@@ -202,12 +201,12 @@ class Desk:
 
 
 def healthy(world: World) -> None:
-    """Nothing is wrong."""
+    """Inject no fault."""
 
 
 @functools.cache
 def _healthy() -> Desk:
-    """A desk that was healthy up to the fault, lived once: each other one begins as its copy."""
+    """Return a desk that was healthy up to the fault; it is simulated once, and each test gets a copy."""
     home = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     desk = Desk(home, healthy).live(BEGINS_S - AT_ONCE * STEP_S)

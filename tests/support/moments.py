@@ -14,7 +14,7 @@ from opslib.foundation.config import rules
 from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
-from tests.support.snapshots import PageOf, at, tape, us, window
+from tests.support.snapshots import PageOf, at, counter_history, us, window
 
 NOW = 5400.0  # Seconds after the open: 11:00 in New York.
 PACE = {
@@ -57,7 +57,7 @@ def sample(
     last: bool = True,
     **detail: Any,
 ) -> Sample:
-    """One sample, so many seconds before the moment."""
+    """Return one sample, of a given age."""
     return Sample(us(NOW - ago), probe, subject, outcome, seconds, value, 1, last, json.dumps(detail))
 
 
@@ -73,9 +73,7 @@ def series(
     value: Any = None,
     **detail: Any,
 ) -> list[Sample]:
-    """
-    Samples of one probe at its usual pace, from so long ago up to so long ago; `value` may be a function of the age.
-    """
+    """Return samples of one probe at its usual interval, between two ages; `value` may be a function of the age."""
     pace = every or PACE[probe]
     ages = [until + pace * i for i in range(int((since - until) / pace) + 1)]
     return [
@@ -84,16 +82,16 @@ def series(
     ]
 
 
-def chain(ago: float, symbol: str = "SPY", outcome: str = "ok", **told: Any) -> Sample:
-    """One fetched chain; `faults` and other parts of what it holds may be replaced."""
-    held = CHAIN | told
+def chain(ago: float, symbol: str = "SPY", outcome: str = "ok", **other: Any) -> Sample:
+    """Return one fetched chain; `faults` and other parts may be replaced."""
+    held = CHAIN | other
     return sample(
         ago, "chain", symbol, outcome, 0.5, float(held["contracts"]), **(held if outcome == "ok" else {"pages": 1})
     )
 
 
 def well() -> list[Sample]:
-    """Every probe is answered, for twenty minutes, and two chains were fetched."""
+    """Return 20 minutes in which every probe succeeds and two chains are fetched."""
     return [
         *series("liveness", "massive", seconds=0.2, market="open", skew_s=0.1),
         *series("data", "massive", seconds=0.2, value=1.0),
@@ -112,8 +110,9 @@ def well() -> list[Sample]:
 
 def but(*changed: Iterable[Sample], base: list[Sample] | None = None) -> list[Sample]:
     """
-    All is well but for some samples, each each in place of those of its probe and subject between the oldest and the
-    newest of its group.
+    Return a healthy moment with some samples replaced.
+
+    Each given sample replaces those of its probe and subject between the oldest and the newest of its group.
     """
     held = well() if base is None else base
     for group in changed:
@@ -143,14 +142,14 @@ def posted(
     said: Callable[[float], dict[str, Any]] = lambda ago: {},
 ) -> list[SnapshotRow]:
     """
-    The posts of one page, one each five seconds.
+    Return the posts of one page, one every five seconds.
 
     Args:
-        change: How much more each counter rises before a post of such an age; requests and validations rise by
+        change: How much more each counter increases before a post of a given age; requests and validations increase by
             themselves.
-        said: What a post of such an age says otherwise.
+        said: Fields with another value in a post of a given age.
     """
-    page, looks, ago = PageOf(NOW - since - 600), list[SnapshotRow](), since
+    page, snapshots, ago = PageOf(NOW - since - 600), list[SnapshotRow](), since
     while ago >= until:
         more = {
             "massive_requests": 5,
@@ -161,9 +160,9 @@ def posted(
             "greeks_valid": 10,
         }
         page.add(**{**more, **change(ago)})
-        looks.append(page.look(NOW - ago, **said(ago)))
+        snapshots.append(page.snapshot(NOW - ago, **said(ago)))
         ago -= 5.0
-    return looks
+    return snapshots
 
 
 def view(
@@ -172,13 +171,13 @@ def view(
     length: float = 600.0,
     **more: Any,
 ) -> Status:
-    """The view of such a moment."""
+    """Return the view of such a moment."""
     probed = ProbeHistory("tradier", well() if samples is None else samples)
     return Status(
         "desk",
         window(NOW - length, NOW),
         None,
-        tape(posted() if posts is None else posts),
+        counter_history(posted() if posts is None else posts),
         rules.load(),
         probed=probed if probed.any else None,
         **more,

@@ -1,7 +1,4 @@
-"""
-Install the npm packages of the tests' Express app into a cache outside of the repository; `.ci/run` runs this file
-once.
-"""
+"""Install the npm packages of the tests' Express app into a cache outside the repository; `.ci/run` runs it once."""
 
 import os
 import shutil
@@ -10,12 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-PACKAGES = {"express": "4.21.2", "helmet": "8.1.0"}  # The only place that states their versions.
+PACKAGES = {"express": "4.21.2", "helmet": "8.1.0"}  # Their versions are defined only here.
 
 
 def installed(npm: str) -> Path | str:
     """
-    The folder node_modules that holds the packages, installed if needed; or, as text, why they cannot be installed.
+    Return the node_modules folder with the packages, installed if needed.
+
+    If they cannot be installed, return the reason as text.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opslib-tests"
     folder = cache / "-".join(f"{name}-{version}" for name, version in PACKAGES.items())
@@ -43,7 +42,7 @@ def installed(npm: str) -> Path | str:
         ended = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=300)
         if ended.returncode:
             return f"npm install ended with {ended.returncode}: {ended.stderr[-500:]}"
-        if not folder.is_dir():  # Another process may have installed them meanwhile.
+        if not folder.is_dir():  # Another process may have installed them.
             made.rename(folder)
         return folder / "node_modules"
     except (OSError, subprocess.TimeoutExpired) as problem:

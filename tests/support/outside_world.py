@@ -1,11 +1,9 @@
-"""
-The world outside for tests: Massive, Tradier and the app on real sockets, each with a clock of its own, and a market
-that can be closed.
-"""
+"""Serve Massive, Tradier and the app on real sockets, each with its own clock, and a market that can be closed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -20,7 +18,8 @@ from tests.support.servers import serving
 
 NEW_YORK = ZoneInfo("America/New_York")
 RULES = rules.load()
-BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)  # 11:00 in New York, a usual session.
+QUOTAS, UNUSED_PER_MIN = ("massive_per_min", "tradier_per_min"), 6000.0
+BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)  # 11:00 New York, an ordinary session.
 
 
 class Outside:
@@ -105,7 +104,7 @@ class Outside:
 async def probing(
     home: Path, outside: Outside, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str
 ) -> AsyncIterator[ProbeRunner]:
-    """What probes some of these parties, in no hurry."""
+    """Return a probe runner for some of these parties, with long timeouts."""
     async with serving(outside.massive) as massive, serving(outside.tradier) as tradier, serving(outside.app) as app:
         urls = {"massive": massive, "tradier": tradier, "app": app}
         found = settings.load(
@@ -113,6 +112,9 @@ async def probing(
             None,
             {"OPS_SYMBOLS": "SPY", **{f"OPS_{party.upper()}_URL": urls[party] for party in parties}, **environ},
         )
+        # Many seconds pass here between two steps, so only a quota that a test sets is ever used up.
+        usual = {f.name for f in fields(found) if f.name in QUOTAS and getattr(found, f.name) == f.default}
+        found = replace(found, **dict.fromkeys(usual, UNUSED_PER_MIN))
         rounds = ProbeRunner(found, Database(found.url), RULES, now=lambda: outside.at, speed=1.0)
         try:
             yield rounds
@@ -123,7 +125,7 @@ async def probing(
 async def passing(
     rounds: ProbeRunner, outside: Outside, seconds: float, step_s: float = 20.0, each: Callable[[], None] = lambda: None
 ) -> list[Sample]:
-    """Let so much time pass, with a probe of everything but chains, and a beat, at each step."""
+    """Advance the time; each step has a heartbeat and a probe of everything but chains."""
     found: list[Sample] = []
     for _ in range(round(seconds / step_s)):
         outside.at += timedelta(seconds=step_s)
@@ -142,7 +144,7 @@ def seen(
     parties: tuple[str, ...] = ("massive", "tradier", "app"),
     **environ: str,
 ) -> list[Sample]:
-    """The samples of so many seconds; no probe may fail by a fault of ours."""
+    """Return the samples of a period; no probe may fail by a fault of the suite."""
 
     async def go() -> list[Sample]:
         async with probing(home, outside, parties, **environ) as rounds:

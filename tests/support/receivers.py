@@ -19,7 +19,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx  # noqa: F401  # What a child would import is there before it is forked.
+import httpx  # noqa: F401  # Imported before the fork, so that children need not import it.
 import sqlalchemy as sa
 
 from opslib.alerting.alerts import Transition
@@ -34,7 +34,7 @@ from opslib.foundation.storage.schema import DELIVERIES, LEASES
 from tests.support.snapshots import at, us
 from tests.support.struck_process import struck
 
-SPEED = 400.0  # A child's clock runs so fast: nothing is waited for.
+SPEED = 400.0  # Speed of a child's clock, so that it does not wait.
 NEVER = timedelta(days=300)
 ALERTS = {
     "availability": "massive",
@@ -44,11 +44,11 @@ ALERTS = {
     "errors": "app",
 }
 SILENT = "errors"
-JUMP_S = 70.0  # Longer than a claim holds.
+JUMP_S = 70.0  # Longer than a claim is valid.
 
 
-def staff(port: int) -> Contacts:
-    """Everybody is told by one webhook."""
+def contacts(port: int) -> Contacts:
+    """Return contacts who are all notified by one webhook."""
     return Contacts(
         {name: Role(name, (), ("hook",)) for name in PATH},
         {"hook": Channel("hook", "webhook", {"url": f"http://127.0.0.1:{port}/"})},
@@ -59,7 +59,7 @@ def staff(port: int) -> Contacts:
 
 
 def receive(place: str) -> None:
-    """Listen, say on which port, and write down what comes and how it is answered."""
+    """Listen, report the port, and record each request and its response."""
     chance = random.Random(1)
     file = open(place, "a", buffering=1)  # noqa: SIM115
 
@@ -74,8 +74,8 @@ def receive(place: str) -> None:
             else:
                 status = 204
             edge = {"over": "over", "passed": "both"}.get(body["kind"], "firing")
-            told = [[a["alert"], edge] for a in body["alerts"]]
-            file.write(json.dumps({"id": body["id"], "status": status, "told": told}) + "\n")
+            edges = [[a["alert"], edge] for a in body["alerts"]]
+            file.write(json.dumps({"id": body["id"], "status": status, "told": edges}) + "\n")
             if drawn > 0.9:
                 time.sleep(0.03)
             if status:
@@ -92,7 +92,7 @@ def receive(place: str) -> None:
 
 
 def fires(store: Database, app: str, seconds: float, edge: str, severity: str = "critical") -> None:
-    """Let each alert fire, or be over, in one transaction, as a collector would keep it."""
+    """Make each alert fire or resolve, in one transaction, as a collector stores it."""
     record = AlertStore(store, app)
     turn = record.acquire_lease("judge")
     assert turn
@@ -128,7 +128,7 @@ def fires(store: Database, app: str, seconds: float, edge: str, severity: str = 
 
 
 class Clock:
-    """A clock that begins somewhere and runs fast."""
+    """Return a clock with a start time and a speed."""
 
     def __init__(self, begins_s: float):
         self.begins_s, self.since = begins_s, time.monotonic()
@@ -137,23 +137,23 @@ class Clock:
         return at(self.begins_s + (time.monotonic() - self.since) * SPEED)
 
 
-TABLE = rules.load()  # Read before anybody is forked: to read it again each time proves nothing.
+TABLE = rules.load()  # Read once, before the processes are forked.
 
 
 def child(url: str, app: str, port: int, begins_s: float) -> None:
-    """Who plans and sends, until nothing is left."""
+    """Plan and send notifications until none is left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
     store = Database(url, ticking.now)
-    # What still works is no matter here, and takes its time.
+    # The list of what still works is slow to compute and not needed here.
     sender = Sender(
-        store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
+        store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, contacts(port), ticking.now
     )
 
     async def until_done() -> None:
-        channel = sender.staff.channels["hook"]
+        channel = sender.contacts.channels["hook"]
         while True:
-            sender.dispatch.plan(sender.staff, TABLE)
+            sender.notifications.plan(sender.contacts, TABLE)
             while await sender.send(channel):
                 pass
             if settled(store, app):
@@ -163,20 +163,23 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
 
 
 def settled(store: Database, app: str) -> bool:
-    """Is everything planned and sent?"""
+    """Return whether everything is planned and sent."""
     with store.reading() as connection:
         waiting = connection.execute(
             sa.select(sa.func.count()).where(DELIVERIES.c.app == app, DELIVERIES.c.state == PENDING)
         ).scalar_one()
-    loud = [n for n in NotificationStore(store, app).standing() if n.rule != SILENT]
+    loud = [n for n in NotificationStore(store, app).open_states() if n.rule != SILENT]
     planned = int(store.recall(f"planned:{app}") or 0)
-    return not waiting and planned == len(AlertStore(store, app).outbox()) and all(n.told and n.levels for n in loud)
+    return (
+        not waiting and planned == len(AlertStore(store, app).outbox()) and all(n.notified and n.levels for n in loud)
+    )
 
 
 def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
     """
-    Kill so many, in as many rounds as it takes, two at the least: what a machine is slow to finish is one round
-    otherwise.
+    Kill processes, in as many rounds as it takes, two at least.
+
+    On a slow machine one round may finish without a kill.
     """
     rng, kills, rounds, now_s, torn = random.Random(seed), 0, 0, 100.0, 0
     while kills < wanted or rounds < 2:

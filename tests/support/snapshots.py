@@ -1,5 +1,6 @@
 """
-Makes looks, posts and tapes for tests: bodies as the app's page posts them, one page at a time, on an injected clock.
+Makes snapshots, posts and histories for tests: bodies as the app's page posts them, one page at a time, on an injected
+clock.
 """
 
 import copy
@@ -37,23 +38,23 @@ EVERY = 5.0
 
 
 def at(seconds: float) -> datetime:
-    """An instant, seconds after the open of the tests' trading day."""
+    """Return an instant, seconds after the open of the tests' trading day."""
     return OPENS + timedelta(seconds=seconds)
 
 
 def us(seconds: float) -> int:
-    """The same instant as microseconds since 1970."""
+    """Return the same instant as microseconds since 1970."""
     return clock.micros(at(seconds))
 
 
 def window(start: float, end: float) -> Window:
-    """A window from and to seconds after the open."""
+    """Return a window from and to seconds after the open."""
     return Window(at(start), at(end))
 
 
 def body(**changed: Any) -> dict[str, Any]:
     """
-    A whole dashboard-metrics body, as JSON.stringify gives it; names are those of `snapshot.FIELDS`.
+    Return a whole dashboard-metrics body, as JSON.stringify gives it; names are those of `snapshot.FIELDS`.
 
     `drop` names fields that are absent; the rest replaces the value of a field.
     """
@@ -118,11 +119,11 @@ def body(**changed: Any) -> dict[str, Any]:
 
 class PageOf:
     """
-    One page of the app, counting: raise its counters by attribute, then take looks of it.
+    One page load of the app: raise its counters by attribute, then take snapshots of it.
 
     Args:
         loaded: When it was loaded, true seconds after the open.
-        skew: How far its clock is ahead of ours, seconds; may be set anew at any time.
+        skew: How far its clock is ahead of ours, seconds; may be changed at any time.
         page_id: What it posts as its name.
     """
 
@@ -142,7 +143,7 @@ class PageOf:
         }
 
     def add(self, **more: int) -> "PageOf":
-        """Raise counters; requests are successes and validations valid unless said otherwise."""
+        """Raise counters; requests are successes and validations valid unless given otherwise."""
         for p in snapshot_columns.PROVIDERS:
             if f"{p}_requests" in more and f"{p}_successes" not in more:
                 more[f"{p}_successes"] = more[f"{p}_requests"]
@@ -153,7 +154,7 @@ class PageOf:
         return self
 
     def zero(self, *groups: str) -> "PageOf":
-        """Zero groups of counters, nothing else."""
+        """Set groups of counters to zero, and nothing else."""
         for field in snapshot_columns.FIELDS:
             if field.group in groups:
                 self.held[field.name] = 0
@@ -168,36 +169,38 @@ class PageOf:
         return self
 
     def reset(self, seconds: float) -> "PageOf":
-        """
-        The app's partial reset(): Greeks, P&L, errors and its start begin again; providers and the last error stay.
-        """
+        """Apply the app's partial reset(): Greeks, P&L, errors and start restart; providers and the last error stay."""
         self.began = seconds
         return self.zero("greeks", "pnl", "system")
 
     def refresh(self, seconds: float) -> "PageOf":
-        """The page is loaded anew."""
+        """Load the page again."""
         self.held.pop("last_error_at_ms", None)
         self.held.pop("last_error_message", None)
         self.began = seconds
         return self.zero("massive", "tradier", "greeks", "pnl", "system")
 
     def body(self, seconds: float, **changed: Any) -> dict[str, Any]:
-        """What it would post at that instant; its uptime is whole seconds, as the app's is."""
+        """
+        Return a whole dashboard-metrics body, as JSON.stringify gives it; names are those of `snapshot.FIELDS`.
+
+        `drop` names fields that are absent; the rest replaces the value of a field.
+        """
         clock_ms = round((us(seconds) / 1e6 + self.skew) * 1000)
         said = {**self.held, "uptime_s": int(seconds - self.began), "page_clock_ms": clock_ms}
         said |= {"page_id": self.page_id} if self.page_id else {}
         return body(**{**said, **changed})
 
-    def look(self, seconds: float, **changed: Any) -> SnapshotRow:
-        """A look of it, received at that instant."""
-        return look(seconds, self.body(seconds, **changed))
+    def snapshot(self, seconds: float, **changed: Any) -> SnapshotRow:
+        """Return a snapshot of it, received at that instant."""
+        return snapshot_row(seconds, self.body(seconds, **changed))
 
 
 _made = iter(range(1, 10**12))
 
 
-def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None) -> SnapshotRow:
-    """A look as the store would give it back."""
+def snapshot_row(seconds: float, metrics: dict[str, Any], *, known: float | None = None) -> SnapshotRow:
+    """Return a snapshot as read from the database."""
     found = snapshot.read(metrics)
     return SnapshotRow(
         seq=next(_made),
@@ -208,48 +211,50 @@ def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None)
     )
 
 
-def tell_apart(looks: Iterable[SnapshotRow], how: PageLimits, every: float) -> tuple[PageLoad, ...]:
-    """Which pages posted these looks, told at once? In order of their first look."""
+def page_loads(snapshots: Iterable[SnapshotRow], how: PageLimits, every: float) -> tuple[PageLoad, ...]:
+    """Return the page loads that posted these snapshots, in order of their first snapshot."""
     telling = PageLoadTracker(how, every)
-    for k in in_order(looks):
+    for k in in_order(snapshots):
         telling.take(k)
-    if telling.second_thoughts:
-        telling.retell()
+    if telling.needs_rebuild:
+        telling.rebuild()
     return tuple(telling.pages)
 
 
-def tape(looks: Iterable[SnapshotRow], *, alive: Iterable[str] | None = None, every: float = EVERY) -> CounterHistory:
-    """A tape of looks, without a store; everything is wired unless said otherwise."""
-    made = CounterHistory(HOW, every, alive=frozenset(snapshot_columns.WIRED_FIELDS if alive is None else alive))
-    made.add(looks)
+def counter_history(
+    snapshots: Iterable[SnapshotRow], *, wired: Iterable[str] | None = None, every: float = EVERY
+) -> CounterHistory:
+    """Return a counter history of snapshots, without a database; every field is wired unless given otherwise."""
+    made = CounterHistory(HOW, every, wired=frozenset(snapshot_columns.WIRED_FIELDS if wired is None else wired))
+    made.add(snapshots)
     return made
 
 
 def post(seconds: float, metrics: dict[str, Any]) -> Post:
-    """A post as the receiver would keep it."""
+    """Return a post as the receiver stores it."""
     return Post(us(seconds), snapshot.read(copy.deepcopy(metrics)))
 
 
 def store(folder: Path, now: datetime = CLOSES) -> Database:
-    """An empty store of the test's own, whose clock stands still."""
+    """Return an empty database of the test, whose clock stands still."""
     return Database(f"sqlite:///{folder / 'store.sqlite'}", lambda: now)
 
 
-def stored_tape(
+def stored_history(
     kept: Database, start: float, end: float, known: float | None = None, every: float = EVERY
 ) -> CounterHistory:
-    """The tape of a window through the real store."""
+    """Return the counter history of a window, read from the database."""
     known_at = None if known is None else at(known)
     return counters.load(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)
 
 
 def recorded_rows(folder: Path) -> list[tuple[datetime, dict[str, Any]]]:
-    """The rows of the recorded day: when each happened, and what was posted."""
+    """Return the rows of the recorded day: when each happened, and what was posted."""
     with gzip.open(folder / "snapshots.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     return [(time_parsing.parse(row["ts"]), row["metrics"]) for row in rows]
 
 
-def look_of(instant: datetime, metrics: dict[str, Any]) -> SnapshotRow:
-    """A look received at an instant."""
-    return look((instant - OPENS).total_seconds(), metrics)
+def snapshot_of(instant: datetime, metrics: dict[str, Any]) -> SnapshotRow:
+    """Return a snapshot received at an instant."""
+    return snapshot_row((instant - OPENS).total_seconds(), metrics)

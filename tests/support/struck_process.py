@@ -1,4 +1,4 @@
-"""A process that is killed at a moment, unless it has come to its end before."""
+"""Run a process that is killed at a given moment, unless it ends before."""
 
 import os
 import select
@@ -15,7 +15,7 @@ def struck(work: Callable[[], None], after_s: float) -> tuple[bool, bool]:
     Returns:
         Was it killed? Else, had it done its work?
     """
-    reading, writing = os.pipe()  # The child's end closes with the child, however that ends.
+    reading, writing = os.pipe()  # The child's end closes when the child exits, for any reason.
     pid = os.fork()
     if not pid:
         try:

@@ -1,4 +1,4 @@
-"""What tests need of the system they run on, and where data beside the project lies."""
+"""Find the system packages that tests need, and the data beside the project."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ REQUIRE_ALL = os.environ.get("OPS_TEST_REQUIRE") == "all"
 
 
 def absent(what: str) -> None:
-    """Skip for want of a system package; a failure where everything was promised to be there."""
+    """Skip a test without a system package; fail it if all packages are required (OPS_TEST_REQUIRE=all)."""
     if REQUIRE_ALL:
         pytest.fail(f"{what} is absent, and OPS_TEST_REQUIRE=all")
     pytest.skip(f"{what} is absent")
 
 
 def needs(program: str) -> str:
-    """The path of a program that a test needs."""
+    """Return the path of a program that a test needs."""
     found = shutil.which(program)
     if not found:
         absent(program)

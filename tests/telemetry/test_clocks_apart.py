@@ -31,13 +31,18 @@ def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0
     began_s = (BEGINS - snapshots.OPENS).total_seconds()
     page = snapshots.PageOf(began_s - 600, skew=page_ahead_s or 0.0)
     every = range(round(began_s), round((at - snapshots.OPENS).total_seconds()) + 1, 5)
-    tape = snapshots.tape(
-        [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in every]
+    counters = snapshots.counter_history(
+        [page.add(massive_requests=1, tradier_requests=1, validations=1).snapshot(s) for s in every]
         if page_ahead_s is not None
         else []
     )
     return Status(
-        "desk", Window(at - timedelta(minutes=minutes), at), None, tape, RULES, probed=ProbeHistory("tradier", samples)
+        "desk",
+        Window(at - timedelta(minutes=minutes), at),
+        None,
+        counters,
+        RULES,
+        probed=ProbeHistory("tradier", samples),
     )
 
 
@@ -88,7 +93,7 @@ def test_old_data_is_old_whatever_our_clock_says(tmp_path: Path, ahead_s: float)
     ] == pytest.approx([330.0, 350.0], abs=1.0)
 
 
-def test_the_first_data_of_all_is_judged_by_the_right_clock(tmp_path: Path) -> None:
+def test_the_first_data_of_all_is_evaluated_by_the_right_clock(tmp_path: Path) -> None:
     """A collector that has just begun, and a doctor that asks once, ask for the clock before the data."""
     outside = Outside()
     outside.ahead_s, outside.data_ahead_s = (
@@ -127,9 +132,9 @@ def test_few_clocks(
         outside.ahead_s[party] = outside.data_ahead_s[party] = 600.0
     shown = view(seen(tmp_path, outside, 40, parties), outside.at, page_ahead_s)
     found = diagnose(shown)
-    words = [s.words for s in shown.sights if "clock" in s.words] if parties else []
+    words = [s.words for s in shown.summaries if "clock" in s.words] if parties else []
     assert [found.cause, found.subject] == ["clock_skew", *expected]
-    assert (found.confidence > 0.5) is sure and all(("too few clocks are known" in w) is not sure for w in words)
+    assert (found.confidence > 0.5) is sure and all(("too few clocks to decide" in w) is not sure for w in words)
 
 
 @pytest.mark.parametrize("ours_s", [2400.0, 0.0, -2400.0])
@@ -149,8 +154,8 @@ def test_the_quotes_of_a_chain_are_dated_by_the_right_clock(tmp_path: Path, ours
             (sample,) = await rounds.fetch_chain("SPY")
             return sample
 
-    told = asyncio.run(go()).told()
-    assert told["core"] > 150 and told["faults"].get("stale", 0) == 0 and told["flagged"] == 0
+    details = asyncio.run(go()).details()
+    assert details["core"] > 150 and details["faults"].get("stale", 0) == 0 and details["flagged"] == 0
 
 
 @pytest.mark.parametrize(
@@ -180,8 +185,8 @@ def test_a_clock_is_read_from_the_date_of_an_answer(
 def test_a_clock_that_was_set_is_seen_within_a_minute() -> None:
     """A page whose clock jumps by ten minutes says so within eight of its posts."""
     page = snapshots.PageOf(0, page_id="p")
-    posts = [page.look(s) for s in range(0, 600, 5)]
+    posts = [page.snapshot(s) for s in range(0, 600, 5)]
     page.skew = 600.0
-    posts += [page.look(s) for s in range(600, 645, 5)]
-    (told,) = snapshots.tape(posts).pages
-    assert told.skew_s == pytest.approx(600.0)
+    posts += [page.snapshot(s) for s in range(600, 645, 5)]
+    (posting,) = snapshots.counter_history(posts).pages
+    assert posting.skew_s == pytest.approx(600.0)

@@ -32,9 +32,9 @@ def ops(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return code, out.out, out.err
 
 
-def lines(path: Path, *told: tuple[str, str]) -> Path:
+def lines(path: Path, *entries: tuple[str, str]) -> Path:
     """A log with the time of each line before it."""
-    path.write_text("".join(f"{at} {said}\n" for at, said in told))
+    path.write_text("".join(f"{at} {said}\n" for at, said in entries))
     return path
 
 
@@ -116,16 +116,16 @@ def test_quiet_minutes_are_without_an_error(desk: Desk, tmp_path: Path) -> None:
 
 def test_a_log_that_grew_adds_only_what_is_new(desk: Desk, tmp_path: Path) -> None:
     """Also within the seconds that were imported before, and for lines that say the same as an earlier one."""
-    told = [
+    entries = [
         ("2026-03-10T14:00:00Z", "error: a"),
         ("2026-03-10T14:00:01Z", "error: a"),
         ("2026-03-10T14:00:01Z", "error: a"),
     ]
-    assert log_import.read(desk.store, "desk", lines(tmp_path / "a.log", *told)).accepted == 3
+    assert log_import.read(desk.store, "desk", lines(tmp_path / "a.log", *entries)).accepted == 3
     found = log_import.read(
         desk.store,
         "desk",
-        lines(tmp_path / "b.log", *told, ("2026-03-10T14:00:01Z", "error: a"), ("2026-03-10T14:00:02Z", "info: b")),
+        lines(tmp_path / "b.log", *entries, ("2026-03-10T14:00:01Z", "error: a"), ("2026-03-10T14:00:02Z", "info: b")),
     )
     assert (found.accepted, found.duplicate, found.errors) == (2, 3, 4)
     assert sum(s.value for s in SampleStore(desk.store, "desk").between(0, 2**62)) == 4
@@ -141,21 +141,21 @@ def test_a_log_that_grew_adds_only_what_is_new(desk: Desk, tmp_path: Path) -> No
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_in_whatever_pieces_a_log_is_imported(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]], cuts: list[int]
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[int, str]], cuts: list[int]
 ) -> None:
     """
     However often a growing log is imported, each line counts once: the same samples' sum as of importing it whole.
     """
     folder = tmp_path_factory.mktemp("grown")
     desk = opslib.connect(None, folder / "home")
-    rows = [(f"2026-03-10T14:00:{s:02d}Z", said) for s, said in sorted(told)]
+    rows = [(f"2026-03-10T14:00:{s:02d}Z", said) for s, said in sorted(entries)]
     accepted = 0
     for n in [*sorted(c for c in cuts if c <= len(rows)), len(rows)]:
         if n:
             accepted += log_import.read(desk.store, "desk", lines(folder / "app.log", *rows[:n])).accepted
     assert accepted == len(rows)
     assert sum(s.value for s in SampleStore(desk.store, "desk").between(0, 2**62)) == sum(
-        said != "info: b" for _, said in told
+        said != "info: b" for _, said in entries
     )
 
 
@@ -179,11 +179,11 @@ def test_what_the_collector_read_is_not_counted_twice(desk: Desk, tmp_path: Path
 def test_a_log_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is kept in many parts comes to the same as at one time, compressed too."""
     monkeypatch.setattr(log_import, "BATCH", 7)
-    told = [
+    entries = [
         (f"2026-03-10T14:{i // 60:02d}:{i % 60:02d}Z", "error: a\n    at f (x:1)" if i % 3 == 0 else "info: b")
         for i in range(200)
     ]
-    path = lines(tmp_path / "app.log", *told)
+    path = lines(tmp_path / "app.log", *entries)
     zipped = tmp_path / "app.log.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     found = log_import.read(desk.store, "desk", zipped)
@@ -287,7 +287,7 @@ def test_secrets_of_a_log_are_not_kept(desk: Desk, tmp_path: Path) -> None:
     """What is kept of a line has no secret in it."""
     path = lines(tmp_path / "app.log", ("2026-03-10T14:00:00Z", "error: key s3cr3t-value refused"))
     importing.read_any(
-        desk.store, "desk", path, rules=desk.rules, redact=lambda told: told.replace("s3cr3t-value", "…")
+        desk.store, "desk", path, rules=desk.rules, redact=lambda text: text.replace("s3cr3t-value", "…")
     )
     assert "s3cr3t-value" not in SampleStore(desk.store, "desk").between(0, 2**62)[0].detail
 
@@ -296,7 +296,7 @@ def test_a_chain_is_kept_as_the_collector_keeps_one(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    It is judged by its symbol as of its time as it is as a file, stands in the Greeks panel, and is a duplicate the
+    It is evaluated by its symbol as of its time as it is as a file, stands in the Greeks panel, and is a duplicate the
     second time.
     """
     path = chains.written(chains.healthy("AAPL"), tmp_path)

@@ -54,9 +54,9 @@ def held(
     found = SampleStore(receiver.store, "desk").between(clock.micros(at - back), clock.micros(at))
     kinds: dict[str, int] = {}
     for sample in found:
-        for kind, n in sample.told()["kinds"].items():
+        for kind, n in sample.details()["kinds"].items():
             kinds[kind] = kinds.get(kind, 0) + n
-    return round(sum(s.value or 0 for s in found)), kinds, sum(s.told()["lines"] for s in found)
+    return round(sum(s.value or 0 for s in found)), kinds, sum(s.details()["lines"] for s in found)
 
 
 def framed(*messages: str) -> bytes:
@@ -253,9 +253,9 @@ def test_nothing_to_keep_is_no_error(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("body", "headers", "wanted"),
     [
-        ("not JSON", JSON, "no line of it is JSON"),
+        ("not JSON", JSON, "no line is JSON"),
         ("[1, 2]", JSON, "an entry is 1"),
-        ("[[", NDJSON, "no line of it is JSON"),
+        ("[[", NDJSON, "no line is JSON"),
         ("9999 <40>1 cut", LOGPLEX, "after its length"),
         ("words", LOGPLEX, "RFC 6587"),
         ("[" * 100_000, JSON, "JSON"),
@@ -343,7 +343,7 @@ def test_a_storm_over_the_drain_is_known(home: Path) -> None:
         diagnosed = diagnosis.diagnose(
             status.status(receiver.store, receiver.settings, RULES, as_of=at.at, length=timedelta(minutes=10))
         )
-        storm = next(c for c in diagnosed.evidence if c.question == "Are errors few?")
+        storm = next(c for c in diagnosed.evidence if c.question == "Is the error rate normal?")
         assert storm.supports and "timeout" in storm.answer
 
 

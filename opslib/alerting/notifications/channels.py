@@ -1,10 +1,11 @@
 """
-Deliver to each kind of channel: Slack and its likes, PagerDuty, Alertmanager, mail, webhook, command, terminal.
+Deliver messages to Slack (and compatible), PagerDuty, Alertmanager, mail, webhook, command or terminal.
 
-A channel is told when it says that it was, and not before: by 2xx, by the mail server taking the message, by exit 0.
+A delivery succeeds only if the receiver confirms it: HTTP 2xx, acceptance by the mail server, or exit code 0.
 """
 
 import asyncio
+import base64
 import hashlib
 import json
 import smtplib
@@ -14,32 +15,35 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
+from opslib.alerting.notifications import message as messages
+from opslib.alerting.notifications import slack
 from opslib.alerting.notifications.message import Message
 from opslib.alerting.notifications.planner import MISSED_SUMMARY, RESOLVED
-from opslib.foundation import clock, formatting, logs, templates
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config.contacts import PAGERDUTY, Channel
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.network import tls_context
 from opslib.foundation.version import VERSION
 
 # Kinds that accept free text too; the others accept only alerts.
-TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "command")
-PATIENCE_S = 20.0  # For one message by one channel; well below what a delivery is claimed for.
+TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "file", "command")
+PICTURES = ("smtp", "file")  # Kinds that show a picture.
+PATIENCE_S = 20.0  # Timeout of one delivery; well below the time for which a delivery is claimed.
 if TYPE_CHECKING:
     import httpx
 
-# Of PagerDuty's events: at the same time; characters of an id and of details.
+# PagerDuty events: parallel requests; most characters of an id and of the details.
 AT_ONCE, LONGEST_KEY, LONGEST_DETAIL = 10, 255, 20_000
-STANDS_FOR = timedelta(minutes=10)  # So long an Alertmanager believes that an alert fires, unless it hears again.
+EXPIRES_AFTER = timedelta(minutes=10)  # An Alertmanager keeps an alert firing for this long if it is not sent again.
 _PAGERDUTY_SEVERITY = {"notify": "warning", "critical": "critical", "escalate": "critical"}
 
 
 class DeliveryFailed(Exception):
     """
-    A channel was not told.
+    A message could not be delivered to a channel.
 
     Attributes:
-        wait_s: For how long it asks to be left alone; None where it does not say.
+        wait_s: Seconds to wait before the next attempt, as the receiver asked (Retry-After); None if it did not.
     """
 
     def __init__(self, why: str, wait_s: float | None = None):
@@ -51,13 +55,13 @@ async def deliver(
     channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None = None
 ) -> None:
     """
-    Tell a message by a channel.
+    Deliver a message to a channel.
 
     Args:
-        picture: A PNG, where the channel takes one.
+        picture: A PNG, if the channel accepts one.
 
     Raises:
-        NotTold: It was not told, or did not say that it was.
+        DeliveryFailed: The receiver did not confirm the delivery.
     """
     how = {
         "terminal": _terminal,
@@ -66,13 +70,14 @@ async def deliver(
         "alertmanager": _alertmanager,
         "smtp": _smtp,
         "webhook": _webhook,
+        "file": _file,
         "command": _command,
     }[channel.kind]
     try:
         async with asyncio.timeout(PATIENCE_S / clock.speed()):
             await how(channel, message, settings, now, picture)
     except TimeoutError:
-        raise DeliveryFailed(f"gave no answer within {PATIENCE_S:g} s") from None
+        raise DeliveryFailed(f"no response within {PATIENCE_S:g} s") from None
 
 
 async def _terminal(
@@ -81,23 +86,23 @@ async def _terminal(
     try:
         print(f"\n{formatting.printable(settings.redact(message.plain))}\n", flush=True)
     except OSError as problem:
-        raise DeliveryFailed(f"the terminal cannot be written ({problem.strerror})") from None
+        raise DeliveryFailed(f"writing to the terminal failed ({problem.strerror})") from None
 
 
 async def _slack(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
-    await _post(str(settings.secret(channel.secret)), {"text": settings.redact(message.slack)}, settings)
+    await _post(str(settings.secret(channel.secret)), slack.payload(message.redacted(settings.redact)), settings)
 
 
 async def _pagerduty(
     channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
 ) -> None:
-    """One event an alert, by the alert's own id, so that one that is sent again is no other incident."""
+    """Send one event per alert with the alert's id, so that sending it again opens no second incident."""
     few = asyncio.Semaphore(AT_ONCE)
     async with _client(settings) as client:
 
         async def one(event: dict[str, Any]) -> None:
             async with few:
-                await _said_yes(client, channel.told.get("url", PAGERDUTY), event, settings, {})
+                await _post_confirmed(client, channel.options.get("url", PAGERDUTY), event, settings, {})
 
         await asyncio.gather(
             *(one(event) for event in pagerduty_events(message, str(settings.secret(channel.secret)), settings))
@@ -106,8 +111,9 @@ async def _pagerduty(
 
 def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dict[str, Any]]:
     """
-    Events v2 of a message: trigger what fires, resolve what is over, and say nothing of what nobody was ever called
-    for.
+    Return the PagerDuty events (v2) of a message: trigger for firing alerts, resolve for resolved ones.
+
+    There is none for alerts that resolved before anyone was notified.
     """
     if message.kind == MISSED_SUMMARY:
         return []
@@ -151,7 +157,7 @@ def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dic
 
 
 def _whole_lines(words: str, most: int) -> str:
-    """As many whole lines as fit: half a command must not be pasted."""
+    """Return as many whole lines as fit, so that nobody pastes half a command."""
     return words if len(words) <= most else words[:most].rpartition("\n")[0]
 
 
@@ -163,7 +169,7 @@ async def _alertmanager(
 
 
 def alertmanager_alerts(message: Message, now: datetime) -> list[dict[str, Any]]:
-    """The alerts of a message as Alertmanager's API v2 takes them."""
+    """Return the alerts of a message in the format of Alertmanager's API v2."""
     facts, found = message.facts, []
     for alert in facts["alerts"] or [
         {
@@ -181,7 +187,7 @@ def alertmanager_alerts(message: Message, now: datetime) -> list[dict[str, Any]]
         ends = (
             clock.instant(alert["over_us"])
             if message.kind == RESOLVED and alert["over_us"] is not None
-            else now + (STANDS_FOR if message.kind != "test" else timedelta(minutes=1))
+            else now + (EXPIRES_AFTER if message.kind != "test" else timedelta(minutes=1))
         )
         found.append(alertmanager_alert(alert, facts["app"], ends))
     return found
@@ -189,9 +195,9 @@ def alertmanager_alerts(message: Message, now: datetime) -> list[dict[str, Any]]
 
 def alertmanager_alert(alert: dict[str, Any], app: str, ends: datetime) -> dict[str, Any]:
     """
-    One alert as Alertmanager's API v2 takes it.
+    Return one alert in the format of Alertmanager's API v2.
 
-    Its labels do not change while it lasts: its severity rises and falls, and is told in the annotations.
+    Its labels stay constant while it fires. Its severity can change, so it is an annotation.
     """
     labels = {
         "alertname": alert["rule"],
@@ -200,14 +206,14 @@ def alertmanager_alert(alert: dict[str, Any], app: str, ends: datetime) -> dict[
         "subject": alert["subject"],
         "source": alert["source"],
     }
-    told = {"summary": alert["sentence"], "severity": alert["severity"], "alert": alert["alert"]} | (
+    annotations = {"summary": alert["sentence"], "severity": alert["severity"], "alert": alert["alert"]} | (
         {"runbook": alert["runbook"]} if alert["runbook"] else {}
     )
     starts = clock.instant(alert["pending_us"])
-    # It takes no alert that ends as it starts.
+    # Alertmanager rejects an alert whose end is not after its start.
     return {
         "labels": labels,
-        "annotations": told,
+        "annotations": annotations,
         "startsAt": formatting.iso(starts),
         "endsAt": formatting.iso(max(ends, starts + timedelta(seconds=1))),
     }
@@ -215,13 +221,13 @@ def alertmanager_alert(alert: dict[str, Any], app: str, ends: datetime) -> dict[
 
 async def resend_firing(channel: Channel, alerts: list[dict[str, Any]], settings: Settings) -> None:
     """
-    Say how alerts stand to an Alertmanager, which forgets what it does not hear again.
+    Send firing alerts to an Alertmanager again, which expires alerts that are not repeated.
 
     Raises:
-        NotTold: It was not told.
+        DeliveryFailed: The Alertmanager did not accept them.
     """
     await _post(
-        f"{channel.told['url'].rstrip('/')}/api/v2/alerts",
+        f"{channel.options['url'].rstrip('/')}/api/v2/alerts",
         json.loads(settings.redact(json.dumps(alerts))),
         settings,
         settings.secret(channel.secret),
@@ -233,7 +239,7 @@ async def _webhook(
 ) -> None:
     body = message.facts | {"title": message.title, "text": message.plain, "link": message.link}
     await _post(
-        channel.told["url"],
+        channel.options["url"],
         json.loads(settings.redact(json.dumps(body))),
         settings,
         settings.secret(channel.secret),
@@ -245,7 +251,7 @@ async def _post(
     url: str, body: Any, settings: Settings, token: str | None = None, more: dict[str, str] | None = None
 ) -> None:
     async with _client(settings) as client:
-        await _said_yes(
+        await _post_confirmed(
             client, url, body, settings, (more or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
         )
 
@@ -261,10 +267,10 @@ def _client(settings: Settings) -> "httpx.AsyncClient":
     )
 
 
-async def _said_yes(
+async def _post_confirmed(
     client: "httpx.AsyncClient", url: str, body: Any, settings: Settings, headers: dict[str, str]
 ) -> None:
-    """Post, and take nothing but 2xx for a yes. Whatever is posted is printable."""
+    """Post JSON and require a 2xx response. Control characters in the body are replaced."""
     import httpx
 
     try:
@@ -274,15 +280,15 @@ async def _said_yes(
     if not answer.is_success:
         wait = answer.headers.get("retry-after", "")
         raise DeliveryFailed(
-            f"answered {answer.status_code}: {_said(answer.content, settings)}",
+            f"HTTP {answer.status_code}: {_error_text(answer.content, settings)}",
             float(wait) if wait.isascii() and wait.isdigit() else None,
         )
 
 
-def _said(words: bytes | str, settings: Settings) -> str:
-    """What a receiver says of itself, on one line, without secrets."""
-    told = words[:2000].decode("utf-8", "replace") if isinstance(words, bytes) else words[:2000]
-    return formatting.single_line(settings.redact(told).strip(), 120)
+def _error_text(response: bytes | str, settings: Settings) -> str:
+    """Return the receiver's error text on one line, without secrets."""
+    text = response[:2000].decode("utf-8", "replace") if isinstance(response, bytes) else response[:2000]
+    return formatting.single_line(settings.redact(text).strip(), 120)
 
 
 async def _smtp(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
@@ -290,18 +296,15 @@ async def _smtp(channel: Channel, message: Message, settings: Settings, now: dat
 
 
 def mail(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> EmailMessage:
-    """A message as a mail: text, HTML, and the picture of its panel."""
-    found, told = EmailMessage(), channel.told
-    found["Subject"] = settings.redact(message.title)
-    found["From"], found["To"] = told["from"], ", ".join(told["to"])
+    """Compose the mail of a message: text, HTML, and the picture of its panel."""
+    found, options, message = EmailMessage(), channel.options, message.redacted(settings.redact)
+    found["Subject"] = message.title
+    found["From"], found["To"] = options["from"], ", ".join(options["to"])
     found["Date"] = format_datetime(now)
-    domain = told["from"].rpartition("@")[2].strip(">") or "localhost"
-    found["Message-ID"] = f"<{message.id}.{message.facts['made_us']}@{domain}>"  # The same when it is sent again.
-    found.set_content(settings.redact(message.plain))
-    shown_html = templates.render(
-        "alerting/notifications/templates/mail.html", message=settings.redact(message.html), picture=bool(picture)
-    )
-    found.add_alternative(shown_html, subtype="html")
+    domain = options["from"].rpartition("@")[2].strip(">") or "localhost"
+    found["Message-ID"] = f"<{message.id}.{message.facts['made_us']}@{domain}>"  # The same for every attempt.
+    found.set_content(message.plain)
+    found.add_alternative(message.html("cid:panel" if picture else ""), subtype="html")
     if picture:
         shown: Any = found.get_payload()
         shown[1].add_related(picture, "image", "png", cid="<panel>", filename="panel.png")
@@ -309,16 +312,16 @@ def mail(channel: Channel, message: Message, settings: Settings, now: datetime, 
 
 
 def _mail(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
-    told, found = channel.told, mail(channel, message, settings, now, picture)
-    tls, password = told.get("tls", "none"), settings.secret(channel.secret)
+    options, found = channel.options, mail(channel, message, settings, now, picture)
+    tls, password = options.get("tls", "none"), settings.secret(channel.secret)
     timeout_s = PATIENCE_S / clock.speed()
     try:
         context = tls_context(settings.ca_file) if tls != "none" else None
         with (
-            smtplib.SMTP_SSL(told["host"], told.get("port", 465), timeout=timeout_s, context=context)
+            smtplib.SMTP_SSL(options["host"], options.get("port", 465), timeout=timeout_s, context=context)
             if tls == "tls"
             else smtplib.SMTP(
-                told["host"], told.get("port", 587 if tls == "starttls" else 25), timeout=timeout_s
+                options["host"], options.get("port", 587 if tls == "starttls" else 25), timeout=timeout_s
             ) as server
         ):
             if tls == "starttls":
@@ -326,39 +329,59 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
             if password:
                 if tls == "none":
                     raise DeliveryFailed(
-                        f"{channel.secret} is set, and a password is not sent without TLS; set tls to starttls or tls"
+                        f"{channel.secret} is set, but a password is not sent without TLS; set tls to starttls or tls"
                     )
-                server.login(told.get("user", told["from"]), password)
+                server.login(options.get("user", options["from"]), password)
             refused = server.send_message(found)
         if refused:
-            logs.of(settings.redact).warning(f"{channel.name} was not taken for {', '.join(sorted(refused))}")
+            logs.of(settings.redact).warning(
+                f"{channel.name}: the mail server rejected {', '.join(sorted(refused))} as recipient"
+            )
     except TimeoutError:
-        raise DeliveryFailed(f"gave no answer within {PATIENCE_S:g} s") from None
+        raise DeliveryFailed(f"no response within {PATIENCE_S:g} s") from None
     except smtplib.SMTPResponseException as problem:
-        raise DeliveryFailed(f"answered {problem.smtp_code}: {_said(problem.smtp_error, settings)}") from None
+        raise DeliveryFailed(
+            f"the mail server responded {problem.smtp_code}: {_error_text(problem.smtp_error, settings)}"
+        ) from None
     except (smtplib.SMTPException, ssl.SSLError, OSError) as problem:
-        raise DeliveryFailed(f"could not be told ({problem.__class__.__name__})") from None
+        raise DeliveryFailed(f"the mail could not be sent ({problem.__class__.__name__})") from None
+
+
+async def _file(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
+    """Append the message, as a mail shows it, to an HTML page on this machine."""
+    place = settings.base / channel.options["path"]
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}" if picture else ""
+    page, title = (
+        message.redacted(settings.redact).article(source, formatting.moment(now)),
+        f"Notifications of {settings.app}",
+    )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a", encoding="utf-8") as file:
+            file.write(page if file.tell() else f"{messages.page(title)}{page}")
+    except OSError as problem:
+        raise DeliveryFailed(f"writing to {place} failed ({problem.strerror})") from None
 
 
 async def _command(
     channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
 ) -> None:
-    """A command gets the message as JSON on its stdin; exit 0 says that it was told."""
+    """Run a command with the message as JSON on stdin; exit code 0 confirms the delivery."""
     body = message.facts | {"title": message.title, "text": message.plain, "link": message.link}
     try:
         running = await asyncio.create_subprocess_exec(
-            *channel.told["command"],
+            *channel.options["command"],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as problem:
-        raise DeliveryFailed(f"{channel.told['command'][0]} cannot be run ({problem.strerror})") from None
+        raise DeliveryFailed(f"{channel.options['command'][0]} cannot be run ({problem.strerror})") from None
     try:
-        _, said = await running.communicate(settings.redact(json.dumps(body)).encode())
+        _, errors = await running.communicate(settings.redact(json.dumps(body)).encode())
     finally:
         if running.returncode is None:
             running.kill()
             await running.wait()
     if running.returncode:
-        raise DeliveryFailed(f"exit {running.returncode}: {_said(said, settings)}")
+        raise DeliveryFailed(f"exit code {running.returncode}: {_error_text(errors, settings)}")

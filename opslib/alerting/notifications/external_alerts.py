@@ -1,7 +1,7 @@
 """
-Read the alerts of another monitor, and convert each into a change of one of our alerts.
+Convert an external monitor's alert into a change of one of our alerts.
 
-Alertmanager's API v2 comes in, which a Prometheus speaks; a job that was due and not made is read in the same way.
+The input is Alertmanager's API v2, which Prometheus uses. A job that was due and did not run is read in the same way.
 """
 
 import hashlib
@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from opslib.alerting.notifications.planner import COLLECTOR, NEIGHBOUR, OF_COLLECTOR, OF_SCHEDULE, SCHEDULE, AlertChange
+from opslib.alerting.notifications.planner import COLLECTOR, EXTERNAL, OF_COLLECTOR, OF_SCHEDULE, SCHEDULE, AlertChange
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import SEVERITIES
 from opslib.foundation.errors import BadAlerts
 from opslib.foundation.storage.database import ResultRow
 
-UNNAMED = "unnamed"  # Alertmanager keeps alerts without an alertname.
+UNNAMED = "unnamed"  # Alertmanager accepts alerts without an alertname.
 LONGEST_NAME, LONGEST_SENTENCE = 100, 1000
 
 
-def neighbour_id(labels: str, fingerprint: str, starts_us: int) -> str:
+def external_alert_id(labels: str, fingerprint: str, starts_us: int) -> str:
     """
-    The id of one life of a neighbour's alert, safe as the argument of a command: [A-Za-z0-9_.-]+, not beginning with -
-    or a dot.
+    Return the id of one episode of an external alert.
 
-    Names that differ only in what is replaced have different fingerprints.
+    It is safe as a command's argument: [A-Za-z0-9_.-]+, not beginning with a hyphen or a dot. Names that differ only in
+    replaced characters have different fingerprints.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", json.loads(labels).get("alertname", UNNAMED))[:LONGEST_NAME].lstrip("-.")
     return f"{name or UNNAMED}-{fingerprint[:8]}-{clock.instant(starts_us):%Y%m%dT%H%M%SZ}"
@@ -36,27 +36,27 @@ _SEVERITIES = {"info": "warning", "none": "warning", "page": "critical", "emerge
 
 
 def severity(labels: Mapping[str, str]) -> str:
-    """Which of our severities is meant by a label of another monitor? Of one that says none, somebody is told."""
+    """Map the severity label of an external alert to ours; without a label it is ``notify``."""
     named = labels.get("severity", "")
     return named if named in SEVERITIES else _SEVERITIES.get(named, "notify")
 
 
 def as_alert_change(row: ResultRow, now_us: int) -> AlertChange:
-    """What another monitor says, as a change of ours."""
+    """Convert an external alert to an alert change."""
     labels, annotations = json.loads(row.labels), json.loads(row.annotations)
     over, own = row.ends_us <= now_us, {OF_SCHEDULE: SCHEDULE, OF_COLLECTOR: COLLECTOR}
-    source = next((of for end, of in own.items() if row.fingerprint.endswith(end)), NEIGHBOUR)
+    source = next((of for end, of in own.items() if row.fingerprint.endswith(end)), EXTERNAL)
     name = formatting.single_line(labels.get("alertname", UNNAMED), LONGEST_NAME)
-    said = formatting.single_line(
+    sentence = formatting.single_line(
         annotations.get("summary") or annotations.get("description") or name, LONGEST_SENTENCE
     )
     rule, subject = labels.get("rule", name), labels.get("subject", labels.get("instance", "app"))
-    # Its sender says an end before it comes; one that has only fallen silent has told of no recovery.
+    # A recovery is reported before its end time. If the sender only stopped reporting, the alert ends without recovery.
     how = "resolved" if row.known_at_us >= row.ends_us else "ended"
     return AlertChange(
         "resolved" if over else "firing",
         row.ends_us if over else max(row.starts_us, 0),
-        neighbour_id(row.labels, row.fingerprint, row.starts_us),
+        external_alert_id(row.labels, row.fingerprint, row.starts_us),
         formatting.single_line(rule, LONGEST_NAME),
         formatting.single_line(subject, LONGEST_NAME),
         source,
@@ -66,11 +66,11 @@ def as_alert_change(row: ResultRow, now_us: int) -> AlertChange:
         None,
         row.starts_us,
         None,
-        said if source != NEIGHBOUR else f"{said}; says another monitor",
+        sentence if source != EXTERNAL else f"{sentence} (reported by another monitor)",
     )
 
 
-# Alertmanager's resolve_timeout: an alert without an end is over when it was not repeated for so long.
+# Alertmanager's resolve_timeout: an alert without an end time is resolved if it is not repeated within this time.
 LASTS = timedelta(minutes=5)
 MOST = 20_000
 LONGEST = 4096  # Characters of a name or value that are kept; Prometheus and Alertmanager have no limit.
@@ -79,18 +79,18 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:T|[ ](?=\d\d:\d\d:\d\d$))(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:Z|([+-])"
     r"(\d\d):?(\d\d))?"
 )
-_ZERO = datetime(1, 1, 1, tzinfo=UTC)  # What Go writes where there is no time.
+_ZERO = datetime(1, 1, 1, tzinfo=UTC)  # Go writes this for a missing time.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 class Batch(NamedTuple):
     """
-    What was in one request.
+    The alerts of one request.
 
     Attributes:
-        alerts: Of each valid alert: fingerprint (of its labels), labels, annotations, starts_us and ends_us
+        alerts: For each valid alert: fingerprint (of its labels), labels, annotations, starts_us and ends_us
             (microseconds since 1970).
-        refused: One sentence for each alert that is not valid, with its place in the list.
+        refused: One sentence for each invalid alert, with its place in the list.
     """
 
     alerts: list[dict[str, Any]]
@@ -101,30 +101,30 @@ def read(body: bytes, now: datetime) -> Batch:
     """
     Read the alerts of one request.
 
-    Control and bidirectional characters in labels and annotations become spaces, and long texts are cut with a note;
-    the fingerprint is of the labels as they came.
+    Control and bidirectional characters in labels and annotations become spaces, and long texts are cut with a note.
+    The fingerprint is computed from the labels as received.
 
     Args:
         body: JSON, a list of alerts.
-        now: When it came; the start of an alert without one.
+        now: Time of the request; the start of an alert without a start time.
 
     Raises:
-        BadAlerts: It is no list of alerts in JSON, so nothing can be kept.
+        BadAlerts: The body is not a JSON list, so nothing can be stored.
     """
     try:
-        # As Go reads it: bytes that are no UTF-8 are replaced, and what follows the list is ignored.
+        # Like Go's decoder: invalid UTF-8 is replaced, and text after the list is ignored.
         found, _ = json.JSONDecoder(parse_int=float).raw_decode(body.decode("utf-8-sig", "replace").lstrip(" \t\r\n"))
     except (ValueError, RecursionError):
-        raise BadAlerts("the body is no JSON; a list of alerts was expected.") from None
+        raise BadAlerts("the body is not JSON; a list of alerts was expected.") from None
     if found is None:
         found = []
     if not isinstance(found, list):
-        raise BadAlerts("the body is JSON, but no list; a list of alerts was expected.")
+        raise BadAlerts("the body is JSON but not a list; a list of alerts was expected.")
     batch = Batch(
         [],
         [
-            f"alerts [{MOST}] and after: {len(found) - MOST} alerts are more than the {MOST} that are read "
-            f"from one request"
+            f"alerts [{MOST}] and after: {len(found) - MOST} alerts were rejected, at most {MOST} are read from one "
+            f"request"
         ]
         if len(found) > MOST
         else [],
@@ -140,8 +140,8 @@ def read(body: bytes, now: datetime) -> Batch:
 def _alert(found: Any, now: datetime) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadAlerts(f"is {_shown(found)}, expected an object")
-    found = {str(key).lower(): value for key, value in found.items()}  # Go takes the keys in any case.
-    # An empty label is none.
+    found = {str(key).lower(): value for key, value in found.items()}  # Go's decoder ignores the case of keys.
+    # A label with an empty value counts as missing.
     labels = {name: value for name, value in _texts("labels", found.get("labels")).items() if value}
     annotations = _texts("annotations", found.get("annotations"))
     if not labels:
@@ -173,19 +173,19 @@ def _texts(name: str, found: Any) -> dict[str, str]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise BadAlerts(f"{name} is {_shown(found)}, expected an object of texts")
+        raise BadAlerts(f"{name} is {_shown(found)}, expected an object of strings")
     for key, value in found.items():
         if value is not None and not isinstance(value, str):
-            raise BadAlerts(f"{name}.{formatting.single_line(key, 40)} is {_shown(value)}, expected a text")
+            raise BadAlerts(f"{name}.{formatting.single_line(key, 40)} is {_shown(value)}, expected a string")
     return {key: value or "" for key, value in found.items()}
 
 
 def _time(name: str, found: Any) -> datetime | None:
-    """An instant, to the microsecond and within 1970 to 9999; None where there is none."""
+    """Read a time, to the microsecond and within 1970 to 9999; None if it is missing."""
     if found is None:
         return None
     if found == "":
-        return _EARLIEST  # As Alertmanager reads it.
+        return _EARLIEST  # Alertmanager reads it so.
     parts = _TIME.fullmatch(found) if isinstance(found, str) and found.isascii() else None
     try:
         if parts is None:
@@ -204,7 +204,7 @@ def _time(name: str, found: Any) -> datetime | None:
         off = timedelta(hours=int(off_hours or 0), minutes=int(off_minutes or 0)) * (-1 if sign == "-" else 1)
     except ValueError:
         raise BadAlerts(f"{name} is {_shown(found)}, expected a time such as 2026-03-10T14:30:00Z") from None
-    if int(year) and wall - _ZERO == off:  # Go's zero time, in whichever zone it is written.
+    if int(year) and wall - _ZERO == off:  # Go's zero time, in any zone.
         return None
     if wall.year in (1, 9999):
         return _LATEST if wall.year == 9999 else _EARLIEST
@@ -212,5 +212,5 @@ def _time(name: str, found: Any) -> datetime | None:
 
 
 def _shown(found: Any) -> str:
-    """A bad value, short enough for a message."""
+    """Return an invalid value, shortened for a message."""
     return formatting.single_line(json.dumps(found, ensure_ascii=False), 60)

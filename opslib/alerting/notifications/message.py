@@ -1,23 +1,26 @@
 """
-Compose the text of a notification, so that a phone shows at first sight what is wrong and what to do.
+Compose the text of a notification: the first line says what is wrong, the next what to do first.
 
-What still works is looked up at the moment that the message is about, never assumed; what nobody knows is said to be
-not known.
+What still works is read as of the time of the message and never assumed; without data it is shown as unknown.
 """
 
 import html
 import re
 import shlex
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
-from opslib.alerting import effects
+from opslib.alerting import causes, effects
 from opslib.alerting.notifications.planner import (
+    COLLECTOR,
     ESCALATED_ROLE,
     ESCALATED_SEVERITY,
+    EXTERNAL,
     FIRING,
     MISSED_SUMMARY,
+    PRESSING,
     REPEAT,
     REPORT,
     RESOLVED,
@@ -29,26 +32,55 @@ from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
-SHOWN = 10  # So many alerts are named in one message.
-LATE_US = 300_000_000  # Whoever is told so long after it began is told that, too.
+PAGE = "alerting/notifications/templates/page.html"  # Of one message, or the begin of a page of several.
+SHOWN = 10  # Most alerts that are named in one message.
+LATE_US = 300_000_000  # A notification that is sent later than this after the alert fired says so.
 HEADS = {
     FIRING: "",
-    ESCALATED_SEVERITY: "worse: ",
-    REPEAT: "still: ",
-    ESCALATED_ROLE: "nobody has taken it: ",
-    RESOLVED: "over: ",
-    MISSED_SUMMARY: "began and ended while nobody could be told: ",
+    ESCALATED_SEVERITY: "severity raised: ",
+    REPEAT: "still firing: ",
+    ESCALATED_ROLE: "not acknowledged: ",
+    RESOLVED: "resolved: ",
+    MISSED_SUMMARY: "resolved before anyone was notified: ",
 }
-_WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
+ENDED = "ended: "
+# Slack and mails show what to do first below the headline, then the short answers, side by side.
+DO_FIRST, SINCE, FAULT, MEASURED, OWNER, NEXT = "Do first", "Since", "Whose fault", "Measured", "Owner", "Next"
+SHORT = (SINCE, FAULT, "Does not work", "Still works", "Works now", "Works again", "Unknown", MEASURED, OWNER, NEXT)
+IN_TERMINAL = "In a terminal"
+# What to do first about alerts that no rule of ours describes, by their source.
+_ADVICE_OF_SOURCE = {
+    SCHEDULE: "Run the job by hand.",
+    COLLECTOR: "Compare the clock of the collector's machine with a time server. Watch the app manually until then.",
+    EXTERNAL: "Open this alert in the monitor that reported it.",
+}
+# The colours of the states in mails, light and dark, as in components.css; mail clients know no stylesheet of ours.
+_COLOURS = {
+    "ok": "#1f6b3f",
+    "warning": "#7a5200",
+    "notify": "#9a4a00",
+    "critical": "#a8201a",
+    "escalate": "#7d1238",
+    "unknown": "#4f5b66",
+}
+_DARK = {
+    "ok": "#7fd6a2",
+    "warning": "#f0c05a",
+    "notify": "#ffab66",
+    "critical": "#ff9d94",
+    "escalate": "#ff9fc0",
+    "unknown": "#b8c4cf",
+}
+_WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Unknown"}
 
 
 class Working(NamedTuple):
     """
-    Something that people trade by, and whether it works.
+    Something that traders depend on, and whether it works.
 
     Attributes:
         state: works, fails or unknown.
-        words: What it is, who says so, and how long ago.
+        words: Its name, the source of the state, and the age of the observation.
         about: massive, tradier, prices, greeks, server or data.
     """
 
@@ -60,31 +92,34 @@ class Working(NamedTuple):
 @dataclass(frozen=True)
 class Situation:
     """
-    How everything stood when a message was made.
+    The state of all panels when a message was made.
 
     Attributes:
-        things: What people trade by, and whether it works.
-        fallback: The provider that serves where Massive does not; empty where there is none.
-        serving: Which provider serves: its name, or nobody; empty where that is not known.
-        picture: Draws a panel as it looked then, by its name, as PNG.
+        things: What traders depend on, and whether it works.
+        fallback: The provider that replaces Massive when it fails; empty if there is none.
+        serving: The provider in use, or "nobody"; empty if it is unknown.
+        picture: Draws a panel of the hour before that time, by its name, as PNG, and marks since when an alert is
+            active (microseconds since 1970).
+        incident_page: Returns the path of the page of an alert's incident below the home directory; empty without one.
     """
 
     things: Sequence[Working]
     fallback: str
     serving: str
-    picture: Callable[[str], bytes]
+    picture: Callable[[str, int], bytes]
+    incident_page: Callable[[str], str]
 
 
 class Code(str):
-    """A command or an id: to be copied from a message, so every channel shows it unaltered."""
+    """A command or an id that people copy from a message; every channel shows it unaltered."""
 
 
 def command(*words: str, where: tuple[str, ...] = ()) -> Code:
     """
-    An ``ops`` command as it can be pasted into a shell.
+    Return an ``ops`` command that can be pasted into a shell.
 
     Args:
-        where: The options that find the desk, see `Settings.where`.
+        where: The options that select the home directory and app, see `Settings.where`.
     """
     return Code(shlex.join(("ops", *words, *where)))
 
@@ -92,16 +127,19 @@ def command(*words: str, where: tuple[str, ...] = ()) -> Code:
 @dataclass(frozen=True)
 class Message:
     """
-    What people are told, in one piece. Every text in it is printable, and on one line.
+    One notification. Every text in it is printable and on one line.
 
     Attributes:
-        id: The same however often it is sent.
+        id: The same for every attempt to send it.
         kind: firing, rose, repeat, unheard, over, passed, report, or test.
-        severity: The highest of its alerts.
-        title: One line, which says all that matters.
-        lines: What follows it, each a heading (may be empty) and its words; a command or an id is `Code`.
-        link: Where the runbook opens in a browser; empty where nobody said where the lab is.
-        facts: What it was made from, for a program.
+        severity: The highest severity of its alerts.
+        title: One line with the essential facts.
+        lines: The lines after the title, each a heading (may be empty) and its text; a command or an id is `Code`.
+        link: URL of the runbook in JupyterLab; empty if the URL of JupyterLab is not configured.
+        facts: The data it was made from, for programs.
+        headline: What is broken, or over, in a few words; empty means that the title is short enough.
+        detail: The figure and its threshold, if the headline does not have them.
+        pages: Other pages that it links, each its name and its URL.
     """
 
     id: str
@@ -111,6 +149,9 @@ class Message:
     lines: tuple[tuple[str, str], ...]
     link: str
     facts: dict[str, Any]
+    headline: str = ""
+    detail: str = ""
+    pages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -118,13 +159,16 @@ class Message:
             ("title", _line(self.title)),
             ("lines", tuple((_line(head), _line(words)) for head, words in self.lines)),
             ("link", _line(self.link)),
+            ("headline", _line(self.headline)),
+            ("detail", _line(self.detail)),
+            ("pages", tuple((_line(name), _line(url)) for name, url in self.pages)),
             ("facts", formatting.printable_values(self.facts)),
         ):
             object.__setattr__(self, name, value)
 
     @property
     def plain(self) -> str:
-        """For a terminal or a mail."""
+        """The text for a terminal or a mail."""
         return "\n".join(
             [
                 self.title,
@@ -134,68 +178,187 @@ class Message:
         )
 
     @property
-    def slack(self) -> str:
-        """
-        As Slack's and its likes' own markup: commands and ids in code spans, unaltered; no free text becomes markup.
-
-        Slack's markup has no escape of its own, so its characters are replaced in free text by others that look alike.
-        """
-        lines = [
-            f"*{_free(self.title)}*",
-            *(f"*{_free(head)}:* {_marked(words)}" if head else _marked(words) for head, words in self.lines),
-        ]
-        return "\n".join(
-            [*lines, *([f"<{_entities(self.link).replace('|', '%7C')}|Open the runbook>"] if self.link else [])]
-        )
+    def state(self) -> str:
+        """The state that its sign shows, one of `formatting.SIGNS`; empty if it is about no alert and no report."""
+        if self.kind == REPORT:
+            return str(self.facts.get("verdict") or "unknown")
+        if self.kind == RESOLVED:
+            return "unknown" if any(a["how"] == "ended" for a in self.facts["alerts"]) else "ok"
+        return self.severity if self.kind in HEADS else ""
 
     @property
-    def html(self) -> str:
-        """For a mail that shows HTML; whatever comes from outside is inert."""
+    def heading(self) -> str:
+        """The first line where there is a layout: the sign, the state in words, and what is broken."""
+        if not self.state:
+            return self.title
+        sign = formatting.SIGNS.get(self.state, formatting.SIGNS["unknown"])
+        if self.kind == REPORT:
+            return f"{sign} {self.title}"
+        label = {
+            FIRING: self.severity,
+            ESCALATED_SEVERITY: f"severity raised to {self.severity}",
+            REPEAT: f"still {self.severity}",
+            ESCALATED_ROLE: f"{self.severity}, not acknowledged",
+            RESOLVED: "resolved" if self.state == "ok" else "ended",
+            MISSED_SUMMARY: "resolved before anyone was notified",
+        }[self.kind]
+        return f"{sign} {label[0].upper()}{label[1:]}: {self.headline or self.title}"
+
+    @property
+    def do_first(self) -> str:
+        """What to do first; empty if the message does not say it."""
+        return next((words for head, words in self.lines if head == DO_FIRST and not isinstance(words, Code)), "")
+
+    @property
+    def short_answers(self) -> list[tuple[str, str]]:
+        """The lines that answer since when, whose fault, what works, what was measured and who owns it."""
+        found = [line for line in self.lines if line[0] in SHORT] + ([(MEASURED, self.detail)] if self.detail else [])
+        return sorted(found, key=lambda line: SHORT.index(line[0]))
+
+    @staticmethod
+    def items(head: str, words: str) -> list[str]:
+        """Return the parts of a short answer, things that work or not each with a bullet; brackets are not split."""
+        found = re.split(r"; (?![^()]*\))", words)
+        return [f"\u2022 {part}" for part in found] if len(found) > 1 and head != SINCE else found
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The other lines with a heading that are no commands."""
+        shown = (*SHORT, DO_FIRST, "")
+        return [line for line in self.lines if line[0] not in shown and not isinstance(line[1], Code)]
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """The lines whose text is copied: commands and ids."""
+        return [line for line in self.lines if isinstance(line[1], Code)]
+
+    @property
+    def commands_heading(self) -> str:
+        """Where the commands are entered; empty if there is none, such as for the path of a report."""
+        return IN_TERMINAL if any(words.startswith("ops ") for _, words in self.commands) else ""
+
+    @property
+    def remarks(self) -> list[str]:
+        """The lines without a heading."""
+        return [words for head, words in self.lines if not head and not isinstance(words, Code)]
+
+    @property
+    def buttons(self) -> list[tuple[str, str]]:
+        """The pages that it links, each its name and its URL; a page without a URL is left out."""
+        return [(name, url) for name, url in (("Open the runbook", self.link), *self.pages) if url]
+
+    @property
+    def slack(self) -> str:
+        """
+        The text in the markup of Slack and compatible chats.
+
+        Commands and ids stand unaltered in code spans.
+        """
+        lines = [f"*{free(self.title)}*", *(in_markup(head, words) for head, words in self.lines)]
+        return "\n".join(
+            [*lines, *([f"<{entities(self.link).replace('|', '%7C')}|Open the runbook>"] if self.link else [])]
+        )
+
+    def html(self, picture: str = "") -> str:
+        """
+        Return the HTML page for a mail; external text is escaped.
+
+        Args:
+            picture: The URL of the chart; empty if there is none.
+        """
+        return page(self.title, self.article(picture))
+
+    def article(self, picture: str = "", at: str = "") -> str:
+        """
+        Return the part of a page that shows the message, with inline styles, as mail clients need them.
+
+        Args:
+            picture: The URL of the chart; empty if there is none.
+            at: When it was sent, on a page of several messages.
+        """
         return templates.render(
             "alerting/notifications/templates/message.html",
-            title=self.title,
-            lines=[(head, words, isinstance(words, Code)) for head, words in self.lines],
-            link=self.link,
+            message=self,
+            at=at,
+            level=2 if at else 1,
+            picture=picture,
+            alt=f"Chart: {NAMES.get(self.facts['panel'], 'the report')}, with its thresholds",
+            state=self.state if self.state in _COLOURS else "unknown",
+            colours=_COLOURS,
+            do_first=DO_FIRST,
+            is_code=_is_code,
         )
+
+    def redacted(self, redact: Callable[[str], str]) -> "Message":
+        """Return the message with its texts redacted; what it was made from stays."""
+        return replace(
+            self,
+            title=redact(self.title),
+            lines=tuple((redact(head), type(words)(redact(words))) for head, words in self.lines),
+            link=redact(self.link),
+            headline=redact(self.headline),
+            detail=redact(self.detail),
+            pages=tuple((redact(name), redact(url)) for name, url in self.pages),
+        )
+
+
+def page(title: str, body: str | None = None) -> str:
+    """Return the HTML page of one message, or the begin of a page to which messages are appended."""
+    return templates.render(PAGE, title=title, body=body, dark=_DARK)
 
 
 def _line(outside: str) -> str:
-    """Printable, on one line; what is `Code` stays `Code`."""
+    """Return the text printable and on one line; `Code` stays `Code`."""
     return type(outside)(formatting.printable(outside).replace("\n", " ").replace("\t", " "))
 
 
-def _entities(words: str) -> str:
+def _is_code(words: str) -> bool:
+    return isinstance(words, Code)
+
+
+def entities(words: str) -> str:
+    """Return a text with the three characters that Slack parses, ``&``, ``<`` and ``>``, as entities."""
     return html.escape(words, quote=False)
 
 
-def _free(outside: str) -> str:
+def free(outside: str) -> str:
     """
-    Free text in Slack's markup: its three entities, and no emphasis, code or quote.
+    Return free text for Slack's markup: its three entities escaped, and no emphasis, code or quote.
 
-    An underscore inside a word is none.
+    Slack's markup has no escape character, so its characters are replaced by similar ones. An underscore inside a word
+    is kept, because Slack does not read it as emphasis.
     """
     alike = re.sub(r"(?<!\w)_|_(?!\w)", "\u02cd", outside).translate(
         {ord("*"): "\u2217", ord("~"): "\u223c", ord("`"): "'"}
     )
-    return _entities(re.sub(r"^\s*>", "\u203a", alike))
+    return entities(re.sub(r"^\s*>", "\u203a", alike))
 
 
-def _marked(words: str) -> str:
-    if not isinstance(words, Code):
-        return _free(words)
-    fence = "```" if "`" in words else "`"  # A folder may have a backtick in its name.
-    return f"{fence}{_entities(words)}{fence}"
+def in_markup(head: str, words: str) -> str:
+    """
+    Return one line in Slack's markup, its heading bold and a command in a code span.
+
+    Empty for a command that no code span can hold, since Slack would show another command.
+    """
+    if isinstance(words, Code):
+        if "```" in words or words.startswith("`") or words.endswith("`"):
+            return ""
+        fence = "```" if "`" in words else "`"  # A path may contain a backtick.
+        marked = f"{fence}{entities(words)}{fence}"
+    else:
+        marked = free(words)
+    return f"*{free(head)}:* {marked}" if head else marked
 
 
 def compose(
-    body: dict[str, Any], rules: Rules, staff: Contacts, situation: Situation | None, where: tuple[str, ...] = ()
+    body: dict[str, Any], rules: Rules, contacts: Contacts, situation: Situation | None, where: tuple[str, ...] = ()
 ) -> Message:
     """
-    The message that was written down as `body`.
+    Compose the message of a stored body.
 
     Args:
-        situation: How everything stood when it was made; None where that cannot be read.
-        where: The options by which a command in it finds the desk.
+        situation: The state of all panels when it was made; None if that cannot be read.
+        where: The options that its commands use to select the home directory and app.
     """
     body = formatting.printable_values(body)
     if body["kind"] == REPORT:
@@ -211,56 +374,128 @@ def compose(
     alerts, kind = [a | {"sentence": formatting.single_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
     first = max(alerts, key=lambda a: SEVERITIES.index(a["severity"]))
     panel = f", {NAMES[body['panel']]}" if kind != MISSED_SUMMARY else ""
-    lines = [*_when(alerts, kind, rules, where), ("", f"{body['app']}{panel}. For {_for(body['roles'], staff)}.")]
+    lines = _when(alerts, kind, rules, where)
     late_us, link = body["made_us"] - first["fired_us"], ""
-    if kind == FIRING and late_us > LATE_US:
-        lines.append(
-            (
-                "",
-                f"Told {formatting.duration(late_us / 1e6)} late: until now nobody could be told, or it was "
-                f"kept quiet.",
-            )
-        )
     if kind in (FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE):
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
-        lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
         action, traders = _advice(first, rule, situation)
+        lines = [*_do_first(first, rule, action), *lines, *_whose_fault(alerts)]
+        lines += _stands(situation, {about for a in alerts if (about := _blamed(a))})
         lines += [("For traders", traders)] if traders else []
         lines += _unbacked(situation, alerts)
-        lines += _stands(situation, {about for a in alerts if (about := _blamed(a))})
-        lines += [("Do first", f"{action} ({rule.who})")] if rule else []
+        lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
+        lines += _ownership(body, first, contacts)
         lines += [
-            ("By hand", command(*a["again"], where=where))
+            ("Run by hand", command(*a["again"], where=where))
             for a in alerts[:SHOWN]
             if a["source"] == SCHEDULE and a.get("again")
         ]
         lines += _answers(first, where)
         link = (
-            f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
+            f"{contacts.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb"
+            if contacts.lab_url and first["runbook"]
+            else ""
         )
     elif kind == RESOLVED:
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
+    lines.append(("", f"{body['app']}{panel}. Notified: {_for(body['roles'], contacts)}."))
+    if kind == FIRING and late_us > LATE_US:
+        lines.append(
+            (
+                "",
+                f"Sent {formatting.duration(late_us / 1e6)} after the alert fired: before that, no one could be "
+                f"notified, or the alert was silenced.",
+            )
+        )
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
-    told = (
+    summary = (
         f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
         if kind == MISSED_SUMMARY
-        else f"{_ended(first, rules) if kind == RESOLVED else _said(first)}{more}"
+        else f"{_describe_end(first, rules) if kind == RESOLVED else _describe_problem(first)}{more}"
     )
+    head = _head(body)
+    prefix = ENDED if head == "ended" else HEADS[kind]
     return Message(
         body["id"],
         kind,
         body["severity"],
-        formatting.single_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300),
+        formatting.single_line(f"[{head}] {prefix}{summary}", 300),
         tuple(lines),
         link,
         body,
+        *_headline(first, kind, summary, more),
+        _pages(contacts, situation, kind, first),
     )
+
+
+def _headline(alert: dict[str, Any], kind: str, summary: str, more: str) -> tuple[str, str]:
+    """Return what is broken in a few words, and the figure if it is not among them."""
+    cause = str(alert.get("headline") or "").rstrip(".")
+    if kind in (RESOLVED, MISSED_SUMMARY) or not cause:
+        return summary, ""
+    return f"{cause}{more}", str(alert["sentence"])
+
+
+def _pages(
+    contacts: Contacts, situation: Situation | None, kind: str, alert: dict[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Return the dashboard, where an alert is acknowledged, and the page of the alert's incident."""
+    if not contacts.lab_url:
+        return ()
+    incident = situation.incident_page(alert["alert"]) if situation else ""
+    return (
+        (
+            "Dashboard" if kind in (RESOLVED, MISSED_SUMMARY) else "Acknowledge on the dashboard",
+            f"{contacts.lab_url}/lab/tree/notebooks/dashboard.ipynb",
+        ),
+        *([("Open the incident", f"{contacts.lab_url}/lab/tree/home/{quote(incident)}")] if incident else []),
+    )
+
+
+def _do_first(alert: dict[str, Any], rule: Rule | None, action: str) -> list[tuple[str, str]]:
+    """Return what to do first, and who does it; without a rule by the source of the alert."""
+    words = f"{action} ({rule.who})" if rule else _ADVICE_OF_SOURCE.get(alert["source"], "")
+    return [(DO_FIRST, words)] if words else []
+
+
+def _whose_fault(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return whose fault it is by the diagnosis; of alerts of the monitoring about itself, ours."""
+    if all(a["source"] in (SCHEDULE, COLLECTOR) for a in alerts):
+        return [(FAULT, causes.WHOSE["monitor_down"])]
+    found = dict.fromkeys(_at_fault(a["cause"]) for a in alerts if a.get("cause"))
+    return [(FAULT, "; ".join(found) or "not determined yet")]
+
+
+def _at_fault(name: str) -> str:
+    """Return whose fault a cause is, by the name of `planner.Cause`; a provider is named."""
+    cause, _, subject = name.partition(" of ")
+    words = causes.WHOSE[cause]
+    if subject not in PROVIDERS:
+        return words
+    return (
+        f"{subject.title()}, the provider"
+        if words == causes.PROVIDER
+        else words.replace("the provider", subject.title())
+    )
+
+
+def _ownership(body: dict[str, Any], alert: dict[str, Any], contacts: Contacts) -> list[tuple[str, str]]:
+    """Return who acknowledged the alert, and the role that is notified next if nobody does."""
+    if owner := alert.get("acked_by"):
+        return [(OWNER, f"{owner} has acknowledged it")]
+    found, role = [(OWNER, "nobody yet")], contacts.next_role(tuple(body["roles"]))
+    if body["severity"] in PRESSING and role:
+        at = clock.instant(body["made_us"] + clock.span_us(contacts.escalate_after))
+        when = f"{at.astimezone(formatting.NEW_YORK):%H:%M} New York"
+        found.append((NEXT, f"{role} is notified at {when}, unless somebody acknowledges"))
+    return found
 
 
 def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | None) -> tuple[str, str]:
     """
-    What to do first, and what it means for who trades: the cause's text, else that of its rule, as far as anybody
-    serves at all.
+    Return the first action and the impact on traders.
+
+    The texts are the cause's, else the rule's; if no provider is available, traders get the text for that.
     """
     if rule is None:
         return "", ""
@@ -276,26 +511,26 @@ def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | Non
 
 
 def _unbacked(situation: Situation | None, alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """That the fallback is missing, where the trouble is the fallback's and Massive serves."""
+    """Return the line that the fallback is missing, if the fallback has the problem and Massive is in use."""
     if situation is None or situation.fallback not in {a["subject"] for a in alerts} or situation.serving != "massive":
         return []
     return [
         (
             "Fallback",
-            f"missing: while {situation.fallback.title()} is like this, should Massive fail, nobody serves "
-            f"options in its place",
+            f"missing: while {situation.fallback.title()} has this problem, no provider can replace Massive if it "
+            f"fails",
         )
     ]
 
 
-def _said(alert: dict[str, Any]) -> str:
-    """What is wrong; where the diagnosis was sure, its cause first."""
+def _describe_problem(alert: dict[str, Any]) -> str:
+    """Return what is wrong; if the diagnosis was sure, the cause comes first."""
     headline = str(alert.get("headline") or "").rstrip(".")
     return f"{headline}: {alert['sentence']}" if headline else str(alert["sentence"])
 
 
 def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The commands by which somebody takes an alert and opens its runbook; an id may begin with a hyphen."""
+    """Return the commands that acknowledge an alert and open its runbook; an id may begin with a hyphen."""
     name, hyphen = alert["alert"], alert["alert"].startswith("-")
     of_incident = (f"--incident={name}",) if hyphen else ("--incident", name)
     runbook = (
@@ -303,7 +538,8 @@ def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, s
         if alert["runbook"]
         else []
     )
-    return [*runbook, ("Take it", command("ack", *where, "--", name) if hyphen else command("ack", name, where=where))]
+    ack = command("ack", *where, "--", name) if hyphen else command("ack", name, where=where)
+    return [*runbook, ("Acknowledge", ack)]
 
 
 def _head(body: dict[str, Any]) -> str:
@@ -312,60 +548,59 @@ def _head(body: dict[str, Any]) -> str:
     return "late" if body["kind"] == MISSED_SUMMARY else body["severity"]
 
 
-def _ended(alert: dict[str, Any], rules: Rules) -> str:
-    """What is over, where its figure stands now, and how bad it was."""
+def _describe_end(alert: dict[str, Any], rules: Rules) -> str:
+    """Return which alert is over, its value now, and its worst value."""
     rule = rules.rules.get(alert["rule"])
     if rule is None:
         return str(alert["sentence"])
     parts = []
     if alert["value"] is not None and alert["how"] != "ended":
-        parts.append(f"now {rule.told(alert['value'])}")
+        parts.append(f"now {rule.format_value(alert['value'])}")
     if alert["peak"] is not None:
-        parts.append(f"at its worst {rule.told(alert['peak'])}")
+        parts.append(f"worst {rule.format_value(alert['peak'])}")
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Since when, and until when; what of, where there are several."""
-    found = []
+    """Return one line per alert with its start and end; with its sentence if there are several."""
+    several, found = kind == MISSED_SUMMARY or len(alerts) > 1, list[tuple[str, str]]()
+    if several and kind != MISSED_SUMMARY:
+        found.append((SINCE, _moment(min(a["pending_us"] for a in alerts))))
     for alert in alerts[:SHOWN]:
-        since = clock.instant(alert["pending_us"])
-        words = f"since {since.astimezone(formatting.NEW_YORK):%H:%M:%S} New York ({since:%Y-%m-%d %H:%M:%S} UTC)"
+        words = _moment(alert["pending_us"])
         if kind in (RESOLVED, MISSED_SUMMARY) and alert["over_us"] is not None:
             until = (
                 f"{clock.instant(alert['over_us']).astimezone(formatting.NEW_YORK):%H:%M:%S} New York, after "
                 f"{formatting.duration((alert['over_us'] - alert['pending_us']) / 1e6)}"
             )
             words += {
-                "resolved": f"; over at {until}",
-                "fell": f"; back below what is told at {until}",
-                "ended": f"; its market, its page or its sender was gone at {until}, which is no recovery",
+                "resolved": f"; resolved at {until}",
+                "fell": f"; lowered to a severity without notification at {until}",
+                "ended": f"; ended at {until}: the market, the page or the sender is gone, which is no recovery",
             }[alert["how"]]
-        several = kind == MISSED_SUMMARY or len(alerts) > 1
-        found.append(
-            (
-                "",
-                f"{alert['severity']}: {_ended(alert, rules) if kind == RESOLVED else alert['sentence']}, {words}."
-                if several
-                else f"{words[0].upper()}{words[1:]}.",
-            )
-        )
+        what = _describe_end(alert, rules) if kind == RESOLVED else alert["sentence"]
+        found.append((alert["severity"], f"{what}, since {words}") if several else (SINCE, words))
     return (
-        [*found, (f"And {len(alerts) - SHOWN} more, all in", command("notify", "-o", "json", where=where))]
+        [*found, (f"{len(alerts) - SHOWN} more alerts; list all", command("notify", "-o", "json", where=where))]
         if len(alerts) > SHOWN
         else found
     )
 
 
-def _for(roles: list[str], staff: Contacts) -> str:
+def _moment(at_us: int) -> str:
+    at = clock.instant(at_us)
+    return f"{at.astimezone(formatting.NEW_YORK):%H:%M:%S} New York ({at:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _for(roles: list[str], contacts: Contacts) -> str:
     def people(name: str) -> str:
         return (
-            f"{name} ({', '.join(staff.roles[name].people)})"
-            if name in staff.roles and staff.roles[name].people
+            f"{name} ({', '.join(contacts.roles[name].people)})"
+            if name in contacts.roles and contacts.roles[name].people
             else name
         )
 
-    return ", ".join(people(name) for name in roles) or "nobody"
+    return ", ".join(people(name) for name in roles) or "no one"
 
 
 _ABOUT = {
@@ -379,7 +614,7 @@ _GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", 
 
 
 def _blamed(alert: dict[str, Any]) -> str:
-    """What an alert says does not work, as `impact.things` has it; empty where that is none of them."""
+    """Return what an alert says does not work, as named in `impact.things`; empty if it is none of them."""
     if alert["rule"] in ("availability", "answers", "response_time", "availability_burn", "chain_whole"):
         return "data" if alert["subject"] == "app" else str(alert["subject"])
     return "greeks" if alert["rule"] in _GREEKS else _ABOUT.get(alert["rule"], "")
@@ -387,13 +622,13 @@ def _blamed(alert: dict[str, Any]) -> str:
 
 def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list[tuple[str, str]]:
     """
-    What works and what does not, line by line.
+    Return what works and what does not, line by line.
 
     Args:
-        blamed: What an alert of the message says does not work: where it works by now, the message says by whom.
+        blamed: What the message's alerts say does not work; if it works again by now, the message says so.
     """
     if situation is None:
-        return [("Still works", "not known: what was seen cannot be read")]
+        return [("Still works", "unknown: the collected data cannot be read")]
     found = situation.things
     otherwise = [t for t in found if t.state == "works" and t.about in blamed]
     lines = [
@@ -401,12 +636,12 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
         for state, head in _WORDS.items()
     ]
     return [(head, words) for head, words in lines if words] + (
-        [("Yet it works now", "; ".join(t.words for t in otherwise))] if otherwise else []
+        [("Works again", "; ".join(t.words for t in otherwise))] if otherwise else []
     )
 
 
-def test_message(app: str, target: str, staff: Contacts, where: tuple[str, ...] = ()) -> Message:
-    """A message that says it is only a trial."""
+def test_message(app: str, target: str, contacts: Contacts, where: tuple[str, ...] = ()) -> Message:
+    """Compose a test message."""
     body: dict[str, Any] = {
         "id": f"{app}-test-{target}",
         "app": app,
@@ -419,16 +654,16 @@ def test_message(app: str, target: str, staff: Contacts, where: tuple[str, ...] 
         "made_us": 0,
     }
     lines = (
-        ("", "Nothing is wrong. Somebody tried whether this way works."),
-        ("Try it again", command("notify", "--test", target, where=where)),
+        ("", "This is a test message. No alert is firing because of it."),
+        ("Send it again", command("notify", "--test", target, where=where)),
     )
     return Message(
-        body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", lines, staff.lab_url, body
+        body["id"], "test", "notify", f"[test] {app}: test message to {target}", lines, contacts.lab_url, body
     )
 
 
-def free_text(app: str, name: str, words: str, staff: Contacts, lines: tuple[tuple[str, str], ...] = ()) -> Message:
-    """What somebody says to the channel."""
+def free_text(app: str, name: str, words: str, contacts: Contacts, lines: tuple[tuple[str, str], ...] = ()) -> Message:
+    """Compose a message of free text."""
     body = {
         "id": name,
         "app": app,
@@ -440,4 +675,6 @@ def free_text(app: str, name: str, words: str, staff: Contacts, lines: tuple[tup
         "panel": "system",
         "made_us": 0,
     }
-    return Message(name, "said", "notify", formatting.single_line(f"[{app}] {words}", 300), lines, staff.lab_url, body)
+    return Message(
+        name, "said", "notify", formatting.single_line(f"[{app}] {words}", 300), lines, contacts.lab_url, body
+    )

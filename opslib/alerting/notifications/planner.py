@@ -1,14 +1,14 @@
 """
-Decide when a notification of an alert is due, to whom, and about what.
+Decide when a notification of an alert is due, to which roles, and about what.
 
-For each alert it holds what is so beside what was told of it; a message is due where the two differ. So whatever was
-killed in between, the difference is still there. Nothing here asks for the time, the store or the network.
+For each alert it keeps the current state and the state that people were last notified of. A notification is due when
+they differ, so it survives a killed process. This module reads no clock, database or network.
 
-Alerts of one trouble (of one rule and subject by two sources, or of one diagnosed cause) make one notification: the
-first of them is sent, another one only where it is more severe, and the end when all of them are over.
+Alerts of one problem (one rule and subject from two sources, or one diagnosed cause) make one notification. The first
+one is sent, another one only if it is more severe, and the resolution when all of them are over.
 
-A silenced alert tells nobody: when its silence ends, what still fires is told then, and what was told before and is
-over by now too. What began and ended before anybody could be told is told afterwards, all of it in one message.
+A silenced alert notifies no one. When the silence ends, people are notified if it still fires, or of its resolution if
+they were notified before. Alerts that resolved before anyone was notified are reported afterwards in one message.
 """
 
 import json
@@ -30,25 +30,36 @@ FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE, RESOLVED, MISSED_SUMMARY, RE
     "passed",
     "report",
 )
-# What goes on to the next role where nobody says anything, and waits for nobody's hours.
+# The kinds as people read them.
+KIND_NAMES = {
+    FIRING: "firing",
+    ESCALATED_SEVERITY: "severity raised",
+    REPEAT: "still firing",
+    ESCALATED_ROLE: "not acknowledged",
+    RESOLVED: "resolved",
+    MISSED_SUMMARY: "resolved before anyone was notified",
+    REPORT: "report",
+}
+# Severities that escalate to the next role without acknowledgement, and that ignore working hours.
 PRESSING = ("critical", "escalate")
-HELD_US = 15_000_000  # What nothing is at fault for is asked about again so often, and sent once that is no longer so.
-# What is critical waits no longer for what belongs to it; that is merged with it by its cause.
+HOLD_BACK_US = 15_000_000  # An alert whose cause is no fault is held back and checked again after this time.
+# A critical alert waits at most this long for its group; later alerts of its cause are merged with it.
 PRESSING_WAIT_US = 5_000_000
-# What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
-TROUBLE_US = 900_000_000
-ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
-NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
-# The source of what is told of things that were due; how their fingerprints end.
+# Alerts of one cause fire within this time of each other; a later one is another problem with the same cause.
+SAME_PROBLEM_US = 900_000_000
+RENOTIFY_US = 1_800_000_000  # A severity that is reached again this long after the last notification is notified again.
+EXTERNAL = "prometheus"  # The source of an external monitor's alerts.
+# The source of alerts about due jobs, and the end of their fingerprints.
 SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"
-# The same of what the collector says of itself, without evaluating a rule.
+# The same for alerts of the collector about itself, which no rule evaluates.
 COLLECTOR, OF_COLLECTOR = "collector", ":collector"
 
 
 class AlertChange(NamedTuple):
     """
-    One change that somebody is to be told of: a severity that was reached (firing) or left (resolved); times in
-    microseconds since 1970.
+    One change of an alert that can need a notification: a severity reached (firing) or left (resolved).
+
+    Times are in microseconds since 1970.
     """
 
     edge: str
@@ -68,11 +79,11 @@ class AlertChange(NamedTuple):
 
 class Silence(NamedTuple):
     """
-    Who wants to hear nothing of what, until when, and why; an empty rule, subject or source is any.
+    One silence: author, reason, what it matches, and its time; an empty rule, subject or source matches any.
 
     Attributes:
-        id: By which it is ended early.
-        from_us, until_us: Microseconds since 1970; `until_us` is when it ended, where it was ended early.
+        id: The id by which it can be expired early.
+        from_us, until_us: Microseconds since 1970; if it was expired early, `until_us` is that time.
     """
 
     id: str
@@ -84,28 +95,27 @@ class Silence(NamedTuple):
     from_us: int
     until_us: int
 
-    def holds(self, notice: "NotificationState", at_us: int) -> bool:
-        """Does it keep an alert quiet at an instant?"""
+    def matches(self, state: "NotificationState", at_us: int) -> bool:
+        """Return whether it silences an alert at an instant."""
         return self.from_us <= at_us < self.until_us and all(
             mine in ("", theirs)
-            for mine, theirs in ((self.rule, notice.rule), (self.subject, notice.subject), (self.source, notice.source))
+            for mine, theirs in ((self.rule, state.rule), (self.subject, state.subject), (self.source, state.source))
         )
 
 
 class Cause(NamedTuple):
     """
-    What sets an alert off, where the diagnosis of that moment is sure of it.
+    The cause of an alert, if the diagnosis of that time is sure of it.
 
     Attributes:
-        name: The cause and its subject, by which two alerts are one trouble.
-        words: The cause, its subject, how sure that is, and what it means.
-        headline: What it means, in one sentence.
-        runbook: Where it goes on; empty where nothing needs be done.
-        rule: The rule that says what to do first about it; empty where there is none.
-        who: The role that acts first on that.
-        action, traders: What to do first, and what it means for who trades, where the text of the rule does not fit;
-            else empty.
-        no_fault: Whether nothing is at fault, so that nobody is notified while that is so.
+        name: The cause and its subject; alerts with the same name belong to one problem.
+        words: The meaning of the cause, and the confidence.
+        headline: Its meaning in one sentence.
+        runbook: The runbook; empty if nothing needs to be done.
+        rule: The rule with the first action for it; empty if there is none.
+        who: The role that acts first.
+        action, traders: The first action and the impact on traders if the rule's texts do not fit; else empty.
+        no_fault: Whether there is no fault, so that no one is notified while this lasts.
     """
 
     name: str
@@ -119,33 +129,44 @@ class Cause(NamedTuple):
     no_fault: bool = False
 
 
-def unknown_cause(notice: "NotificationState") -> Cause | None:
-    """No diagnosis was made."""
+def unknown_cause(state: "NotificationState") -> Cause | None:
+    """Return no cause: no diagnosis was made."""
     return None
+
+
+# Attributes of a state that the database stores under another name.
+_STORED_AS = {
+    "notified": "told",
+    "notified_us": "told_us",
+    "silenced": "muted",
+    "replaced": "explained",
+    "reached_us": "rose_us",
+}
+_ATTRIBUTE_OF = {stored: name for name, stored in _STORED_AS.items()}
 
 
 @dataclass(slots=True)
 class NotificationState:
     """
-    One alert as people know it; times in microseconds since 1970.
+    The state of one alert and what people were notified of; times in microseconds since 1970.
 
     Attributes:
-        panel, who: Of its rule: where it belongs, and the role that acts first.
-        group: By which those belong together that fire in one panel at one time.
-        levels: The severities that fire and of which somebody is to be told, in the order in which they were reached.
-        fired_us: When the first of them did; rose_us, when the present one did.
-        over_us, how: When none was left, and whether it was resolved, has ended, or only fell below.
-        worst: The highest severity that it reached meanwhile.
-        told: The highest severity that somebody was told of; None where nobody was, since it was last over.
-        told_us: When somebody was last told of it.
-        roles: Who was.
-        acked_by: Who has taken it; empty is nobody.
-        muted: Was it kept quiet since somebody was last told?
-        again: Of something that was due: the words after ``ops`` by which somebody makes it.
-        explained: Is it a neighbour's word for an alert of ours, which is told instead?
-        held_until_us: Nobody is notified of it before, for its cause was no fault; 0 where that was not so.
+        panel, who: The panel of its rule, and the role that acts first.
+        group: The group of alerts that fire in one panel at the same time.
+        levels: The firing severities that need a notification, in the order in which they were reached.
+        fired_us: When the first of them was reached; reached_us is the time of the present one.
+        over_us, how: When none was left, and how: resolved, ended, or fell (to a severity without notification).
+        worst: The highest severity reached so far.
+        notified: The highest severity that people were notified of; None if no one was since it was last over.
+        notified_us: When people were last notified of it.
+        roles: The roles that were notified.
+        acked_by: The person who acknowledged it; empty if no one did.
+        silenced: Whether it was silenced since the last notification.
+        again: For a due job: the words after ``ops`` that run it by hand.
+        replaced: Whether it is an external alert for which an alert of ours is notified instead.
+        held_until_us: No notification before this time, because its cause was no fault; 0 if that is not the case.
         cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see
-            `Cause`; empty where none was.
+            `Cause`; empty if there was none.
     """
 
     alert: str
@@ -158,16 +179,16 @@ class NotificationState:
     levels: list[str] = field(default_factory=list)
     pending_us: int = 0
     fired_us: int | None = None
-    rose_us: int = 0
+    reached_us: int = 0
     over_us: int | None = None
     how: str = ""
     worst: str | None = None
-    told: str | None = None
-    told_us: int = 0
+    notified: str | None = None
+    notified_us: int = 0
     roles: list[str] = field(default_factory=list)
     acked_by: str = ""
-    muted: bool = False
-    explained: bool = False
+    silenced: bool = False
+    replaced: bool = False
     value: float | None = None
     limit: float | None = None
     peak: float | None = None
@@ -185,15 +206,15 @@ class NotificationState:
     @classmethod
     def of_json(cls, state: str) -> "NotificationState":
         """
-        Read what `as_json` gave, as it is kept.
+        Read the stored result of `as_json`.
 
         Raises:
-            DamagedCell: It is no such thing.
+            DamagedCell: It is not a stored state.
         """
         with decoding("notices.state"):
-            found = cls(**json.loads(state))
+            found = cls(**{_ATTRIBUTE_OF.get(key, key): value for key, value in json.loads(state).items()})
             require_types(found)
-            if not {*found.levels, found.worst, found.told} <= {*SEVERITIES, None}:
+            if not {*found.levels, found.worst, found.notified} <= {*SEVERITIES, None}:
                 raise ValueError("a severity that there is not")
         return found
 
@@ -204,11 +225,11 @@ class NotificationState:
 
     @property
     def open(self) -> bool:
-        """Is there, or may there be, anything to tell?"""
-        return bool(self.levels) or self.told is not None or self.over_us is not None
+        """Whether a notification is or may become due."""
+        return bool(self.levels) or self.notified is not None or self.over_us is not None
 
-    def take(self, edge: AlertChange) -> None:
-        """Take in what became of the alert."""
+    def apply(self, edge: AlertChange) -> None:
+        """Apply a change of the alert."""
         if edge.edge == "firing":
             if not self.levels and self.over_us is None:
                 self.fired_us, self.pending_us, self.peak, self.worst = edge.at_us, edge.pending_us, None, None
@@ -216,27 +237,27 @@ class NotificationState:
                 self.levels.append(edge.severity)
             self.worst = max(self.worst or edge.severity, edge.severity, key=SEVERITIES.index)
             if self.level == edge.severity:
-                self.rose_us = edge.at_us
+                self.reached_us = edge.at_us
                 self.sentence, self.value, self.limit = edge.sentence, edge.value, edge.limit
             self.over_us, self.how = None, ""
             return
         self.levels = [level for level in self.levels if level != edge.severity]
-        # The mildest is left last, and its peak is that of the whole.
+        # The lowest severity is left last, and its peak is that of the whole alert.
         self.peak = self.peak if edge.peak is None else edge.peak
         if not self.levels and self.fired_us is not None and self.over_us is None:
             self.over_us, self.how, self.value = edge.at_us, edge.kind, edge.value
 
-    def closed(self) -> None:
-        """All that there was to tell has been told."""
+    def reset(self) -> None:
+        """Reset the state after the last notification."""
         (
             self.over_us,
             self.how,
-            self.told,
-            self.told_us,
+            self.notified,
+            self.notified_us,
             self.roles,
             self.acked_by,
-            self.muted,
-            self.explained,
+            self.silenced,
+            self.replaced,
             self.group,
         ) = None, "", None, 0, [], "", False, False, ""
         self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = (
@@ -250,8 +271,8 @@ class NotificationState:
         )
         self.held_until_us = 0
 
-    def named(self, cause: Cause | None) -> None:
-        """Keep the cause that people are notified of; one that is kept stays."""
+    def set_cause(self, cause: Cause | None) -> None:
+        """Store the cause that people are notified of; a stored one is kept."""
         if cause is not None and not self.cause:
             (
                 self.cause,
@@ -267,14 +288,14 @@ class NotificationState:
             self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
-        """For the store; `of_json` reads it."""
-        return asdict(self)
+        """Return the state for the database; `of_json` reads it."""
+        return {_STORED_AS.get(name, name): value for name, value in asdict(self).items()}
 
 
 class Notification(NamedTuple):
-    """One thing to be told of one alert, and to whom."""
+    """One due notification of one alert, and the roles that get it."""
 
-    notice: NotificationState
+    state: NotificationState
     kind: str
     roles: tuple[str, ...]
 
@@ -283,100 +304,109 @@ def _rank(severity: str | None) -> int:
     return SEVERITIES.index(severity) if severity else -1
 
 
-def due(
-    notices: Iterable[NotificationState],
+def due_notifications(
+    states: Iterable[NotificationState],
     silences: Iterable[Silence],
     acks: Mapping[str, tuple[str, int]],
-    staff: Contacts,
+    contacts: Contacts,
     at_us: int,
     cause_of: Callable[[NotificationState], Cause | None] = unknown_cause,
 ) -> list[Notification]:
     """
-    What is to be told at an instant? The notices are marked as told of it, and those with nothing left are closed.
+    Return the notifications due at an instant. The states are marked as notified; finished ones are reset.
 
     Args:
-        notices: Every open one of an app.
-        acks: Who has taken which alert, or group, by its id, and when: what fires anew after that is not taken by it.
-        cause_of: The cause that sets an alert off, by the diagnosis of this instant; None where it is not sure.
+        states: Every open state of an app.
+        acks: By id of an alert or group: the person who acknowledged it and when. An alert that fires again after that
+            is not covered by it.
+        cause_of: Returns the cause of an alert by the diagnosis of this instant; None if it is not sure.
     """
-    notices, silences = sorted(notices, key=lambda n: (n.fired_us or 0, n.alert)), list(silences)
-    heard = list[NotificationState]()
-    for notice in notices:
-        _join(notice, notices)
-    _merge(notices, cause_of)
-    _explain(notices)
-    _take(notices, acks)
-    for notice in notices:
-        quiet = any(silence.holds(notice, at_us) for silence in silences)
-        if quiet or notice.explained:
-            notice.muted = notice.muted or quiet
-            if notice.over_us is not None and notice.told is None:
-                notice.closed()
+    states, silences = sorted(states, key=lambda n: (n.fired_us or 0, n.alert)), list(silences)
+    audible = list[NotificationState]()
+    for state in states:
+        _assign_group(state, states)
+    _merge(states, cause_of)
+    _replace_external(states)
+    _acknowledge(states, acks)
+    for state in states:
+        quiet = any(silence.matches(state, at_us) for silence in silences)
+        if quiet or state.replaced:
+            state.silenced = state.silenced or quiet
+            if state.over_us is not None and state.notified is None:
+                state.reset()
             continue
-        if notice.held_until_us and notice.over_us is not None and notice.told is None:
-            notice.closed()  # It was no fault to its end.
+        if state.held_until_us and state.over_us is not None and state.notified is None:
+            state.reset()  # Its cause was no fault until the end.
             continue
-        heard.append(notice)
-    wait_us = clock.span_us(staff.group_wait)
+        audible.append(state)
+    wait_us = clock.span_us(contacts.group_wait)
     pressing_us = min(wait_us, PRESSING_WAIT_US)
     ripe = {
         n.group
-        for n in heard
+        for n in audible
         if n.levels
-        and n.told is None
+        and n.notified is None
         and at_us - (n.fired_us or 0) >= (pressing_us if n.level in PRESSING else wait_us)
-    } | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
-    goes_on = {n.group for n in heard if n.told and n.levels}
-    settled = {
-        n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)
+    } | {n.group for n in audible if n.notified and _rank(n.level) > _rank(n.notified)}
+    goes_on = {n.group for n in audible if n.notified and n.levels}
+    ended = {
+        n.group for n in audible if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)
     }
     found = list[Notification]()
-    for notice in heard:
-        is_ripe = notice.group in (ripe if notice.levels else settled)
-        telling = _telling(notice, is_ripe, staff, at_us)
-        if telling and telling.kind in (FIRING, ESCALATED_SEVERITY):
-            if at_us < notice.held_until_us:
+    for state in audible:
+        is_ripe = state.group in (ripe if state.levels else ended)
+        notification = _due_notification(state, is_ripe, contacts, at_us)
+        if notification and notification.kind in (FIRING, ESCALATED_SEVERITY):
+            if at_us < state.held_until_us:
                 continue
-            cause = cause_of(notice)
+            cause = cause_of(state)
             if cause and cause.no_fault:
-                notice.held_until_us = at_us + HELD_US
+                state.held_until_us = at_us + HOLD_BACK_US
                 continue
-            if cause and not notice.cause:
-                notice.named(cause)
-                telling = _telling(notice, is_ripe, staff, at_us)  # Who acts first is the cause's.
-        found += [telling] if telling and not _said_by_another(telling, notices) else []
-    for telling in found:
-        _mark(telling, at_us)
+            if cause and not state.cause:
+                state.set_cause(cause)
+                notification = _due_notification(
+                    state, is_ripe, contacts, at_us
+                )  # The cause decides which role acts first.
+        found += [notification] if notification and not _replaced_by_another(notification, states) else []
+    for notification in found:
+        _mark_notified(notification, at_us)
     return found
 
 
-def _one_trouble(a: NotificationState, b: NotificationState, name: str) -> bool:
+def _same_problem(a: NotificationState, b: NotificationState, name: str) -> bool:
     """
-    Whether two alerts are one trouble: of one rule and subject, or of one cause (`name` is that of the first) within a
-    while.
+    Return whether two alerts are one problem: the same rule and subject, or the same cause within `SAME_PROBLEM_US`.
+
+    Args:
+        name: The cause of the first one.
     """
-    by_cause = bool(name) and name == b.cause and abs((a.fired_us or 0) - (b.fired_us or 0)) <= TROUBLE_US
+    by_cause = bool(name) and name == b.cause and abs((a.fired_us or 0) - (b.fired_us or 0)) <= SAME_PROBLEM_US
     return (
         a is not b
-        and NEIGHBOUR not in (a.source, b.source)
+        and EXTERNAL not in (a.source, b.source)
         and (by_cause or ((a.rule, a.subject) == (b.rule, b.subject) and a.source != b.source))
     )
 
 
-def _merge(notices: list[NotificationState], cause_of: Callable[[NotificationState], Cause | None]) -> None:
-    """What fires for a trouble that people were notified of belongs to it: it is sent only where it is more severe."""
-    for notice in notices:
-        if notice.explained or notice.level not in SENT or _rank(notice.told) >= _rank(notice.level):
+def _merge(states: list[NotificationState], cause_of: Callable[[NotificationState], Cause | None]) -> None:
+    """Merge firing alerts into a problem that people were notified of; they are sent only if they are more severe."""
+    for state in states:
+        if state.replaced or state.level not in SENT or _rank(state.notified) >= _rank(state.level):
             continue
-        cause = None if notice.cause else cause_of(notice)
-        name = notice.cause or (cause.name if cause else "")
-        others = [n for n in notices if n.told and n.levels and not n.muted and _one_trouble(notice, n, name)]
-        worst = max(others, key=lambda n: _rank(n.told), default=None)
-        if worst is None or _rank(worst.told) <= _rank(notice.told):
+        cause = None if state.cause else cause_of(state)
+        name = state.cause or (cause.name if cause else "")
+        others = [n for n in states if n.notified and n.levels and not n.silenced and _same_problem(state, n, name)]
+        worst = max(others, key=lambda n: _rank(n.notified), default=None)
+        if worst is None or _rank(worst.notified) <= _rank(state.notified):
             continue
-        notice.told, notice.told_us, notice.group = min(worst.told, notice.level, key=_rank), worst.told_us, worst.group
-        notice.roles = list(_with(notice.roles, tuple(worst.roles)))
-        notice.named(
+        state.notified, state.notified_us, state.group = (
+            min(worst.notified, state.level, key=_rank),
+            worst.notified_us,
+            worst.group,
+        )
+        state.roles = list(_with(state.roles, tuple(worst.roles)))
+        state.set_cause(
             Cause(
                 worst.cause,
                 worst.cause_words,
@@ -392,117 +422,116 @@ def _merge(notices: list[NotificationState], cause_of: Callable[[NotificationSta
         )
 
 
-def _said_by_another(telling: Notification, notices: list[NotificationState]) -> bool:
+def _replaced_by_another(notification: Notification, states: list[NotificationState]) -> bool:
     """
-    Whether another alert of the same trouble is sent in its place: its end while the other one fires, and what is
-    repeated of both.
+    Return whether another alert of the same problem is sent instead.
+
+    That holds for a resolution while the other one fires, and for repeats of both.
     """
-    notice = telling.notice
-    others = [n for n in notices if n.told and n.levels and not n.muted and _one_trouble(notice, n, notice.cause)]
-    if telling.kind == RESOLVED:
+    state = notification.state
+    others = [n for n in states if n.notified and n.levels and not n.silenced and _same_problem(state, n, state.cause)]
+    if notification.kind == RESOLVED:
         return bool(others)
-    first = min([*others, notice], key=lambda n: (n.fired_us or 0, n.alert))
+    first = min([*others, state], key=lambda n: (n.fired_us or 0, n.alert))
     return (
-        telling.kind in (REPEAT, ESCALATED_ROLE)
-        and not notice.muted
-        and first is not notice
-        and _rank(first.level) >= _rank(notice.level)
+        notification.kind in (REPEAT, ESCALATED_ROLE)
+        and not state.silenced
+        and first is not state
+        and _rank(first.level) >= _rank(state.level)
     )
 
 
-def _explain(notices: list[NotificationState]) -> None:
-    """
-    What a neighbour says of an alert of ours is ours to tell, to the end; what it has told already is not told again.
-    """
-    own = {(n.rule, n.subject): n for n in notices if n.source != NEIGHBOUR and n.levels}
-    for theirs in notices:
-        ours = own.get((theirs.rule, theirs.subject)) if theirs.source == NEIGHBOUR and theirs.levels else None
-        if ours is None or theirs.explained:
+def _replace_external(states: list[NotificationState]) -> None:
+    """Let our own alert replace the external alert of the same rule and subject, with what was notified already."""
+    own = {(n.rule, n.subject): n for n in states if n.source != EXTERNAL and n.levels}
+    for theirs in states:
+        ours = own.get((theirs.rule, theirs.subject)) if theirs.source == EXTERNAL and theirs.levels else None
+        if ours is None or theirs.replaced:
             continue
-        theirs.explained = True
-        if theirs.told is not None and ours.told is None:
-            ours.told, ours.told_us, ours.roles, ours.group = (
-                theirs.told,
-                theirs.told_us,
+        theirs.replaced = True
+        if theirs.notified is not None and ours.notified is None:
+            ours.notified, ours.notified_us, ours.roles, ours.group = (
+                theirs.notified,
+                theirs.notified_us,
                 list(theirs.roles),
                 theirs.group,
             )
-        theirs.told = None
+        theirs.notified = None
 
 
-def _take(notices: list[NotificationState], acks: Mapping[str, tuple[str, int]]) -> None:
-    """Who takes an alert takes all that fires with it; what fires anew afterwards is not taken by that."""
-    for notice in notices:
-        for name in (notice.group, notice.alert):
+def _acknowledge(states: list[NotificationState], acks: Mapping[str, tuple[str, int]]) -> None:
+    """Apply acknowledgements to the whole group; an alert that fires again later is not covered."""
+    for state in states:
+        for name in (state.group, state.alert):
             author, since_us = acks.get(name, ("", 0))
-            if author and since_us >= notice.pending_us:
-                for other in notices:
-                    if other.group == notice.group and since_us >= other.pending_us:
+            if author and since_us >= state.pending_us:
+                for other in states:
+                    if other.group == state.group and since_us >= other.pending_us:
                         other.acked_by = author
 
 
-def _join(notice: NotificationState, notices: list[NotificationState]) -> None:
-    """Which group does an alert belong to? That of its panel which is open, else one of its own."""
-    if not notice.group:
-        notice.group = (
-            next((n.group for n in notices if n.group and n.panel == notice.panel and (n.levels or n.told)), "")
-            or notice.alert
+def _assign_group(state: NotificationState, states: list[NotificationState]) -> None:
+    """Set the group of an alert: the open group of its panel, else its own."""
+    if not state.group:
+        state.group = (
+            next((n.group for n in states if n.group and n.panel == state.panel and (n.levels or n.notified)), "")
+            or state.alert
         )
 
 
-def _telling(notice: NotificationState, ripe: bool, staff: Contacts, at_us: int) -> Notification | None:
-    level = notice.level
+def _due_notification(state: NotificationState, ripe: bool, contacts: Contacts, at_us: int) -> Notification | None:
+    level = state.level
     if level is None:
-        if notice.told is not None:
-            return Notification(notice, RESOLVED, tuple(notice.roles)) if ripe and notice.over_us is not None else None
-        if notice.over_us is None:
+        if state.notified is not None:
+            return Notification(state, RESOLVED, tuple(state.roles)) if ripe and state.over_us is not None else None
+        if state.over_us is None:
             return None
-        if notice.muted:
-            notice.closed()
+        if state.silenced:
+            state.reset()
             return None
-        return Notification(notice, MISSED_SUMMARY, staff.told(notice.who, "notify"))
+        return Notification(state, MISSED_SUMMARY, contacts.notified_roles(state.who, "notify"))
     if level not in SENT:
         return None
-    if _rank(level) > _rank(notice.told):
+    if _rank(level) > _rank(state.notified):
         return (
             Notification(
-                notice,
-                ESCALATED_SEVERITY if notice.told else FIRING,
-                _with(notice.roles, staff.told(notice.who, level)),
+                state,
+                ESCALATED_SEVERITY if state.notified else FIRING,
+                _with(state.roles, contacts.notified_roles(state.who, level)),
             )
             if ripe
             else None
         )
-    if level in PRESSING and notice.rose_us - notice.told_us >= ANEW_US:
+    if level in PRESSING and state.reached_us - state.notified_us >= RENOTIFY_US:
         return Notification(
-            notice, ESCALATED_SEVERITY, tuple(notice.roles)
-        )  # It was less for a good while, and is so again.
-    if notice.muted:
-        return Notification(notice, REPEAT, tuple(notice.roles))  # The silence is over, and it still fires.
-    if notice.acked_by:
+            state, ESCALATED_SEVERITY, tuple(state.roles)
+        )  # It was lower for a long time and has reached this severity again.
+    if state.silenced:
+        return Notification(state, REPEAT, tuple(state.roles))  # The silence is over and the alert still fires.
+    if state.acked_by:
         return None
     if (
         level in PRESSING
-        and at_us - max(notice.told_us, notice.rose_us) >= clock.span_us(staff.escalate_after)
-        and (role := staff.after(tuple(notice.roles)))
+        and at_us - max(state.notified_us, state.reached_us) >= clock.span_us(contacts.escalate_after)
+        and (role := contacts.next_role(tuple(state.roles)))
     ):
-        return Notification(notice, ESCALATED_ROLE, (role,))
-    if at_us - notice.told_us < clock.span_us(staff.repeat_every):
+        return Notification(state, ESCALATED_ROLE, (role,))
+    if at_us - state.notified_us < clock.span_us(contacts.repeat_every):
         return None
-    # What can wait for somebody's hours is not said again and again meanwhile.
+    # A severity that waits for working hours is not repeated outside of them.
     there = level in PRESSING or any(
-        staff.roles[role].on_duty(clock.instant(at_us)) for role in notice.roles if role in staff.roles
+        contacts.roles[role].on_duty(clock.instant(at_us)) for role in state.roles if role in contacts.roles
     )
-    return Notification(notice, REPEAT, tuple(notice.roles)) if there else None
+    return Notification(state, REPEAT, tuple(state.roles)) if there else None
 
 
 def _with(roles: list[str], more: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*roles, *more)))
 
 
-def _mark(telling: Notification, at_us: int) -> None:
-    notice = telling.notice
-    if telling.kind in (RESOLVED, MISSED_SUMMARY):
-        return  # Whoever writes the message still reads when it was; it is closed after that.
-    notice.told = max(notice.level or "", notice.told or "", key=lambda s: _rank(s or None))
-    notice.told_us, notice.roles, notice.muted = at_us, list(_with(notice.roles, telling.roles)), False
+def _mark_notified(notification: Notification, at_us: int) -> None:
+    state = notification.state
+    if notification.kind in (RESOLVED, MISSED_SUMMARY):
+        return  # The message still needs these times; the state is reset after it is written.
+    state.notified = max(state.level or "", state.notified or "", key=lambda s: _rank(s or None))
+    state.notified_us, state.roles, state.silenced = at_us, list(_with(state.roles, notification.roles)), False

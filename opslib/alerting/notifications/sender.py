@@ -1,7 +1,8 @@
 """
-Deliver notifications: render, send, retry, and give up after a day.
+Deliver notifications: render, send, retry, and report as failed after a day.
 
-Any number of processes may do this on one store: what one has claimed no other sends, until it must be dead.
+Several processes may do this on one database: a delivery claimed by one process is not sent by another until the claim
+expires.
 """
 
 import asyncio
@@ -31,29 +32,29 @@ BACKOFF_S, LONGEST_S = 1.0, 300.0
 
 
 class Complaints:
-    """Logs what goes wrong, once for as long as it lasts."""
+    """Logs each problem once for as long as it lasts."""
 
     def __init__(self, settings: Settings):
         self._logger, self._lasting = logs.of(settings.redact), set[str]()
 
     def say(self, about: str, words: str, always: bool = False) -> None:
-        """Say what is wrong with something; not again while it lasts, unless always."""
+        """Log a problem; not again while it lasts, unless `always`."""
         if always or about not in self._lasting:
             self._logger.warning(words)
         self._lasting.add(about)
 
     def over(self, about: str) -> None:
-        """Nothing is wrong with it any more."""
+        """Mark a problem as over."""
         self._lasting.discard(about)
 
 
 class Sender:
     """
-    Tells people of one app's alerts.
+    Sends the notifications of one app.
 
     Args:
-        now: What time it is; only the demo and tests give another one.
-        situation: How everything stood at a moment; None where that cannot be read.
+        now: Returns the current time; only the demo and tests replace it.
+        situation: Returns the state of all panels at a time; None if it cannot be read.
     """
 
     def __init__(
@@ -61,127 +62,134 @@ class Sender:
         store: Database,
         settings: Settings,
         rules: Rules,
-        staff: Contacts,
+        contacts: Contacts,
         now: Callable[[], datetime] = clock.now,
         situation: Callable[[datetime], Situation | None] = lambda at: None,
         complaints: Complaints | None = None,
     ):
-        self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
-        self.dispatch, self._situation = NotificationStore(store, settings.app), situation
-        # Of a message that is tried again and again, not all that it was read from.
+        self.store, self.settings, self.rules, self.contacts, self.now = store, settings, rules, contacts, now
+        self.notifications, self._situation = NotificationStore(store, settings.app), situation
+        # A message that is retried often is composed only once.
         self.rendered = lru_cache(maxsize=64)(self._rendered)
         self._complaints = complaints or Complaints(settings)
 
     def _rendered(self, name: str) -> Message:
-        """A message as people read it: the same whenever it is asked for."""
-        # Before anything is escaped or cut.
-        body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))
+        """Compose a stored message; the result is always the same."""
+        # Secrets are removed before anything is escaped or cut.
+        body = json.loads(self.settings.redact(json.dumps(self.notifications.message(name))))
         return message_module.compose(
             body,
             self.rules,
-            self.staff,
+            self.contacts,
             self._situation(clock.instant(body["made_us"])) if body["kind"] != REPORT else None,
             self.settings.where,
         )
 
     async def send(self, channel: Channel) -> bool:
-        """Send the next message that is due by a channel; False where none was."""
-        delivery = await asyncio.to_thread(self.dispatch.claim, channel.name)
+        """Send the next due message of a channel; return False if there was none."""
+        delivery = await asyncio.to_thread(self.notifications.claim, channel.name)
         if delivery is None:
             return False
         now = self.now()
-        if clock.micros(now) - delivery.since_us > clock.span_us(self.staff.expire_after):
-            await asyncio.to_thread(self.dispatch.expired, delivery)
+        if clock.micros(now) - delivery.since_us > clock.span_us(self.contacts.expire_after):
+            await asyncio.to_thread(self.notifications.expired, delivery)
             self._complaints.say(
                 channel.name,
-                f"{delivery.message} is given up: {channel.name} could not be told within "
-                f"{self.staff.expire_after} ({delivery.said or 'it was never reached'})",
+                f"{delivery.message} failed: it could not be delivered to {channel.name} within "
+                f"{self.contacts.expire_after} ({delivery.said or 'no attempt was made'})",
                 always=True,
             )
             return True
         try:
-            told = await asyncio.to_thread(self.rendered, delivery.message)
-            if (until_us := await asyncio.to_thread(self.dispatch.quiet_until, told.facts)) is not None:
+            message = await asyncio.to_thread(self.rendered, delivery.message)
+            if (until_us := await asyncio.to_thread(self.notifications.silenced_until, message.facts)) is not None:
                 await asyncio.to_thread(
-                    self.dispatch.failed, delivery, "kept quiet", (until_us - clock.micros(now)) / 1e6
+                    self.notifications.failed, delivery, "silenced", (until_us - clock.micros(now)) / 1e6
                 )
                 return True
             await channels.deliver(
-                channel, told, self.settings, now, await asyncio.to_thread(self._picture, channel, told)
+                channel, message, self.settings, now, await asyncio.to_thread(self._picture, channel, message)
             )
         except StoreError:
             raise
-        # Whatever it is, the message waits, it is said, and the other channels go on.
+        # Any error is logged, the message is retried, and the other channels continue.
         except Exception as problem:
             why = (
                 str(problem)
                 if isinstance(problem, DeliveryFailed)
                 else formatting.single_line(
-                    self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
+                    self.settings.redact(f"internal error ({problem.__class__.__name__}: {problem})"), 160
                 )
             )
             self._complaints.say(
-                channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again"
+                channel.name,
+                f"delivering {delivery.message} to {channel.name} failed: {why}; it is retried with increasing delay",
             )
             await asyncio.to_thread(
-                self.dispatch.failed,
+                self.notifications.failed,
                 delivery,
                 why,
                 self._pause_s(delivery, problem.wait_s if isinstance(problem, DeliveryFailed) else None),
             )
             return True
-        await asyncio.to_thread(self.dispatch.sent, delivery)
+        await asyncio.to_thread(self.notifications.sent, delivery)
         self._complaints.over(channel.name)
         return True
 
-    def _pause_s(self, delivery: Delivery, asked_s: float | None) -> float:
+    def _pause_s(self, delivery: Delivery, requested_s: float | None) -> float:
         longest_s = min(LONGEST_S, BACKOFF_S * 2 ** min(delivery.attempts, 16))
-        return max(random.uniform(longest_s / 2, longest_s), min(asked_s or 0.0, 3600.0))
+        return max(random.uniform(longest_s / 2, longest_s), min(requested_s or 0.0, 3600.0))
 
-    def _picture(self, channel: Channel, told: Message) -> bytes | None:
+    def _picture(self, channel: Channel, message: Message) -> bytes | None:
         """
-        The panel that a message is about, as it looked then, or the first chart of what was made; where the channel
-        takes a picture.
+        Return the picture of a message, if the channel accepts one.
+
+        It shows the message's panel as of that time, or the first chart of a report.
         """
-        if channel.kind == "smtp" and told.kind == REPORT:
-            return _first_chart(Path(told.facts["notebook"]))
-        if channel.kind != "smtp" or not told.facts["alerts"]:
+        if channel.kind not in channels.PICTURES:
             return None
-        found = self._situation(clock.instant(told.facts["made_us"]))
-        return found.picture(told.facts["panel"]) if found else None
+        if message.kind == REPORT:
+            return _first_chart(Path(message.facts["notebook"]))
+        if not message.facts["alerts"]:
+            return None
+        found = self._situation(clock.instant(message.facts["made_us"]))
+        since_us = min(alert["pending_us"] for alert in message.facts["alerts"])
+        return found.picture(message.facts["panel"], since_us) if found else None
 
     async def resend_firing(self) -> None:
-        """Say to each Alertmanager what still fires and was told: it forgets what it does not hear again."""
-        known = [c for c in self.staff.channels.values() if c.kind == "alertmanager"]
+        """Send the notified alerts that still fire to each Alertmanager again, which expires what is not repeated."""
+        known = [c for c in self.contacts.channels.values() if c.kind == "alertmanager"]
         if not known:
             return
         now = self.now()
-        notices = await asyncio.to_thread(self.dispatch.standing)
+        states = await asyncio.to_thread(self.notifications.open_states)
         alerts = [
-            channels.alertmanager_alert(self._alert_of(n), self.settings.app, now + channels.STANDS_FOR)
-            for n in notices
-            if n.told and n.level in SENT
+            channels.alertmanager_alert(self._alert_of(n), self.settings.app, now + channels.EXPIRES_AFTER)
+            for n in states
+            if n.notified and n.level in SENT
         ]
         for channel in known if alerts else []:
             try:
                 await channels.resend_firing(channel, alerts, self.settings)
             except DeliveryFailed as problem:
-                self._complaints.say(channel.name, f"{channel.name} was not told what still fires: it {problem}")
+                self._complaints.say(
+                    channel.name, f"sending the firing alerts to {channel.name} again failed: {problem}"
+                )
 
-    def _alert_of(self, notice: NotificationState) -> dict[str, Any]:
-        rule = self.rules.rules.get(notice.rule)
+    def _alert_of(self, state: NotificationState) -> dict[str, Any]:
+        rule = self.rules.rules.get(state.rule)
         return {
-            name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")
-        } | {"severity": notice.level, "runbook": rule.runbooks.get(notice.subject) if rule else None}
+            name: getattr(state, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")
+        } | {"severity": state.level, "runbook": rule.runbooks.get(state.subject) if rule else None}
 
     async def send_all(self, channel: Channel) -> None:
-        """Send all that is due by a channel."""
+        """Send all due messages of a channel."""
         while await self.send(channel):
             pass
 
 
 def _first_chart(notebook: Path) -> bytes | None:
-    """The first picture in an executed notebook; None where there is none, or the notebook is gone."""
+    """Return the first picture in an executed notebook; None if there is none or the notebook is missing."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         found = next(
@@ -193,77 +201,81 @@ def _first_chart(notebook: Path) -> bytes | None:
         return None
 
 
-def test_delivery(settings: Settings, staff: Contacts, target: str, now: datetime) -> list[tuple[str, str]]:
+def test_delivery(settings: Settings, contacts: Contacts, target: str, now: datetime) -> list[tuple[str, str]]:
     """
-    Try the ways to a channel, or to all channels of a role, or (empty) all there are, with a message that says it is a
-    trial.
+    Send a test message to a channel, to all channels of a role, or (if empty) to all channels.
 
     Returns:
-        Each channel's name, and why it was not told; empty where it was.
+        Each channel's name with the reason why delivery failed; empty if it succeeded.
 
     Raises:
         UsageError: There is no such channel or role.
     """
     if target in PATH:
-        names = staff.roles[target].channels
-    elif target in staff.channels or not target:
-        names = (target,) if target else tuple(staff.channels)
+        names = contacts.roles[target].channels
+    elif target in contacts.channels or not target:
+        names = (target,) if target else tuple(contacts.channels)
     else:
-        known = (*staff.channels, *PATH)
+        known = (*contacts.channels, *PATH)
         raise UsageError(
-            f"there is no channel or role {target!r}; there are: {', '.join(known)}.{formatting.nearest(target, known)}"
+            f"there is no channel or role {target!r}; expected one of: {', '.join(known)}."
+            f"{formatting.nearest(target, known)}"
         )
 
     return _each(
-        settings, staff, names, lambda name: message_module.test_message(settings.app, name, staff, settings.where), now
+        settings,
+        contacts,
+        names,
+        lambda name: message_module.test_message(settings.app, name, contacts, settings.where),
+        now,
     )
 
 
 def broadcast(
     settings: Settings,
-    staff: Contacts,
+    contacts: Contacts,
     name: str,
     words: str,
     now: datetime,
-    aloud: bool = True,
+    on_terminal: bool = True,
     lines: tuple[tuple[str, str], ...] = (),
 ) -> list[tuple[str, str]]:
     """
-    Tell everybody, by every channel of a role, what somebody says.
+    Send free text to every channel of every role that accepts text.
 
     Args:
-        name: The id of what is said, the same however often it is sent.
-        aloud: On the terminal too?
-        lines: What follows the words; see `Message.lines`.
+        name: The id of the message, the same for every attempt.
+        on_terminal: Whether to send it to the terminal, too.
+        lines: The lines after the text; see `Message.lines`.
 
     Returns:
-        Each channel's name, and why it was not told; empty where it was.
+        Each channel's name with the reason why delivery failed; empty if it succeeded.
     """
     names = tuple(
         dict.fromkeys(
             name
-            for role in staff.roles.values()
+            for role in contacts.roles.values()
             for name in role.channels
-            if staff.channels[name].kind in channels.TEXT_CHANNELS
-            and (aloud or staff.channels[name].kind != "terminal")
+            if contacts.channels[name].kind in channels.TEXT_CHANNELS
+            and (on_terminal or contacts.channels[name].kind != "terminal")
         )
     )
     return _each(
-        settings, staff, names, lambda _: message_module.free_text(settings.app, name, words, staff, lines), now
+        settings, contacts, names, lambda _: message_module.free_text(settings.app, name, words, contacts, lines), now
     )
 
 
 def _each(
-    settings: Settings, staff: Contacts, names: tuple[str, ...], message: Callable[[str], Message], now: datetime
+    settings: Settings, contacts: Contacts, names: tuple[str, ...], message: Callable[[str], Message], now: datetime
 ) -> list[tuple[str, str]]:
     async def one(name: str) -> tuple[str, str]:
         try:
-            await channels.deliver(staff.channels[name], message(name), settings, now)
+            await channels.deliver(contacts.channels[name], message(name), settings, now)
         except DeliveryFailed as problem:
             return name, str(problem)
-        except Exception as problem:  # A trial is there to show whatever is wrong with a way.
+        except Exception as problem:  # A test message must show any problem of a channel.
             return name, formatting.single_line(
-                settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
+                settings.redact(f"internal error ({problem.__class__.__name__}: {problem})"), 160
             )
         return name, ""
 

@@ -1,9 +1,9 @@
 """
-Keep notifications in the database: what is due, what was sent, and what people answered.
+Store notifications in the database: messages, deliveries, silences and acknowledgements.
 
-What is to be told of a change of alerts, and to whom, is written in the transaction that takes the change in, so it is
-written once whoever is killed. A delivery is claimed for a while, sent, and only then marked as sent: who dies between
-the two leaves it to be sent again, under the same id.
+The messages of an alert change are written in the transaction that reads the change, so each is written once even if a
+process is killed. A delivery is claimed for a while, sent, and only then marked as sent. If the process dies in
+between, it is sent again under the same id.
 """
 
 import copy
@@ -42,9 +42,12 @@ from opslib.foundation.storage.cell_types import decoding
 from opslib.foundation.storage.database import Database, ResultRow
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
 
-CLAIM_US = 60_000_000  # Longer than any channel may take; who has not said by then how it went is dead.
+CLAIM_US = 60_000_000  # Longer than any delivery may take. A sender that has not reported by then is considered dead.
 PENDING, SENT, EXPIRED = "pending", "sent", "expired"
 NOBODY = ""
+# Built once: the live dashboard reads them every few seconds, and building takes longer than executing.
+_ACTS = sa.select(ACTS).where(ACTS.c.app == sa.bindparam("of")).order_by(ACTS.c.seq)
+_ACKS, _SILENCES = _ACTS.where(ACTS.c.kind == "ack"), _ACTS.where(ACTS.c.kind.in_(("silence", "unsilence")))
 _OF_EDGE = [
     OUTBOX.c.edge,
     *(
@@ -65,21 +68,21 @@ _OF_EDGE = [
         )
     ),
 ]
-# Kinds of one number are told in one message.
-_TOLD_WITH = {FIRING: 0, ESCALATED_SEVERITY: 0, REPEAT: 1, ESCALATED_ROLE: 2, RESOLVED: 3, MISSED_SUMMARY: 4}
+# Kinds with the same number are combined in one message.
+_COMBINED_WITH = {FIRING: 0, ESCALATED_SEVERITY: 0, REPEAT: 1, ESCALATED_ROLE: 2, RESOLVED: 3, MISSED_SUMMARY: 4}
 
 
 class Delivery(NamedTuple):
     """
-    One message on its way by one channel; times in microseconds since 1970.
+    The delivery of one message to one channel; times in microseconds since 1970.
 
     Attributes:
-        message: Its id, the same however often it is sent.
-        about: The group it is about; those of one group go out in their order.
+        message: Its id, the same for every attempt.
+        about: The group it is about; deliveries of one group are sent in order.
         state: pending, sent or expired.
-        since_us: From when on it may go out: later than it was made where it waits for somebody's hours.
-        over_us: When it was sent, or given up; None while it is pending.
-        said: Why the last attempt failed; empty where none did.
+        since_us: Earliest time of sending; later than `made_us` if it waits for working hours.
+        over_us: When it was sent or expired; None while it is pending.
+        said: Why the last attempt failed; empty if none did.
     """
 
     seq: int
@@ -99,17 +102,17 @@ _DELIVERY = [DELIVERIES.c[name] for name in Delivery._fields]
 
 
 class NotificationStore:
-    """What people of one app are told, and what they said."""
+    """The notifications, silences and acknowledgements of one app."""
 
     def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
-    # What people say.
+    # Actions of people.
 
     def silence(
         self, author: str, reason: str, span: timedelta, rule: str = "", subject: str = "", source: str = ""
     ) -> Silence:
-        """Keep quiet about what fits, from now on for so long; written through before this returns."""
+        """Silence the matching alerts from now for a time span; committed before this returns."""
         name = secrets.token_hex(4)
         with self.store.committing() as connection:
             at_us = self._act(
@@ -124,7 +127,7 @@ class NotificationStore:
         return Silence(name, author, reason, rule, subject, source, at_us, at_us + clock.span_us(span))
 
     def expire_silence(self, name: str, author: str) -> bool:
-        """End a silence now; False where there is none of that name that still holds."""
+        """Expire a silence now; return False if there is no active silence of that id."""
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
             if not any(s.id == name and s.until_us > now_us for s in self._silences(connection)):
@@ -133,7 +136,7 @@ class NotificationStore:
         return True
 
     def ack(self, name: str, author: str, note: str = "") -> None:
-        """Take an alert, or the group that it belongs to, as one's own: nobody else is called for it."""
+        """Acknowledge an alert or its group; it is not escalated to other roles after that."""
         with self.store.committing() as connection:
             self._act(connection, "ack", name, author, note, {}, lambda _: None)
 
@@ -165,17 +168,13 @@ class NotificationStore:
         return at_us
 
     def silences(self) -> list[Silence]:
-        """Every silence that there ever was, oldest first; one that was ended early ends when it was."""
+        """Return every silence, oldest first; one that was expired early ends at that time."""
         with self.store.reading() as connection:
             return self._silences(connection)
 
     def _silences(self, connection: sa.Connection) -> list[Silence]:
         found: dict[str, Silence] = {}
-        for row in connection.execute(
-            sa.select(ACTS)
-            .where(ACTS.c.app == self.app, ACTS.c.kind.in_(("silence", "unsilence")))
-            .order_by(ACTS.c.seq)
-        ):
+        for row in connection.execute(_SILENCES, {"of": self.app}):
             if row.kind == "silence":
                 with decoding("acts.detail"):
                     found[row.id] = Silence(
@@ -191,80 +190,80 @@ class NotificationStore:
         return list(found.values())
 
     def acks(self) -> dict[str, tuple[str, int, str]]:
-        """Who has taken which alert or group last, when, and what they said of it."""
+        """Return the last acknowledgement by id of an alert or group: person, time, note."""
         with self.store.reading() as connection:
-            rows = connection.execute(
-                sa.select(ACTS).where(ACTS.c.app == self.app, ACTS.c.kind == "ack").order_by(ACTS.c.seq)
-            ).all()
+            rows = connection.execute(_ACKS, {"of": self.app}).all()
         return {row.id: (row.author, row.known_at_us, row.reason) for row in rows}
 
-    # What is to be told.
+    # Planning.
 
-    def standing(self) -> list[NotificationState]:
-        """Every alert of which there is, or may be, something to tell, with its group and who has taken it."""
+    def open_states(self) -> list[NotificationState]:
+        """Return the state of every alert for which a notification is or may become due."""
         with self.store.reading() as connection:
             return self._open(connection)
 
     def plan(
         self,
-        staff: Contacts,
+        contacts: Contacts,
         rules: Rules,
         diagnosed: Callable[[int], Callable[[NotificationState], Cause | None]] = lambda at_us: unknown_cause,
     ) -> list[str]:
         """
-        Take in what became of alerts since the last time, and write down what is to be told of it now, to whom.
+        Read the alert changes since the last call, and write the messages that are due now.
 
         Args:
-            diagnosed: What sets an alert off, as of an instant; asked only where somebody is to be notified of
-                something new.
+            diagnosed: Returns the causes of alerts as of an instant; called only if there is something new to notify.
 
         Returns:
-            The ids of the messages that were made.
+            The ids of the new messages.
 
         Raises:
-            StoreError: Nothing was taken in.
+            StoreError: Nothing was read or written.
         """
         with self.store.reading() as connection:
-            anything, new = self._anything(connection, staff)
+            anything, new = self._has_work(connection, contacts)
             now_us = self._now_us(connection)
         if not anything:
             return []
-        cause_of = diagnosed(now_us) if new else unknown_cause  # Outside of the transaction: it reads a view.
+        cause_of = diagnosed(now_us) if new else unknown_cause  # It reads a lot, so it runs outside the transaction.
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
-            found = self._take_in(connection, rules, now_us)
-            tellings = planner.due(
-                found.values(), self._silences(connection), self._taken(connection), staff, now_us, cause_of
+            found = self._read_changes(connection, rules, now_us)
+            notifications = planner.due_notifications(
+                found.values(), self._silences(connection), self._acknowledged(connection), contacts, now_us, cause_of
             )
-            made = [self._write(connection, several, staff, rules, now_us) for several in _together(tellings)]
-            for telling in tellings:
-                if telling.kind in (RESOLVED, MISSED_SUMMARY):
-                    telling.notice.closed()
+            made = [self._write(connection, several, contacts, rules, now_us) for several in _together(notifications)]
+            for notification in notifications:
+                if notification.kind in (RESOLVED, MISSED_SUMMARY):
+                    notification.state.reset()
             self._keep(connection, found.values())
         return made
 
-    def _anything(self, connection: sa.Connection, staff: Contacts) -> tuple[bool, bool]:
+    def _has_work(self, connection: sa.Connection, contacts: Contacts) -> tuple[bool, bool]:
         """
-        Would planning change anything, and is somebody to be notified of something new?
+        Return whether planning would change anything, and whether there is something new to notify.
 
-        Asked often, so without taking the writers' turn.
+        It is called often, so it takes no write lock.
         """
         newest = connection.execute(sa.select(sa.func.max(OUTBOX.c.seq)).where(OUTBOX.c.app == self.app)).scalar() or 0
         now_us = self._now_us(connection)
         if newest > self._planned(connection) or any(self._changed(connection, now_us)):
-            return True, True  # What is due is not known before that is taken in.
+            return True, True  # The changes must be read before it is known what is due.
         found = [copy.deepcopy(n) for n in self._open(connection)]
         before = [n.as_json() for n in found]
-        tellings = planner.due(found, self._silences(connection), self._taken(connection), staff, now_us)
+        notifications = planner.due_notifications(
+            found, self._silences(connection), self._acknowledged(connection), contacts, now_us
+        )
         changed = [n.as_json() for n in sorted(found, key=lambda n: n.alert)] != sorted(
             before, key=lambda n: n["alert"]
         )
-        return bool(tellings) or changed, any(t.kind in (FIRING, ESCALATED_SEVERITY) for t in tellings)
+        return bool(notifications) or changed, any(t.kind in (FIRING, ESCALATED_SEVERITY) for t in notifications)
 
     def _now_us(self, connection: sa.Connection) -> int:
         """
-        What time it is for who writes here: never before what is written already, though the machine's clock was set
-        back.
+        Return the current time for writers.
+
+        It is never before the newest written time, even if the machine's clock was set back.
         """
         last = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "known_at_us")).scalar()
         with decoding("meta.known_at_us"):
@@ -276,7 +275,7 @@ class NotificationStore:
                 connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == f"planned:{self.app}")).scalar() or 0
             )
 
-    def _taken(self, connection: sa.Connection) -> dict[str, tuple[str, int]]:
+    def _acknowledged(self, connection: sa.Connection) -> dict[str, tuple[str, int]]:
         rows = connection.execute(
             sa.select(ACTS.c.id, ACTS.c.author, ACTS.c.known_at_us)
             .where(ACTS.c.app == self.app, ACTS.c.kind == "ack")
@@ -292,8 +291,8 @@ class NotificationStore:
         ).scalars()
         return [NotificationState.of_json(state) for state in rows]
 
-    def _take_in(self, connection: sa.Connection, rules: Rules, now_us: int) -> dict[str, NotificationState]:
-        """Every open notice, with what has come since the last time."""
+    def _read_changes(self, connection: sa.Connection, rules: Rules, now_us: int) -> dict[str, NotificationState]:
+        """Return every open state, updated with the changes since the last call."""
         found = {n.alert: n for n in self._open(connection)}
         after, upto = self._planned(connection), 0
         query = (
@@ -304,7 +303,7 @@ class NotificationStore:
         )
         for row in connection.execute(query).all():
             edge, upto = AlertChange(*row[1:]), row[0]
-            self._notice(connection, found, edge, rules).take(edge)
+            self._state(connection, found, edge, rules).apply(edge)
         for row in self._changed(connection, now_us):
             with decoding("foreign_alerts"):
                 edge, owner, again = (
@@ -312,13 +311,13 @@ class NotificationStore:
                     json.loads(row.labels).get("owner", ""),
                     json.loads(row.annotations).get("again", []),
                 )
-            notice = self._notice(connection, found, edge, rules)
+            state = self._state(connection, found, edge, rules)
             if edge.source == SCHEDULE:
-                notice.who, notice.again = owner, again
-            if edge.edge != "firing" and not notice.levels and notice.told is None:
-                # It began and ended since we last looked.
-                notice.take(edge._replace(edge="firing", kind="fired", at_us=row.starts_us))
-            notice.take(edge)
+                state.who, state.again = owner, again
+            if edge.edge != "firing" and not state.levels and state.notified is None:
+                # It began and ended since the last call.
+                state.apply(edge._replace(edge="firing", kind="fired", at_us=row.starts_us))
+            state.apply(edge)
             connection.execute(
                 sa.update(FOREIGN)
                 .where(FOREIGN.c.app == self.app, FOREIGN.c.fingerprint == row.fingerprint)
@@ -328,7 +327,7 @@ class NotificationStore:
             self.store.put(connection, f"planned:{self.app}", str(upto))
         return found
 
-    def _notice(
+    def _state(
         self, connection: sa.Connection, found: dict[str, NotificationState], edge: AlertChange, rules: Rules
     ) -> NotificationState:
         if edge.alert not in found:
@@ -351,28 +350,33 @@ class NotificationStore:
         return found[edge.alert]
 
     def _changed(self, connection: sa.Connection, now_us: int) -> list[ResultRow]:
-        """Alerts of a neighbour that fire and were not taken in, or are over and were not taken in as over."""
-        told = sa.select(NOTICES.c.alert).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
+        """Return external alerts whose start or end was not processed yet."""
+        query = sa.select(NOTICES.c.alert).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
         rows = connection.execute(
             sa.select(FOREIGN)
             .where(FOREIGN.c.app == self.app, FOREIGN.c.said_over.is_(False))
             .order_by(FOREIGN.c.fingerprint)
         ).all()
-        known = set(connection.execute(told).scalars()) if rows else set()
+        known = set(connection.execute(query).scalars()) if rows else set()
         with decoding("foreign_alerts"):
             return [
                 row
                 for row in rows
                 if row.ends_us <= now_us
-                or external_alerts.neighbour_id(row.labels, row.fingerprint, row.starts_us) not in known
+                or external_alerts.external_alert_id(row.labels, row.fingerprint, row.starts_us) not in known
             ]
 
     def _write(
-        self, connection: sa.Connection, tellings: list[Notification], staff: Contacts, rules: Rules, now_us: int
+        self,
+        connection: sa.Connection,
+        notifications: list[Notification],
+        contacts: Contacts,
+        rules: Rules,
+        now_us: int,
     ) -> str:
-        """One message of things that are told together, and its deliveries."""
-        roles = tuple(dict.fromkeys(role for t in tellings for role in t.roles))
-        severity = max((t.notice.level or t.notice.worst or "notify" for t in tellings), key=SEVERITIES.index)
+        """Write one message for several notifications, and its deliveries."""
+        roles = tuple(dict.fromkeys(role for t in notifications for role in t.roles))
+        severity = max((t.state.level or t.state.worst or "notify" for t in notifications), key=SEVERITIES.index)
         with decoding("meta.messages"):
             count = (
                 int(
@@ -382,10 +386,10 @@ class NotificationStore:
                 + 1
             )
         self.store.put(connection, f"messages:{self.app}", str(count))
-        name, first = f"{self.app}-{count}", tellings[0]
-        about = first.notice.group if first.kind != MISSED_SUMMARY else NOBODY
-        kind = ESCALATED_SEVERITY if any(t.kind == ESCALATED_SEVERITY for t in tellings) else first.kind
-        alerts = [_told_of(t.notice, rules) for t in tellings]
+        name, first = f"{self.app}-{count}", notifications[0]
+        about = first.state.group if first.kind != MISSED_SUMMARY else NOBODY
+        kind = ESCALATED_SEVERITY if any(t.kind == ESCALATED_SEVERITY for t in notifications) else first.kind
+        alerts = [_alert_facts(t.state, rules) for t in notifications]
         body = {
             "id": name,
             "app": self.app,
@@ -393,7 +397,7 @@ class NotificationStore:
             "group": about,
             "severity": severity,
             "roles": roles,
-            "panel": first.notice.panel,
+            "panel": first.state.panel,
             "made_us": now_us,
             "alerts": alerts,
         }
@@ -401,15 +405,15 @@ class NotificationStore:
             sa.insert(MESSAGES).values(app=self.app, id=name, made_us=now_us, body=json.dumps(body, sort_keys=True))
         )
         at, due = clock.instant(now_us), dict[str, int]()
-        for role in (staff.roles[r] for r in roles if r in staff.roles):
+        for role in (contacts.roles[r] for r in roles if r in contacts.roles):
             for channel in role.channels:
                 when_us = now_us if severity in PRESSING else clock.micros(role.due(at))
                 due[channel] = min(when_us, due.get(channel, when_us))
         here = sa.and_(DELIVERIES.c.app == self.app, DELIVERIES.c.about == about, DELIVERIES.c.state != EXPIRED)
-        if first.kind == RESOLVED:  # Who was told of the beginning is told of the end, wherever that was.
+        if first.kind == RESOLVED:  # The resolution goes to every channel that got the alert.
             earlier = connection.execute(sa.select(DELIVERIES.c.channel).where(here).distinct()).scalars()
-            due = {channel: now_us for channel in earlier if channel in staff.channels} | due
-        # What waits for somebody's hours goes out before what cannot.
+            due = {channel: now_us for channel in earlier if channel in contacts.channels} | due
+        # Deliveries that wait for working hours are sent before an urgent one of the same group.
         for channel in [c for c, when_us in due.items() if when_us <= now_us and about]:
             held = sa.and_(
                 here,
@@ -423,7 +427,7 @@ class NotificationStore:
         return name
 
     def _deliver(self, connection: sa.Connection, name: str, about: str, due: Mapping[str, int], now_us: int) -> None:
-        """A message is to go out by channels, by each from an instant on."""
+        """Write the deliveries of a message, each with its earliest time."""
         seq = (
             connection.execute(sa.select(sa.func.max(DELIVERIES.c.seq)).where(DELIVERIES.c.app == self.app)).scalar()
             or 0
@@ -448,16 +452,16 @@ class NotificationStore:
             )
 
     def _keep(self, connection: sa.Connection, found: Iterable[NotificationState]) -> None:
-        for notice in found:
-            here = sa.and_(NOTICES.c.app == self.app, NOTICES.c.alert == notice.alert)
-            values = {"state": json.dumps(notice.as_json(), sort_keys=True), "open": notice.open}
+        for state in found:
+            here = sa.and_(NOTICES.c.app == self.app, NOTICES.c.alert == state.alert)
+            values = {"state": json.dumps(state.as_json(), sort_keys=True), "open": state.open}
             if connection.execute(sa.update(NOTICES).where(here).values(**values)).rowcount == 0:
-                connection.execute(sa.insert(NOTICES).values(app=self.app, alert=notice.alert, **values))
+                connection.execute(sa.insert(NOTICES).values(app=self.app, alert=state.alert, **values))
 
-    # What is on its way.
+    # Deliveries.
 
     def message(self, name: str) -> dict[str, Any]:
-        """What a message says, as it was written down."""
+        """Return the stored body of a message."""
         with self.store.reading() as connection:
             body: dict[str, Any] = json.loads(
                 connection.execute(
@@ -468,9 +472,9 @@ class NotificationStore:
 
     def claim(self, channel: str) -> Delivery | None:
         """
-        The next delivery of a channel that is due, for a minute one's own; None where there is none.
+        Claim the next due delivery of a channel for a minute; None if there is none.
 
-        Those of one group go out in their order.
+        Deliveries of one group are sent in order.
         """
         mine = sa.and_(DELIVERIES.c.app == self.app, DELIVERIES.c.state == PENDING, DELIVERIES.c.channel == channel)
         waiting = sa.select(*_DELIVERY, DELIVERIES.c.claimed_until_us).where(mine).order_by(DELIVERIES.c.seq)
@@ -489,12 +493,12 @@ class NotificationStore:
         return Delivery(*row[:-1]) if row is not None else None
 
     def sent(self, delivery: Delivery) -> None:
-        """It has been sent; said only after it was."""
+        """Mark a delivery as sent; call this only after the receiver confirmed it."""
         self._ends(delivery, state=SENT, said="")
 
     def expired(self, delivery: Delivery) -> None:
-        """It is given up."""
-        self._ends(delivery, state=EXPIRED, said=delivery.said or "nobody could be reached")
+        """Mark a delivery as failed for good."""
+        self._ends(delivery, state=EXPIRED, said=delivery.said or "no attempt was made")
 
     def _ends(self, delivery: Delivery, **values: Any) -> None:
         with self.store.committing() as connection:
@@ -506,7 +510,7 @@ class NotificationStore:
             )
 
     def failed(self, delivery: Delivery, said: str, again_after_s: float) -> None:
-        """It could not be sent; it is due again after a while."""
+        """Record a failed attempt and when to retry."""
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
             connection.execute(
@@ -520,14 +524,14 @@ class NotificationStore:
                 )
             )
 
-    def unreachable(self, channels: Iterable[str]) -> list[str]:
-        """Give up what waits for a channel that is none of these any more; the messages' ids."""
+    def expire_unreachable(self, channels: Iterable[str]) -> list[str]:
+        """Expire deliveries to channels that are no longer configured; return which messages and channels."""
         gone = sa.and_(
             DELIVERIES.c.app == self.app, DELIVERIES.c.state == PENDING, DELIVERIES.c.channel.not_in(list(channels))
         )
         with self.store.reading() as connection:
             found = [
-                f"{row.message} by {row.channel}"
+                f"{row.message} to {row.channel}"
                 for row in connection.execute(sa.select(DELIVERIES.c.message, DELIVERIES.c.channel).where(gone))
             ]
         if found:
@@ -538,22 +542,22 @@ class NotificationStore:
                     .values(
                         state=EXPIRED,
                         over_us=self.store.stamp(connection),
-                        said="its channel is not in the settings any more",
+                        said="the channel is no longer in the settings",
                     )
                 )
         return found
 
-    def quiet_until(self, body: Mapping[str, Any]) -> int | None:
-        """Until when does a silence keep quiet all that a message is about? None where it does not."""
+    def silenced_until(self, body: Mapping[str, Any]) -> int | None:
+        """Return until when silences cover all alerts of a message; None if they do not."""
         with self.store.reading() as connection:
             silences, now_us = self._silences(connection), self._now_us(connection)
         alerts = [NotificationState(a["alert"], a["rule"], a["subject"], a["source"], "", "") for a in body["alerts"]]
-        untils = [max((s.until_us for s in silences if s.holds(alert, now_us)), default=None) for alert in alerts]
+        untils = [max((s.until_us for s in silences if s.matches(alert, now_us)), default=None) for alert in alerts]
         known = [until for until in untils if until is not None]
         return min(known) if known and len(known) == len(untils) else None
 
     def deliveries(self, most: int = 200) -> list[tuple[Delivery, dict[str, Any]]]:
-        """The newest deliveries, newest first, each with what its message says."""
+        """Return the newest deliveries, newest first, each with the body of its message."""
         query = (
             sa.select(*_DELIVERY, MESSAGES.c.body)
             .join(MESSAGES, sa.and_(MESSAGES.c.app == DELIVERIES.c.app, MESSAGES.c.id == DELIVERIES.c.message))
@@ -564,17 +568,17 @@ class NotificationStore:
         with self.store.reading() as connection:
             return [(Delivery(*row[:-1]), json.loads(row[-1])) for row in connection.execute(query)]
 
-    # What a neighbour says.
+    # Alerts of external monitors.
 
-    def heard(self, alerts: Iterable[Mapping[str, Any]]) -> None:
+    def store_external_alerts(self, alerts: Iterable[Mapping[str, Any]]) -> None:
         """
-        Keep what another monitor says of its alerts.
+        Store the alerts of an external monitor.
 
         Args:
             alerts: fingerprint, labels, annotations, starts_us, ends_us of each.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was stored.
         """
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
@@ -589,7 +593,7 @@ class NotificationStore:
                     "labels": json.dumps(alert["labels"], sort_keys=True),
                     "annotations": json.dumps(alert["annotations"], sort_keys=True),
                 }
-                # Nobody is to be told of it.
+                # Such an alert needs no notification.
                 done = external_alerts.severity(alert["labels"]) not in SENT_SEVERITIES or alert["ends_us"] <= now_us
                 if before is None:
                     connection.execute(
@@ -602,8 +606,8 @@ class NotificationStore:
                         sa.update(FOREIGN).where(here).values(said_over=before.said_over and done, **values)
                     )
 
-    def said_of_schedule(self) -> dict[str, dict[str, Any]]:
-        """What was said of things that were due, by fingerprint: starts_us, ends_us, words."""
+    def schedule_alerts(self) -> dict[str, dict[str, Any]]:
+        """Return the alerts about due jobs, by fingerprint: starts_us, ends_us, words."""
         with self.store.reading() as connection:
             rows = connection.execute(
                 sa.select(FOREIGN).where(FOREIGN.c.app == self.app, FOREIGN.c.fingerprint.endswith(OF_SCHEDULE))
@@ -620,14 +624,14 @@ class NotificationStore:
 
     def report(self, run: str, channels: Iterable[str], body: Mapping[str, Any]) -> bool:
         """
-        Write down that what a run made is to be sent by some channels; once a run, however often this is asked for.
+        Write the message and deliveries for a run's report; only once per run.
 
         Args:
             run: Its id in the ledger.
             body: title, lines, severity, page, notebook.
 
         Returns:
-            False where it was written down before.
+            False if it was written before.
         """
         name = f"{self.app}-report-{run}"
         here = sa.select(MESSAGES.c.id).where(MESSAGES.c.app == self.app, MESSAGES.c.id == name)
@@ -638,7 +642,7 @@ class NotificationStore:
             if connection.execute(here).first():
                 return False
             now_us = self.store.stamp(connection)
-            told = {
+            content = {
                 "id": name,
                 "app": self.app,
                 "kind": REPORT,
@@ -650,14 +654,16 @@ class NotificationStore:
                 **body,
             }
             connection.execute(
-                sa.insert(MESSAGES).values(app=self.app, id=name, made_us=now_us, body=json.dumps(told, sort_keys=True))
+                sa.insert(MESSAGES).values(
+                    app=self.app, id=name, made_us=now_us, body=json.dumps(content, sort_keys=True)
+                )
             )
             self._deliver(connection, name, NOBODY, dict.fromkeys(channels, now_us), now_us)
         return True
 
 
 def _next(waiting: Iterable[ResultRow], now_us: int) -> ResultRow | None:
-    """The first that is due and nobody's, of those with none of their group before them."""
+    """Return the first due and unclaimed delivery that has no earlier one of its group before it."""
     before: set[str] = set()
     for row in waiting:
         if row.about not in before and row.due_us <= now_us and row.claimed_until_us <= now_us:
@@ -666,18 +672,18 @@ def _next(waiting: Iterable[ResultRow], now_us: int) -> ResultRow | None:
     return None
 
 
-def _together(tellings: list[Notification]) -> list[list[Notification]]:
-    """What is told in one message: all of one group and kind; and all that began and ended untold, whatever it was."""
+def _together(notifications: list[Notification]) -> list[list[Notification]]:
+    """Combine notifications into messages: one per group and kind, one for all missed alerts."""
     found: dict[tuple[str, int], list[Notification]] = {}
-    for telling in tellings:
-        group = NOBODY if telling.kind == MISSED_SUMMARY else telling.notice.group
-        found.setdefault((group, _TOLD_WITH[telling.kind]), []).append(telling)
+    for notification in notifications:
+        group = NOBODY if notification.kind == MISSED_SUMMARY else notification.state.group
+        found.setdefault((group, _COMBINED_WITH[notification.kind]), []).append(notification)
     return list(found.values())
 
 
-def _told_of(notice: NotificationState, rules: Rules) -> dict[str, Any]:
-    """What a message keeps of one alert."""
-    rule = rules.rules.get(notice.rule)
+def _alert_facts(state: NotificationState, rules: Rules) -> dict[str, Any]:
+    """Return the part of a message body that describes one alert."""
+    rule = rules.rules.get(state.rule)
     names = (
         "alert",
         "rule",
@@ -692,14 +698,16 @@ def _told_of(notice: NotificationState, rules: Rules) -> dict[str, Any]:
         "peak",
         "sentence",
         "again",
+        "acked_by",
+        "cause",
         "cause_words",
         "headline",
         "cause_rule",
         "action",
         "traders",
     )
-    runbook = notice.runbook or (rule.runbooks.get(notice.subject) if rule else None)
-    return {name: getattr(notice, name) for name in names} | {
-        "severity": notice.level or notice.worst or "notify",
+    runbook = state.runbook or (rule.runbooks.get(state.subject) if rule else None)
+    return {name: getattr(state, name) for name in names} | {
+        "severity": state.level or state.worst or "notify",
         "runbook": runbook,
     }

@@ -4,6 +4,7 @@ import argparse
 import getpass
 from typing import TYPE_CHECKING
 
+from opslib.alerting.notifications.planner import KIND_NAMES
 from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import UsageError
@@ -13,86 +14,85 @@ if TYPE_CHECKING:
     from opslib.desk import Desk
 
 
-def who(given: str | None) -> str:
-    """Who says it: the name that was given, else that of who is logged in."""
+def author(given: str | None) -> str:
+    """Return the name that was given, else that of the user who is logged in."""
     try:
         name = given or getpass.getuser()
     except (OSError, KeyError):
         name = ""
     if not name.strip():
-        raise UsageError("who says so? Give --by NAME.")
+        raise UsageError("the name of the logged-in user could not be determined. Give yours with --by NAME.")
     return formatting.single_line(name.strip(), 60)
 
 
 def ack(desk: "Desk", options: argparse.Namespace) -> Reply:
     """
-    Somebody takes an alert.
+    Acknowledge an alert or an incident.
 
     Raises:
-        UsageError: No such alert stands, or nobody says so.
+        UsageError: No such alert is active, or there is no name.
     """
-    who_says = who(options.by)
-    known = {name for n in desk.dispatch.standing() for name in (n.alert, n.group) if name} | {
+    by = author(options.by)
+    known = {name for n in desk.notifications.open_states() for name in (n.alert, n.group) if name} | {
         a["id"] for a in desk.status(options.as_of).alerts
     }
-    incidents = {i.id: i for i in desk.chronicle.all()}
-    if options.id in incidents:
-        desk.dispatch.ack(incidents[options.id].about, who_says, options.note)
-        desk.chronicle.follow_alerts()
+    if options.id in {i.id for i in desk.incidents.all()}:
+        desk.incidents.acknowledge(options.id, by, options.note)
         return Reply(
-            {"incident": options.id, "by": who_says, "note": options.note},
-            f"{options.id} is taken by {who_says}, with all its alerts; nobody else is called for it",
+            {"incident": options.id, "by": by, "note": options.note},
+            f"{options.id} acknowledged by {by}, with all its alerts. No one else will be notified of it.",
         )
     if options.id not in known:
         raise UsageError(
-            f"no alert {options.id!r} stands now.{formatting.nearest(options.id, known)} ops status has those that do."
+            f"no active alert has the ID {options.id!r}.{formatting.nearest(options.id, known)} "
+            f"ops status lists active alerts."
         )
-    desk.dispatch.ack(options.id, who_says, options.note)
-    desk.chronicle.follow_alerts()
+    desk.notifications.ack(options.id, by, options.note)
+    desk.incidents.follow_alerts()
     return Reply(
-        {"alert": options.id, "by": who_says, "note": options.note},
-        f"{options.id} is taken by {who_says}; it is not told again unless it becomes worse, and its end is",
+        {"alert": options.id, "by": by, "note": options.note},
+        f"{options.id} acknowledged by {by}. You will be notified again only if it gets worse or is resolved.",
     )
 
 
 def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
     """
-    Somebody keeps alerts quiet, ends that, or asks what is kept quiet.
+    Add, end or list silences.
 
     Raises:
-        UsageError: No end, no reason, nothing named, a rule or a silence that is not there, or nobody says so.
+        UsageError: There is no duration, reason, filter or name, or no such rule or silence.
     """
     if options.what == "add":
         given = {name: getattr(options, name) for name in ("rule", "subject", "source")}
         if not options.span or not options.reason.strip():
-            raise UsageError("a silence has an end and a reason: give --for and --reason.")
+            raise UsageError("a silence needs a duration and a reason. Give --for and --reason.")
         if not any(given.values()):
-            raise UsageError("a silence of everything was wanted? Name a --rule, --subject or --source.")
-        # A neighbour's alerts have rules of its own.
-        known = {*desk.rules.rules, *(n.rule for n in desk.dispatch.standing())}
+            raise UsageError("this would silence every alert. Give a --rule, --subject or --source.")
+        # External monitors have rules of their own.
+        known = {*desk.rules.rules, *(n.rule for n in desk.notifications.open_states())}
         if given["rule"] and given["rule"] not in known:
             raise UsageError(f"there is no rule {given['rule']!r}.{formatting.nearest(given['rule'], known)}")
         shown = [
-            desk.dispatch.silence(
-                who(options.by),
+            desk.notifications.silence(
+                author(options.by),
                 formatting.single_line(options.reason.strip()),
                 time_parsing.parse_span(options.span),
                 **given,
             )
         ]
     elif options.what == "end":
-        who_says = who(options.by)
+        by = author(options.by)
         now_us = clock.micros(desk.now())
-        if not options.id or not desk.dispatch.expire_silence(options.id, who_says):
-            holding = [s.id for s in desk.dispatch.silences() if s.until_us > now_us]
+        if not options.id or not desk.notifications.expire_silence(options.id, by):
+            holding = [s.id for s in desk.notifications.silences() if s.until_us > now_us]
             raise UsageError(
-                f"there is no silence {options.id!r} that holds.{formatting.nearest(options.id or '', holding)} See "
-                f"ops silence list."
+                f"no active silence has the ID {options.id!r}.{formatting.nearest(options.id or '', holding)} "
+                f"ops silence list shows them."
             )
-        shown = [s for s in desk.dispatch.silences() if s.id == options.id]
+        shown = [s for s in desk.notifications.silences() if s.id == options.id]
     else:
         at_us = clock.micros(time_parsing.parse(options.as_of) if options.as_of else desk.now())
-        shown = [s for s in desk.dispatch.silences() if s.from_us <= at_us < s.until_us]
+        shown = [s for s in desk.notifications.silences() if s.from_us <= at_us < s.until_us]
     rows = [
         s._asdict()
         | {"from": formatting.iso(clock.instant(s.from_us)), "until": formatting.iso(clock.instant(s.until_us))}
@@ -110,23 +110,23 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
         for s in shown
     ]
     return Reply(
-        values, formatting.table(["id", "what", "until", "by", "reason"], table) if shown else "nothing is kept quiet"
+        values, formatting.table(["id", "what", "until", "by", "reason"], table) if shown else "no active silences"
     )
 
 
-def notified(desk: "Desk", options: argparse.Namespace) -> Reply:
-    """Somebody tries the ways to people, or asks who was told of what."""
+def notify(desk: "Desk", options: argparse.Namespace) -> Reply:
+    """Send test messages, or list notifications."""
     from opslib.alerting.notifications import sender
 
     if options.test is not None:
-        tried = sender.test_delivery(desk.settings, desk.staff, options.test, desk.now())
-        words = "\n".join(f"{name}: {'told' if not why else 'not told: it ' + why}" for name, why in tried)
+        tried = sender.test_delivery(desk.settings, desk.contacts, options.test, desk.now())
+        words = "\n".join(f"{name}: {'delivered' if not why else 'failed: ' + why}" for name, why in tried)
         return Reply(
-            [{"channel": name, "told": not why, "why": why or None} for name, why in tried],
+            [{"channel": name, "delivered": not why, "why": why or None} for name, why in tried],
             words,
             not any(why for _, why in tried),
         )
-    found = desk.dispatch.deliveries()
+    found = desk.notifications.deliveries()
     rows = [
         {
             "message": d.message,
@@ -136,49 +136,49 @@ def notified(desk: "Desk", options: argparse.Namespace) -> Reply:
             "severity": m["severity"],
             "roles": m["roles"],
             "alerts": [a["alert"] for a in m["alerts"]],
-            "made_at": formatting.iso(clock.instant(d.made_us)),
-            "over_at": formatting.iso(clock.instant(d.over_us)) if d.over_us is not None else None,
+            "created_at": formatting.iso(clock.instant(d.made_us)),
+            "ended_at": formatting.iso(clock.instant(d.over_us)) if d.over_us is not None else None,
             "attempts": d.attempts,
-            "said": d.said or None,
+            "response": d.said or None,
         }
         for d, m in found
     ]
     table = [
         [
-            r["made_at"],
-            f"{r['kind']} {r['severity']} {', '.join(r['alerts'])}",
+            r["created_at"],
+            f"{KIND_NAMES.get(r['kind'], r['kind'])} {r['severity']} {', '.join(r['alerts'])}",
             r["channel"],
             ", ".join(r["roles"]),
             r["state"],
             str(r["attempts"]),
-            r["said"] or "",
+            r["response"] or "",
         ]
         for r in rows
     ]
     return Reply(
         rows,
-        formatting.table(["made", "what", "by", "to", "state", "tries", "said"], table)
+        formatting.table(["created", "what", "channel", "to", "state", "attempts", "response"], table)
         if rows
-        else "nobody was told of anything yet",
+        else "no notifications yet; people are notified while ops collect or ops serve runs",
     )
 
 
 def feedback(desk: "Desk", options: argparse.Namespace) -> Reply:
     """
-    Somebody says what they think of the monitoring.
+    Record feedback on the monitoring.
 
     Raises:
-        UsageError: Something that it needs was not said, or no such alert is on record.
+        UsageError: The text is missing, or no such alert is on record.
     """
     if (
         options.alert
-        and options.alert not in desk.chronicle.of_alerts()
-        and options.alert not in {r.alert for r in desk.alerts(window="400d").rises}
+        and options.alert not in desk.incidents.of_alerts()
+        and options.alert not in {r.alert for r in desk.alerts(window="400d").changes}
     ):
-        raise UsageError(f"no alert {options.alert!r} is on record. ops alerts has those that are.")
+        raise UsageError(f"no alert {options.alert!r} is on record. ops alerts lists those that are.")
     at = time_parsing.happened(options.at, desk.now())
-    found = Feedback(desk.chronicle.records).give(
-        options.kind, " ".join(options.words), who(options.by), options.alert, at
+    found = Feedback(desk.incidents.records).give(
+        options.kind, " ".join(options.words), author(options.by), options.alert, at
     )
     when = clock.instant(found.at_us)
     return Reply(
@@ -189,5 +189,5 @@ def feedback(desk: "Desk", options: argparse.Namespace) -> Reply:
             "by": found.author,
             "words": found.words,
         },
-        f"noted, {found.kind} at {formatting.moment(when)}{': ' + found.words if found.words else ''}",
+        f"recorded {found.kind} at {formatting.moment(when)}{': ' + found.words if found.words else ''}",
     )

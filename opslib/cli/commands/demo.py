@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from opslib.cli.output import Reply
 from opslib.dashboard import status
 from opslib.foundation import formatting
+from opslib.foundation.config import contacts
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings, without_secrets
 from opslib.foundation.config.workspace import Workspace
@@ -20,55 +21,72 @@ from opslib.jobs import executor
 from opslib.jobs.kernels import KernelPool
 from opslib.reports import publishing
 from opslib.reports.postmortem import drafting
+from opslib.runbooks import incident_page
 from opslib.simulation.demo_day import replay, responders
 from opslib.simulation.demo_day.home_lock import HomeLock
 
-LOCK_WAIT_S = 60.0  # What a killed demo left running ends within seconds, on a busy machine too.
+LOCK_WAIT_S = 60.0  # Processes of a killed demo end within seconds, also on a busy machine.
 
 
-def asked(options: argparse.Namespace, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]) -> Reply:
-    """Live through the day, and show what came of it; not done where a figure is another than the script's."""
+def play(options: argparse.Namespace, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]) -> Reply:
+    """Play the demo day and show the results; fails if a figure differs from the expected one."""
     settings = settings_module.load(options.home, settings_module.DEMO)
     seed = replay.SEED if options.seed is None else options.seed
     with HomeLock(settings, LOCK_WAIT_S) as lock:
         if not lock.is_mine:
             raise OpsError(
-                f"another ops demo is running in {settings.base}. Wait until it has ended, or name another "
-                f"folder with --home."
+                f"another ops demo is running in {settings.base}. Wait until it has ended, or give another "
+                f"home directory with --home."
             )
-        return _lived(settings, seed, lock, progress, say)
+        return _run(settings, seed, lock, progress, say)
 
 
-def _lived(
+def _run(
     settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]
 ) -> Reply:
-    # Its notebooks import what they need while the day is lived.
-    with closing(KernelPool(without_secrets(os.environ))) as kernels:
-        desk = replay.live(settings, seed, lock, progress, kernels)
-        return _told(desk, seed, kernels, say)
+    # The kernels import their libraries while the day is played. Each notebook has its own kernel.
+    with ThreadPoolExecutor() as pool, closing(KernelPool(without_secrets(os.environ), begins=False)) as kernels:
+        pictured = Future[Path]()
+
+        def picture(desk: Workspace) -> None:
+            """Make the dashboard of the outage in parallel with the rest of the day, which it does not show."""
+            nonlocal pictured
+            pictured = pool.submit(_dashboard, desk, formatting.iso(replay.outage_moment(seed)), kernels)
+
+        desk = replay.play_day(settings, seed, lock, progress, kernels, picture)
+        return _results(desk, seed, pool, kernels, pictured, say)
 
 
-def _told(desk: Workspace, seed: int, kernels: KernelPool, say: Callable[[str], None]) -> Reply:
-    """Make the documents of a day that was lived, compare its figures with the script's, and say what came of it."""
-    settings, worst = desk.settings, replay.outage(seed)
-    say("executing the daily report and a dashboard, and checking every figure against the script")
-    with ThreadPoolExecutor() as pool:  # Each notebook has a kernel of its own.
-        checked = pool.submit(replay.compared, desk, seed)
-        pictured = pool.submit(_dashboard, desk, formatting.iso(worst), kernels)
-        incident = responders.incident(desk)
-        drafted = pool.submit(drafting.draft, desk, incident, responders.LEAD, kernels=kernels)
-        outcome, place = publishing.publish_daily(
-            desk,
-            replay.DAY,
-            as_of=None,
-            known_at=None,
-            partial=False,
-            timeout_s=executor.TIMEOUT_S,
-            kernels=kernels,
-        )
-        picture, (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
+def _results(
+    desk: Workspace,
+    seed: int,
+    pool: ThreadPoolExecutor,
+    kernels: KernelPool,
+    pictured: Future[Path],
+    say: Callable[[str], None],
+) -> Reply:
+    """Make the documents of the played day, compare its figures with the expected ones, and return the results."""
+    settings, worst = desk.settings, replay.outage_moment(seed)
+    say("executing the daily report and the dashboard, and comparing every figure with the script")
+    checked = pool.submit(replay.compare_figures, desk, seed)
+    incident = responders.outage_incident(desk)
+    pages = {i.id: incident_page.path(settings, i.id) for i in lifecycle.of(desk).all()}
+    drafted = pool.submit(drafting.draft, desk, incident, responders.LEAD, kernels=kernels)
+    outcome, place = publishing.publish_daily(
+        desk,
+        replay.DAY,
+        as_of=None,
+        known_at=None,
+        partial=False,
+        timeout_s=executor.TIMEOUT_S,
+        kernels=kernels,
+        made_meanwhile=[*pages.values(), lifecycle.of(desk).folder(incident) / f"{drafting.NAME}.html"],
+    )
+    picture, (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
     if outcome.state != "ok":
-        raise OpsError(f"the demo's daily report is {outcome.state}: {outcome.reason}. Run ops demo again.")
+        raise OpsError(f"The demo's daily report is {outcome.state}: {outcome.reason}. Run ops demo again.")
+    for name in pages:  # The pages link to the report, and it to them.
+        incident_page.publish(desk, name)
     runbook = min(
         lifecycle.of(desk).folder(incident).glob("[0-9][0-9]_*.html"),
         default=lifecycle.of(desk).folder(incident) / f"01_{responders.RUNBOOK}.html",
@@ -77,33 +95,35 @@ def _told(desk: Workspace, seed: int, kernels: KernelPool, say: Callable[[str], 
         "report": Path(f"{place}.html"),
         "dashboard": Path(f"{picture}.html"),
         "runbook": runbook,
+        "notifications": settings.home / contacts.INBOX,
         "postmortem": Path(f"{postmortem}.html"),
     }
-    if missing := [str(path) for path in made.values() if not path.is_file()]:
-        raise OpsError(f"the demo did not make {', '.join(missing)}. Run ops demo again.")
+    if missing := [str(path) for path in [*made.values(), *pages.values()] if not path.is_file()]:
+        raise OpsError(f"The demo did not create {', '.join(missing)}. Run ops demo again.")
     (settings.home / replay.UNFINISHED).unlink()
     view = status.status_of(desk, worst)
-    told = [
+    findings = [
         s
         for name in ("providers", "greeks", "pnl", "system")
         for s in view.panel(name).sentences
         if s.startswith(("critical", "escalate"))
     ]
     words = [
-        f"A trading day, {replay.DAY}, seed {seed}: two pages posted it to the receiver, which kept it in "
-        f"{settings.home}.",
-        f"\nAs it stood at {formatting.moment(worst)}: {view.verdict}",
-        *(f"  {s}" for s in told),
-        f"\n{count - len(wrong)} of {count} figures equal the script's own truth.",
+        f"Simulated trading day {replay.DAY}, seed {seed}. Two pages posted snapshots to the receiver. Home directory: "
+        f"{settings.home}",
+        f"\nStatus at {formatting.moment(worst)}: {view.verdict}",
+        *(f"  {s}" for s in findings),
+        f"\n{count - len(wrong)} of {count} figures equal the script's expected figures.",
         *wrong,
         f"\ndaily report   {made['report']}",
         f"dashboard      {made['dashboard']}",
-        f"the runbook    {runbook}",
-        f"postmortem     {made['postmortem']} (a draft; write in {postmortem.name}.md beside it)",
-        f"its evidence   ops --app demo verify {incident}",
+        f"runbook        {runbook}",
+        f"postmortem     {made['postmortem']} (a draft; edit {postmortem.name}.md beside it)",
+        f"notifications  {made['notifications']}",
+        f"verify         ops --app demo verify {incident}",
         "alerts         ops --app demo alerts",
-        f"any moment     ops --app demo status --as-of {worst.astimezone(formatting.NEW_YORK):%Y-%m-%dT%H:%M}",
-        "by hand        ops --app demo lab (ops --app demo dashboard: without code)",
+        f"any time       ops --app demo status --as-of {worst.astimezone(formatting.NEW_YORK):%Y-%m-%dT%H:%M}",
+        "JupyterLab     ops --app demo lab (dashboard without code: ops --app demo dashboard)",
     ]
     values = {
         "seed": seed,
@@ -125,5 +145,5 @@ def _dashboard(desk: Workspace, as_of: str, kernels: KernelPool) -> Path:
         kernels=kernels,
     )
     if outcome.state != "ok":
-        raise OpsError(f"the demo's dashboard failed: {outcome.reason}. Run ops demo again.")
+        raise OpsError(f"The demo's dashboard failed: {outcome.reason}. Run ops demo again.")
     return place

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.notifications.message import Code, command
 from opslib.cli.commands import checklists
-from opslib.cli.commands.alerts import who
+from opslib.cli.commands.alerts import author
 from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import IncidentError, UsageError
@@ -14,8 +14,9 @@ from opslib.foundation.storage import atomic_files
 from opslib.incidents.incident import CLOSED, Incident
 from opslib.jobs import ledger
 from opslib.reports.postmortem import drafting
-from opslib.reports.postmortem.document import Postmortem, lint
-from opslib.runbooks import cases, catalog, opening, session
+from opslib.reports.postmortem.document import Postmortem, by_section, lint
+from opslib.reports.postmortem.timeline import plural
+from opslib.runbooks import cases, catalog, incident_page, opening, session
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
@@ -23,91 +24,111 @@ if TYPE_CHECKING:
 
 def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
     """
-    List, show, open, or write down what somebody did with an incident.
+    List, show or open incidents, or record what was done.
 
     Raises:
-        UsageError: Something that it needs was not given.
-        IncidentError: It is not such that this can be done.
+        UsageError: A required option is missing.
+        IncidentError: The incident's status does not allow it.
     """
-    desk.chronicle.follow_alerts()
+    if options.html and options.what != "show":
+        raise UsageError("--html is used with show: ops incident show ID --html.")
+    desk.incidents.follow_alerts()
     if options.what == "list":
-        return _listed(desk.chronicle.all())
+        return _list(desk.incidents.all())
     if options.what == "open":
-        return _shown(_open(desk, options))
+        opened = _open(desk, options)
+        incident_page.refresh(desk, opened.id)
+        return _reply(opened)
     name, words = _named(desk, options.words)
     if options.what == "show":
-        found = desk.chronicle.read(name, time_parsing.parse(options.known_at) if options.known_at else None)
-        return Reply(
-            found.as_json()
-            | {
-                "timeline": [
-                    {
-                        "at": formatting.iso(clock.instant(e.at_us)),
-                        "kind": e.kind,
-                        "by": e.by or None,
-                        "words": e.body.get("words", e.kind),
-                        "evidence": e.id,
-                    }
-                    for e in found.timeline
-                ]
-            },
-            repr(found),
-        )
-    by, at = who(options.by), time_parsing.happened(options.at, desk.now())
-    chronicle = desk.chronicle
+        return _page(desk, name, options) if options.html else _read(desk, name, options)
+    by, at = author(options.by), time_parsing.happened(options.at, desk.now())
+    incidents = desk.incidents
     acts: dict[str, Callable[[], Incident]] = {
-        "note": lambda: chronicle.note(name, words, by, at),
-        "mitigate": lambda: chronicle.mitigate(name, words, by, at),
-        "resolve": lambda: _resolved(desk, chronicle.resolve(name, words, by, at)),
-        "dismiss": lambda: chronicle.dismiss(name, options.reason or "", words, by),
-        "reopen": lambda: chronicle.reopen(name, words, by),
-        "merge": lambda: chronicle.merge(name, chronicle.find(options.into).id if options.into else "", by),
-        "handover": lambda: chronicle.hand_over(name, options.to or "", by),
+        "note": lambda: incidents.note(name, words, by, at),
+        "mitigate": lambda: incidents.mitigate(name, words, by, at),
+        "resolve": lambda: _resolved(desk, incidents.resolve(name, words, by, at)),
+        "dismiss": lambda: incidents.dismiss(name, options.reason or "", words, by),
+        "reopen": lambda: incidents.reopen(name, words, by),
+        "merge": lambda: incidents.merge(name, incidents.find(options.into).id if options.into else "", by),
+        "handover": lambda: incidents.hand_over(name, options.to or "", by),
     }
-    return _shown(acts[options.what]())
+    found = acts[options.what]()
+    incident_page.refresh(desk, found.id)
+    return _reply(found)
+
+
+def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
+    """Show the record of an incident."""
+    found = desk.incidents.read(name, time_parsing.parse(options.known_at) if options.known_at else None)
+    timeline = [
+        {
+            "at": formatting.iso(clock.instant(e.at_us)),
+            "kind": e.kind,
+            "by": e.by or None,
+            "words": e.body.get("words", e.kind),
+            "evidence": e.id,
+        }
+        for e in found.timeline
+    ]
+    return Reply(found.as_json() | {"timeline": timeline}, repr(found))
+
+
+def _page(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
+    """
+    Write the page of an incident.
+
+    Raises:
+        UsageError: An earlier state of the record was asked for.
+    """
+    if options.known_at:
+        raise UsageError("--html writes the page of the record as it is now. Use it without --known-at.")
+    place = incident_page.publish(desk, name)
+    return Reply({"incident": name, "page": str(place)}, f"page of incident {name}: {place}")
 
 
 def _named(desk: "Desk", words: list[str]) -> tuple[str, str]:
     """
-    Which incident is meant, and what is said of it?
+    Return the incident's ID and the rest of the text.
 
-    The first word names it; where it names none, the only open one is meant.
+    The first word names the incident; if it names none, the only open incident is meant.
     """
-    known = {i.id for i in desk.chronicle.all()} | set(desk.chronicle.of_alerts())
+    known = {i.id for i in desk.incidents.all()} | set(desk.incidents.of_alerts())
     if words and words[0] in known:
-        return desk.chronicle.find(words[0]).id, " ".join(words[1:])
+        return desk.incidents.find(words[0]).id, " ".join(words[1:])
     if words and (words[0][:4].isdigit() or (len(words) == 1 and " " not in words[0])):
         raise IncidentError(
-            f"there is no incident {words[0]!r}.{formatting.nearest(words[0], known)} ops incident list has "
-            f"those there are."
+            f"there is no incident {words[0]!r}.{formatting.nearest(words[0], known)} ops incident list "
+            f"shows all of them."
         )
-    return desk.chronicle.find().id, " ".join(words)
+    return desk.incidents.find().id, " ".join(words)
 
 
 def _open(desk: "Desk", options: argparse.Namespace) -> Incident:
-    by = who(options.by)
+    by = author(options.by)
     if options.alert:
         alert = next((a for a in desk.status(options.as_of).alerts if a["id"] == options.alert), None)
         if alert is None:
-            held = desk.chronicle.of_alerts().get(options.alert)
+            held = desk.incidents.of_alerts().get(options.alert)
             if held is None:
                 active = [a["id"] for a in desk.status(options.as_of).alerts]
                 raise IncidentError(
-                    f"no alert {options.alert!r} stands.{formatting.nearest(options.alert, active)} ops status has "
-                    f"those that do."
+                    f"no active alert has the ID {options.alert!r}.{formatting.nearest(options.alert, active)} "
+                    f"ops status lists active alerts."
                 )
-            return desk.chronicle.read(held)
-        return desk.chronicle.open("", by=by, alert=alert)
+            return desk.incidents.read(held)
+        return desk.incidents.open("", by=by, alert=alert)
     runbook = catalog.runbook(options.runbook).name if options.runbook else "incident"
-    return desk.chronicle.open(
+    return desk.incidents.open(
         " ".join(options.words), by=by, runbook=runbook, subject=options.subject, severity=options.severity
     )
 
 
 def _resolved(desk: "Desk", found: Incident) -> Incident:
     """
-    It is over: the head of its record goes into the ledger, and to who was told of it, where nobody can change it with
-    the record.
+    Publish the digest of the record's last entry: in the ledger, and in the notification that it is resolved.
+
+    Whoever rewrites the record cannot change those.
     """
     entry = found.of_kind("resolved")[-1]
     ledger.anchor(desk.store, desk.settings.app, found.id, entry.id, entry.digest)
@@ -120,48 +141,48 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
     )
     for channel, why in sender.broadcast(
         desk.settings,
-        desk.staff,
+        desk.contacts,
         f"{desk.settings.app}-{found.id}-{entry.id}",
         words,
         desk.now(),
-        aloud=False,
+        on_terminal=False,
         lines=lines,
     ):
-        state = "could not be told" if why else "was told"
-        desk.chronicle.append(
+        state = "failed" if why else "delivered"
+        desk.incidents.append(
             found.id,
             "told",
             {
                 "channel": channel,
                 "state": "expired" if why else "sent",
                 "head": {"entry": entry.id, "digest": entry.digest},
-                "words": f"{channel} {state} that it is resolved{': it ' + why if why else ''}",
+                "words": f"notification that it is resolved, by {channel}: {state}{': ' + why if why else ''}",
             },
             key=f"resolved:{entry.id}:{channel}",
         )
-    return desk.chronicle.read(found.id)
+    return desk.incidents.read(found.id)
 
 
-def _shown(found: Incident) -> Reply:
-    return Reply(found.as_json(), f"{found!r}\n\nhead {found.head.id}, SHA-256 {found.head.digest}")
+def _reply(found: Incident) -> Reply:
+    return Reply(found.as_json(), f"{found!r}\n\nlast entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}")
 
 
-def _listed(found: list[Incident]) -> Reply:
-    rows = [[i.id, i.status, i.current, i.peak, i.title, i.holder or "nobody", i.runbook] for i in reversed(found)]
+def _list(found: list[Incident]) -> Reply:
+    rows = [[i.id, i.status, i.current, i.peak, i.headline, i.owner or "none", i.runbook] for i in reversed(found)]
     return Reply(
         [i.as_json() for i in found],
-        formatting.table(["incident", "status", "severity now", "peak", "what", "held by", "runbook"], rows)
+        formatting.table(["incident", "status", "severity", "peak", "title", "owner", "runbook"], rows)
         if rows
-        else "there was no incident yet",
+        else "no incidents yet",
     )
 
 
 def mark(desk: "Desk", options: argparse.Namespace) -> Reply:
     """Put a marker on every chart and timeline."""
     found = desk.marks.put(
-        options.kind, " ".join(options.words), who(options.by), time_parsing.happened(options.at, desk.now())
+        options.kind, " ".join(options.words), author(options.by), time_parsing.happened(options.at, desk.now())
     )
-    desk.chronicle.follow_alerts()
+    desk.incidents.follow_alerts()
     at = clock.instant(found.ts_us)
     return Reply(
         {"at": formatting.iso(at), "kind": found.kind, "by": found.author, "words": found.words},
@@ -170,40 +191,41 @@ def mark(desk: "Desk", options: argparse.Namespace) -> Reply:
 
 
 def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
-    """Open a runbook for an incident, or go on with one."""
+    """Open a runbook for an incident, or resume one."""
     if options.what == "open":
-        return _opened(desk, options)
-    desk.chronicle.follow_alerts()
-    found = desk.chronicle.find(options.incident or "")
+        return _open_runbook(desk, options)
+    desk.incidents.follow_alerts()
+    found = desk.incidents.find(options.incident or "")
     copies = [e for e in found.of_kind("runbook") if not options.name or e.body["runbook"] == options.name]
     if not copies:
         raise IncidentError(
-            f"no runbook {options.name or ''} was opened for {found.id} yet: ops runbook open "
-            f"{options.name or found.runbook} --incident {found.id}.".replace("  ", " ")
+            f"the runbook {options.name or found.runbook} is not open for {found.id}. Open it with: ops runbook open "
+            f"{options.name or found.runbook} --incident {found.id}"
         )
     body = copies[-1].body
-    place = desk.chronicle.folder(found.id) / body["notebook"]
-    if not place.exists():  # Another machine opened it: here it is opened anew, and goes on from the same record.
+    place = desk.incidents.folder(found.id) / body["notebook"]
+    if not place.exists():  # It was opened on another machine; a copy here resumes from the same record.
         place = opening.open_for(desk, body["runbook"], found, options.by or "")
-    book = session.RunbookSession(desk, body["runbook"], found.id, options.by or "", as_of=options.as_of or "")
+    opened = session.RunbookSession(desk, body["runbook"], found.id, options.by or "", as_of=options.as_of or "")
     return Reply(
         {"incident": found.id, "runbook": body["runbook"], "notebook": str(place), "link": _link(desk, place)},
-        f"{book.strip.plain}\n\n{_how(desk, place)}",
+        f"{opened.strip.plain}\n\n{_how(desk, place)}",
     )
 
 
-def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
+def _open_runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
     shelved = catalog.runbook(options.name or "")
-    desk.chronicle.follow_alerts()
-    by = who(options.by)
-    found = desk.chronicle.find(options.incident) if options.incident else _for(desk, shelved.name, by, options)
+    desk.incidents.follow_alerts()
+    by = author(options.by)
+    found = desk.incidents.find(options.incident) if options.incident else _for(desk, shelved.name, by, options)
     if found.status in CLOSED:
-        raise IncidentError(f"incident {found.id} is {found.status}; ops incident reopen {found.id} opens it again.")
+        raise IncidentError(f"incident {found.id} is {found.status}; To reopen it: ops incident reopen {found.id}")
     place = opening.open_for(
         desk, shelved.name, found, by, time_parsing.parse(options.as_of) if options.as_of else None
     )
-    book = session.RunbookSession(desk, shelved.name, found.id, by, as_of=options.as_of or "")
-    likely = desk.chronicle.read(found.id).of_kind("runbook")[-1].body
+    opened = session.RunbookSession(desk, shelved.name, found.id, by, as_of=options.as_of or "")
+    incident_page.refresh(desk, found.id)
+    likely = desk.incidents.read(found.id).of_kind("runbook")[-1].body
     values = {
         "incident": found.id,
         "runbook": shelved.name,
@@ -211,45 +233,49 @@ def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
         "link": _link(desk, place),
         "cause": likely["cause"],
         "confidence": likely["confidence"],
-        "severity": book.severity.level,
+        "severity": opened.severity.level,
     }
     return Reply(
         values,
-        "\n\n".join([book.header.plain, book.impact_seen.plain, f"likely: {likely['headline']}", _how(desk, place)]),
+        "\n\n".join(
+            [opened.header.plain, opened.impact_seen.plain, f"likely: {likely['headline']}", _how(desk, place)]
+        ),
     )
 
 
 def _for(desk: "Desk", name: str, by: str, options: argparse.Namespace) -> Incident:
     """
-    The incident that a runbook is opened for: of the worst alert that leads to it, else the newest open one of it, else
-    one opened by hand, which is asked first.
+    Return the incident that a runbook is opened for.
+
+    It is the incident of the worst alert that names the runbook, else the newest open incident with it, else a new one
+    if the person at the terminal confirms it.
 
     Raises:
-        IncidentError: Nothing leads to it, and nobody at a terminal wants a new incident.
+        IncidentError: There is none, and none was confirmed.
     """
     view = desk.status(options.as_of)
     leads = [a for a in view.alerts if a["runbook"] == name and a["state"] != "pending" and not a["inhibited_by"]]
     if leads:
-        return desk.chronicle.open("", by=by, alert=leads[0])
-    standing = [i for i in desk.chronicle.all() if i.runbook == name and i.status not in CLOSED]
-    if standing:
-        return standing[-1]
-    quiet = f"no alert leads to the runbook {name} now, and no open incident has it"
+        return desk.incidents.open("", by=by, alert=leads[0])
+    open_incidents = [i for i in desk.incidents.all() if i.runbook == name and i.status not in CLOSED]
+    if open_incidents:
+        return open_incidents[-1]
+    none = f"no active alert and no open incident names the runbook {name}"
     if not (
         checklists.at_terminal()
-        and checklists.heard(f"{quiet[0].upper()}{quiet[1:]}. Open a new incident for it? y or n: ") == "y"
+        and checklists.prompt(f"{none[0].upper()}{none[1:]}. Open a new incident for it? y or n: ") == "y"
     ):
         opens = command("incident", "open", catalog.runbook(name).title, "--runbook", name, where=desk.settings.where)
         raise IncidentError(
-            f"{quiet}, so none was opened. Name one with --incident ID (ops incident list), or open one first: {opens}"
+            f"{none}. Give an incident with --incident ID (ops incident list shows them), or open one: {opens}"
         )
-    return desk.chronicle.open(catalog.runbook(name).title, by=by, runbook=name)
+    return desk.incidents.open(catalog.runbook(name).title, by=by, runbook=name)
 
 
 def _link(desk: "Desk", place: Any) -> str | None:
-    if not desk.staff.lab_url or not place.is_relative_to(desk.settings.base):
+    if not desk.contacts.lab_url or not place.is_relative_to(desk.settings.base):
         return None
-    return f"{desk.staff.lab_url}/lab/tree/{place.relative_to(desk.settings.base)}"
+    return f"{desk.contacts.lab_url}/lab/tree/{place.relative_to(desk.settings.base)}"
 
 
 def _how(desk: "Desk", place: Any) -> str:
@@ -259,7 +285,7 @@ def _how(desk: "Desk", place: Any) -> str:
 
 def shelved(options: argparse.Namespace) -> Reply:
     """
-    List the runbooks, or read one in the terminal: without a kernel, a store or a network.
+    List the runbooks, or show one in the terminal; it needs no kernel, database or network.
 
     Raises:
         UsageError: No runbook was named.
@@ -269,74 +295,78 @@ def shelved(options: argparse.Namespace) -> Reply:
         rows = [[b.name, b.title, str(len(b.steps))] for b in books]
         return Reply(
             [{"runbook": b.name, "title": b.title, "steps": [s.name for s in b.steps]} for b in books],
-            formatting.table(["runbook", "what a person sees", "steps"], rows),
+            formatting.table(["runbook", "symptom", "steps"], rows),
         )
     if options.html:
         atomic_files.publish(
             options.html.with_suffix(""), {options.html.suffix or ".html": catalog.page().encode()}, None
         )
-        return Reply({"page": str(options.html)}, f"every runbook, for paper or a phone: {options.html}")
+        return Reply({"page": str(options.html)}, f"all runbooks on one page: {options.html}")
     if not options.name:
-        raise UsageError(f"a runbook was wanted; there are: {', '.join(catalog.names())}.")
+        raise UsageError(f"no runbook was named. Name one of: {', '.join(catalog.names())}.")
     found = catalog.runbook(options.name)
     return Reply({"runbook": found.name, "title": found.title, "text": found.plain}, found.plain.rstrip())
 
 
 def postmortem(desk: "Desk", options: argparse.Namespace) -> Reply:
-    """Draft the postmortem of an incident, say what it lacks, or take it on to another status."""
-    name = desk.chronicle.find(options.id or "").id
+    """Draft or check the postmortem of an incident, or set its status."""
+    name = desk.incidents.find(options.id or "").id
     if options.freeze:
-        return _frozen(desk, name, options)
+        return _freeze(desk, name, options)
     if options.check:
-        found = drafting.take_in(desk, name, who(options.by))
+        found = drafting.take_in(desk, name, author(options.by))
         lacks = lint(Postmortem(found))
+        sections = by_section(lacks)
         words = (
-            [f"the postmortem of {name} lacks:", *(f"  {lack!r}" for lack in lacks)]
+            [
+                f"the postmortem of {name} is not ready for review; {plural(len(sections), 'section')} to complete:",
+                *(f"  {line}" for line in sections),
+            ]
             if lacks
-            else [f"the postmortem of {name} lacks nothing"]
+            else [f"the postmortem of {name} is complete"]
         )
-        return Reply({"incident": name, "lacks": [lack._asdict() for lack in lacks]}, "\n".join(words), not lacks)
+        return Reply({"incident": name, "missing": [lack._asdict() for lack in lacks]}, "\n".join(words), not lacks)
     if options.cause:
-        raise UsageError("--cause says what was the matter in what is frozen: it goes with --freeze.")
-    made, place, lacks = drafting.draft(desk, name, who(options.by), options.status or "")
+        raise UsageError("--cause is used with --freeze: it is the cause of the frozen incident.")
+    made, place, lacks = drafting.draft(desk, name, author(options.by), options.status or "")
     values = {
         "incident": name,
         "status": made.status,
         "document": f"{place}.md",
-        "head": {"entry": made.head.id, "digest": made.head.digest},
+        "last_entry": {"entry": made.last_entry.id, "digest": made.last_entry.digest},
         "figures": [f.as_json() for f in made.figures],
-        "lacks": len(lacks),
+        "missing": len(lacks),
     }
     words = [
         f"postmortem of {name}, {made.status}: {len(made.figures)} figures, each with its evidence",
         f"write in   {place}.md",
         f"read       {place}.html",
-        f"still lacks {len(lacks)} things: ops postmortem {name} --check",
+        f"missing    {plural(len(by_section(lacks)), 'section')}; list them with: ops postmortem {name} --check",
     ]
-    return Reply(values, "\n".join([*words, f"head {made.head.id}, SHA-256 {made.head.digest}"]))
+    return Reply(values, "\n".join([*words, f"last entry {made.last_entry.id}, SHA-256 {made.last_entry.digest}"]))
 
 
-def _frozen(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
-    """Freeze the moment of an incident, and say at once whether today's runbook finds in it what was the matter."""
+def _freeze(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
+    """Keep the moment of an incident as a regression case, and run it once."""
     made = cases.freeze(
-        desk, desk.chronicle.read(name), options.cause, time_parsing.parse(options.as_of) if options.as_of else None
+        desk, desk.incidents.read(name), options.cause, time_parsing.parse(options.as_of) if options.as_of else None
     )
-    tried = made.tried(desk.settings)
+    result = made.run(desk.settings)
     words = [
-        f"case {made.id}: {made.cause}, as of {formatting.moment(made.at)}, by runbook {made.runbook}, "
-        f"{len(made.walk)} steps",
-        f"kept in {made.store.parent}",
-        repr(tried),
-        f"again: ops --app {desk.settings.app} drill {made.id}",
+        f"regression case {made.id}: {made.cause}, as of {formatting.moment(made.at)}, runbook {made.runbook}, "
+        f"{len(made.results)} steps",
+        f"stored in {made.store.parent}",
+        repr(result),
+        f"run it again: ops --app {desk.settings.app} drill {made.id}",
     ]
     return Reply(
         made.facts
         | {
             "case": str(made.store.parent),
-            "right": tried.right,
-            "found": tried.found.diagnosis.cause,
-            "wrong": [*tried.wrong, *tried.strayed],
+            "right": result.right,
+            "found": result.found.diagnosis.cause,
+            "wrong": [*result.wrong, *result.deviations],
         },
         "\n".join(words),
-        tried.right,
+        result.right,
     )

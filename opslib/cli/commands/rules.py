@@ -1,4 +1,4 @@
-"""Run ``ops rules``: show, check, test, export and backtest the limits."""
+"""Run ``ops rules``: show, check, test, export and backtest the alert rules."""
 
 import argparse
 import secrets
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Answer:
     """
-    What was asked, for machines and for people.
+    Hold an answer for programs and for people.
 
     Attributes:
-        right: Is everything as it should be?
+        right: Whether nothing is wrong.
     """
 
     values: Any
@@ -32,8 +32,8 @@ class Answer:
     right: bool = True
 
 
-def asked(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
-    """Answer one of: show, check, test, export, backtest."""
+def run(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
+    """Run one of show, check, test, export and backtest."""
     match options.what:
         case "check":
             return _check(desk.rules)
@@ -44,26 +44,26 @@ def asked(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answ
             return Answer(found, found)
         case "backtest":
             return _backtest(desk, options, progress)
-    return _shown(desk.rules)
+    return _show_table(desk.rules)
 
 
-def _shown(rules: Rules) -> Answer:
+def _show_table(rules: Rules) -> Answer:
     rows = [
         {
             "rule": r.name,
             "better": r.better,
             "objective": r.objective,
-            **{rung: dict(r.ladder).get(rung) for rung in SEVERITIES},
+            **{severity: dict(r.thresholds).get(severity) for severity in SEVERITIES},
             "unit": r.unit,
             "window_s": r.window.total_seconds(),
-            "for_s": {rung: hold.total_seconds() for rung, hold in r.holds.items()},
+            "for_s": {severity: hold.total_seconds() for severity, hold in r.holds.items()},
             "keep_firing_for_s": r.keep_firing_for.total_seconds(),
             "runbooks": sorted(set(r.runbooks.values())),
         }
         for r in rules.rules.values()
     ]
 
-    def told(v: Any) -> str:
+    def text(v: Any) -> str:
         if isinstance(v, list):
             return ", ".join(v)
         if isinstance(v, dict):
@@ -74,12 +74,12 @@ def _shown(rules: Rules) -> Answer:
 
     return Answer(
         {"hash": rules.hash, "rules": rows},
-        formatting.table([*rows[0]], [[told(v) for v in row.values()] for row in rows]),
+        formatting.table([*rows[0]], [[text(v) for v in row.values()] for row in rows]),
     )
 
 
 def _check(rules: Rules) -> Answer:
-    """What was loaded is right, else it would have been refused; said is what of it is the desk's own."""
+    """Report that the rules are valid, and list what differs from the shipped rules; invalid rules do not load."""
     shipped = config_rules.load()
     own = [
         f"{name}: {key} is {getattr(rule, key)}, shipped {getattr(shipped[name], key)}"
@@ -88,8 +88,8 @@ def _check(rules: Rules) -> Answer:
         if getattr(rule, key) != getattr(shipped[name], key)
     ]
     words = [
-        f"{len(rules.rules)} rules can be judged by; table {rules.hash}.",
-        *(own or ["Nothing differs from the shipped table."]),
+        f"{len(rules.rules)} rules are valid; hash {rules.hash}.",
+        *(own or ["Nothing differs from the shipped rules."]),
     ]
     return Answer({"hash": rules.hash, "rules": len(rules.rules), "problems": [], "own": own}, "\n".join(words))
 
@@ -107,40 +107,43 @@ def _backtest(desk: "Desk", options: argparse.Namespace, progress: Progress) -> 
         if options.start
         else Window.before(end, time_parsing.parse_span("30d"))
     )
-    tables = {"in force": desk.rules} | (
+    tables = {"in effect": desk.rules} | (
         {"candidate": config_rules.laid_over(options.candidate)} if options.candidate else {}
     )
-    given = backtest.labelled(options.troubles, desk.rules) if options.troubles else None
-    found, troubles = backtest.history(desk.store, desk.settings, tables, window, given, progress)
+    given = backtest.read_known_incidents(options.troubles, desk.rules) if options.troubles else None
+    found, troubles = backtest.score_history(desk.store, desk.settings, tables, window, given, progress)
     values: dict[str, Any] = {
         "window": {"from": formatting.iso(window.start), "to": formatting.iso(window.end)},
         "labelled": given is not None,
         "history": {name: score.as_json() for name, score in found.items()},
     }
     labels = (
-        f"{len(troubles)} labelled troubles"
+        f"{len(troubles)} known incidents"
         if given is not None
-        else "no labels: what the table in force told of is taken for the troubles there were, so none of "
-        "its pages can be false"
+        else "no known incidents were given: every notification by the rules in effect is taken as right"
     )
     words = [f"History, {window}; {labels}.", _table(found)]
     if options.days:
         seed = secrets.randbelow(10**6) if options.seed is None else options.seed
-        back = backtest.background(desk.store, desk.settings, desk.rules, window, troubles)
-        scores = backtest.resampled(back, tables, desk.settings.post_every_s, options.days, seed, progress)
+        back = backtest.extract_background(desk.store, desk.settings, desk.rules, window, troubles)
+        scores = backtest.score_resampled(back, tables, desk.settings.post_every_s, options.days, seed, progress)
         values |= {"seed": seed, "resampled": {name: score.as_json() for name, score in scores.items()}}
         words += [
             "",
-            f"{options.days} days resampled from {len(back.blocks)} blocks of ten minutes, with troubles put "
-            f"in; seed {seed}.",
+            f"{options.days} days resampled from {len(back.blocks)} blocks of ten minutes, with incidents "
+            f"added; seed {seed}.",
             _table(scores),
         ]
-        words += [f"false, by the table {name}: {page}" for name, score in scores.items() for page in score.false_pages]
+        words += [
+            f"false notification, {name}: {page}"
+            for name, score in scores.items()
+            for page in score.false_notifications
+        ]
     return Answer(values, "\n".join(words))
 
 
 def _table(scores: dict[str, Score]) -> str:
-    """Scores side by side."""
+    """Format the scores of each table side by side."""
     keys = sorted(
         {key for score in scores.values() for key in score.found},
         key=lambda k: (k.startswith("up to"), float("".join(c for c in k if c in "0123456789.") or 0)),
@@ -150,21 +153,24 @@ def _table(scores: dict[str, Score]) -> str:
         return f"{pair[1]} of {pair[0]}" + (f" ({formatting.ratio(pair[1] / pair[0], 0)})" if pair[0] else "")
 
     rows = [
-        [f"told of troubles {key}", *(of(score.found.get(key, [0, 0])) for score in scores.values())] for key in keys
+        [f"incidents notified {key}", *(of(score.found.get(key, [0, 0])) for score in scores.values())] for key in keys
     ]
 
     def lead(s: Score) -> str:
         return (
-            "no trouble was told"
+            "no incident notified"
             if not s.lead_s
             else f"{s.as_json()['lead']['median']:.0f} s, longest {max(s.lead_s):.0f} s"
         )
 
     rows += [
         ["days", *(str(s.sessions) for s in scores.values())],
-        ["pages right / beside a trouble / false", *(f"{s.right} / {s.beside} / {s.false}" for s in scores.values())],
+        [
+            "notifications right / next to an incident / false",
+            *(f"{s.right} / {s.beside} / {s.false}" for s in scores.values()),
+        ],
         ["precision", *(formatting.ratio(s.precision, 1) for s in scores.values())],
-        ["told after, median", *(lead(s) for s in scores.values())],
-        ["told again at the same severity", *(str(s.flaps) for s in scores.values())],
+        ["notified after, median", *(lead(s) for s in scores.values())],
+        ["repeated at the same severity", *(str(s.flaps) for s in scores.values())],
     ]
     return formatting.table(["", *scores], rows)

@@ -1,4 +1,4 @@
-"""Run ``ops schedule``: show the schedule, try it, and install it into the system."""
+"""Run ``ops schedule``: show, try and install the schedule."""
 
 import argparse
 import os
@@ -23,10 +23,10 @@ from opslib.telemetry.pages.store import SnapshotStore
 if TYPE_CHECKING:
     from opslib.desk import Desk
 
-AHEAD = timedelta(days=370)  # What is due once a year is shown, too.
+AHEAD = timedelta(days=370)  # So that a yearly job is listed with its next date.
 PATIENCE_S = 30
 _SERVICE = """[Unit]
-Description=What is due by the schedule of {app}
+Description=Run the jobs that are due for {app}
 
 [Service]
 Type=oneshot
@@ -34,7 +34,7 @@ EnvironmentFile=-{home}/environment
 ExecStart={command}
 """
 _TIMER = """[Unit]
-Description=Each minute: what is due by the schedule of {app}
+Description=Every minute: run the jobs that are due for {app}
 
 [Timer]
 OnCalendar=*-*-* *:*:00
@@ -45,36 +45,36 @@ WantedBy=timers.target
 """
 
 
-def asked(
+def execute(
     opened: Callable[[], "Desk"], options: argparse.Namespace, progress: Callable[..., Iterable[Any]]
 ) -> Reply | int:
     """
-    What is asked of the schedule: what to show, or of making what is due the exit code.
+    Run one of run, list, try and install; return what to show, or the exit code of run.
 
     Raises:
-        UsageError: It was asked wrongly.
+        UsageError: The options do not go together.
     """
     if (options.what == "install") != bool(options.how):
-        raise UsageError("ops schedule install takes systemd or cron, and nothing else does.")
+        raise UsageError("ops schedule install needs systemd or cron; the other forms take neither.")
     if not 1 <= options.workers <= 32:
-        raise UsageError(f"--workers is 1 to 32, found {options.workers}.")
+        raise UsageError(f"--workers is {options.workers}; expected 1 to 32.")
     match options.what:
         case "run":
             return run(opened, options.workers, options.once)
         case "install":
             return install(opened(), options.how)
         case "try":
-            return tried(opened(), options.as_of, progress)
+            return try_run(opened(), options.as_of, progress)
     return listed(opened())
 
 
 def run(opened: Callable[[], "Desk"], workers: int, once: bool) -> int:
-    """Make what is due: by now, or until stopped. The exit code."""
+    """Run the jobs that are due, once or until stopped, and return the exit code."""
     from opslib.services import scheduler
 
     if once:
-        return scheduler.Scheduler(opened, workers).once()
-    print("making what is due; ops schedule list shows it; Ctrl-C stops", file=sys.stderr)
+        return scheduler.Scheduler(opened, workers).run_once()
+    print("running jobs when they are due (ops schedule list shows them). Press Ctrl-C to stop.", file=sys.stderr)
     scheduler.serve(opened, workers)
     return 0
 
@@ -83,31 +83,28 @@ def ranged(
     desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable[Any]]
 ) -> tuple[Reply, set[str]]:
     """
-    Make every report of a range that is not made yet; what became of each, and the states that they ended in.
+    Make every report of a range that does not exist yet; return the result of each, and the states they ended in.
 
     Raises:
-        UsageError: It is no range of that report's, or it is asked for with what only one report can have.
+        UsageError: It is not a range of that report, or an option is only for single reports.
     """
     from opslib.reports import backfill
 
     if options.partial or options.as_of or options.known_at:
-        raise UsageError(
-            "of a range reports are whole, of all that is known now; --partial, --as-of and --known-at are "
-            "of one report."
-        )
+        raise UsageError("--partial, --as-of and --known-at are for a single report, not for a range.")
     if options.workers is not None and (options.scheduler or not 1 <= options.workers <= 32):
-        raise UsageError("--workers is 1 to 32, and not together with --scheduler.")
+        raise UsageError("--workers is 1 to 32, and cannot be combined with --scheduler.")
     if (options.name == schedule.DAILY) != bool(options.day):
-        raise UsageError("a range is of a --day for the daily report, of a --period for the others.")
-    ofs = backfill.span(options.name, options.day or options.period)
+        raise UsageError("a range is given with --day for the daily report, and with --period for the others.")
+    ofs = backfill.period_names(options.name, options.day or options.period)
 
     def bar(running: Iterable[Any]) -> Iterable[Any]:
         return progress(running, len(ofs), f"making {len(ofs)} {options.name} reports", "reports")
 
     made = (
-        backfill.there(desk, options.scheduler, options.name, ofs, timeout_s, bar)
+        backfill.make_on_cluster(desk, options.scheduler, options.name, ofs, timeout_s, bar)
         if options.scheduler
-        else backfill.here(desk, options.name, ofs, options.workers or 2, timeout_s, bar)
+        else backfill.make_locally(desk, options.name, ofs, options.workers or 2, timeout_s, bar)
     )
     rows = [[m.of, m.state, m.place and f"{m.place}.html", formatting.single_line(m.reason, 120)] for m in made]
     return Reply(
@@ -115,13 +112,13 @@ def ranged(
             {"of": m.of, "state": m.state, "reason": m.reason or None, "page": (m.place and f"{m.place}.html") or None}
             for m in made
         ],
-        formatting.table(["of", "state", "page", "why"], rows),
+        formatting.table(["report of", "state", "page", "reason"], rows),
     ), {m.state for m in made}
 
 
 def listed(desk: "Desk") -> Reply:
-    """What comes next, and what became of what was due last?"""
-    agenda, now = DueJobs.of(desk.store, desk.settings, desk.staff), desk.now()
+    """List each job with its next time and its last result."""
+    due_jobs, now = DueJobs.of(desk.store, desk.settings, desk.contacts), desk.now()
     deployed = [
         clock.instant(m.ts_us)
         for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now))
@@ -130,8 +127,8 @@ def listed(desk: "Desk") -> Reply:
     _first, last = market_calendar.covered()
     until = min(now + AHEAD, time_parsing.parse(f"{last}T00:00"))
     rows, values = [], []
-    found = {item.job.name: item for item in agenda.items(now)}
-    for name, job in agenda.jobs.items():
+    found = {item.job.name: item for item in due_jobs.items(now)}
+    for name, job in due_jobs.jobs.items():
         following = next(iter(job.moments(Window(now, max(now, until)), deployed)), None)
         item = found.get(name)
         last_state = _last_state(item) if item else ""
@@ -140,7 +137,7 @@ def listed(desk: "Desk") -> Reply:
             [
                 name,
                 f"{job.kind} {job.what}",
-                job.said,
+                job.when_text,
                 shown,
                 f"{item.due.name}: {last_state}" if item else "",
                 job.owner,
@@ -150,7 +147,7 @@ def listed(desk: "Desk") -> Reply:
             {
                 "job": name,
                 "runs": f"{job.kind} {job.what}",
-                "when": job.said,
+                "when": job.when_text,
                 "next": formatting.iso(following.at) if following else None,
                 "makes": job.made_at(following) if following else None,
                 "last": {"due": item.due.name, "due_at": formatting.iso(item.at), "state": last_state}
@@ -164,8 +161,8 @@ def listed(desk: "Desk") -> Reply:
         )
     head = (
         ""
-        if agenda.since()
-        else "The schedule of this desk has not run yet: ops schedule run, or ops schedule install.\n\n"
+        if due_jobs.since()
+        else "The schedule is not running yet. Start it with ops schedule run or ops schedule install.\n\n"
     )
     return Reply(values, head + formatting.table(["job", "runs", "when", "next (New York)", "last", "owner"], rows))
 
@@ -173,12 +170,12 @@ def listed(desk: "Desk") -> Reply:
 def _last_state(item: DueJob) -> str:
     if item.made:
         return str(item.made["state"])
-    return "not made" if item.standing == ledger.OPEN else item.standing
+    return "not run" if item.state == ledger.OPEN else item.state
 
 
-def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]]) -> Reply:
+def try_run(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]]) -> Reply:
     """
-    Make everything that is scheduled once, as of a moment: of the demo that of its last look, else now.
+    Run every job once, as of a time; for the demo that of its last snapshot, else now.
 
     Raises:
         SettingsError: The schedule cannot be read.
@@ -191,9 +188,9 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]
         at = time_parsing.parse(as_of)
     elif desk.settings.app == "demo" and last:
         at = clock.instant(last.ts_us)
-    jobs = schedule.read(desk.settings.base, desk.staff)
-    ended = scheduler.rehearse(
-        desk, jobs, at, lambda running: progress(running, len(running), f"making {len(running)} things once", "things")
+    jobs = schedule.read(desk.settings.base, desk.contacts)
+    ended = scheduler.dry_run(
+        desk, jobs, at, lambda running: progress(running, len(running), f"running {len(running)} jobs once", "jobs")
     )
     rows = [
         [
@@ -211,24 +208,24 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]
     ]
     return Reply(
         values,
-        formatting.table(["job", "state", "verdict", "page", "why"], rows),
+        formatting.table(["job", "state", "verdict", "page", "reason"], rows),
         all(outcome.state != "failed" for _, outcome, _ in ended),
     )
 
 
 def install(desk: "Desk", how: str) -> Reply:
     """
-    Have the system make what is due, each minute.
+    Install a systemd timer or a cron line that runs due jobs every minute.
 
     Raises:
-        UsageError: The program that would be asked is not on this machine.
-        OpsError: It refused.
+        UsageError: systemd or cron is not on this machine.
+        OpsError: It failed.
     """
     settings = desk.settings
     if any(not c.isprintable() for c in str(settings.base)):
         raise UsageError(
-            f"the home {str(settings.base)!r} has a character in its name that {how} cannot take; a folder "
-            f"whose name is printable, on one line, was expected. Move it, or link to it."
+            f"the name of the home directory {str(settings.base)!r} contains a character that {how} does not accept. "
+            f"Expected printable characters on one line. Rename it, or use a symbolic link."
         )
     command = [
         sys.executable,
@@ -262,9 +259,9 @@ def _systemd(app: str, home: Path, command: list[str]) -> Reply:
             temporary_files.replace(folder / f"{name}{ending}", content.encode())
     then = f"systemctl --user daemon-reload && systemctl --user enable --now {name}.timer"
     words = (
-        f"written: {folder / name}.service and .timer. Switch it on with:\n\n  {then}\n\nKeys that the "
-        f"environment holds go into {home / 'environment'}, readable by you alone; loginctl enable-linger keeps "
-        f"it running when nobody is logged in."
+        f"wrote {folder / name}.service and .timer. Enable it with:\n\n  {then}\n\nPut secrets that are in your "
+        f"environment into {home / 'environment'}, readable only by you. To keep it running while you are logged "
+        f"out: loginctl enable-linger"
     )
     return Reply({"files": [str(folder / f"{name}{ending}") for ending in (".service", ".timer")], "then": then}, words)
 
@@ -273,14 +270,14 @@ def _cron(app: str, command: list[str]) -> Reply:
     import shlex
 
     if shutil.which("crontab") is None:
-        raise UsageError("crontab is not on this machine. Install cron, or take ops schedule install systemd.")
+        raise UsageError("crontab was not found on this machine. Install cron, or use ops schedule install systemd.")
     mark = f"# ops schedule of {app}"
-    asked = subprocess.run(["crontab", "-l"], capture_output=True, text=True, timeout=PATIENCE_S)
-    kept = [line for line in asked.stdout.splitlines() if not line.endswith(mark)] if asked.returncode == 0 else []
+    listing = subprocess.run(["crontab", "-l"], capture_output=True, text=True, timeout=PATIENCE_S)
+    kept = [line for line in listing.stdout.splitlines() if not line.endswith(mark)] if listing.returncode == 0 else []
     line = f"* * * * * {shlex.join(command).replace('%', chr(92) + '%')} {mark}"
     done = subprocess.run(
         ["crontab", "-"], input="\n".join([*kept, line]) + "\n", capture_output=True, text=True, timeout=PATIENCE_S
     )
     if done.returncode:
-        raise OpsError(f"crontab refused: {formatting.single_line(done.stderr, 160)}.")
-    return Reply({"line": line}, f"in your crontab, once a minute:\n\n  {line}")
+        raise OpsError(f"crontab failed: {formatting.single_line(done.stderr, 160)}.")
+    return Reply({"line": line}, f"added to your crontab, every minute:\n\n  {line}")

@@ -1,1 +1,1 @@
-"""Read settings, rules, limits and contacts from files."""
+"""Read the configuration files: settings, rules, contacts and limits."""

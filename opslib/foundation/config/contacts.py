@@ -1,8 +1,8 @@
 """
-Read roles, people, hours and channels of settings.toml (the guide's Escalation Path), strictly.
+Read roles, people, hours and channels of settings.toml (the guide's Escalation Path) and reject invalid ones.
 
-Where nothing is set every role is told on the terminal, which needs nothing. The secret of a channel (the address of a
-Slack webhook, a PagerDuty key, a password) stands in ``OPS_CHANNEL_NAME``, or in the file that
+Without settings every role is notified on the terminal, which needs no configuration. The secret of a channel (the
+address of a Slack webhook, a PagerDuty key, a password) is in ``OPS_CHANNEL_NAME``, or in the file that
 ``OPS_CHANNEL_NAME_FILE`` names, never in ``settings.toml``.
 """
 
@@ -15,16 +15,17 @@ from typing import Any
 from opslib.foundation import market_calendar, time_parsing
 from opslib.foundation.config import documents
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.config.settings import Settings
+from opslib.foundation.config.settings import DEMO, Settings
 from opslib.foundation.errors import SettingsError
 from opslib.foundation.formatting import NEW_YORK
 
 ALWAYS, MARKET = "always", "market"
 TERMINAL = "terminal"
+INBOX = "notifications.html"  # In the demo's home directory: the page that its messages are appended to.
 PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
-SOON = timedelta(days=8)  # Whatever the hours, they come round within it.
+SOON = timedelta(days=8)  # All working hours occur at least once within this time.
 
-# Kinds that can do nothing without one.
+# The channel kinds that need a secret.
 SECRET_OF = {"slack": "the webhook's address", "pagerduty": "the integration's routing key"}
 _SPANS = {
     "group_wait": timedelta(seconds=15),
@@ -43,13 +44,13 @@ class Channel:
 
     Attributes:
         name: Its name in the settings.
-        kind: terminal, slack, pagerduty, alertmanager, smtp, webhook or command.
-        told: What the settings say of it.
+        kind: terminal, slack, pagerduty, alertmanager, smtp, webhook, file or command.
+        options: Its other keys in the settings.
     """
 
     name: str
     kind: str
-    told: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def secret(self) -> str:
@@ -63,9 +64,9 @@ class Role:
     One role of the Escalation Path.
 
     Attributes:
-        people: Who has it; shown in what is sent.
-        channels: Where it is told.
-        hours: When it is told of what can wait: ``always``, ``market``, or ``08:30-17:00`` (New York, weekdays).
+        people: The people who have it; shown in notifications.
+        channels: The channels that notify it.
+        hours: When it is notified of what can wait: ``always``, ``market``, or ``08:30-17:00`` (New York, weekdays).
     """
 
     name: str
@@ -74,7 +75,7 @@ class Role:
     hours: str = ALWAYS
 
     def on_duty(self, at: datetime) -> bool:
-        """Is it told at once, whatever it is?"""
+        """Return whether it is notified at once of everything."""
         if self.hours == ALWAYS:
             return True
         if self.hours == MARKET:
@@ -86,9 +87,9 @@ class Role:
 
     def due(self, at: datetime) -> datetime:
         """
-        From when on is it told of what can wait?
+        Return from when on it is notified of what can wait.
 
-        At once while it is on duty, else when it next is, to the minute.
+        At once while it is on duty, else when it is next on duty, to the minute.
         """
         if self.on_duty(at):
             return at
@@ -111,16 +112,16 @@ def _span(hours: str) -> tuple[time, time]:
 @dataclass(frozen=True, slots=True)
 class Contacts:
     """
-    Who is told, and how.
+    Who is notified, and how.
 
     Attributes:
         roles: Every role of the Escalation Path, by name.
-        channels: By name; the terminal is always there.
-        group_wait: What fires within this of what it belongs to is told with it.
-        escalate_after: A critical alert that nobody has acknowledged for so long is told to the next role as well.
-        repeat_every: What still fires, unacknowledged, is told again so often.
-        expire_after: What could not be delivered for so long is given up, and that is said.
-        lab_url: Where JupyterLab stands; empty is that nobody said.
+        channels: By name; the terminal always exists.
+        group_wait: Related alerts that fire within this time are notified together.
+        escalate_after: After this time without an acknowledgement a critical alert is also sent to the next role.
+        repeat_every: How often a firing, unacknowledged alert is notified again.
+        expire_after: A notification that could not be delivered for this long is given up, and reported as failed.
+        lab_url: Address of JupyterLab; empty if it is not set.
     """
 
     roles: dict[str, Role] = field(default_factory=lambda: {name: Role(name) for name in PATH})
@@ -131,15 +132,15 @@ class Contacts:
     expire_after: timedelta = _SPANS["expire_after"]
     lab_url: str = ""
 
-    def told(self, who: str, severity: str) -> tuple[str, ...]:
-        """Which roles are told at once of an alert whose rule names a role? Of what escalates, everybody."""
+    def notified_roles(self, who: str, severity: str) -> tuple[str, ...]:
+        """Return the roles that are notified at once of an alert with this role; for severity escalate all of them."""
         return PATH if severity == "escalate" else (who,)
 
-    def after(self, roles: tuple[str, ...]) -> str | None:
+    def next_role(self, roles: tuple[str, ...]) -> str | None:
         """
-        Which role comes next on the path, when those that were told say nothing?
+        Return the next role on the path if those that were notified do not acknowledge.
 
-        Upwards first, then whoever is left.
+        Upwards first, then the remaining roles.
         """
         furthest = max((PATH.index(r) for r in roles if r in PATH), default=-1)
         left = [r for r in (*PATH[furthest + 1 :], *reversed(PATH[: furthest + 1])) if r not in roles]
@@ -148,11 +149,15 @@ class Contacts:
 
 def read(settings: Settings) -> Contacts:
     """
-    Who is told, by ``settings.toml`` of a desk?
+    Read the contacts from ``settings.toml``; the demo has its own, so that it notifies nobody but its page.
 
     Raises:
-        SettingsError: What stands there cannot be meant; every problem with its place.
+        SettingsError: The file is invalid; every problem with its place.
     """
+    if settings.app == DEMO:
+        inbox = Channel("inbox", "file", {"path": str(settings.home / INBOX)})
+        channels = {TERMINAL: Channel(TERMINAL, TERMINAL), inbox.name: inbox}
+        return Contacts({name: Role(name, (), (inbox.name,)) for name in PATH}, channels)
     document = documents.read(settings.base / "settings.toml")
     found = {name: document.table[name] for name in _TABLES if name in document.table}
     named = found.get("channels", {})
@@ -165,13 +170,13 @@ def read(settings: Settings) -> Contacts:
 
     document.validate(_FORM, known, problems)
     channels = {TERMINAL: Channel(TERMINAL, TERMINAL)} | {
-        name: Channel(name, told["kind"], {key: value for key, value in told.items() if key != "kind"})
-        for name, told in found.get("channels", {}).items()
+        name: Channel(name, options["kind"], {key: value for key, value in options.items() if key != "kind"})
+        for name, options in found.get("channels", {}).items()
     }
     if unset := [c for c in channels.values() if c.kind in SECRET_OF and not settings.secret(c.secret)]:
         raise SettingsError(
             "\n".join(
-                f"{document.path}, [channels.{c.name}]: {c.secret} is not set; it holds {SECRET_OF[c.kind]}. "
+                f"{document.path}, [channels.{c.name}]: {c.secret} is not set; it must hold {SECRET_OF[c.kind]}. "
                 f"Set it, or {c.secret}_FILE."
                 for c in unset
             )
@@ -179,11 +184,11 @@ def read(settings: Settings) -> Contacts:
     roles = {name: Role(name) for name in PATH} | {
         name: Role(
             name,
-            tuple(told.get("people", ())),
-            tuple(told.get("channels", (TERMINAL,))),
-            told.get("hours", ALWAYS),
+            tuple(options.get("people", ())),
+            tuple(options.get("channels", (TERMINAL,))),
+            options.get("hours", ALWAYS),
         )
-        for name, told in found.get("roles", {}).items()
+        for name, options in found.get("roles", {}).items()
     }
     notify = found.get("notify", {})
     spans = {key: time_parsing.parse_span(notify[key]) for key in _SPANS if key in notify}

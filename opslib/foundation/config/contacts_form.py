@@ -1,4 +1,4 @@
-"""Say what settings.toml may hold of roles, channels and times of notification."""
+"""Define the valid content of settings.toml for roles, channels and notification times."""
 
 import re
 from typing import Annotated, Any, ClassVar
@@ -46,7 +46,7 @@ def _line(given: str) -> str:
 Url = Annotated[
     str,
     AfterValidator(_web_address),
-    expected("an http address without a name or password (what is secret belongs in OPS_CHANNEL_NAME),", secret=True),
+    expected("an http address without a name or password (secrets belong in OPS_CHANNEL_NAME),", secret=True),
 ]
 LabUrl = Annotated[
     str,
@@ -75,7 +75,7 @@ class RoleForm(Table):
 
 
 class ChannelForm(Table):
-    """What every channel has."""
+    """The keys of every channel."""
 
     hint: ClassVar[str] = " Secrets belong in the environment: OPS_CHANNEL_ and the channel's name in capitals."
 
@@ -89,7 +89,7 @@ class UrlForm(ChannelForm):
 
 
 class PagerDutyForm(ChannelForm):
-    """PagerDuty, or what takes its events."""
+    """PagerDuty, or a service that accepts its events."""
 
     url: Url | None = None
 
@@ -105,8 +105,14 @@ class SmtpForm(ChannelForm):
     tls: Annotated[str, one_of("none", "starttls", "tls")] = "none"
 
 
+class FileForm(ChannelForm):
+    """An HTML page on this machine."""
+
+    path: Words
+
+
 class CommandForm(ChannelForm):
-    """A program that is run."""
+    """A command that is run."""
 
     command: Command
 
@@ -118,6 +124,7 @@ CHANNELS: dict[str, type[Table]] = {
     "alertmanager": UrlForm,
     "smtp": SmtpForm,
     "webhook": UrlForm,
+    "file": FileForm,
     "command": CommandForm,
 }
 
@@ -138,7 +145,7 @@ ChannelName = Annotated[
 
 
 class ContactsForm(Table):
-    """The tables of settings.toml that say who is notified, and how."""
+    """The tables of settings.toml that define who is notified, and how."""
 
     roles: dict[Annotated[str, one_of(known="roles")], RoleForm] = Field(default_factory=dict)
     channels: dict[ChannelName, Annotated[Any, by_kind(CHANNELS)]] = Field(default_factory=dict)

@@ -1,9 +1,9 @@
 """
-Read the TOML files of a home, and validate one only when it, or what validates it, has changed.
+Read the TOML files of a home directory, and validate a file only if it or its form has changed.
 
-What was found valid is remembered in ``.validated`` of the home, in one file for each form, under the digest of all
-that it rests on. Nothing that a settings file says is kept there, since it may be a secret. What is damaged, foreign or
-cannot be written is validated again.
+Validation results are cached in ``.validated`` of the home directory, one file per form, under the digest of everything
+they depend on. The content of a settings file is never cached, because it may be secret. A cache file that is damaged,
+from another form, or cannot be written only means that the file is validated again.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ FOLDER = ".validated"
 @dataclass(frozen=True, slots=True)
 class Document:
     """
-    A TOML file of a home.
+    A TOML file of a home directory.
 
     Attributes:
-        table: What it says; empty where there is no such file.
+        table: Its content; empty if there is no such file.
         content: Its text.
     """
 
@@ -38,12 +38,12 @@ class Document:
 
     def validate(self, form: Path, known: dict[str, Any], find_problems: Callable[[], list[str]]) -> None:
         """
-        Refuse what cannot be meant, unless the same text was found valid before.
+        Raise an error if the file is invalid, unless the same text was validated before.
 
         Args:
-            form: The module that says what may stand in it.
-            known: What values are held against, fit for JSON.
-            find_problems: Names every problem with its place.
+            form: The module that defines the valid content.
+            known: The values that the file is checked against, as JSON values.
+            find_problems: Returns every problem with its place.
 
         Raises:
             SettingsError: Every problem.
@@ -60,37 +60,37 @@ class Document:
 
 def read(path: Path) -> Document:
     """
-    Read a file of a home; one that is not there says nothing.
+    Read a file of a home directory; a missing file is an empty document.
 
     Raises:
-        SettingsError: It is no TOML, or longer than `files.MOST_SETTINGS_BYTES`.
+        SettingsError: The file is not TOML, or longer than `files.MOST_SETTINGS_BYTES`.
     """
     try:
         content = files.read_text(path, files.MOST_SETTINGS_BYTES) if path.exists() else ""
         return Document(path, tomllib.loads(content), content)
     except (ImportRefused, OSError, ValueError, RecursionError) as problem:
-        raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
+        raise SettingsError(f"{path} cannot be read as TOML: {str(problem).rstrip('.')}. Correct the file.") from None
 
 
-def once(home: Path | None, form: Path, rests_on: list[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def once(home: Path | None, form: Path, depends_on: list[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """
-    What a validated document comes to, made once for what it rests on.
+    Return a value computed from a validated document, computed once per content.
 
     Args:
-        home: Where it is remembered; None is nowhere.
-        form: The module that validates it; its own text is part of what the document rests on.
-        make: Validates, and gives what is to be kept, fit for JSON.
+        home: The home directory that holds the cache; None means no cache.
+        form: The module that validates the document; its own text is part of the cache key.
+        make: Validates the document and returns the value to cache, as JSON values.
     """
     kept = Cache(home / FOLDER if home else None)
-    return kept.once(form.stem.removesuffix("_form"), [VERSION, *_sources(form), *rests_on], make)
+    return kept.once(form.stem.removesuffix("_form"), [VERSION, *_sources(form), *depends_on], make)
 
 
 @cache
 def _sources(form: Path) -> tuple[str, ...]:
-    """Digests of the modules that validate by a form."""
+    """Return the digests of the modules that validate a form."""
     return tuple(digest(path.read_text(encoding="utf-8")) for path in (form, Path(__file__).with_name("validation.py")))
 
 
 def digest(content: str) -> str:
-    """SHA-256 of a text."""
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(content.encode()).hexdigest()

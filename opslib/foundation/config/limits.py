@@ -1,4 +1,4 @@
-"""Read the limits of rules.toml that are not alert rules: for probes, chains and days."""
+"""Hold the limits of rules.toml that are not alert rules: for pages, probes, chains, days and diagnosis."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class ProbeLimits:
     """
-    What our own looks are judged by as they are made.
+    The limits of our own probes.
 
     Attributes:
-        silent_after_s: Where an open socket says nothing for longer, in market hours, its quotes are asked for; nobody
-            hears less often than once a minute.
-        checked_for_s: Where none of these comes within so many seconds, it is silent.
-        stale_after_s: Data older than this, in market hours, is stale.
-        delayed_by_s: As much later may data of a delayed plan be.
-        changed_by: A median of a chain that is so many times another of the same hour has changed.
-        key_old_days: A key to a provider that is older should be made anew.
-        lag_after_s: Of a probe during which our own process could not run for longer, that time is told and taken off.
-        chain_again_s: While a rule of Greeks begins to breach, a chain is fetched again at once, but not sooner than so
-            long after the last time.
-        starved_share: Our own process is starved where it could not run for more than this share of the last minutes.
+        silent_after_s: If an open socket sends nothing for longer than this during market hours, quotes are requested
+            on it. Every subscriber receives something at least once a minute.
+        checked_for_s: If no quote arrives within this many seconds after the request, the socket is silent.
+        stale_after_s: Data older than this, during market hours, is stale.
+        delayed_by_s: Additional age allowed for the data of a delayed plan.
+        changed_by: Factor from which a median of a chain counts as changed against another of the same hour.
+        key_old_days: A key to a provider that is older should be replaced.
+        lag_after_s: If our own process could not run for longer than this during a probe, that time is reported and
+            subtracted.
+        chain_again_s: Shortest time between two chain fetches while a Greeks rule begins to breach.
+        starved_share: Our own process is starved if it could not run for more than this share of the last minutes.
     """
 
     silent_after_s: float
@@ -36,26 +36,25 @@ class ProbeLimits:
 @dataclass(frozen=True, slots=True)
 class ChainLimits:
     """
-    Within what a chain's figures may be off before they are told, and which contracts are judged; see reasons in
-    rules.toml.
+    The tolerances for the figures of a chain, and the contracts that are evaluated; rules.toml gives the reasons.
 
     Attributes:
-        core_from, core_upto: Between which sizes of delta a quoted, unexpired contract is core.
-        delta_off, gamma_times, theta_times, vega_times: How far from, or how many times, what was recomputed.
-        spot_off: By so much of its price may the spot be of another moment.
-        iv_off, iv_spreads: How far a volatility may be from its mid's: so much, and so many spreads.
-        pair_off, pair_off_european: How far a call's and a put's deltas may be from differing by one.
+        core_from, core_upto: Range of absolute delta in which a quoted, unexpired contract is core.
+        delta_off, gamma_times, theta_times, vega_times: Tolerated distance from, or ratio to, the recomputed figure.
+        spot_off: Share of the price by which the spot may differ, because it is from another moment.
+        iv_off, iv_spreads: Tolerated distance of a volatility from the one its mid implies: absolute, and in spreads.
+        pair_off, pair_off_european: Tolerance for a call's and a put's deltas to differ by one.
         step_off: How much a delta may rise with the strike.
-        unit_within: A ratio to what was recomputed, within so many times a unit's factor, is that unit.
-        least_days: Of contracts that settle sooner nothing is recomputed.
-        stale_after_s, greeks_stale_after_s: Quotes, and Greeks of a vendor who dates them, are stale when older.
-        told_share: More than this share of the core flagged is a warning.
-        cross_delta, cross_iv: How far two providers may be apart, beside what moves and spreads explain.
-        missing_share: More than this share of a chain's contracts, or of those of an earlier one, missing is a part of
-            the chain.
-        whole_from: A chain of fewer contracts is too small to tell that.
-        greeks_times: A Greek that is so many times what it was while its volatility is not is in another unit.
-        band_days, band_times: An IV band needs so many days, and is so many of their median distances wide.
+        unit_within: A ratio to the recomputed figure within this factor of a unit's factor counts as that unit.
+        least_days: Nothing is recomputed for contracts that settle sooner.
+        stale_after_s, greeks_stale_after_s: Age at which quotes, and Greeks of a vendor who dates them, are stale.
+        told_share: A finding on more than this share of the core is reported.
+        cross_delta, cross_iv: Tolerated difference of two providers, beyond what moves and spreads explain.
+        missing_share: If more than this share of a chain's contracts, or of those of an earlier one, is missing, the
+            chain is partial.
+        whole_from: A chain with fewer contracts is too small to decide that.
+        greeks_times: A Greek that changes by this factor while its volatility does not is in another unit.
+        band_days, band_times: Days that an IV baseline needs, and its width in median absolute deviations.
     """
 
     core_from: float
@@ -87,19 +86,18 @@ class ChainLimits:
 @dataclass(frozen=True, slots=True)
 class DiagnosisLimits:
     """
-    What a diagnosis rests on.
+    The limits of a diagnosis.
 
     Attributes:
-        least_probes: A cause needs so many probes, or fewer and another source that agrees.
-        main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is
+        least_probes: A cause needs this many probes, or fewer and another source that agrees.
+        main_kind: With failures of several kinds, one kind is the cause from this share on; below it the provider is
             intermittent.
-        spells_below: A provider that turns between well and failing less often than this share of what chance makes
-            fails in spells.
-        slow_times: An app that takes so many times longer than both providers in the same minutes is slow, whatever our
-            own process lost.
-        chain_doubt, chain_doubt_s: By how much, and within how many seconds, the age of a chain lessens the certainty
-            of no fault.
-        differing: What is left of that certainty where a minute's probe has differed since.
+        spells_below: A provider that changes state less often than this share of what chance produces fails in spells.
+        slow_times: An app that takes this many times longer than both providers in the same minutes is slow, however
+            much time our own process lost.
+        chain_doubt, chain_doubt_s: By how much, and within how many seconds, the age of a chain reduces the confidence
+            in no fault.
+        differing: Factor on that confidence if a probe has shown other contracts or Greeks since.
     """
 
     least_probes: float
@@ -114,15 +112,15 @@ class DiagnosisLimits:
 @dataclass(frozen=True, slots=True)
 class DayLimits:
     """
-    What is usual for a day's figures, by the trading days before.
+    The limits for comparing a day's figures with earlier trading days.
 
     Attributes:
-        usual_days: So many trading days back; `least_days` of them must have a figure before anything is said of it.
-        beyond: Usual is what those days were, and so much of their spread more on either side; of counts at least one
-            more.
-        begins_s: A page that was loaded has begun to post within so many seconds.
-        most_critical: Fewer alerts than this may reach critical in a week.
-        least_looks: Two stretches of looks are compared from so many on each side on.
+        usual_days: Number of earlier trading days; at least `least_days` of them must have the figure.
+        beyond: The usual range is that of those days, extended on either side by this share of their spread; for counts
+            by at least one.
+        begins_s: A page that was loaded starts to post within this many seconds.
+        most_critical: Fewer alerts than this may become critical in a week.
+        least_looks: Snapshots that each of two compared stretches needs.
     """
 
     usual_days: float
@@ -136,17 +134,17 @@ class DayLimits:
 @dataclass(frozen=True, slots=True)
 class PageLimits:
     """
-    How pages are told apart; the values stand in rules.toml.
+    The limits for telling page loads apart; their values are in rules.toml.
 
     Attributes:
         load_jitter_s: Two load instants no further apart than this are the same.
-        reset_gap_s: Two looks further apart than this are not taken for before and after of one refresh or reset.
-        late_after: A look is late when more than this many of its page's intervals have passed without it.
-        bridged_s: Between two looks of a page no further apart than this, all that it counted is known well enough.
-        closed_s: A page not seen for longer than this, while one loaded since is, is closed.
-        idle_times: So many of its usual gaps between two requests may a page be without one before it is silent.
-        idle_most: No limit of silence is raised to more than so many times itself.
-        idle_back_s: A page's usual gap is read from so many seconds before its last request.
+        reset_gap_s: Two snapshots further apart than this do not show one refresh or reset.
+        late_after: A snapshot is late after this many intervals of its page.
+        bridged_s: Two snapshots of a page no further apart than this cover everything that it counted between them.
+        closed_s: A page without a snapshot for longer than this, while a newer page load posts, is closed.
+        idle_times: A page without a request for this many of its usual gaps between requests has no data.
+        idle_most: No no-data limit is raised to more than this many times itself.
+        idle_back_s: A page's usual gap is measured over this many seconds before its last request.
     """
 
     load_jitter_s: float

@@ -1,8 +1,8 @@
 """
-Read the alert rules of rules.toml, strictly.
+Read the alert rules of rules.toml and reject invalid ones.
 
-Each rule is a ladder (objective, warning, notify, critical, escalate) with all that an alert needs to know of it.
-A table that could never be judged by is refused, every problem by its name: `rules_form` says what may stand in it.
+Each rule has an objective, thresholds (warning, notify, critical, escalate) and everything that an alert needs to know.
+`rules_form` defines what is valid; every problem is reported with its place.
 """
 
 import functools
@@ -20,7 +20,7 @@ from opslib.foundation.config.limits import ChainLimits, DayLimits, DiagnosisLim
 from opslib.foundation.errors import ImportRefused, RulesError
 
 SEVERITIES = ("warning", "notify", "critical", "escalate")
-SENT = ("notify", "critical", "escalate")  # The severities that somebody is told of.
+SENT = ("notify", "critical", "escalate")  # The severities that people are notified of.
 NO_SUCCESS = "no success"
 RUNBOOKS = (
     "massive_down",
@@ -34,19 +34,19 @@ RUNBOOKS = (
     "monitor_down",
 )
 
-_LIMITS = ("pages", "probes", "chain", "days", "diagnosis")  # The tables that are no rules.
+_LIMITS = ("pages", "probes", "chain", "days", "diagnosis")  # The tables that are not alert rules.
 _FORM = Path(__file__).with_name("rules_form.py")
 
 
 @dataclass(frozen=True, slots=True)
 class BurnRate:
     """
-    How fast a budget of failures is spent: over a long window, and over a short one that shows that it still is.
+    The windows of a burn rate: a long one, and a short one that shows that the budget is still being spent.
 
     Attributes:
-        of: The rule whose objective leaves the budget.
-        budget: How long the budget is meant to last.
-        windows: The long and the short window of each rung.
+        of: The rule whose objective defines the budget.
+        budget: The period of the budget.
+        windows: The long and the short window of each severity.
     """
 
     of: str
@@ -57,22 +57,22 @@ class BurnRate:
 @dataclass(frozen=True, slots=True)
 class Rule:
     """
-    One row of the ladder of limits; the meaning of each key stands at the top of rules.toml.
+    One alert rule; the top of rules.toml explains each key.
 
     Attributes:
-        ladder: (rung, limit), mildest first; a limit is a number in the rule's unit, or ``no success``.
-        holds: For how long each rung must be held to fire (`for`).
-        clear: The value that ends a rung, where it is not the limit that began it.
-        confidence: Of the interval under a gate.
-        inhibited_by: Rules whose alerts explain this one's away.
-        inhibited_from: From which severity on such a rule explains; without an entry, from the severity of what it
-            explains.
+        thresholds: (severity, threshold), mildest first; a threshold is a number in the rule's unit, or ``no success``.
+        holds: How long each threshold must be crossed before the alert fires (`for`).
+        clear: The clear threshold of a severity, if it differs from its threshold.
+        confidence: Confidence of the interval that a gate uses.
+        inhibited_by: Rules whose alerts inhibit this one's.
+        inhibited_from: The severity from which such a rule inhibits; without an entry, the severity of the inhibited
+            alert.
         runbooks: The runbook of each subject.
-        action, traders: What to do first; what it means for who trades.
+        action, traders: What to do first; what it means for traders.
         burn: The windows of a burn rate; None for every other rule.
-        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts, its longest
-            window, what inhibits them.
-        longest: How far back a window with too few samples may grow until it has `min_count`; None: it does not grow.
+        by_source: Values that differ for one source: its gate, its least count, its window, its longest window, what
+            inhibits it.
+        longest: How far back a window with too few samples may grow until it has `min_count`; None if it does not grow.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Rule:
     unit: str
     better: str
     objective: float
-    ladder: tuple[tuple[str, float | str], ...]
+    thresholds: tuple[tuple[str, float | str], ...]
     clear: dict[str, float]
     confidence: float
     gate: str
@@ -105,19 +105,21 @@ class Rule:
     longest: timedelta | None = None
 
     def of(self, source: str) -> "Rule":
-        """The rule as it is for one source."""
+        """Return the rule with the values of one source."""
         return replace(self, **self.by_source[source]) if source in self.by_source else self
 
-    def reach(self, rung: str) -> timedelta:
-        """How far back does what is judged on a rung reach?"""
-        return self.burn.windows[rung][0] if self.burn else self.window
+    def lookback(self, severity: str) -> timedelta:
+        """Return how far back the evaluation of a severity looks."""
+        return self.burn.windows[severity][0] if self.burn else self.window
 
-    def past(self, value: float, limit: float) -> bool:
-        """Is the value on the bad side of the limit? On the limit itself it is not."""
+    def crosses(self, value: float, limit: float) -> bool:
+        """
+        Return whether a value crosses a threshold: above or below it, by the rule's direction; equal does not cross.
+        """
         return value < limit if self.better == "higher" else value > limit
 
-    def told(self, value: float | None, digits: int | None = None) -> str:
-        """A value in this rule's unit, for people."""
+    def format_value(self, value: float | None, digits: int | None = None) -> str:
+        """Format a value in this rule's unit for people."""
         if self.unit == "ratio":
             return formatting.ratio(value, 2 if digits is None else digits)
         if self.unit == "times" and not self.burn:
@@ -125,25 +127,29 @@ class Rule:
         unit = {"per_hour": "per h", "pp": "points", "MB_per_h": "MB per h"}.get(self.unit, self.unit)
         return formatting.number(value, unit, 1 if self.unit == "times" and digits is None else digits)
 
-    def limit_told(self, limit: float | str) -> str:
-        """A limit of this rule, for people."""
-        return "0, not one success" if isinstance(limit, str) else self.told(limit, 1 if self.unit == "ratio" else None)
+    def format_limit(self, limit: float | str) -> str:
+        """Format a threshold of this rule for people."""
+        return (
+            "0 (no success)"
+            if isinstance(limit, str)
+            else self.format_value(limit, 1 if self.unit == "ratio" else None)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    The table in force.
+    The alert rules and other limits in effect.
 
     Attributes:
         rules: Every rule by name.
-        pages: How pages are told apart.
-        probes: What our own looks are judged by.
-        chain: What chains are judged by.
-        days: What is usual for a day.
-        diagnosis: What a diagnosis rests on.
-        skew_told_s: A page's clock further off than this many seconds is told.
-        hash: SHA-256 of the whole table, so that a record can say by which limits it was judged.
+        pages: Limits for telling page loads apart.
+        probes: Limits of our own probes.
+        chain: Limits for chains.
+        days: Limits for comparing days.
+        diagnosis: Limits of a diagnosis.
+        skew_told_s: A page's clock that is off by more than this many seconds is reported.
+        hash: SHA-256 of all limits, so that a record can name the limits that it was evaluated with.
     """
 
     rules: dict[str, Rule]
@@ -158,17 +164,17 @@ class Rules:
     def __getitem__(self, name: str) -> Rule:
         if name not in self.rules:
             raise RulesError(
-                f"there is no rule {formatting.single_line(name, 60)!r} in the table in "
-                f"force.{formatting.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table."
+                f"there is no rule {formatting.single_line(name, 60)!r} in the rules in effect."
+                f"{formatting.nearest(name, self.rules)} Run ops rules to list them."
             )
         return self.rules[name]
 
     def only(self, name: str) -> "Rules":
-        """The same table with one rule alone."""
+        """Return the same limits with one rule only."""
         return replace(self, rules={name: self[name]})
 
     def without_budgets(self) -> "Rules":
-        """The same table without its burn rates, which look back further than a view does."""
+        """Return the same limits without burn rates, whose windows are longer than a view."""
         return replace(self, rules={name: rule for name, rule in self.rules.items() if not rule.burn})
 
 
@@ -177,21 +183,21 @@ def _span(text: str) -> timedelta:
 
 
 def _by_severity(given: str | dict[str, str], severities: list[str]) -> dict[str, timedelta]:
-    """A span for each severity: one for all, or a table of them."""
+    """Return a span for each severity from one span for all or a table of spans."""
     each = given if isinstance(given, dict) else dict.fromkeys(severities, given)
     return {severity: _span(each[severity]) for severity in severities}
 
 
 def _source(own: dict[str, Any]) -> dict[str, Any]:
-    """What is otherwise for one source, as attributes of a rule."""
+    """Return the values that differ for one source, as attributes of a rule."""
     spans = {key: _span(own[key]) for key in ("window", "longest") if key in own}
     return own | spans | ({"inhibited_by": tuple(own["inhibited_by"])} if "inhibited_by" in own else {})
 
 
 def _rule(name: str, row: dict[str, Any]) -> Rule:
-    """One valid row of the table."""
-    ladder = tuple((severity, row[severity]) for severity in SEVERITIES if severity in row)
-    severities = [severity for severity, _ in ladder]
+    """Create a rule from one valid row of the table."""
+    thresholds = tuple((severity, row[severity]) for severity in SEVERITIES if severity in row)
+    severities = [severity for severity, _ in thresholds]
     clear, runbook, burn = row.get("clear", {}), row["runbook"], None
     if "of" in row:
         longs, shorts = (_by_severity(row[key], severities) for key in ("long", "short"))
@@ -202,7 +208,7 @@ def _rule(name: str, row: dict[str, Any]) -> Rule:
         unit=row["unit"],
         better=row["better"],
         objective=row["objective"],
-        ladder=ladder,
+        thresholds=thresholds,
         clear=clear if isinstance(clear, dict) else {severities[0]: clear},
         confidence=row["confidence"],
         gate=row["gate"],
@@ -229,10 +235,12 @@ def _rule(name: str, row: dict[str, Any]) -> Rule:
 
 @functools.lru_cache(maxsize=8)
 def _table(shipped: str, own: str, own_place: str, home: Path | None) -> Rules:
-    """The table in force. The shipped file is held against its form by a test, one's own whenever it has changed."""
-    rests_on = [documents.digest(shipped), documents.digest(own), _KNOWN]
+    """
+    Build the limits in effect. A test validates the shipped file; the user's own is validated when it has changed.
+    """
+    depends_on = [documents.digest(shipped), documents.digest(own), _KNOWN]
     found = (
-        documents.once(home, _FORM, rests_on, lambda: _validated(shipped, own, own_place))
+        documents.once(home, _FORM, depends_on, lambda: _validated(shipped, own, own_place))
         if own
         else tomllib.loads(shipped)
     )
@@ -254,7 +262,7 @@ def _table(shipped: str, own: str, own_place: str, home: Path | None) -> Rules:
 
 def _validated(shipped: str, own: str, place: str) -> dict[str, Any]:
     """
-    The shipped table with one's own over it, key by key.
+    Merge the user's table into the shipped one, key by key, and validate the result.
 
     Raises:
         RulesError: Every problem with its place.
@@ -262,13 +270,17 @@ def _validated(shipped: str, own: str, place: str) -> dict[str, Any]:
     from opslib.foundation.config import rules_form
 
     try:
-        lying_over = tomllib.loads(own)
+        overrides = tomllib.loads(own)
     except (ValueError, RecursionError) as problem:
-        raise RulesError(f"{place} is not TOML: {formatting.single_line(str(problem))}.") from None
+        raise RulesError(f"{place} is not TOML: {formatting.single_line(str(problem))}. Correct the file.") from None
     found = tomllib.loads(shipped)
-    unknown = [name for name in lying_over if name not in found]
-    problems = [f"{place}: there is no rule {name!r}.{formatting.nearest(name, found)}" for name in unknown]
-    for name, row in lying_over.items():
+    unknown = [name for name in overrides if name not in found]
+    problems = [
+        f"{place}: there is no rule {formatting.single_line(name, 60)!r}.{formatting.nearest(name, found)} Run ops "
+        f"rules to list them."
+        for name in unknown
+    ]
+    for name, row in overrides.items():
         if name in found:
             found[name] = found[name] | row if isinstance(row, dict) else row
     problems += rules_form.problems(found, place, _KNOWN)
@@ -277,30 +289,30 @@ def _validated(shipped: str, own: str, place: str) -> dict[str, Any]:
     return found
 
 
-def load(home: Path | None = None, remembers: bool = True) -> Rules:
+def load(home: Path | None = None, uses_cache: bool = True) -> Rules:
     """
-    Which limits are in force? The shipped ones, with ``rules.toml`` of `home` over them.
+    Load the limits in effect: the shipped ones, with ``rules.toml`` of `home` merged in.
 
     Args:
-        remembers: Whether a table that was validated before is taken as it was kept.
+        remembers: Whether a cached validation result may be used.
 
     Raises:
-        RulesError: Keys that are unknown, missing or of the wrong kind, ladders that are not monotone, burn rates that
+        RulesError: Unknown or missing keys, values of the wrong type, thresholds in the wrong order, burn rates that
             could never fire; each with its place.
     """
     own = home / "rules.toml" if home else None
-    return laid_over(own, home if remembers else None) if own and own.exists() else _table(_shipped(), "", "", None)
+    return laid_over(own, home if uses_cache else None) if own and own.exists() else _table(_shipped(), "", "", None)
 
 
 def laid_over(own: Path, home: Path | None = None) -> Rules:
     """
-    The shipped limits with those of a file over them, key by key.
+    Load the shipped limits with those of a file merged in, key by key.
 
     Args:
-        home: Where the table that comes of it is kept; None is nowhere.
+        home: The home directory whose cache is used; None means no cache.
 
     Raises:
-        RulesError: As `load`; or the file cannot be read.
+        RulesError: As `load`, or the file cannot be read.
     """
     try:
         content = files.read_text(own, files.MOST_SETTINGS_BYTES)

@@ -1,4 +1,4 @@
-"""Say what rules.toml may hold: each alert rule, the other limits, and what rules ask of each other."""
+"""Define the valid content of rules.toml: each alert rule, the other limits, and references between rules."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -42,7 +42,7 @@ SpansOrNone = Annotated[
 
 
 def _known_runbooks(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """The name of a runbook, or a table of one for each subject."""
+    """Accept the name of a runbook, or a table of one for each subject."""
     runbooks = tuple(info.context["runbooks"]) if info.context else ()
     for name in given.values() if isinstance(given, dict) else [given]:
         if not isinstance(name, str) or name not in runbooks:
@@ -55,7 +55,7 @@ def _known_runbooks(given: object, handler: ValidatorFunctionWrapHandler, info: 
 
 
 class SourceForm(Table):
-    """What is otherwise for one source of a rule."""
+    """The values of a rule that differ for one source."""
 
     gate: Annotated[str, one_of(*GATES)] | None = None
     min_count: Count | None = None
@@ -107,23 +107,23 @@ class RuleForm(Table):
     short: SpansOrNone | None = None
 
     @property
-    def ladder(self) -> dict[str, float | str]:
-        """The limit of each severity that has one, mildest first."""
+    def thresholds(self) -> dict[str, float | str]:
+        """The threshold of each severity that has one, mildest first."""
         limits = ((severity, getattr(self, severity)) for severity in SEVERITIES)
         return {severity: limit for severity, limit in limits if limit is not None}
 
     @property
     def is_burn(self) -> bool:
-        """Whether it judges how fast a budget is spent."""
+        """Whether it is a burn rate."""
         return any(getattr(self, key) is not None for key in _BURN)
 
     @property
     def inhibitors(self) -> set[str]:
-        """Every rule that explains this one away, for whichever source."""
+        """Every rule that inhibits this one, for any source."""
         return {*self.inhibited_by, *(name for own in self.by_source.values() for name in own.inhibited_by or ())}
 
     def conflicts(self) -> Iterator[str]:
-        """Name what does not fit together within the rule."""
+        """Yield what does not fit together within the rule."""
         yield from self._limits()
         yield from self._spans()
         yield from self._sources()
@@ -131,67 +131,88 @@ class RuleForm(Table):
             if len(set(names)) < len(names):
                 yield f"{key} is {names!r}; each was expected once."
         if isinstance(self.runbook, dict) and set(self.runbook) != set(self.subjects):
-            yield f"runbook is {self.runbook!r}; one name, or one for each of {', '.join(self.subjects)}, was expected."
+            near = "".join(
+                formatting.nearest(name, self.subjects) for name in self.runbook if name not in self.subjects
+            )
+            yield (
+                f"runbook is {self.runbook!r}; one name, or one for each of {', '.join(self.subjects)}, was "
+                f"expected.{near}"
+            )
 
     def _limits(self) -> Iterator[str]:
-        numbers = {"objective": self.objective, **self.ladder}
+        numbers = {"objective": self.objective, **self.thresholds}
         if self.unit == "ratio":
             for key, limit in numbers.items():
                 if isinstance(limit, float) and not 0 <= limit <= 1:
-                    yield f"{key} is {limit:g}; a ratio is from 0 to 1."
+                    yield f"{key} is {limit:g}; a ratio from 0 to 1 was expected."
         if isinstance(self.escalate, str) and (self.better, self.gate) != ("higher", "wilson"):
-            yield f"escalate is {self.escalate!r}, which only a rate of successes can have. Give a number."
+            yield f"escalate is {self.escalate!r}, which is valid only for a success rate. Set a number."
         limits = [limit for limit in numbers.values() if isinstance(limit, float)]
         if limits != sorted(limits, reverse=self.better == "higher"):
             yield (
-                f"the ladder must go {'down' if self.better == 'higher' else 'up'} from the objective; found "
+                f"the thresholds must {'decrease' if self.better == 'higher' else 'increase'} from objective to "
+                f"escalate; found "
                 f"{', '.join(f'{key} {_written(limit)}' for key, limit in numbers.items())}."
             )
         yield from self._clear()
 
     def _clear(self) -> Iterator[str]:
-        ladder = self.ladder
+        thresholds = self.thresholds
         given = self.clear or {}
-        for severity, limit in (given if isinstance(given, dict) else {next(iter(ladder)): given}).items():
-            begins = ladder.get(severity)
+        for severity, limit in (given if isinstance(given, dict) else {next(iter(thresholds)): given}).items():
+            begins = thresholds.get(severity)
             if not isinstance(begins, float):
-                yield f"clear names {severity!r}; some of {', '.join(ladder)} that have a number were expected."
+                near = formatting.nearest(severity, thresholds)
+                yield (
+                    f"clear names {severity!r}; some of {', '.join(thresholds)} that have a number were expected.{near}"
+                )
             elif limit < begins if self.better == "higher" else limit > begins:
-                yield f"clear of {severity} is {limit:g}, past its limit {begins:g}; an alert could never end."
+                side, bound = ("below", "at least") if self.better == "higher" else ("above", "at most")
+                yield (
+                    f"clear of {severity} is {limit:g}, {side} its threshold {begins:g}; {bound} {begins:g} was "
+                    f"expected, otherwise an alert could never be resolved."
+                )
 
     def _spans(self) -> Iterator[str]:
         for key, given in (("for", self.for_), ("long", self.long), ("short", self.short)):
-            if isinstance(given, dict) and set(given) != set(self.ladder):
-                yield f"{key} is {given!r}; one span, or one for each of {', '.join(self.ladder)}, was expected."
+            if isinstance(given, dict) and set(given) != set(self.thresholds):
+                near = "".join(
+                    formatting.nearest(name, self.thresholds) for name in given if name not in self.thresholds
+                )
+                yield (
+                    f"{key} is {given!r}; one span, or one for each of {', '.join(self.thresholds)}, "
+                    f"was expected.{near}"
+                )
                 return
         if not self.is_burn:
             if self.window is None:
-                yield "window is missing. Add it."
+                yield "the key window is missing. Add it."
             return
         if missing := [key for key in _BURN if getattr(self, key) is None]:
-            yield from (f"{key} is missing; a burn rate has {', '.join(_BURN)}." for key in missing)
+            yield from (f"{key} is missing; a burn rate needs {', '.join(_BURN)}. Add it." for key in missing)
             return
-        for severity in self.ladder:
+        for severity in self.thresholds:
             short, long = (_span(given, severity) for given in (self.short, self.long))
             if not 0 < short < long:
-                yield f"the short window of {severity} must be above 0 and shorter than its long one."
+                yield f"the short window of {severity} must be longer than 0 and shorter than its long window."
         if (self.unit, self.better) != ("times", "lower"):
-            yield 'a burn rate has unit "times", and better is "lower".'
+            yield f'unit is {self.unit!r} and better is {self.better!r}; a burn rate needs "times" and "lower".'
 
     def _sources(self) -> Iterator[str]:
         for source, own in self.by_source.items():
             if source not in self.sources:
-                yield f"by_source names {source!r}; some of {', '.join(self.sources)} were expected."
+                near = formatting.nearest(source, self.sources)
+                yield f"by_source names {source!r}; the rule's sources are {', '.join(self.sources)}.{near}"
             if own.longest is None:
                 continue
             if source != "fills":
-                yield f"by_source of {source} has longest; only the window of fills may grow."
+                yield f"by_source of {source} has the key longest, which is valid only for fills. Remove it."
             if _span(own.longest) < _span(own.window or self.window or "0s"):
                 yield f"by_source of {source}: longest is shorter than window; at least as long was expected."
 
 
 def _limits(of: type, *factors: str) -> type[Table]:
-    """The form of limits that are numbers above 0, those named factors above 1."""
+    """Create the form of limits that are numbers above 0; those named in `factors` are above 1."""
     keys: dict[str, Any] = {f.name: (Factor if f.name in factors else Positive, ...) for f in fields(of)}
     return create_model(of.__name__, __base__=Table, **keys)
 
@@ -216,7 +237,7 @@ def _written(limit: float | str) -> str:
 
 def problems(table: dict[str, Any], place: str, known: dict[str, Any]) -> list[str]:
     """
-    Every problem of a whole table of limits, each with its place; empty where there is none.
+    Return every problem of all limits, each with its place; empty if there is none.
 
     Args:
         known: The names of ``roles`` and of ``runbooks``.
@@ -232,25 +253,28 @@ def problems(table: dict[str, Any], place: str, known: dict[str, Any]) -> list[s
 
 
 def _across(name: str, rules: dict[str, RuleForm], names: set[str]) -> Iterator[str]:
-    """Name what is wrong between one valid rule and the others, of which `names` are all, `rules` the valid ones."""
+    """Yield the problems between one valid rule and the others: `names` are all rules, `rules` the valid ones."""
     rule = rules[name]
     for other in sorted(rule.inhibitors):
         if other not in names:
-            yield f"inhibited_by names {other!r}, which is no rule.{formatting.nearest(other, names)}"
+            yield f"inhibited_by names {other!r}, which is not a rule.{formatting.nearest(other, names)}"
         elif other != name and other in rules and name in rules[other].inhibitors:
-            yield f"it and {other!r} inhibit each other; neither would ever be told. Take one out."
+            yield f"it and {other!r} inhibit each other, so nobody would be notified of either. Remove one of the two."
     for other in sorted(set(rule.inhibited_from) - names):
-        yield f"inhibited_from names {other!r}, which is no rule.{formatting.nearest(other, names)}"
+        yield f"inhibited_from names {other!r}, which is not a rule.{formatting.nearest(other, names)}"
     if rule.of is None or (rule.of in names and rule.of not in rules):
         return
     of = rules.get(rule.of)
     if of is None or of.unit != "ratio" or of.better != "higher" or not of.objective < 1:
         near = formatting.nearest(rule.of, names) if of is None else ""
-        yield f"of is {rule.of!r}; a ratio of which more is better, with an objective below 1, was expected.{near}"
+        yield (
+            f'of is {rule.of!r}; a rule whose unit is a ratio, with better = "higher" and an objective below 1, was '
+            f"expected.{near}"
+        )
         return
-    for severity, factor in rule.ladder.items():
+    for severity, factor in rule.thresholds.items():
         if isinstance(factor, float) and (rate := factor * (1 - of.objective)) >= 1:
             yield (
-                f"{severity} at {factor:g} times the budget needs {formatting.ratio(rate, 0)} of failures "
-                f"({factor:g} × {formatting.ratio(1 - of.objective, 1)}); it could never fire. Take a smaller factor."
+                f"{severity} at {factor:g} times the budget needs a failure rate of {formatting.ratio(rate, 0)} "
+                f"({factor:g} × {formatting.ratio(1 - of.objective, 1)}); it could never fire. Use a smaller factor."
             )

@@ -1,4 +1,4 @@
-"""Say what settings.toml may hold, but for people, channels and hooks, which `contacts_form` and `hooks_form` know."""
+"""Define the valid content of settings.toml, except people, channels and hooks (`contacts_form`, `hooks_form`)."""
 
 from collections.abc import Callable
 from datetime import date, time
@@ -31,25 +31,25 @@ def _each(is_right: Callable[[str], bool], spell: Callable[[str], str]) -> Calla
 
 
 def _sessions(given: object, _: Any) -> Any:
-    """Days on which the exchanges stayed closed, or closed at another time, though the shipped table does not know."""
+    """Check the declared exceptions to the shipped sessions: days that were closed, or closed early."""
     if not isinstance(given, dict):
         raise several([Problem((), 'a table such as "2026-05-14" = "13:00" was expected.')])
     wrong = [
-        f"{formatting.single_line(day, 40)} is {formatting.single_line(repr(said), 40)}; a day, and either "
+        f"{formatting.single_line(day, 40)} is {formatting.single_line(repr(closing), 40)}; a day, and either "
         f'"closed" or when it closed in New York, between {market_calendar.OPEN:%H:%M} and '
         f'{market_calendar.CLOSE:%H:%M}, was expected, such as "2026-05-14" = "13:00".'
-        for day, said in given.items()
-        if not _is_session(day, said)
+        for day, closing in given.items()
+        if not _is_session(day, closing)
     ]
     if wrong:
         raise several(Problem((), words) for words in wrong)
     return given
 
 
-def _is_session(day: str, said: object) -> bool:
+def _is_session(day: str, closing: object) -> bool:
     try:
         date.fromisoformat(day)
-        closes = None if said == "closed" else time.fromisoformat(str(said))
+        closes = None if closing == "closed" else time.fromisoformat(str(closing))
     except ValueError:
         return False
     return closes is None or (closes.tzinfo is None and market_calendar.OPEN < closes < market_calendar.CLOSE)
@@ -85,7 +85,7 @@ Symbols = Annotated[
     AfterValidator(_each(addresses.is_symbol, str.upper)),
     expected('a list of symbols of underlyings, such as ["SPY"],'),
 ]
-Process = Annotated[str | int, expected("the number of a process, or a file that holds it,")]
+Process = Annotated[str | int, expected("a process id, or a file that holds it,")]
 AnyTable = Annotated[dict[str, Any], expected("a table")]
 
 

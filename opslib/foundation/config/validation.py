@@ -1,5 +1,5 @@
 """
-Describe with pydantic what a configuration file may say, and name every problem of one at once.
+Define the valid content of configuration files with pydantic, and report every problem of a file at once.
 
 pydantic takes 0.1 s to import, so this module and the forms built on it are imported only to read a file that has
 changed; see `documents`. No message shows the value of an unknown key, or of a key that may hold a secret.
@@ -44,10 +44,10 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 class Problem(NamedTuple):
     """
-    One thing that is wrong.
+    One problem of a file.
 
     Attributes:
-        table: The table that it is in, from the top of the file.
+        table: The table that contains it, from the top of the file.
         words: What is wrong, what was expected, and what to do.
     """
 
@@ -56,23 +56,23 @@ class Problem(NamedTuple):
 
 
 def several(problems: Iterable[Problem]) -> PydanticCustomError:
-    """An error that carries any number of problems, their tables seen from where it is raised."""
+    """Create an error that carries any number of problems, with tables relative to where it is raised."""
     return PydanticCustomError("several", "Several problems.", {"problems": list(problems)})
 
 
 def unexpected(words: str) -> PydanticCustomError:
-    """An error of one key: what is wrong with it, to be read after its name."""
+    """Create an error for one key; `words` are read after its name."""
     return PydanticCustomError("unexpected", "An unexpected value.", {"words": words})
 
 
 class Table(BaseModel):
-    """A table of a file: unknown keys are refused, and no value is converted to another type."""
+    """A table of a file: unknown keys are rejected, and no value is converted to another type."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
-    hint: ClassVar[str] = ""  # What to do about an unknown key, beside its nearest name.
+    hint: ClassVar[str] = ""  # Added to the message about an unknown key.
 
     def conflicts(self) -> Iterator[str]:
-        """Name what is wrong between its keys, once each of them is right by itself."""
+        """Yield the problems between its keys, once each key is valid by itself."""
         return iter(())
 
     @model_validator(mode="wrap")
@@ -91,12 +91,12 @@ class Table(BaseModel):
 
 def problems(form: Any, given: object, place: str, known: Mapping[str, Any], within: str = "") -> list[str]:
     """
-    Every problem of what a file says, each with its place; empty where there is none.
+    Return every problem of a file's content, each with its place; empty if there is none.
 
     Args:
         form: A `Table`, or a type made of tables.
         place: The file.
-        known: What values are held against: names by what they are names of.
+        known: The values that the file is checked against: lists of names, by their kind.
         within: The table of the file that `given` is.
     """
     form, given = (dict[str, form], {within: given}) if within else (form, given)
@@ -108,7 +108,7 @@ def problems(form: Any, given: object, place: str, known: Mapping[str, Any], wit
 
 
 def _problems(refused: ValidationError, table: type[Table] | None = None) -> Iterator[Problem]:
-    """The problems that an error of pydantic's stands for, seen from `table`."""
+    """Yield the problems that a pydantic error stands for, with tables relative to `table`."""
     for error in refused.errors(include_url=False):
         *outer, key = error["loc"] or ("",)
         at = tuple(str(part) for part in outer)
@@ -121,13 +121,11 @@ def _problems(refused: ValidationError, table: type[Table] | None = None) -> Ite
             case "unexpected":
                 yield Problem(at, f"{key} {error['ctx']['words']}")
             case "missing":
-                yield Problem(at, f"{key} is missing. Add it.")
+                yield Problem(at, f"the key {key} is missing. Add it.")
             case "extra_forbidden" if table is not None:
                 keys = [field.alias or name for name, field in table.model_fields.items()]
                 near = formatting.nearest(str(key), keys)
-                yield Problem(
-                    at, f"there is no key {_shown(key)}.{near} These may be set: {', '.join(keys)}.{table.hint}"
-                )
+                yield Problem(at, f"there is no key {_shown(key)}.{near} Valid keys: {', '.join(keys)}.{table.hint}")
             case "dict_type":
                 yield Problem(at, f"{key} is {_kind(error['input'])}; a table was expected.")
             case _:
@@ -135,7 +133,7 @@ def _problems(refused: ValidationError, table: type[Table] | None = None) -> Ite
 
 
 def _heading(table: tuple[str, ...]) -> str:
-    """The heading of a table as it stands in a file: `` [roles."Tech Lead"]``, after a comma."""
+    """Return the heading of a table as it is written in a file: `` [roles."Tech Lead"]``, after a comma."""
     parts = [part if _BARE_KEY.fullmatch(part) else f'"{formatting.single_line(part, 40)}"' for part in table]
     return f", [{'.'.join(parts)}]" if parts else ""
 
@@ -147,7 +145,7 @@ def _shown(given: object) -> str:
 def _hidden(given: object) -> str:
     if given in ("", []):
         return "is empty"
-    return "cannot be used as it is (it may hold a secret, so it is not shown)"
+    return "is invalid (its value is not shown, because it may hold a secret)"
 
 
 def _kind(given: object) -> str:
@@ -156,7 +154,7 @@ def _kind(given: object) -> str:
 
 def expected(words: str, secret: bool = False) -> WrapValidator:
     """
-    Say in words what a value should have been.
+    Replace pydantic's message by a description of the expected value.
 
     Args:
         secret: Whether the value may hold a secret; then it is not shown.
@@ -171,41 +169,46 @@ def expected(words: str, secret: bool = False) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _any_of(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def one_of(*names: str, known: str = "") -> WrapValidator:
     """
-    Take one of some names.
+    Accept one of some names.
 
     Args:
-        known: The key of the names in what `problems` was given, in place of `names`.
+        known: The key of the names in the `known` argument of `problems`, in place of `names`.
     """
 
     def check(given: object, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         choices = tuple(info.context[known]) if info.context and known else names
         if not isinstance(given, str) or given not in choices:
             near = formatting.nearest(given, choices) if isinstance(given, str) else ""
-            raise unexpected(f"is {_shown(given)}; it may be {', '.join(choices)}.{near}")
+            raise unexpected(f"is {_shown(given)}; {_any_of(choices)} was expected.{near}")
         return given
 
     return WrapValidator(check)
 
 
 def some_of(*names: str, known: str = "", least: int = 0) -> WrapValidator:
-    """Take a list of some names; see `one_of`."""
+    """Accept a list of some names; see `one_of`."""
 
     def check(given: object, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         choices = tuple(info.context[known]) if info.context and known else names
-        wanted = f"a list of {'some' if least else 'any'} of {', '.join(choices)} was expected"
+        valid = f"a list of {'at least one' if least else 'any'} of {', '.join(choices)} was expected"
         if not isinstance(given, list) or len(given) < least:
-            raise unexpected(f"is {_shown(given)}; {wanted}.")
+            raise unexpected(f"is {_shown(given)}; {valid}.")
         if unknown := [name for name in given if name not in choices]:
-            raise unexpected(f"names {_shown(unknown[0])}; {wanted}.{formatting.nearest(str(unknown[0]), choices)}")
+            raise unexpected(f"names {_shown(unknown[0])}; {valid}.{formatting.nearest(str(unknown[0]), choices)}")
         return given
 
     return WrapValidator(check)
 
 
 def by_kind(forms: Mapping[str, type[Table]]) -> WrapValidator:
-    """A table whose key ``kind`` says what form the others have."""
+    """Validate a table by the form that its key ``kind`` selects."""
 
     def check(given: object, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         if not isinstance(given, dict):
@@ -213,7 +216,7 @@ def by_kind(forms: Mapping[str, type[Table]]) -> WrapValidator:
         kind = given.get("kind")
         if not isinstance(kind, str) or kind not in forms:
             near = formatting.nearest(kind, forms) if isinstance(kind, str) else ""
-            raise several([Problem((), f"kind is {_shown(kind)}; it may be {', '.join(forms)}.{near}")])
+            raise several([Problem((), f"kind is {_shown(kind)}; {_any_of(forms)} was expected.{near}")])
         try:
             return forms[kind].model_validate(given, context=info.context)
         except ValidationError as refused:

@@ -1,8 +1,8 @@
 """
-Open the settings, the database, the limits, the people and the clock of one app: what everything that works for it is
-given.
+Open the settings, database, limits, contacts and clock of one app.
 
-A workspace opens its database and reads its files on first use, so that making one costs nothing.
+Every function that works for an app takes a workspace. It opens its database and reads its files on first use, so
+creating one costs nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,41 +26,53 @@ from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import TABLES
 
-OF_AN_APP = ("reports", "runs", "incidents")  # Folders inside that of an app.
+OF_AN_APP = ("reports", "runs", "incidents")  # Directories inside that of an app.
 
 
 @dataclass(frozen=True)
 class Workspace:
     """
-    Where one app is watched: its settings, database, rules, contacts and clock.
+    Everything about one monitored app: its settings, database, rules, contacts and clock.
 
     Attributes:
-        settings: Where everything is.
-        now: What time it is; only simulations and frozen cases give another clock.
-        remembers: Whether values computed before are taken from the cache. Verification computes everything anew.
+        settings: Where its files are and what is monitored.
+        now: Returns the current time; only simulations and regression cases use another clock.
+        remembers: Whether cached values may be used. Verification recomputes everything.
     """
 
     settings: Settings
     now: Callable[[], datetime] = clock.now
-    remembers: bool = True
+    uses_cache: bool = True
 
     @cached_property
     def store(self) -> Database:
-        """Its database."""
+        """The database."""
         return Database(self.settings.url, self.now)
+
+    def reopen_replaced(self) -> bool:
+        """
+        Open the database again if another file has replaced it since, such as a backup; return whether one has.
+
+        Raises:
+            StoreError: It was removed.
+        """
+        if not self.store.file.is_replaced():
+            return False
+        del self.__dict__["store"]
+        return True
 
     @cached_property
     def rules(self) -> Rules:
-        """The limits in force."""
-        return rules.load(self.settings.base, self.remembers)
+        """The limits in effect."""
+        return rules.load(self.settings.base, self.uses_cache)
 
     @cached_property
-    def memory(self) -> Cache:
-        """Values that were computed before."""
-        return Cache(self.settings.outputs / cache.FOLDER if self.remembers else None)
+    def cache(self) -> Cache:
+        """The cache of computed values."""
+        return Cache(self.settings.outputs / cache.FOLDER if self.uses_cache else None)
 
     @cached_property
-    def staff(self) -> Contacts:
+    def contacts(self) -> Contacts:
         """Roles, people and channels."""
         return contacts.read(self.settings)
 
@@ -72,14 +84,14 @@ def open(app: str | None = None, home: str | Path | None = None, environ: dict[s
 
 def refuse_unknown(settings: Settings) -> None:
     """
-    Refuse an app of which this home has nothing: no setting, no folder, and no row in its database.
+    Raise an error for an app without any setting, directory or database row in this home directory.
 
     Raises:
-        UsageError: It is unknown; with the nearest name of those that are known.
+        UsageError: The app is unknown; the message has the nearest known name.
     """
     if settings.app in (settings_module.load(settings.base).app, settings_module.DESK):
         return
-    kept = settings.store_url or (settings.home / "store.sqlite").exists()  # To refuse lays nothing out.
+    kept = settings.store_url or (settings.home / "store.sqlite").exists()  # A refused command creates no file.
     folders = {path.parent.name for kind in OF_AN_APP for path in settings.home.glob(f"*/{kind}")}
     known = sorted(
         {settings_module.load(settings.base).app, settings_module.DESK, settings_module.DEMO}
@@ -88,20 +100,22 @@ def refuse_unknown(settings: Settings) -> None:
     )
     if settings.app not in known:
         raise UsageError(
-            f"there is no app {settings.app!r} in {settings.base}; there are: {', '.join(known)}"
-            f".{formatting.nearest(settings.app, known)} A new app begins with ops import, ops serve or ops collect,"
-            f" given --app {settings.app}."
+            f"there is no app {settings.app!r} in {settings.base}. Known apps: {', '.join(known)}."
+            f"{formatting.nearest(settings.app, known)} To create it, run ops import, ops serve or ops collect with "
+            f"--app {settings.app}."
         )
 
 
 def _stored(store: Database) -> Iterator[str]:
-    """Every app of which a database has a row, each as often as tables have one; by seeking, not by reading rows."""
+    """
+    Yield every app with rows in a database, once per table that has some; found by index seeks, not by reading rows.
+    """
     with store.reading() as connection:
         for table in TABLES.tables.values():
             if "app" in table.columns:
                 app = connection.execute(sa.select(sa.func.min(table.c.app, type_=sa.Text))).scalar()
                 while app is not None:
-                    if isinstance(app, str):  # A damaged cell is no app's name.
+                    if isinstance(app, str):  # A damaged cell may hold anything.
                         yield app
                     app = connection.execute(
                         sa.select(sa.func.min(table.c.app, type_=sa.Text)).where(table.c.app > app)

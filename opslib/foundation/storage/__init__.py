@@ -1,1 +1,1 @@
-"""Keep data: the database, its schema, cached values and files that are published whole."""
+"""Store data: the database, its schema, atomic files and the cache."""

@@ -1,8 +1,9 @@
 """
-Put files in their place, all of them or none.
+Publish several files together or not at all.
 
-Several files cannot be renamed at once. So they are written beside their place, synced, and made ready by one rename
-of their folder; then they move. A process killed while they move leaves them ready, and the next one moves the rest.
+Several files cannot be renamed at once. They are therefore written beside their place, synced, and marked ready by one
+rename of their directory; then they are moved. If the process is killed while they move, the next publication in that
+directory moves the rest.
 """
 
 import contextlib
@@ -19,19 +20,19 @@ _READY = ".ready"
 
 def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list[Path]:
     """
-    Put files in their place, all of them or none.
+    Publish several files together or not at all.
 
     Args:
-        path: Their common place and name, without ending.
+        path: Their common path and name, without ending.
         files: Contents by ending, such as ``.html``.
-        keep_as: Under which name (``r1``) the files that stand there now are kept; None replaces them.
+        keep_as: The suffix (``r1``) under which the existing files are kept; None replaces them.
 
     Returns:
-        Where they are now.
+        The paths of the files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary_files.remove_left(path.parent)
-    staging = temporary_files.beside(path)
+    staging = temporary_files.temporary_name(path)
     try:
         staging.mkdir()
         for ending, content in files.items():
@@ -42,7 +43,7 @@ def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         with contextlib.suppress(OSError):
-            path.parent.rmdir()  # Where nothing else is in it, it was made for this.
+            path.parent.rmdir()  # If it is empty, it was created for these files.
         raise
     finish(path.parent, staging.name + _READY)
     return [path.with_name(f"{path.name}{ending}") for ending in files]
@@ -50,10 +51,10 @@ def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list
 
 def finish(folder: Path, mine: str = "") -> None:
     """
-    Move what was made ready and not moved: what a killed process left half done. Publishers take turns.
+    Move files that are ready but not moved, such as those of a killed process. Publishers wait for each other.
 
     Args:
-        mine: The ready folder of the caller, whose failure is the caller's; what others left and cannot be moved stays.
+        mine: The ready directory of the caller, whose failure is raised; other directories that cannot be moved stay.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,9 +1,8 @@
 """
-Keep computed values under what they depend on.
+Cache computed values in files, under the digest of everything they depend on.
 
-It is kept in a folder of the desk under what it rests on: from another basis it is computed anew. It is for speed
-alone; what is lost, cannot be written or is no such thing is computed again. Who verifies does without it, since
-anybody can write a file.
+The cache only saves time: a file that is lost, damaged or cannot be written means that the value is computed again.
+Verification does not use it, because anybody could have written a cache file.
 """
 
 import hashlib
@@ -16,47 +15,47 @@ from opslib.foundation import files
 from opslib.foundation.errors import ImportRefused
 from opslib.foundation.storage import temporary_files
 
-FOLDER = ".memory"  # In the outputs of an app.
+FOLDER = ".memory"  # In the output directory of an app.
 
 
 class Cache:
     """
-    What was computed before.
+    A cache of computed values.
 
     Args:
-        folder: Where it is kept; None remembers nothing.
+        folder: Directory of the cache files; None means that nothing is cached.
     """
 
     def __init__(self, folder: Path | None):
         self._folder = folder
 
-    def once(self, name: str, rests_on: list[Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def once(self, name: str, depends_on: list[Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """
-        What comes of a computation, computed once for what it rests on.
+        Return a computed value, computed once for what it depends on.
 
         Args:
-            name: Of the file; one for each thing that may be asked for.
-            rests_on: All that the outcome depends on, fit for JSON.
-            compute: Gives the outcome, fit for JSON: what is remembered of it and what it gives are one.
+            name: Name of the cache file; one for each kind of value.
+            depends_on: Everything that the value depends on, as JSON values.
+            compute: Returns the value, as JSON values that survive a round trip.
         """
         if self._folder is None:
             return compute()
-        basis, path = _digest(rests_on), self._folder / f"{name}.json"
+        basis, path = _digest(depends_on), self._folder / f"{name}.json"
         try:
             kept = json.loads(files.read_bytes(path))
             if kept["basis"] == basis and kept["digest"] == _digest(kept["found"]):
-                remembered: dict[str, Any] = kept["found"]
-                return remembered
+                value: dict[str, Any] = kept["found"]
+                return value
         except (ImportRefused, ValueError, KeyError, TypeError, RecursionError):
-            pass  # None is there, or it is broken.
+            pass  # The file is missing or damaged.
         found = compute()
-        self.keep(name, rests_on, found)
+        self.keep(name, depends_on, found)
         return found
 
-    def keep(self, name: str, rests_on: list[Any], found: dict[str, Any]) -> None:
-        """Keep what `once` would compute, by whoever knows it already."""
+    def keep(self, name: str, depends_on: list[Any], found: dict[str, Any]) -> None:
+        """Cache the value that `once` would compute, if the caller already knows it."""
         if self._folder is not None:
-            kept = {"basis": _digest(rests_on), "digest": _digest(found), "found": found}
+            kept = {"basis": _digest(depends_on), "digest": _digest(found), "found": found}
             self._keep(self._folder / f"{name}.json", kept)
 
     @staticmethod
@@ -65,9 +64,9 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary_files.replace(path, json.dumps(kept).encode())
         except OSError:
-            return  # It is computed again.
+            return  # The value is computed again next time.
 
 
 def _digest(found: Any) -> str:
-    """Of what was computed, so that damage which leaves valid JSON behind is seen; the order of keys counts."""
+    """Return the digest of a value; the order of keys counts. It reveals damage that leaves valid JSON."""
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()

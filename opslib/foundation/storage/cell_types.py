@@ -1,9 +1,9 @@
 """
-Check the type of every cell that is read from SQLite, which keeps any value in any column.
+Check the type of every cell read from SQLite, which accepts any value in any column.
 
-`check_columns` replaces the type of each column by one that refuses, on reading, what the column cannot hold. A damaged
-or edited file is then refused by table and column where it is read, instead of failing somewhere in the arithmetic.
-PostgreSQL keeps the types by itself; its values pass unchecked.
+`check_columns` replaces the type of each column by one that raises an error on reading a value that the column cannot
+hold. A damaged or edited file is then reported by table and column where it is read, instead of failing later in a
+calculation. PostgreSQL enforces the types itself, so its values are not checked.
 """
 
 import json
@@ -18,43 +18,43 @@ import sqlalchemy as sa
 
 from opslib.foundation.errors import StoreError
 
-# Times from the year 2 to the end of 9999: what a datetime holds.
+# The times that a datetime can hold, from the year 2 to the end of 9999.
 EARLIEST_US, LATEST_US = -62_100_000_000_000_000, 253_402_300_799_999_999
 LATEST_MS = LATEST_US // 1000
 INFINITE = float("inf")
 A_TIME = "a time in microseconds since 1970"
 
 
-RESCUE = "What can still be read is given by ops export snapshots, for ops import into a new home."
+RESCUE = (
+    "To save what is still readable, run ops export snapshots and import the result into a new home directory with "
+    "ops import."
+)
 
 
 class DamagedCell(StoreError):
     """
-    A cell of the store holds what its column cannot hold.
+    A cell of the database holds a value that its column cannot hold.
 
     Attributes:
-        what: Which, and why, without what to do.
+        what: Which cell, and why, without what to do.
     """
 
     def __init__(self, what: str):
         self.what = what
         super().__init__(
-            f'the store is damaged: {what}. Check its file with: sqlite3 FILE "PRAGMA integrity_check". {RESCUE}'
+            f'the database is damaged: {what}. Check its file with: sqlite3 FILE "PRAGMA integrity_check". {RESCUE}'
         )
 
 
 def damaged(where: str, found: Any, expected: str) -> DamagedCell:
-    """Build the error for a cell; `where` is its table and column."""
+    """Create the error for a cell; `where` is its table and column."""
     shown = repr(found if not isinstance(found, str | bytes) or len(found) <= 40 else found[:40])
     return DamagedCell(f"{where} holds {shown}; {expected} was expected")
 
 
 @contextmanager
 def decoding(where: str) -> Iterator[None]:
-    """
-    Convert what goes wrong while stored text or bytes are decoded into a `DamagedCell`; the first error stays its
-    cause.
-    """
+    """Convert errors while decoding stored text or bytes into a `DamagedCell` with the first error as its cause."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, zlib.error) as problem:
@@ -67,7 +67,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value that was read from JSON is of an annotated type."""
+    """Return whether a value read from JSON is of an annotated type."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(fits(value, part) for part in parts)
@@ -88,11 +88,10 @@ def fits(value: Any, kind: Any) -> bool:
 
 def require_types(found: Any) -> None:
     """
-    Check that every field of a dataclass that was made from stored JSON is of its annotated type, and every time
-    (`…_us`) a time.
+    Check the types of all fields of a dataclass made from stored JSON, and that every ``…_us`` field is a time.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A field has the wrong type, or is not a time.
     """
     for name, kind in _hints(found.__class__).items():
         value = getattr(found, name)
@@ -107,7 +106,7 @@ def check_time(where: str, found: Any) -> None:
     Check that a value is a time in microseconds since 1970.
 
     Raises:
-        DamagedCell: It is none.
+        DamagedCell: It is not.
     """
     _whole(where, True, EARLIEST_US, LATEST_US, A_TIME)(found)
 
@@ -162,7 +161,7 @@ def _json(where: str, required: bool, kind: type) -> Callable[[Any], Any]:
             if type(found) is str and isinstance(json.loads(found), kind):
                 return found
         except (ValueError, RecursionError):
-            pass  # It is refused below, by name.
+            pass  # The error is raised below, with the column's name.
         raise damaged(where, found, expected)
 
     return check
@@ -170,7 +169,7 @@ def _json(where: str, required: bool, kind: type) -> Callable[[Any], Any]:
 
 def _check_of(column: sa.Column[Any], json_columns: dict[str, type]) -> Callable[[Any], Any]:
     where = f"{column.table.name}.{column.name}"
-    required = not column.nullable and column.name != "seq"  # The greatest number of no rows is NULL.
+    required = not column.nullable and column.name != "seq"  # The maximum over no rows is NULL.
     match column.type:
         case _ if where in json_columns:
             return _json(where, required, json_columns[where])
@@ -190,9 +189,9 @@ def _check_of(column: sa.Column[Any], json_columns: dict[str, type]) -> Callable
 
 
 def _with(kind: type[sa.types.TypeEngine[Any]], check: Callable[[Any], Any]) -> sa.types.TypeEngine[Any]:
-    """A type as `kind` whose values are checked where they are read."""
+    """Create a type like `kind` whose values are checked when they are read."""
 
-    class Checked(kind):  # type: ignore[misc, valid-type]  # Of a class that is given.
+    class Checked(kind):  # type: ignore[misc, valid-type]  # The base class is a parameter.
         cache_ok = True
 
         def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any] | None:
@@ -203,11 +202,13 @@ def _with(kind: type[sa.types.TypeEngine[Any]], check: Callable[[Any], Any]) -> 
 
 def check_columns(tables: sa.MetaData, json_columns: dict[str, type]) -> None:
     """
-    Give every column a type that checks what is read from it; `json_columns` says which texts are JSON, and of what
-    kind.
+    Give every column a type that checks the values read from it.
+
+    Args:
+        json_columns: The text columns that hold JSON, each with its kind.
     """
     for table in tables.tables.values():
         for column in table.columns:
-            # SQLite itself keeps a row's number whole.
+            # SQLite itself keeps a row id a whole number.
             if not column.primary_key or not isinstance(column.type, sa.Integer) or len(table.primary_key) > 1:
                 column.type = _with(type(column.type), _check_of(column, json_columns))

@@ -1,4 +1,4 @@
-"""Bring the tables of an older database to today's schema: one function a version."""
+"""Migrate the tables of an older database to the current schema: one function per version."""
 
 import sqlalchemy as sa
 
@@ -8,9 +8,9 @@ from opslib.foundation.storage.snapshot_columns import WIRED_FIELDS
 
 def add_times_of_wired_fields(connection: sa.Connection) -> None:
     """
-    Schema 2: since when each field was seen alive, beside since when we know.
+    Migrate to schema 2: since when each field is wired, beside since when this is known.
 
-    What was kept by then is taken from the looks themselves.
+    The times of existing rows are computed from the snapshots.
     """
     connection.execute(sa.text("ALTER TABLE alive ADD COLUMN ts_us BIGINT NOT NULL DEFAULT 0"))
     for row in connection.execute(sa.select(ALIVE.c.app, ALIVE.c.field, ALIVE.c.known_at_us)).all():
@@ -35,13 +35,14 @@ def add_times_of_wired_fields(connection: sa.Connection) -> None:
 
 
 def add_probes(connection: sa.Connection) -> None:
-    """Schema 3: tables for what our own looks saw; they are made with the others, and what was there stays as it is."""
+    """Migrate to schema 3: tables for probe samples. `create_all` creates them; existing rows do not change."""
 
 
 def add_notifications(connection: sa.Connection) -> None:
     """
-    Schema 4: tables for what people are told, and what they said; what stood in the outbox of a time when nobody was
-    told stays untold.
+    Migrate to schema 4: tables for notifications and acknowledgements.
+
+    Entries that were in the outbox before notifications existed are not sent.
     """
     TABLES.create_all(connection)
     for row in connection.execute(
@@ -52,20 +53,20 @@ def add_notifications(connection: sa.Connection) -> None:
 
 def add_fills(connection: sa.Connection) -> None:
     """
-    Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays
-    as it is.
+    Migrate to schema 5: a table for fills and backtest results. `create_all` creates it; existing rows do not change.
     """
 
 
 def add_incidents(connection: sa.Connection) -> None:
     """
-    Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays
-    as it is.
+    Migrate to schema 6: tables for markers, incidents and their entries.
+
+    `create_all` creates them; existing rows do not change.
     """
 
 
 def add_due_runs(connection: sa.Connection) -> None:
-    """Schema 7: what a run was due as, and what kernel executed it; of those before nobody knows."""
+    """Migrate to schema 7: the due job of a run, and the kernel that executed it; unknown for earlier runs."""
     there = {column["name"] for column in sa.inspect(connection).get_columns(RUNS.name)}
     for name in ("due", "kernel"):
         if name not in there:

@@ -1,5 +1,7 @@
 """Define the tables of the database: which column holds what."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from opslib.foundation.storage import cell_types
@@ -32,7 +34,17 @@ for _name, _columns, _those in (
     ("snapshots_by_load", ("app", "load_ms", "ts_us", "known_at_us"), SNAPSHOTS.c.page_id.is_(None)),
     ("snapshots_by_page", ("app", "page_id", "ts_us", "known_at_us"), SNAPSHOTS.c.page_id.is_not(None)),
 ):
-    sa.Index(_name, *(SNAPSHOTS.c[c] for c in _columns), sqlite_where=_those, postgresql_where=_those)
+    sa.Index(_name, *(SNAPSHOTS.c[c] for c in _columns), sqlite_where=_those)
+
+
+@sa.event.listens_for(SNAPSHOTS, "before_create")
+def _limit_indexes(table: sa.Table, connection: sa.Connection, **_: Any) -> None:
+    """Limit the indexes on PostgreSQL as on SQLite; named above, every command would import PostgreSQL's dialect."""
+    if connection.dialect.name == "postgresql":
+        for index in table.indexes:
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+
+
 ALIVE = sa.Table(
     "alive",
     TABLES,

@@ -1,4 +1,4 @@
-"""Define the columns of a page's snapshot: name, type, and which of them count."""
+"""Define the columns of a page snapshot: name, type, and which of them are counters."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,13 +9,13 @@ PROVIDERS = ("massive", "tradier")
 @dataclass(frozen=True, slots=True)
 class Field:
     """
-    One typed column: its name with its unit, where the page's JSON holds it, and of what kind it is.
+    One typed column: its name with its unit, its place in the page's JSON, and its kind.
 
     Attributes:
         name: Our name.
         path: Keys from the top of the JSON.
         kind: ``count`` (whole, from 0), ``number`` (finite), ``flag``, ``millis`` (since 1970), ``text``.
-        group: The counters that the page zeroes together; empty for what is no counter.
+        group: The counters that the page resets together; empty if it is not a counter.
     """
 
     name: str
@@ -79,7 +79,7 @@ FIELDS: tuple[Field, ...] = (
 )
 COUNTERS: tuple[Field, ...] = tuple(f for f in FIELDS if f.group)
 WIRED_FIELDS = {
-    # In the app as it is, nothing records into these: their zeros say nothing until one of them has moved.
+    # The app does not record these yet: their zeros mean nothing until one of them has changed.
     "massive": ("massive_requests",),
     "tradier": ("tradier_requests",),
     "fallbacks": ("massive_fallbacks", "tradier_fallbacks"),
@@ -91,15 +91,15 @@ WIRED_FIELDS = {
 
 class SnapshotRow(NamedTuple):
     """
-    One snapshot as the store gives it back: its identity, then `FIELDS` in their order; None where the page said none.
+    One snapshot as read from the database: its identity, then `FIELDS` in their order; None for a missing value.
 
     Attributes:
-        seq: Position in the store.
+        seq: Position in the database.
         ts_us: When it happened.
-        known_at_us: When we learned it.
+        known_at_us: When it was received.
         digest: SHA-256 of the canonical JSON.
-        load_ms: When the page says it was loaded.
-        errors_by_type: JSON, None where the page's Map was lost.
+        load_ms: When the page was loaded, by the page's clock.
+        errors_by_type: JSON, None if the page did not send its Map.
     """
 
     seq: int

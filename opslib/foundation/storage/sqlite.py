@@ -1,9 +1,8 @@
 """
-Open a SQLite file so that any number of processes can write to it and lose nothing, or only read where it cannot be
-written.
+Open a SQLite file for any number of writing processes, or read-only if it cannot be written.
 
-A file that we may not write, or that lies in a folder we may not write, is read all the same: as it is where no other
-process has left anything in its write-ahead log; through that log where its index is at hand; else from a copy.
+A file that we may not write, or that lies in a directory we may not write, is read directly if its write-ahead log is
+empty; through that log if its index exists; else from a copy.
 """
 
 import errno
@@ -26,10 +25,10 @@ from opslib.foundation.errors import StoreError
 from opslib.foundation.storage.cell_types import RESCUE, DamagedCell
 
 BUSY_TIMEOUT_MS = 30_000
-# Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
+# A checkpoint delays every writer that waits for the disk; fewer checkpoints keep the slowest percent of posts fast.
 CHECKPOINT_PAGES = 8000
 LOG, LOG_INDEX = "-wal", "-shm"
-# Of the file and of its log: device, number, size, when it was written; None where it is not there.
+# For the file and for its log: device, inode, size and time of the last write; None if it does not exist.
 FileState: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
 _DAMAGE = (
     sqlite3.SQLITE_CORRUPT,
@@ -47,12 +46,11 @@ class Opened:
     An opened SQLite database.
 
     Attributes:
-        path: The file that was asked for; None in memory.
+        path: The requested file; None for a database in memory.
         is_read_only: Whether it can only be read.
-        identity: Which file it is (see `identity`), once it is made; None in memory.
-        before: State of the file while nobody can be writing to it (see `state`); None where others may write as we
-            read.
-        copied: Folder of the copy that is read; None where the file itself is.
+        identity: Which file it is (see `identity`), once it exists; None for a database in memory.
+        before: State of the file while nobody can be writing to it (see `state`); None if others may write meanwhile.
+        copied: Directory of the copy that is read; None if the file itself is read.
     """
 
     engine: sa.Engine
@@ -64,76 +62,90 @@ class Opened:
 
     def check_writable(self) -> None:
         """
-        Check that what is written now would be kept.
+        Check that data written now would be kept.
 
         Raises:
-            StoreError: It can only be read, or another file has taken its place.
+            StoreError: It can only be read, or another file has replaced it.
         """
         if self.is_read_only:
             raise StoreError(
-                f"the store {self.path} can only be read here: you may not write it, or its folder. Run this "
-                f"as somebody who may, or with another home (--home)."
+                f"the database {self.path} is read-only: you may not write to it or to its directory. Run the command "
+                f"as a user who may, or with another home directory (--home)."
             )
         if self.path is not None and self.identity and self.identity != identity(self.path):
             raise StoreError(
-                f"the store {self.path} was taken away or replaced while it was open; what is written to it "
-                f"would be lost. Start again."
+                f"the database {self.path} was removed or replaced while it was open; data written to it would be "
+                f"lost. Restart the command."
             )
 
+    def is_replaced(self) -> bool:
+        """
+        Return whether another file has replaced it since it was opened.
+
+        Raises:
+            StoreError: It was removed.
+        """
+        if self.path is None or not self.identity:
+            return False
+        found = identity(self.path)
+        if found is None:
+            raise StoreError(f"the database {self.path} was removed while it was open. Restore it from a backup.")
+        return found != self.identity
+
     def close(self) -> None:
-        """Close every connection, and remove the copy where there is one."""
+        """Close every connection, and remove the copy if there is one."""
         self.engine.dispose()
         if self.copied is not None:
             self.copied.cleanup()
 
 
 def file_of(url: sa.URL) -> Path | None:
-    """The file that a URL names; None where it names none that can be looked at, such as one in memory."""
+    """Return the file that a URL names; None if it names none, such as a database in memory."""
     is_file = (
         url.drivername.startswith("sqlite") and url.database not in (None, "", ":memory:") and "uri" not in url.query
     )
     return Path(str(url.database)) if is_file else None
 
 
-def opened(url: sa.URL) -> Opened:
+def open_database(url: sa.URL) -> Opened:
     """Open a database in a file, or in memory, for any number of threads and processes at once."""
     path = file_of(url)
     if path is not None:
         if path.exists() and not path.is_file():
             raise OSError(
-                errno.EISDIR, f"it is {'a folder' if path.is_dir() else 'a device or a pipe'}; a file was expected"
+                errno.EISDIR, f"it is {'a directory' if path.is_dir() else 'a device or a pipe'}; a file was expected"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return _read_only(path)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
     pragmas = ("journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
-    return Opened(_settled(engine, pragmas, _refuse_foreign), path)
+    return Opened(_configured(engine, pragmas, _refuse_foreign), path)
 
 
 def _refuse_foreign(connection: sqlite3.Connection) -> None:
     """
-    Refuse another program's database before anything of it is changed; one that has a log already is looked at later.
+    Reject another program's database before anything in it is changed; one that has a log already is checked later.
 
-    SQLite alone may open the file: closing a descriptor of our own to it would drop every lock that this process holds
-    on it, and another process would then take a log away that is still written to.
+    Only SQLite itself may open the file: closing a descriptor of our own to it would drop every lock that this process
+    holds on it, and another process could then remove a log that is still written to.
     """
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "meta" not in tables:
-            raise DamagedCell("it has tables, and not the one called meta")
+            raise DamagedCell("it has tables, but none called meta")
 
 
 def _read_only(path: Path) -> Opened:
     """Open a file that cannot be written."""
     before = state(path)
     has_log = os.path.exists(f"{path}{LOG}") and os.path.getsize(f"{path}{LOG}") > 0
-    if not has_log:  # All of it is in the file; SQLite itself would want to make a log.
+    if not has_log:  # The file is complete; without this option SQLite would try to create a log.
         return Opened(_reader(path, "immutable=1"), path, True, before=before)
     if os.path.exists(f"{path}{LOG_INDEX}"):
         return Opened(_reader(path, "mode=ro"), path, True)
-    # What a killed process or a copy left: its log counts, and has no index.
+    # A killed process or a copy left a log without an index; the log's content counts.
     folder = tempfile.TemporaryDirectory(prefix="ops-store-")
     for ending in ("", LOG):
         shutil.copyfile(f"{path}{ending}", f"{folder.name}/store.sqlite{ending}")
@@ -148,14 +160,14 @@ def _reader(path: Path, how: str) -> sa.Engine:
             address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False
         )
 
-    return _settled(sa.create_engine("sqlite://", creator=make, poolclass=sa.QueuePool), ("query_only=1",))
+    return _configured(sa.create_engine("sqlite://", creator=make, poolclass=sa.QueuePool), ("query_only=1",))
 
 
-def _settled(
+def _configured(
     engine: sa.Engine, pragmas: tuple[str, ...], check: Callable[[sqlite3.Connection], None] | None = None
 ) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
-    def settle(connection: Any, _record: Any) -> None:
+    def configure(connection: Any, _record: Any) -> None:
         _patiently(connection, f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         if check:
             check(connection)
@@ -167,8 +179,9 @@ def _settled(
 
 def _patiently(connection: Any, statement: str) -> None:
     """
-    Execute what SQLite may refuse at once though others only need a moment: a change of the journal's mode does not
-    wait by itself.
+    Execute a statement and retry while the database is locked.
+
+    A change of the journal mode fails at once instead of waiting for other processes.
     """
     until_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
@@ -182,7 +195,7 @@ def _patiently(connection: Any, statement: str) -> None:
 
 
 def identity(path: str | Path) -> tuple[int, int] | None:
-    """Which file stands at a path? None where none does."""
+    """Return the device and inode of the file at a path; None if there is none."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -191,7 +204,7 @@ def identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def state(path: Path) -> FileState:
-    """Which file lies at a path, how large it and its log are, and when each was last written."""
+    """Return which file is at a path, the sizes of it and its log, and when each was last written."""
     found: list[tuple[int, int, int, int] | None] = []
     for ending in ("", LOG):
         try:
@@ -204,7 +217,10 @@ def state(path: Path) -> FileState:
 
 def advice(problem: BaseException, path: Path | None) -> str:
     """
-    What went wrong with a database, in one line: why, and what to do about it; `path` is its file where it has one.
+    Return one line about a database error: its cause and what to do.
+
+    Args:
+        path: The file of the database, if it has one.
     """
     cause = getattr(problem, "orig", None) or problem
     first = (getattr(cause, "what", str(cause)).strip().splitlines() or [type(cause).__name__])[0]
@@ -214,24 +230,24 @@ def advice(problem: BaseException, path: Path | None) -> str:
             cause.errno or 0, sqlite3.SQLITE_CANTOPEN
         )
         first = cause.strerror or first
-    told = formatting.single_line(first)
+    reason = formatting.single_line(first)
     if code is not None:
         code &= 0xFF
     is_undecodable = isinstance(cause, UnicodeDecodeError) or (
         isinstance(cause, sqlite3.OperationalError) and code is None
     )
     if path is None:
-        return f"{told}. See OPS_STORE_URL."
+        return f"{reason}. Check OPS_STORE_URL."
     if isinstance(cause, DamagedCell) or is_undecodable or code in _DAMAGE:
         return (
-            f"{told}; the file is damaged, or no store of this version. Check it with: sqlite3 "
+            f"{reason}; the file is damaged, or not a database of this version. Check it with: sqlite3 "
             f'{shlex.quote(str(path))} "PRAGMA integrity_check". {RESCUE}'
         )
     if code == sqlite3.SQLITE_FULL:
         return (
-            f"{told}: the disk that holds {path.parent} is full. Make room on it and try again; nothing "
-            f"was kept of this."
+            f"{reason}: the disk that holds {path.parent} is full. Nothing was saved. Free some space on it and try "
+            f"again."
         )
     if code in _DENIED:
-        return f"{told}. See OPS_STORE_URL, and whether you may read and write {path} and its folder."
-    return f"{told}. See OPS_STORE_URL and the folder it lies in."
+        return f"{reason}. Check OPS_STORE_URL, and whether you may read and write {path} and its directory."
+    return f"{reason}. Check OPS_STORE_URL and the directory of the file."

@@ -1,8 +1,8 @@
 """
-Name files that are being made, replace files by whole ones, and remove what killed processes left half made.
+Name temporary files, replace files atomically, and remove what killed processes left unfinished.
 
-A name holds the host and the process that makes it: only that host can say whether the process is gone. So on a shared
-disk no host removes what another is making.
+A temporary name holds the host and the process that makes it. Only that host can tell whether the process still runs,
+so on a shared disk no host removes the files of another.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from pathlib import Path
 from opslib.foundation.errors import OpsError
 
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
-_MADE = re.compile(r"\..+\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)-[0-9a-f]{8}")
+_TEMPORARY_NAME = re.compile(r"\..+\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)-[0-9a-f]{8}")
 
 
-def beside(path: Path) -> Path:
-    """A name beside `path`, of this process alone, under which it is made."""
+def temporary_name(path: Path) -> Path:
+    """Return a temporary name next to `path` that only this process uses."""
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 @contextlib.contextmanager
 def refusing(place: Path) -> Iterator[None]:
     """
-    Refuse in one sentence where something cannot be written at or below a place.
+    Convert an OSError while writing at or below a place into an error message.
 
     Raises:
-        OpsError: It could not; says why, and what to do.
+        OpsError: The file could not be written; the message says why, and what to do.
     """
     try:
         yield
     except OSError as problem:
         do = (
-            "Make room on that disk"
+            "Free some space on that disk"
             if problem.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "See whether you may write there"
+            else "Check that you may write there"
         )
         raise OpsError(
             f"{problem.filename or place} could not be written ({problem.strerror or problem}). {do}, and try again."
@@ -49,13 +49,13 @@ def refusing(place: Path) -> Iterator[None]:
 
 def replace(path: Path, content: bytes) -> None:
     """
-    Write a file whole or not at all; what processes that are gone left half made in its folder is removed.
+    Write a file whole or not at all, and remove unfinished files of ended processes in its directory.
 
     Raises:
-        OSError: It could not be written; what was there is still there, and nothing half made is.
+        OSError: It could not be written; the old file is unchanged and no unfinished file is left.
     """
     remove_left(path.parent)
-    making = beside(path)
+    making = temporary_name(path)
     try:
         making.write_bytes(content)
         os.replace(making, path)
@@ -66,10 +66,10 @@ def replace(path: Path, content: bytes) -> None:
 
 def make(path: Path, content: bytes) -> None:
     """
-    Write a file that is not there yet, whole or not at all.
+    Write a new file, whole or not at all.
 
     Raises:
-        OSError: It could not be written, or is there.
+        OSError: It could not be written, or exists already.
     """
     with open(path, "xb") as file:
         try:
@@ -81,12 +81,14 @@ def make(path: Path, content: bytes) -> None:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove what processes of this host that are gone were making in a folder; what cannot be removed stays."""
+    """Remove unfinished files of this host's ended processes in a directory; files that cannot be removed stay."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         left = [
             entry
             for entry in entries
-            if (made := _MADE.fullmatch(entry.name)) and made["host"] == _HOST and _is_gone(int(made["process"]))
+            if (made := _TEMPORARY_NAME.fullmatch(entry.name))
+            and made["host"] == _HOST
+            and _is_gone(int(made["process"]))
         ]
         for entry in left:
             if entry.is_dir(follow_symlinks=False):
@@ -103,5 +105,5 @@ def _is_gone(process: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
-        pass  # It is somebody else's, and there.
+        pass  # The process exists and belongs to another user.
     return False

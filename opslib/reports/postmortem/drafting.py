@@ -1,20 +1,19 @@
-"""Draft and publish a postmortem: take in what people wrote, capture the facts, make the document anew around it."""
+"""Draft and publish a postmortem: record the texts that people wrote, capture metrics, rebuild the document."""
 
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib.dashboard import status as status_module
-from opslib.foundation import clock, formatting, time_parsing
+from opslib.foundation import clock
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage import atomic_files
-from opslib.incidents import lifecycle
+from opslib.incidents import durations, lifecycle
 from opslib.incidents.incident import Incident, from_entries
 from opslib.jobs import executor, ledger
-from opslib.reports.postmortem import document, figures
+from opslib.reports.postmortem import document, figures, outage_chart
 from opslib.reports.postmortem.document import STATUSES, LintFinding, Postmortem
-from opslib.runbooks import cases
+from opslib.runbooks import cases, incident_page
 
 if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
@@ -25,85 +24,96 @@ NAME = "postmortem"
 
 def take_in(workspace: "Workspace", name: str, by: str) -> Incident:
     """
-    Take in what people have written in an incident's document since it was made.
+    Record the texts that people wrote in the document of an incident since it was published.
 
     Raises:
-        IncidentError: Something outside the marks was edited; nothing was taken in, and nothing overwritten.
+        IncidentError: Something outside the text fields was edited; nothing is recorded or overwritten.
     """
     found = lifecycle.of(workspace).read(name)
     path = lifecycle.of(workspace).folder(name) / f"{NAME}.md"
     made = next((e for e in reversed(found.of_kind("published"))), None)
     if made is None or not path.exists():
         return found
-    told, before = path.read_text(encoding="utf-8"), at_head(found, made.body["head"]["entry"])
-    lines = document.edited(told, before.markdown)
+    markdown, before = path.read_text(encoding="utf-8"), at_head(found, made.body["head"]["entry"])
+    texts = document.published_texts(path, made.body["files"])
+    if texts is None or not document.only_texts_differ(markdown, texts, made.body["files"].get(path.name, "")):
+        texts = {section: before.written(section) for section in document.ASKED}
+        lines = document.edited(markdown, before.markdown)
+    else:
+        lines = []
     if lines:
         where = "; ".join(f"line {n}: {line.strip()[:60]!r}" for n, line in lines[:3])
         raise IncidentError(
-            f"{path} was edited outside the marks ({where}), where it is made anew from the record. Put what "
-            f"you mean between the marks, or take the file away, and run this again."
+            f"{path} was edited outside its text fields ({where}). That part is rebuilt from the record. Move your "
+            f"text into a text field, or remove the file, and run this again."
         )
-    for section, words in document.human_text(told).items():
-        if words != before.written(section).strip() and words != Postmortem(found).written(section).strip():
+    for section, words in document.human_text(markdown).items():
+        if words != texts.get(section, "").strip() and words != Postmortem(found).written(section).strip():
             lifecycle.of(workspace).append(
-                name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by
+                name,
+                "written",
+                {"section": section, "text": words, "words": f"text of section {section} written"},
+                by=by,
             )
     return lifecycle.of(workspace).read(name)
 
 
 def at_head(found: Incident, entry: str) -> Postmortem:
-    """The postmortem as it was made from the record up to an entry."""
+    """Return the postmortem as it was made from the record up to an entry."""
     return Postmortem(from_entries(found.id, found.entries[: found.find(entry).seq]))
 
 
 def move(workspace: "Workspace", found: Incident, status: str, by: str) -> Incident:
     """
-    Take a document on to another status.
+    Set the status of a document.
 
     Raises:
-        IncidentError: There is no such status, it does not follow, or something is lacking before others read it.
+        IncidentError: There is no such status, it is not the next one, or the document has problems.
     """
-    wanted = next((s for s in STATUSES if s.lower().replace(" ", "-") == status.lower().replace(" ", "-")), None)
-    if wanted is None:
-        raise IncidentError(f"a postmortem is {', '.join(STATUSES)}; found {status!r}.")
+    target = next((s for s in STATUSES if s.lower().replace(" ", "-") == status.lower().replace(" ", "-")), None)
+    if target is None:
+        raise IncidentError(f"{status!r} is not the status of a postmortem. Use one of {', '.join(STATUSES)}.")
     now = STATUSES.index(found.document or STATUSES[0])
-    then = STATUSES.index(wanted)
+    then = STATUSES.index(target)
     if then > now + 1 or (now == len(STATUSES) - 1 and then != now):
         following = (
-            "it is closed: ops incident reopen opens it again"
+            "to change it, run ops incident reopen"
             if now == len(STATUSES) - 1
-            else f"next comes {STATUSES[now + 1]}"
+            else f"the next status is {STATUSES[now + 1]}"
         )
         raise IncidentError(f"the postmortem of {found.id} is {STATUSES[now]}; {following}.")
     lacks = document.lint(Postmortem(found)) if then > 0 else []
     if lacks:
         raise IncidentError(
             "\n".join(
-                [f"the postmortem of {found.id} cannot be {wanted} yet; it lacks:", *(f"  {lack!r}" for lack in lacks)]
+                [
+                    f"the postmortem of {found.id} cannot be set to {target} yet. Fix first:",
+                    *(f"  {line}" for line in document.by_section(lacks)),
+                ]
             )
         )
     if then == len(STATUSES) - 1 != now:
-        _drilled(workspace, found)
+        _check_drills(workspace, found)
     if then != now:
         lifecycle.of(workspace).append(
-            found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by
+            found.id, "document", {"status": target, "words": f"status of the postmortem: {target}"}, by=by
         )
     return lifecycle.of(workspace).read(found.id)
 
 
-def _drilled(workspace: "Workspace", found: Incident) -> None:
+def _check_drills(workspace: "Workspace", found: Incident) -> None:
     """
-    Do the drills pass that action items name?
+    Run the drills that the action items name.
 
     Raises:
-        IncidentError: One does not, or there is none of that name.
+        IncidentError: A drill fails, or there is no drill of that name.
     """
     for name in Postmortem(found).drills:
-        tried = cases.read(workspace.settings, name).tried(workspace.settings)
-        if not tried.right:
+        result = cases.read(workspace.settings, name).run(workspace.settings)
+        if not result.right:
             raise IncidentError(
-                f"the postmortem of {found.id} cannot be closed yet: an action item is done when drill {name} "
-                f"passes, and it does not ({tried!r}). ops drill {name} shows what was seen."
+                f"the postmortem of {found.id} cannot be closed yet: an action item requires drill {name} to pass, "
+                f"and it fails ({result!r}). Run ops drill {name} for details."
             )
 
 
@@ -111,17 +121,17 @@ def draft(
     workspace: "Workspace", name: str, by: str, status: str = "", kernels: "KernelPool | None" = None
 ) -> tuple[Postmortem, Path, list[LintFinding]]:
     """
-    Draft a postmortem, or make it anew.
+    Draft a postmortem, or rebuild it.
 
     Args:
-        status: What it is to be from now on; empty is as it is.
-        kernels: As of `executor.execute`.
+        status: The new status; empty keeps the current one.
+        kernels: The pool of preloaded kernels, see `executor.execute`.
 
     Returns:
-        The document, where it is without ending, and what it lacks.
+        The document, its path without the suffix, and its problems.
 
     Raises:
-        IncidentError: What people wrote could not be taken in, the status does not follow, or its notebook failed.
+        IncidentError: The texts could not be recorded, the status is not the next one, or the notebook failed.
     """
     lifecycle.of(workspace).follow_alerts()
     place = lifecycle.of(workspace).folder(name) / NAME
@@ -138,46 +148,39 @@ def draft(
 
 
 def pictured(workspace: "Workspace", incident: Incident) -> Incident:
-    """Put on record how its panel looked, over what was captured of the metrics; once for the same facts."""
-    entry = figures.metrics(incident)
-    if entry is None or any(e.body.get("of") == entry.id for e in incident.of_kind("evidence")):
+    """Record the chart of the outage over the captured metrics, once for the same data; Markdown shows this picture."""
+    entry, outage = durations.metrics(incident), outage_chart.outage_of(incident)
+    known = (e for e in incident.of_kind("evidence") if e.body.get("name") == document.OUTAGE_PICTURE)
+    if entry is None or outage is None or any(e.body["of"] == entry.id for e in known):
         return incident
     from opslib.dashboard import charts
 
-    content = entry.body["content"]
-    start, end = time_parsing.parse(content["from"]), time_parsing.parse(content["until"])
-    rule = workspace.rules.rules.get(incident.rule)
-    panel = rule.panel if rule else "system"
-    digest = lifecycle.of(workspace).picture(
-        charts.png(status_module.view_at(workspace, end, end - start).panel(panel).draw)
-    )
-    words = f"picture of the panel {panel}, {formatting.moment(start)} to {formatting.moment(end)}"
-    lifecycle.of(workspace).append(
-        incident.id,
-        "evidence",
-        {
-            "name": "picture",
-            "of": entry.id,
-            "source": "store",
-            "picture": {"sha256": digest, "name": panel},
-            "words": words,
-        },
-        key=f"picture:{entry.id}",
-    )
+    png = charts.png(lambda ax: outage_chart.draw(ax, incident, outage), outage_chart.SIZE_INCHES)
+    digest = lifecycle.of(workspace).picture(png)
+    body = {
+        "name": document.OUTAGE_PICTURE,
+        "of": entry.id,
+        "source": entry.id,
+        "picture": {"sha256": digest, "name": document.OUTAGE_PICTURE},
+        "words": f"chart of the outage: {outage_chart.describe(incident, outage)}",
+    }
+    lifecycle.of(workspace).append(incident.id, "evidence", body, key=f"{document.OUTAGE_PICTURE}:{entry.id}")
     return lifecycle.of(workspace).read(incident.id)
 
 
 def publish(workspace: "Workspace", made: Postmortem, place: Path, kernels: "KernelPool | None" = None) -> None:
     """
-    Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger.
+    Publish the document with its notebook.
+
+    Its digests and its last entry are recorded in the incident, and the last entry in the ledger.
     """
-    name, head = made.incident.id, made.head
+    name, last = made.incident.id, made.last_entry
     folder = settings.project()
     files = dict(made.files)
     if folder is not None:
         outcome = executor.execute(
             folder / "notebooks" / f"{NAME}.ipynb",
-            {"app": workspace.settings.app, "incident": name, "upto": head.id},
+            {"app": workspace.settings.app, "incident": name, "upto": last.id},
             settings=workspace.settings,
             store=workspace.store,
             kernels=kernels,
@@ -204,8 +207,9 @@ def publish(workspace: "Workspace", made: Postmortem, place: Path, kernels: "Ker
         "published",
         {
             "files": digests,
-            "head": {"entry": head.id, "digest": head.digest},
-            "words": f"postmortem published from the record up to {head.id}",
+            "head": {"entry": last.id, "digest": last.digest},
+            "words": f"postmortem published from the record up to {last.id}",
         },
     )
-    ledger.anchor(workspace.store, workspace.settings.app, name, head.id, head.digest)
+    ledger.anchor(workspace.store, workspace.settings.app, name, last.id, last.digest)
+    incident_page.refresh(workspace, name)

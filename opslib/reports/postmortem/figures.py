@@ -1,11 +1,11 @@
-"""Compute the numbers of a postmortem from its evidence, each by a formula that anybody can apply again."""
+"""Compute the numbers of a postmortem from its evidence, each by a named formula that can be applied again."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from opslib.dashboard import status
 from opslib.foundation import clock, formatting, time_parsing
@@ -13,7 +13,7 @@ from opslib.foundation.clock import Window
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.foundation.version import VERSION
 from opslib.incidents import evidence, lifecycle
-from opslib.incidents.evidence import Entry
+from opslib.incidents.durations import METRICS, Result, metrics, minutes_past, rows_during, span
 from opslib.incidents.incident import Incident
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.probes.history import IS_THERE
@@ -23,20 +23,10 @@ if TYPE_CHECKING:
     from opslib.dashboard.status import Status
     from opslib.foundation.config.workspace import Workspace
 
-METRICS = "metrics"
 LEAD, AFTER = timedelta(minutes=30), timedelta(minutes=15)
 STEPS_S = (60, 300, 900, 3600)
 MOST_ROWS = 600
 LIMITS = {"availability": "availability", "greeks_valid": "valid Greeks", "errors": "errors"}
-
-
-class Result(NamedTuple):
-    """What a formula comes to: a value, of a share its part and count too, and why it is None."""
-
-    value: float | int | None
-    part: int | None = None
-    count: int | None = None  # type: ignore[assignment]  # Nobody calls the tuple's own count.
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,9 +36,11 @@ class Figure:
 
     Attributes:
         id: Its name, the same in every postmortem.
-        words: What it is.
-        formula: Which of `FORMULAS` it comes out of, with what it is asked about.
-        evidence: The entries that it comes out of.
+        words: Its label.
+        unit: The unit of its value.
+        formula: The name of its formula in `FORMULAS`, and the argument.
+        evidence: The entries that it is computed from.
+        result: Its value.
     """
 
     id: str
@@ -59,8 +51,8 @@ class Figure:
     result: Result
 
     @property
-    def told(self) -> str:
-        """The number for people, with its denominator where it has one."""
+    def text(self) -> str:
+        """The number as text, with its total for a share."""
         value, part, count, why = self.result
         if value is None:
             return f"{formatting.UNKNOWN} ({why})"
@@ -74,7 +66,7 @@ class Figure:
         return formatting.number(value, self.unit)
 
     def as_json(self) -> dict[str, Any]:
-        """For the postmortem's file; `verification` computes it again."""
+        """Return the figure for the postmortem's JSON file, from which `verification` recomputes it."""
         value, part, count, why = self.result
         return {
             "id": self.id,
@@ -89,34 +81,8 @@ class Figure:
         }
 
 
-def span(incident: Incident) -> tuple[int | None, int | None]:
-    """
-    From when to when did it hurt, microseconds?
-
-    From its beginning to the end of the alerts of its own rule and subject (what those explain away lasts longer), else
-    to when it was called over; None where it is not known, or not over.
-    """
-    began = incident.times["began"].at_us or incident.times["detected"].at_us
-    mine = [
-        e.body["alert"]
-        for e in incident.of_kind("alert")
-        if (e.body["rule"], e.body["subject"]) == (incident.rule, incident.subject)
-        and e.body["kind"] in ("fired", "rose")
-    ]
-    over = [
-        e.at_us
-        for e in incident.of_kind("alert")
-        if e.body["alert"] in mine and e.body["kind"] in ("resolved", "ended")
-    ]
-    ended = max(over) if over and not set(mine) & set(incident.firing) else incident.times["resolved"].at_us
-    return began, ended if began is None or ended is None or ended > began else began
-
-
 def capture_metrics(workspace: "Workspace", incident: Incident) -> Incident:
-    """
-    Put what the metrics say of an incident on its record: once for the same facts, anew where the store now says
-    otherwise.
-    """
+    """Record the metrics of an incident as evidence, once for the same data and again if the data changed."""
     began, ended = span(incident)
     if began is None:
         return incident
@@ -147,8 +113,8 @@ def capture_metrics(workspace: "Workspace", incident: Incident) -> Incident:
         "limits": {
             name: {
                 "objective": r.objective,
-                "warning": dict(r.ladder).get("warning"),
-                "critical": dict(r.ladder).get("critical"),
+                "warning": dict(r.thresholds).get("warning"),
+                "critical": dict(r.thresholds).get("critical"),
             }
             for name in LIMITS
             if (r := workspace.rules[name])
@@ -159,47 +125,49 @@ def capture_metrics(workspace: "Workspace", incident: Incident) -> Incident:
     body = {
         "name": METRICS,
         "source": "store",
-        "query": f"posts and looks of {workspace.settings.app}, each {step_s} s",
+        "query": f"snapshots and probes of {workspace.settings.app}, per {step_s} s",
         "as_of": formatting.iso(end),
         "opslib": VERSION,
         "rules_hash": workspace.rules.hash,
         "content": content,
-        "words": f"what posts and looks say, each {step_s} s, {formatting.moment(start)} to {formatting.moment(end)}",
+        "words": f"metrics of snapshots and probes, per {step_s} s, {formatting.moment(start)} to "
+        f"{formatting.moment(end)}",
     }
     lifecycle.of(workspace).append(incident.id, "evidence", body, key=key)
     return lifecycle.of(workspace).read(incident.id)
 
 
 def _row(view: "Status", window: Window) -> dict[str, Any]:
-    tape, probed = view.tape, view.probed
+    counters, probed = view.counters, view.probed
     providers, greeks, system = (
-        indicators.providers(tape, window),
-        indicators.greeks(tape, window),
-        indicators.system(tape, window),
+        indicators.providers(counters, window),
+        indicators.greeks(counters, window),
+        indicators.system(counters, window),
     )
     row: dict[str, Any] = {"at": formatting.iso(window.end)}
     for name in PROVIDERS:
         row |= {f"{name}_{key}": providers[name][key] for key in ("requests", "failures", "fallbacks")}
-        looks = (
+        usable = (
             [OUTCOMES[s.outcome].usable for s in probed.within(IS_THERE[name], name, window) if s.last]
             if probed
             else []
         )
-        row |= {f"{name}_looks": len(looks), f"{name}_looks_failed": len(looks) - sum(looks)}
+        row |= {f"{name}_looks": len(usable), f"{name}_looks_failed": len(usable) - sum(usable)}
     row |= {key: greeks[key] for key in ("validations", "invalid", "gamma_zero", "delta_out_of_bounds")}
     row |= {
         "errors": system["errors"],
         "websocket_down_s": system["websocket_down_seconds"],
         "page_loads": system["restarts"],
-        "trades": indicators.pnl(tape, window, 1)["trades"],
+        "trades": indicators.pnl(counters, window, 1)["trades"],
     }
-    return row | {"coverage": tape.coverage(window)}
+    return row | {"coverage": counters.coverage(window)}
 
 
 def _onset(workspace: "Workspace", incident: Incident) -> dict[str, Any] | None:
     """
-    The first of our looks that failed and did not come back before it was detected, where there are any: when, and how
-    exactly.
+    Return the time of the first failed probe of the outage that led to the detection, with its precision.
+
+    None if there are no such probes, or if a person recorded a time.
     """
     detected = incident.times["detected"].at_us
     probe, subject = (
@@ -216,44 +184,28 @@ def _onset(workspace: "Workspace", incident: Incident) -> dict[str, Any] | None:
         return None
     at = clock.instant(detected)
     view = status.view_at(workspace, at, timedelta(hours=1))
-    looks = view.probed.within(probe, subject, view.window) if view.probed else []
+    samples = view.probed.within(probe, subject, view.window) if view.probed else []
     failing = None
-    for i in range(len(looks) - 1, 0, -1):
-        if OUTCOMES[looks[i].outcome].usable:
+    for i in range(len(samples) - 1, 0, -1):
+        if OUTCOMES[samples[i].outcome].usable:
             break
         failing = i
     if failing is None:
         return None
-    first, before = looks[failing], looks[failing - 1]
+    first, before = samples[failing], samples[failing - 1]
     when_us = first.ts_us - round((first.seconds or 0.0) * 1e6)
     precision_s = round((when_us - before.ts_us) / 1e6, 1)
     return {
         "which": "began",
         "at": formatting.iso(clock.instant(when_us)),
-        "source": f"our look at {subject} that failed first ({first.outcome}); the one before was well",
+        "source": f"first failed probe of {subject}: {first.outcome}; previous probe passed",
         "precision_s": max(precision_s, 0.0),
-        "words": f"it began: our look at {subject} failed ({first.outcome}), {precision_s:g} s after one that was well",
+        "words": f"beginning determined: {formatting.moment(clock.instant(when_us))}, when a probe of {subject} failed "
+        f"({first.outcome}), {precision_s:g} s after the last successful probe",
     }
 
 
-def metrics(incident: Incident) -> Entry | None:
-    """The newest evidence of the metrics; None where none was captured."""
-    return next((e for e in reversed(incident.of_kind("evidence")) if e.body.get("name") == METRICS), None)
-
-
-# What each number comes out of: the content of one piece of evidence, and what it is asked about.
-
-
-def _during(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows that end after it began, up to the one in which it ended."""
-    began, ended = content["began"], content["ended"] or content["until"]
-    step = timedelta(seconds=content["step_s"])
-    return [
-        r
-        for r in content["rows"]
-        if time_parsing.parse(r["at"]) > time_parsing.parse(began)
-        and time_parsing.parse(r["at"]) - step < time_parsing.parse(ended)
-    ]
+# The formulas. Each takes the content of the evidence and one argument.
 
 
 def _total(rows: Iterable[Mapping[str, Any]], key: str) -> int | None:
@@ -261,51 +213,34 @@ def _total(rows: Iterable[Mapping[str, Any]], key: str) -> int | None:
     return sum(known) if known else None
 
 
-def minutes_past(content: Mapping[str, Any], about: str) -> Result:
-    """
-    For how many minutes was a provider's availability, by the app's page, below a limit?
-
-    Of those in which it was asked.
-    """
-    provider, rung = about.split("/")
-    limit, per = content["limits"]["availability"][rung], content["step_s"] / 60
-    asked = [r for r in _during(content) if r[f"{provider}_requests"]]
-    if not asked:
-        return Result(None, why="no request was counted")
-    below = [
-        r for r in asked if (r[f"{provider}_requests"] - r[f"{provider}_failures"]) / r[f"{provider}_requests"] < limit
-    ]
-    return Result(round(len(below) * per, 2), round(len(below) * per), round(len(asked) * per))
-
-
 def share(content: Mapping[str, Any], about: str) -> Result:
-    """How many of all were so, while it lasted? ``failures/requests``: the first of the second."""
-    part, count = (_total(_during(content), key) for key in about.split("/"))
+    """Return a share over the incident; ``failures/requests`` is the first divided by the second."""
+    part, count = (_total(rows_during(content), key) for key in about.split("/"))
     if not count or part is None:
-        return Result(None, why="none was counted")
+        return Result(None, why="no events were counted")
     return Result(part / count, int(part), int(count))
 
 
 def total(content: Mapping[str, Any], about: str) -> Result:
-    """How many while it lasted?"""
-    found = _total(_during(content), about)
-    return Result(None, why="nobody counted them") if found is None else Result(int(found))
+    """Return the sum of a count over the incident."""
+    found = _total(rows_during(content), about)
+    return Result(None, why="not measured") if found is None else Result(int(found))
 
 
 def missing(content: Mapping[str, Any], about: str) -> Result:
-    """How much of what the app's page should have posted while it lasted did not come?"""
-    known = [r["coverage"] for r in _during(content) if r["coverage"] is not None]
+    """Return the share of the page's expected snapshots that were not received during the incident."""
+    known = [r["coverage"] for r in rows_during(content) if r["coverage"] is not None]
     return (
         Result(1 - sum(known) / len(known))
         if known
-        else Result(None, why="nothing was expected: the market was closed")
+        else Result(None, why="the market was closed; no snapshots were expected")
     )
 
 
 def lasted(content: Mapping[str, Any], about: str) -> Result:
-    """For how long did it hurt, seconds?"""
+    """Return the duration of the incident in seconds."""
     if content["ended"] is None:
-        return Result(None, why="it is not over")
+        return Result(None, why="the incident is not resolved")
     return Result((time_parsing.parse(content["ended"]) - time_parsing.parse(content["began"])).total_seconds())
 
 
@@ -316,34 +251,37 @@ FORMULAS: dict[str, Callable[[Mapping[str, Any], str], Result]] = {
     "missing": missing,
     "lasted": lasted,
 }
-_ASKED = (
-    ("lasted", "how long it lasted", "s", ("lasted", "")),
+_DEFINITIONS = (
+    ("lasted", "duration until its alerts ended", "s", ("lasted", "")),
     *(
         (
             f"{p}_minutes_{rung}",
-            f"minutes with {p}'s availability below {words}",
+            f"minutes with availability of {p} below {words}",
             "min",
             ("minutes_past", f"{p}/{rung}"),
         )
         for p in PROVIDERS
-        for rung, words in (("objective", "the objective"), ("critical", "critical"))
+        for rung, words in (("objective", "the objective"), ("critical", "the critical threshold"))
     ),
+    *((f"{p}_failed", f"failed requests to {p}", "ratio", ("share", f"{p}_failures/{p}_requests")) for p in PROVIDERS),
     *(
-        (f"{p}_failed", f"requests to {p} that failed", "ratio", ("share", f"{p}_failures/{p}_requests"))
+        (f"{p}_looks_failed", f"failed probes of {p}", "ratio", ("share", f"{p}_looks_failed/{p}_looks"))
         for p in PROVIDERS
     ),
-    *(
-        (f"{p}_looks_failed", f"our own looks at {p} that failed", "ratio", ("share", f"{p}_looks_failed/{p}_looks"))
-        for p in PROVIDERS
-    ),
-    ("fallbacks", "requests that the fallback served", "", ("total", "massive_fallbacks")),
-    ("greeks_invalid", "Greeks that were not valid", "ratio", ("share", "invalid/validations")),
-    ("errors", "errors that the app counted", "", ("total", "errors")),
-    ("trades", "trades that were closed meanwhile", "", ("total", "trades")),
-    ("websocket_down", "the page's WebSocket was down", "s", ("total", "websocket_down_s")),
-    ("page_loads", "times the app's page was loaded anew", "", ("total", "page_loads")),
-    ("posts_missing", "of the page's posts that did not come", "ratio", ("missing", "")),
+    ("fallbacks", "requests served by the fallback", "", ("total", "massive_fallbacks")),
+    ("greeks_invalid", "invalid Greeks", "ratio", ("share", "invalid/validations")),
+    ("errors", "errors counted by the app", "", ("total", "errors")),
+    ("trades", "trades closed during the incident", "", ("total", "trades")),
+    ("websocket_down", "time with the page's WebSocket down", "s", ("total", "websocket_down_s")),
+    ("page_loads", "page reloads", "", ("total", "page_loads")),
+    ("posts_missing", "missing snapshots of the page", "ratio", ("missing", "")),
 )
+DURATION_NAMES = {
+    "TTD": "time to detect (TTD)",
+    "TTA": "time to acknowledge (TTA)",
+    "TTM": "time to mitigate (TTM)",
+    "TTR": "time to resolve (TTR)",
+}
 DURATIONS = (
     ("TTD", "began to detected", "began", "detected"),
     ("TTA", "detected to acknowledged", "detected", "acknowledged"),
@@ -353,10 +291,10 @@ DURATIONS = (
 
 
 def figures(incident: Incident) -> list[Figure]:
-    """Every number of an incident's impact; unknown where no evidence was captured."""
+    """Return every number of an incident's impact; unknown if no evidence was captured."""
     entry = metrics(incident)
     found = []
-    for name, words, unit, formula in _ASKED:
+    for name, words, unit, formula in _DEFINITIONS:
         result = (
             FORMULAS[formula[0]](entry.body["content"], formula[1])
             if entry
@@ -366,8 +304,19 @@ def figures(incident: Incident) -> list[Figure]:
     return found
 
 
+def verdict(incident: Incident, figure: Figure) -> str:
+    """Return the verdict of a share of failures by the thresholds at the time: ok, warning or critical; else ok."""
+    entry = metrics(incident)
+    rule = "availability" if figure.id.endswith("_failed") else "greeks_valid" if figure.id == "greeks_invalid" else ""
+    if entry is None or not rule or figure.result.value is None:
+        return "unknown" if figure.result.value is None else "ok"
+    limits, good = entry.body["content"]["limits"].get(rule, {}), 1 - figure.result.value
+    crossed = [name for name in ("critical", "warning") if limits.get(name) is not None and good < limits[name]]
+    return crossed[0] if crossed else "ok"
+
+
 def durations(incident: Incident) -> list[Figure]:
-    """The four durations of one incident; unknown where one of their ends is."""
+    """Return the four durations of an incident; unknown if one of its times is unknown."""
     found = []
     for name, words, first, last in DURATIONS:
         a, b = incident.times[first], incident.times[last]

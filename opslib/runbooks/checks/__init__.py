@@ -1,4 +1,4 @@
-"""Run the checks that runbooks and checklists ask for, by the name that a step has for each."""
+"""Run the checks of runbooks and checklists by their names in steps.toml."""
 
 from collections.abc import Callable
 
@@ -83,7 +83,7 @@ CHECKS: dict[str, Callable[[CheckContext], CheckResult]] = {
 }
 
 
-def run_check(scene: CheckContext) -> CheckResult:
-    """Run the check of a step, at one moment; its words on one line."""
-    found = CHECKS[scene.step.check](scene)
+def run_check(context: CheckContext) -> CheckResult:
+    """Run the check of a step at one time; the result's words are on one line."""
+    found = CHECKS[context.step.check](context)
     return found._replace(words=formatting.single_line(found.words, 300))

@@ -1,4 +1,4 @@
-"""Give a check what it is asked about, and turn the verdict of rules into its answer."""
+"""Give a check its context, and turn the verdicts of rules into its result."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
     from opslib.incidents.incident import Incident
 
-LAST = 12  # So many looks go into the record with what a check saw.
+LAST = 12  # The number of probe samples that are recorded with a result.
 HOUR = timedelta(hours=1)
 LATELY = timedelta(minutes=5)
 
@@ -28,13 +28,13 @@ LATELY = timedelta(minutes=5)
 @dataclass(frozen=True)
 class CheckContext:
     """
-    What a check is asked about.
+    The context of a check.
 
     Attributes:
-        view: Everything as of the moment.
-        workspace: For what a view does not hold: chains, fills, costs.
-        step: The step; `of` says what it is about.
-        incident: As its record stands.
+        view: The status at the evaluation time.
+        workspace: For data that a status does not hold: chains, fills, costs.
+        step: The step; `of` is its subject.
+        incident: The incident.
     """
 
     view: "Status"
@@ -44,31 +44,31 @@ class CheckContext:
 
     @property
     def at_us(self) -> int:
-        """The moment, microseconds since 1970."""
+        """The evaluation time, microseconds since 1970."""
         return self.view.window.end_us
 
     @property
     def of(self) -> str:
-        """What the check is asked about."""
+        """The subject of the check."""
         return self.step.of
 
     @property
     def probed(self) -> ProbeHistory:
-        """What our own looks saw; nothing, where nobody looks."""
+        """The history of our probes; empty if nothing is probed."""
         return self.view.probed or ProbeHistory()
 
     def last(self, length: timedelta) -> Window:
-        """So long before the moment."""
+        """Return the window of a length that ends at the evaluation time."""
         return Window.before(self.view.window.end, length)
 
     @cached_property
-    def judged(self) -> list[Finding]:
-        """What the rules say, each over its own window, as an alert reads it."""
+    def findings(self) -> list[Finding]:
+        """The findings of the rules, each over its own window, as for alerts."""
         return evaluation.evaluate_rules(
-            self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.view.probed
+            self.view.counters, self.view.rules.without_budgets(), self.view.window.end, self.view.probed
         )
 
-    def ruled(
+    def by_rules(
         self,
         names: Iterable[str],
         subject: str = "app",
@@ -78,24 +78,24 @@ class CheckContext:
         sources: Iterable[str] = (),
     ) -> CheckResult:
         """
-        Do some rules find a subject well?
+        Return whether some rules find a subject healthy.
 
-        Unknown where none of them could be measured, or one that counts could not and the rest is well.
+        The result is unknown if no rule could be measured, or if one that is required could not and the rest is ok.
 
         Args:
-            more: Said after it.
-            next: Of `CheckResult`, where it is not well.
-            sources: Only what these say; empty is whoever says anything.
+            more: Added to the words.
+            next: The runbook to continue with if a threshold is crossed.
+            sources: Use only these sources; empty means every source.
         """
         wanted = tuple(names)
         found = [
             f
-            for f in self.judged
+            for f in self.findings
             if f.rule.name in wanted and f.subject == subject and (not sources or f.source in sources)
         ]
-        told = [f for f in found if f.verdict != "unknown" or f.counted]
+        measured = [f for f in found if f.verdict != "unknown" or f.counted]
         query = f"rules {', '.join(wanted)} of {subject}, each over its own window"
-        if not told:
+        if not measured:
             why = (
                 "; ".join(dict.fromkeys(f.sentence for f in found))
                 or f"nothing measures {', '.join(wanted)} of {subject}"
@@ -112,27 +112,29 @@ class CheckContext:
                 "limit": f.limit,
                 "verdict": f.verdict,
             }
-            for f in told
+            for f in measured
         ]
-        bad = [f for f in told if f.verdict in ("warning", "critical")]
+        bad = [f for f in measured if f.verdict in ("warning", "critical")]
         if bad:
             good = False
-        elif any(f.verdict == "unknown" for f in told):
+        elif any(f.verdict == "unknown" for f in measured):
             good = None
         else:
             good = True
-        words = "; ".join(f"{said(f.source)}{f.sentence}" for f in [*bad, *(f for f in told if f not in bad)])
+        words = "; ".join(
+            f"{source_prefix(f.source)}{f.sentence}" for f in [*bad, *(f for f in measured if f not in bad)]
+        )
         return CheckResult(good, f"{words}{_also(more)}", content, "rules", query, next if bad else "", view)
 
 
-def said(source: str) -> str:
-    """By whom is it said?"""
+def source_prefix(source: str) -> str:
+    """Return the prefix that names a source."""
     return {
-        "page": "by the page: ",
-        "probe": "by our looks: ",
-        "chain": "by our chains: ",
-        "logs": "by the log: ",
-        "fills": "by the fills: ",
+        "page": "page: ",
+        "probe": "probes: ",
+        "chain": "chains: ",
+        "logs": "log: ",
+        "fills": "fills: ",
     }[source]
 
 
@@ -140,8 +142,8 @@ def _also(more: str) -> str:
     return f"; {more}" if more else ""
 
 
-def looked(sample: Sample) -> dict[str, Any]:
-    """One look, for the record."""
+def sample_as_json(sample: Sample) -> dict[str, Any]:
+    """Return one probe sample for the record."""
     return {
         "at_us": sample.ts_us,
         "probe": sample.probe,
@@ -149,15 +151,15 @@ def looked(sample: Sample) -> dict[str, Any]:
         "outcome": sample.outcome,
         "seconds": sample.seconds,
         "value": sample.value,
-        "detail": sample.told(),
+        "detail": sample.details(),
     }
 
 
 def local(at_us: int) -> str:
-    """A time of day for people."""
+    """Return a time of day for people."""
     return f"{clock.instant(at_us).astimezone(formatting.NEW_YORK):%H:%M:%S} New York"
 
 
 def seconds(found: float | None) -> str:
-    """A short time for people."""
+    """Return a short duration for people."""
     return formatting.number(found, "s", 2)

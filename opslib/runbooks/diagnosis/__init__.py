@@ -1,1 +1,1 @@
-"""Ask diagnostic questions and determine the cause."""
+"""Answer diagnostic questions and determine the cause."""

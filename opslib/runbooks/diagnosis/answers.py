@@ -1,6 +1,4 @@
-"""
-Answers to diagnostic questions: what was observed, by whom, when, and which cause it supports or excludes.
-"""
+"""Hold the answer to a diagnostic question: its source, its time, and the causes it supports or excludes."""
 
 from typing import NamedTuple
 
@@ -10,13 +8,13 @@ class Found(NamedTuple):
     The answer to one question.
 
     Attributes:
-        cause: The cause it supports; empty: no fault; None: not known.
-        agree: The share of what was observed that supports it.
-        source: Who observed it: page, probe, chain, logs, fills, calendar, rules.
-        at_us: Time of the newest observation it rests on; None where there is none.
-        since_us: Since when the observations say so; None: `at_us`.
-        symptoms: What was observed, as `causes.PRODUCES` names it; empty: the cause itself.
-        excludes: The causes that speak against this answer where it found no fault.
+        cause: The cause it supports; empty means no fault, None means unknown.
+        agree: The share of the data that supports it, 0 to 1.
+        source: page, probe, chain, logs, fills, calendar or rules.
+        at_us: The time of the newest data, microseconds since 1970; None if there is none.
+        since_us: Since when the data supports it; None means `at_us`.
+        symptoms: The symptoms, as named in `causes.PRODUCES`; empty means the cause itself.
+        excludes: The causes that this answer contradicts if it found no fault.
     """
 
     question: str

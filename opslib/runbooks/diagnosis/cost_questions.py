@@ -1,9 +1,9 @@
 """
-Find which cost makes results fall behind the backtest: by the fills' decomposition, else by the page's own means.
+Find which cost explains the gap to the backtest, from the decomposition of fills, else from the page's means.
 
-Of fills each trade counts alike, in points of its own base, and a term counts only where chance does not make it. What
-could not be told apart is never given to one cause. Of the page's means the newest trades that are enough to count are
-set beside those before them in the hour that the rule looks over.
+From fills, each trade has the same weight, in points of its own base, and a term counts only if it is significant.
+Costs that cannot be separated are not attributed to one cause. From the page, the newest trades are compared with
+earlier trades in the rule's window.
 """
 
 from collections.abc import Iterable
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 NEWEST = tuple(timedelta(minutes=m) for m in (5, 10, 15, 20, 30))
 COSTS = ("commission_usd", "slippage_usd", "gross_pct")
 OF_COST = {"commission_usd": "costs_commission", "slippage_usd": "costs_spread"}
-BESIDE = 1 / 3  # A second cause is named where it makes so much of the loss.
-SURE_OF_PERCENTS = 0.9  # A percent says nothing of the size, which is then taken as the same.
-WANTED_PRICES = "a backtest with prices would decide it: ops import --kind backtest FILE"
+BESIDE = 1 / 3  # A second cause is named if it explains this share of the loss.
+SURE_OF_PERCENTS = 0.9  # A percentage does not state the size, which is then assumed to be equal.
+WANTED_PRICES = "import a backtest with prices to decide: ops import --kind backtest FILE"
 WANTED_QUOTES = (
-    "the bid and ask when each order was sent would decide it: import fills and a backtest that "
-    "have them (ops import --kind fills FILE, ops import --kind backtest FILE)"
+    "import fills and a backtest with the bid and ask at the time of each order to decide "
+    "(ops import --kind fills FILE, ops import --kind backtest FILE)"
 )
 _NAMES = {
     "costs_commission": "commission and fees",
     "costs_spread": "wider spreads",
     "costs_fill_quality": "worse fills",
-    "costs_size": "smaller positions, on which fixed charges weigh more",
+    "costs_size": "smaller positions, on which fixed fees weigh more",
 }
 
 
 class Attributed(NamedTuple):
     """
-    Which cost makes results fall behind.
+    A cost that explains the gap to the backtest.
 
     Attributes:
         cause: One of `causes.CAUSES`.
-        words: What it rests on.
-        agree: Which share of what is lost it makes (0 to 1).
+        words: The reason.
+        agree: The share of the loss that it explains, 0 to 1.
     """
 
     cause: str
@@ -62,15 +62,15 @@ class Attributed(NamedTuple):
 
 class Answer(NamedTuple):
     """
-    Whether results keep what the backtest promised.
+    The answer whether live results match the backtest.
 
     Attributes:
-        words: What was found.
-        cause: One of `causes.CAUSES`; empty where all is well, None where it is not known.
-        subject: Whom it is about.
-        agree: Which share of what is lost says so (0 to 1).
+        words: One sentence.
+        cause: One of `causes.CAUSES`; empty means no fault, None means unknown.
+        subject: The subject.
+        agree: The share of the loss that supports it, 0 to 1.
         source: fills, or page.
-        at_us: When the newest trade that it rests on ended; None of the page's means.
+        at_us: The exit time of the newest trade, microseconds since 1970; None for the page's means.
     """
 
     words: str
@@ -83,42 +83,43 @@ class Answer(NamedTuple):
 
 def answers(view: "Status") -> list[Answer]:
     """
-    Whether results keep what the backtest promised, and which costs make them fall behind, the largest first: by the
-    fills where some are paired with a backtest, else by the page.
+    Answer whether live results match the backtest, and which costs explain the gap, the largest first.
+
+    The fills decide if some are paired with a backtest, else the page.
     """
     if view.counted is not None:
         return _of_fills(view.counted, view.rules.probes.changed_by)
     rule = view.rules["backtest_variance"]
     finding = next((f for f in view.findings if f.rule.name == rule.name and f.counted and f.source == PAGE), None)
     if finding is None or finding.figure.value is None:
-        trades, shown = view.page_pnl["trades"], indicators.pnl(view.tape, view.window, 1)["backtest_variance_pp"]
+        trades, shown = view.page_pnl["trades"], indicators.pnl(view.counters, view.window, 1)["backtest_variance_pp"]
         if trades is None or trades >= rule.min_count:
-            return [Answer("not measured.", None)]
-        # It would be past its limit if it counted.
-        bad = bool(trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))
+            return [Answer("Unknown: not measured.", None)]
+        # With enough trades, this value would cross the threshold.
+        bad = bool(trades and shown is not None and rule.crosses(abs(shown), float(rule.thresholds[0][1])))
         return [
             Answer(
-                f"there are {formatting.number(trades)} trades: too few to "
-                f"say{f', though the page shows {rule.told(shown)}' if bad else ''}.",
+                f"Unknown: {formatting.number(trades)} trades are too "
+                f"few{f', although the page shows {rule.format_value(shown)}' if bad else ''}.",
                 "too_few_trades" if bad else None,
             )
         ]
     if finding.severity is None:
-        return [Answer(f"{finding.sentence}.", "")]
-    causes = cost_cause_of_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
-    return [Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree) for found in causes]
+        return [Answer(f"Yes: {finding.sentence}.", "")]
+    causes = cost_cause_of_page(view.counters, view.window.end, rule, view.rules.probes.changed_by)
+    return [Answer(f"No: {finding.sentence}; {found.words}.", found.cause, "app", found.agree) for found in causes]
 
 
 def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
-    """The same, by the trades that are paired with the backtest's."""
+    """Answer the same from the trades that are paired with the backtest's."""
     rule, finding, points = counted.rule.of("fills"), fill_figures.finding(counted), counted.points
     assert finding and points
     at_us = max(clock.micros(pair.live.exited) for pair in counted.pairs)
     if points.n < rule.min_count:
-        bad = rule.past(abs(points.mean), float(rule.ladder[0][1]))
+        bad = rule.crosses(abs(points.mean), float(rule.thresholds[0][1]))
         return [
             Answer(
-                f"{finding.sentence}; their mean gap is {rule.told(abs(points.mean))}.",
+                f"Unknown: {finding.sentence}; their mean variance is {rule.format_value(abs(points.mean))}.",
                 "too_few_trades" if bad else None,
                 None,
                 1.0,
@@ -128,20 +129,28 @@ def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
         ]
     if finding.severity is not None:
         return [
-            Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree, "fills", at_us)
+            Answer(f"No: {finding.sentence}; {found.words}.", found.cause, "app", found.agree, "fills", at_us)
             for found in by_fills(counted)
         ]
     if (small := _too_small(counted, changed_by)) is not None:
-        return [Answer(f"{finding.sentence}; but {small.words}.", small.cause, "app", small.agree, "fills", at_us)]
-    return [Answer(f"{finding.sentence}.", "", None, 1.0, "fills", at_us)]
+        return [
+            Answer(
+                f"In points yes: {finding.sentence}. But {small.words}.",
+                small.cause,
+                "app",
+                small.agree,
+                "fills",
+                at_us,
+            )
+        ]
+    return [Answer(f"Yes: {finding.sentence}.", "", None, 1.0, "fills", at_us)]
 
 
 def _too_small(counted: Pnl, changed_by: float) -> Attributed | None:
     """
-    Whether positions are so much smaller than the backtest's that fixed charges weigh on them, though the gap in points
-    is within its limits.
+    Return the cost of positions much smaller than the backtest's, if the gap in points is within its limits.
 
-    Points hardly show it: the dollars that a tenth of the size does not earn are no gap in percent.
+    Points hardly show it: a tenth of the size earns fewer dollars but the same percentage.
     """
     sizes = [pair.contracts for pair in counted.pairs if pair.contracts]
     live, theirs = (sum((size[i] for size in sizes), ZERO) for i in (0, 1))
@@ -159,7 +168,7 @@ def _too_small(counted: Pnl, changed_by: float) -> Attributed | None:
 
 
 def by_fills(counted: Pnl) -> list[Attributed]:
-    """Which costs make the fills' results fall behind, the largest first; undetermined where the terms do not tell."""
+    """Return the costs that explain the gap, from fills, the largest first; undetermined if none can be named."""
     rule, pairs = (
         counted.rule.of("fills"),
         [pair for pair in counted.pairs if pair.gap_pp is not None and pair.result.net_base],
@@ -170,7 +179,7 @@ def by_fills(counted: Pnl) -> list[Attributed]:
             Attributed(
                 UNDETERMINED,
                 f"live results are better than the backtest's, by {formatting.number(-mean, 'points', 2)} on "
-                f"average: no cost explains it, its assumptions do",
+                f"average: the cause is in the backtest's assumptions, not in the costs",
                 0.0,
             )
         ]
@@ -179,7 +188,7 @@ def by_fills(counted: Pnl) -> list[Attributed]:
     causes = {name: lost[name] for name in ("costs_commission", "costs_spread", "costs_size") if lost[name]}
     causes |= {"costs_fill_quality": lost["fill"] + lost["timing"]} if lost["fill"] + lost["timing"] else {}
     mixed, total = lost["mixed"], lost["mixed"] + sum(causes.values())
-    told = ", ".join(
+    losses = ", ".join(
         f"{formatting.number(points, 'points', 2)} by {_NAMES[name]}"
         for name, points in sorted(causes.items(), key=lambda c: -c[1])
     )
@@ -189,18 +198,18 @@ def by_fills(counted: Pnl) -> list[Attributed]:
         return [
             Attributed(
                 UNDETERMINED,
-                f"of {len(pairs)} trades no single cost stands out of chance: more trades would decide it",
+                f"no single cost is significant over {len(pairs)} trades: more trades are required",
                 0.0,
             )
         ]
     ranked = sorted(causes, key=lambda name: -causes[name])
     together = (
-        f"{formatting.number(mixed, 'points', 2)} by prices as a whole: timing, spreads, fills and size could not "
-        f"be told apart"
+        f"{formatting.number(mixed, 'points', 2)} by prices in total: timing, spreads, fills and size could not "
+        f"be separated"
         if mixed
         else ""
     )
-    words = f"a trade loses {', '.join(filter(None, [told, together]))}"
+    words = f"a trade loses {', '.join(filter(None, [losses, together]))}"
     sure = 1.0 if 2 * len(priced) >= len(pairs) else SURE_OF_PERCENTS
     named = [
         Attributed(name, words, round(sure * causes[name] / total, 4))
@@ -216,12 +225,12 @@ def by_fills(counted: Pnl) -> list[Attributed]:
 
 
 def _terms(pair: Pair) -> dict[str, Decimal]:
-    """What each cost made of a trade's difference to the backtest, points of its own base; below 0 it lost."""
+    """Return the contribution of each cost to a trade's gap, points of its own base; below 0 is a loss."""
     parts, base = pair.parts, pair.result.net_base
     assert base
     commission, slippage, mixed = parts.commission - pair.by_size, parts.slippage, parts.prices
     charged = min(commission, ZERO) + min(slippage, ZERO)
-    # A percent leaves the size open: what more contracts cost, their prices won back.
+    # A percentage leaves the size open: the prices of more contracts gain what their fees cost.
     if not pair.priced and mixed > 0 > charged:
         left = 1 - min(mixed, -charged) / -charged
         commission, slippage, mixed = (
@@ -241,29 +250,29 @@ def _terms(pair: Pair) -> dict[str, Decimal]:
 
 
 def _lost(values: Iterable[Decimal], confidence: float) -> float:
-    """What a term loses on average, points; 0 where it loses nothing, or chance could make it."""
+    """Return the mean loss of a term, points; 0 if it is no loss or not significant."""
     found = backtest_variance.spread(values, confidence)
     return -found.mean if found and found.high is not None and found.high < 0 else 0.0
 
 
-def cost_cause_of_page(tape: CounterHistory, at: datetime, rule: Rule, changed_by: float) -> list[Attributed]:
+def cost_cause_of_page(counters: CounterHistory, at: datetime, rule: Rule, changed_by: float) -> list[Attributed]:
     """
-    Which costs have changed, the one that takes most of a trade first; undetermined where none has.
+    Return the costs that changed, the largest first; undetermined if none did.
 
     Args:
-        rule: Of the backtest's variance: how many trades count, over how long.
-        changed_by: So many times another value is another.
+        rule: The rule of the backtest variance, with its least count and its window.
+        changed_by: The ratio from which a value counts as changed.
     """
-    now, before = _newest(tape, at, rule)
+    now, before = _newest(counters, at, rule)
     if not now["trades"] or not before["trades"] or any(x[k] is None for x in (now, before) for k in COSTS):
-        return [Attributed(UNDETERMINED, "which cost it is cannot be told without trades from before, or fills", 0.0)]
+        return [Attributed(UNDETERMINED, "the cost could not be determined without earlier trades or fills", 0.0)]
     each = {k: (now[k] / now["trades"], before[k] / before["trades"]) for k in OF_COST}
     times = {k: new / old if old else 1.0 for k, (new, old) in each.items()}
     fell = before["gross_pct"] - now["gross_pct"]
     words = (
-        f"a trade's commission is {times['commission_usd']:.1f} times that of before, its slippage "
-        f"{times['slippage_usd']:.1f} times, gross {-fell:+.1f} points ({now['trades']} trades and "
-        f"{before['trades']} before)"
+        f"commission per trade is {times['commission_usd']:.1f} times its earlier value, slippage "
+        f"{times['slippage_usd']:.1f} times, gross result {-fell:+.1f} points ({now['trades']} trades, "
+        f"{before['trades']} earlier ones)"
     )
     more = {OF_COST[k]: new - old for k, (new, old) in each.items() if times[k] > changed_by}
     if more:
@@ -276,11 +285,11 @@ def cost_cause_of_page(tape: CounterHistory, at: datetime, rule: Rule, changed_b
     return [Attributed("costs_fill_quality" if fell > 0 else UNDETERMINED, words, 0.7)]
 
 
-def _newest(tape: CounterHistory, at: datetime, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
+def _newest(counters: CounterHistory, at: datetime, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
     hour = Window.before(at, rule.window)
     for part in NEWEST:
         lately = Window.before(at, part)
-        now = indicators.pnl(tape, lately, 1)
+        now = indicators.pnl(counters, lately, 1)
         if (now["trades"] or 0) >= rule.min_count:
             break
-    return now, indicators.pnl(tape, Window(hour.start, lately.start), 1)
+    return now, indicators.pnl(counters, Window(hour.start, lately.start), 1)

@@ -1,8 +1,8 @@
 """
-Probe and evaluate beside the day that is played: the demo's collector, in two processes of its own.
+Run the demo's collector in parallel with the posts, in two processes: one probes, one evaluates.
 
-An instant is judged by what was known two seconds after it, whenever that is done; so nothing of what comes out depends
-on how far the day has gone on meanwhile.
+Each evaluation time uses what was known two seconds after it, whenever it is evaluated. So the result does not depend
+on how far the posts have progressed.
 """
 
 import gc
@@ -23,29 +23,27 @@ from opslib.foundation.config import rules
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Database
-from opslib.services.collector import Collector
-from opslib.simulation.demo_day.prober import Prober
-from opslib.simulation.world.script import Script, script
+from opslib.foundation.market_calendar import Session
+from opslib.simulation.world.script import script
 
 PROBED_EVERY = timedelta(minutes=2)
 
 
-class _Beside:
+class _Part:
     """
-    A part of a collector, in a process of its own for as long as this is entered.
+    A part of the collector, in its own process while the context is active.
 
     Args:
-        settings: Of the demo.
-        lock: Descriptor of the lock on its home, which it holds until it has ended.
+        settings: Settings of the demo.
+        lock: Descriptor of the lock on the home, which the process holds until it ends.
 
     Attributes:
-        reached: The moment up to which it was through when last asked.
+        reached: The time up to which the process was done at the last poll.
     """
 
-    def __init__(self, settings: Settings, lock: int, *told: str):
-        self._settings, self._lock, self._told = settings, lock, told
-        self._asked = deque[datetime]()
+    def __init__(self, settings: Settings, lock: int, *arguments: str):
+        self._settings, self._lock, self._arguments = settings, lock, arguments
+        self._requested = deque[datetime]()
         self.reached = clock.EPOCH
 
     def __enter__(self) -> Self:
@@ -56,102 +54,108 @@ class _Beside:
                 "opslib.simulation.demo_day.evaluator_process",
                 str(self._settings.base),
                 self._settings.app,
-                *self._told,
+                *self._arguments,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,  # So that `select` sees every answer.
+            bufsize=0,  # Otherwise `select` would miss buffered answers.
             pass_fds=[self._lock],
         )
         return self
 
     def __exit__(self, *ended: object) -> None:
         assert self._process.stdin and self._process.stdout
-        if self._asked:
-            self._process.terminate()  # The day was broken off.
+        if self._requested:
+            self._process.terminate()  # The day was interrupted.
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
-    def go_on(self, now: datetime) -> None:
-        """Let it do what is due up to a moment, after what it was asked for before."""
+    def advance(self, now: datetime) -> None:
+        """Request the work up to a time, after the earlier requests."""
         assert self._process.stdin
-        self._asked.append(now)
-        with suppress(BrokenPipeError):  # Who waits for its answer hears that it has ended.
+        self._requested.append(now)
+        with suppress(BrokenPipeError):  # Waiting for the answer reports that the process has ended.
             self._process.stdin.write(f"{clock.micros(now)}\n".encode())
 
     @property
-    def idle(self) -> bool:
-        """Whether it is through with everything that it was asked for."""
-        self.look_up()
-        return not self._asked
+    def is_idle(self) -> bool:
+        """Whether every request is done."""
+        self.poll()
+        return not self._requested
 
-    def look_up(self) -> None:
-        """Bring `reached` up to date, without waiting."""
+    def poll(self) -> None:
+        """Update `reached` without waiting."""
         assert self._process.stdout
-        while self._asked and select.select([self._process.stdout], [], [], 0)[0]:
-            self._take_answer()
+        while self._requested and select.select([self._process.stdout], [], [], 0)[0]:
+            self.wait_for_answer()
 
-    def through(self, until: datetime | None = None) -> None:
-        """Wait until it has reached a moment; None is until all is done that it was asked for."""
-        while self._asked and (until is None or self.reached < until):
-            self._take_answer()
+    def wait_until(self, until: datetime | None = None) -> None:
+        """Wait until the process has reached a time; with None, until every request is done."""
+        while self._requested and (until is None or self.reached < until):
+            self.wait_for_answer()
 
-    def _take_answer(self) -> None:
+    def wait_for_answer(self) -> None:
+        """Wait until the next request is done."""
         assert self._process.stdout
         if not self._process.stdout.readline():
-            self._asked.clear()
-            raise OpsError(f"the collector of the demo ended with {self._process.wait()}; it says why above.")
-        self.reached = self._asked.popleft()
+            self._requested.clear()
+            raise OpsError(
+                f"The demo's collector exited with code {self._process.wait()} (see above). Run ops demo again."
+            )
+        self.reached = self._requested.popleft()
 
 
-class Judge(_Beside):
-    """The part of a collector that judges."""
+class EvaluatorPart(_Part):
+    """The part of the collector that evaluates the alerts."""
 
 
-class Probes(_Beside):
+class ProbePart(_Part):
     """
-    The part of a collector that probes the world of a scripted day.
+    The part of the collector that probes the world of a scripted day.
 
-    It depends on nothing that is posted, so it goes through the whole day from the beginning.
+    It does not depend on the posts, so the whole day is requested at the start.
     """
 
-    def __init__(self, settings: Settings, lock: int, probed: Script):
-        super().__init__(settings, lock, str(probed.seed), probed.day.isoformat())
-        self._moments = spread(probed.opens, probed.closes)
+    def __init__(self, settings: Settings, lock: int, seed: int, session: Session):
+        super().__init__(settings, lock, str(seed), session.day.isoformat())
+        self._moments = poll_times(session.opens, session.closes)
 
     def __enter__(self) -> Self:
         super().__enter__()
         for moment in self._moments:
-            self.go_on(moment)
+            self.advance(moment)
         return self
 
 
-def spread(opens: datetime, closes: datetime) -> list[datetime]:
-    """The moments of a session at which it is said how far its probes have come: every two minutes, and after it."""
+def poll_times(opens: datetime, closes: datetime) -> list[datetime]:
+    """Return the times at which the probes report their progress: every two minutes, and after the close."""
     count = (closes - opens) // PROBED_EVERY
     return [*(opens + n * PROBED_EVERY for n in range(count)), closes + PROBED_EVERY]
 
 
 def main(home: str, app: str, *probed: str) -> None:
     """
-    Judge, or probe, up to each moment that a line names, microseconds since 1970, and answer each.
+    Evaluate or probe up to the time of each input line, microseconds since 1970 UTC, and answer each line.
 
     Args:
-        probed: The seed and the day of the script whose world is probed; none is that it judges.
+        probed: Seed and day of the script whose world is probed; without them the process evaluates.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who lives the day; this ends with the pipe.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that the world is cleaned away.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent process; this one ends with the pipe.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Exit normally, so that the world is stopped, too.
     settings = settings_module.load(Path(home), app)
     moments = (clock.instant(int(line)) for line in sys.stdin)
     if probed:
         _probe(settings, moments, *probed)
     else:
-        _judge(settings, moments)
+        _evaluate(settings, moments)
 
 
-def _judge(settings: Settings, moments: Iterator[datetime]) -> None:
+def _evaluate(settings: Settings, moments: Iterator[datetime]) -> None:
+    from opslib.foundation.storage.database import Database
+    from opslib.services.collector import Collector  # Not needed by the probe process.
+
     collector: Collector | None = None
     at = clock.EPOCH
 
@@ -162,15 +166,17 @@ def _judge(settings: Settings, moments: Iterator[datetime]) -> None:
         at = moment
         if collector is None:
             collector = Collector(Database(settings.url, now), settings, rules.load(settings.base), "demo", now)
-        print(collector.judge(), flush=True)
+        print(collector.evaluate_due(), flush=True)
 
 
 def _probe(settings: Settings, moments: Iterator[datetime], seed: str, day: str) -> None:
+    from opslib.simulation.demo_day.prober import Prober
+
     session = market_calendar.session(date.fromisoformat(day))
     assert session
     scripted = script(int(seed), session.day, opens=session.opens, closes=session.closes)
     gc.collect()
-    gc.freeze()  # The script stays to the end.
+    gc.freeze()  # The script is kept to the end.
     with Prober(scripted, settings) as prober:
         for now in moments:
             prober.probe_until(now)
@@ -181,9 +187,9 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except BrokenPipeError:
-        # Nobody waits for the answer any more: the demo was killed.
+        # The parent process was killed, so nobody reads the answer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OpsError as problem:
-        sys.exit(f"ops demo, its collector: {problem}")
+        sys.exit(f"ops demo, collector: {problem}")
     except Exception as problem:
         sys.exit(crash_log.record(problem, sys.argv[1], "the collector of ops demo"))

@@ -1,8 +1,8 @@
 """
-Count the true figures of a scripted day from its events and its posting instants alone.
+Compute the expected figures of a scripted day from its events and posting times alone.
 
-It never asks the page's arithmetic: a figure of the suite that agrees with this one was
-recovered from the posts, not copied. Windows are (from, to], in UTC.
+It does not use the page's arithmetic, so an equal figure of the suite was recovered from the posts, not copied. Windows
+are (from, to], in UTC.
 """
 
 import itertools
@@ -15,12 +15,12 @@ from typing import Any
 from opslib.simulation.world.script import Event, PageLife, Script
 
 
-def truth(script: Script) -> dict[str, Any]:
+def compute(script: Script) -> dict[str, Any]:
     """
-    The day's true figures, ready for JSON; instants are ISO 8601 in UTC.
+    Return the expected figures of the day, ready for JSON; instants are ISO 8601 in UTC.
 
-    `hours` and `session` hold what the posts can show in each window; `lost` counts what
-    happened between the first page's load and the close and no post ever shows.
+    `hours` and `session` have what the posts can show in each window; `lost` counts the events between the first page
+    load and the close that no post shows.
     """
     shown, lost = _shown(script)
     bounds = _bounds(script.opens, script.closes)
@@ -32,8 +32,8 @@ def truth(script: Script) -> dict[str, Any]:
         "hours": [_window(script, shown, a, b) for a, b in itertools.pairwise(bounds)],
         "session": _window(script, shown, script.opens, script.closes),
         "lost": _counts(lost),
-        "troubles": [
-            {"name": t.name, "begins": _iso(t.begins), "ends": _iso(t.ends), "words": t.words} for t in script.troubles
+        "faults": [
+            {"name": t.name, "begins": _iso(t.begins), "ends": _iso(t.ends), "words": t.words} for t in script.faults
         ],
         "restarts": len(_restarts(script)),
         "pages": len({life.page_id for life in script.pages}),
@@ -48,10 +48,10 @@ def truth(script: Script) -> dict[str, Any]:
 
 def naive(script: Script) -> dict[str, Any]:
     """
-    What the trader page's fields give for the day as end minus start; wrong, on purpose.
+    Return the day's figures as end minus start of the trader page's fields: wrong on purpose.
 
-    It forgets the refresh (counts can even be negative) and the other page, and its P&L means
-    are those since the last page load.
+    They ignore the refresh (counts can even be negative) and the other page, and their P&L means are those since the
+    last page load.
     """
     traders = [life for life in script.pages if life.page_id is None]
     first, last = traders[0], traders[-1]
@@ -68,7 +68,7 @@ def naive(script: Script) -> dict[str, Any]:
 
 
 def _shown(script: Script) -> tuple[list[tuple[datetime, Event]], list[Event]]:
-    """Each event with the instant of the first post that shows it, and those that none shows."""
+    """Return each event with the time of the first post that shows it, and the events that no post shows."""
     instants = {life.key: life.post_instants() for life in script.pages}
     shown, lost = [], []
     for event in script.events:
@@ -82,13 +82,13 @@ def _shown(script: Script) -> tuple[list[tuple[datetime, Event]], list[Event]]:
 
 
 def _held(script: Script, life: PageLife, at: datetime) -> list[Event]:
-    """What the page's last post at or before `at` holds."""
+    """Return the events that the page's last post at or before `at` contains."""
     posted = max(p for p in life.post_instants() if p <= at)
     return [e for e in script.events if e.page == life.key and e.at <= posted]
 
 
 def _bounds(opens: datetime, closes: datetime) -> list[datetime]:
-    """The open, every full UTC hour inside the session, the close."""
+    """Return the open, every full UTC hour inside the session, and the close."""
     hour = opens.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     bounds = [opens]
     while hour < closes:
@@ -98,9 +98,8 @@ def _bounds(opens: datetime, closes: datetime) -> list[datetime]:
 
 
 def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetime, ends: datetime) -> dict[str, Any]:
-    """What a reader of the posts can know of (begins, ends]."""
-    # A page first seen inside the window but loaded before it has a first post that cannot
-    # be told from its past: that post only sets the starting point.
+    """Return what a reader of the posts can know about (begins, ends]."""
+    # The first post of a page that was loaded before the window contains counts of before, so it is only the baseline.
     baseline = {life.key: life.first_post_at for life in script.pages if life.loaded_at <= begins < life.first_post_at}
     visible = [event for posted, event in shown if begins < posted <= ends and posted != baseline.get(event.page)]
     down_s = sum(max(0.0, (min(b, ends) - max(a, begins)).total_seconds()) for a, b in _socket_down(script))
@@ -116,7 +115,7 @@ def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetim
 
 
 def _counts(events: Iterable[Event]) -> dict[str, Any]:
-    """Counts of the events by group; means are None without trades, sums are in dollars."""
+    """Count the events by group; means are None without trades, sums are in dollars."""
     by_kind: dict[str, list[Any]] = defaultdict(list[Any])
     for event in events:
         by_kind[event.kind].append(event.data)
@@ -158,7 +157,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _restarts(script: Script) -> list[datetime]:
-    """First posts after a refresh: the load that follows another with the same page id."""
+    """Return the first posts after a refresh: page loads that follow another with the same page id."""
     seen: set[str | None] = set()
     found = []
     for life in sorted(script.pages, key=lambda life: life.loaded_at):
@@ -169,7 +168,7 @@ def _restarts(script: Script) -> list[datetime]:
 
 
 def _socket_down(script: Script) -> list[tuple[datetime, datetime]]:
-    """When a socket that had been connected was lost on any page, without overlap."""
+    """Return the periods in which any page had lost its WebSocket, without overlap."""
     lost_at: dict[str, datetime] = {}
     spans = []
     for event in script.events:

@@ -1,4 +1,4 @@
-"""Keep two processes from making the demo's home at once, and a new one from starting before a killed one has ended."""
+"""Lock the demo's home, so that no two processes create it at once, or before a killed one has ended."""
 
 import fcntl
 import os
@@ -13,16 +13,17 @@ POLL_S = 0.1
 
 class HomeLock:
     """
-    A lock on the demo's home, held while inside and by whichever process got its descriptor; the system frees it with
-    the last.
+    A lock on the demo's home, held in the context and by each process that inherits its descriptor.
+
+    The system releases it when the last of them ends.
 
     Args:
-        settings: Of the demo.
-        wait_s: How long to wait for another process to free it.
+        settings: Settings of the demo.
+        wait_s: How long to wait for another process to release it.
 
     Attributes:
-        is_mine: Whether it was free within that time.
-        descriptor: The lock file, for a process that is to hold it too.
+        is_mine: Whether it was acquired within that time.
+        descriptor: Descriptor of the lock file, for processes that must hold it, too.
     """
 
     def __init__(self, settings: Settings, wait_s: float = 0.0):

@@ -1,7 +1,7 @@
 """
-Make the probe samples of the scripted day without playing it.
+Generate the probe samples of the scripted day without playing it.
 
-`replay.live` probes a simulated world; this is for a reader of a notebook, who wants the same day each time.
+`replay.play_day` probes a simulated world. These samples are for notebooks, which need the same day each time.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ EVERY_S, SELDOM_S, CHAIN_S = 15, 60, 900
 BEFORE_OPEN = timedelta(minutes=5)
 SYMBOLS = {"SPY": (450, 190, 0.178), "AAPL": (450, 116, 0.281)}
 GAMMA_ZERO_SHARE = 0.4
-# Whose chains are kept whole, and for how long after the open: enough to read one well and one with the burst.
+# The symbol whose chains are stored whole, and for how long after the open: healthy ones and one with the burst.
 KEPT, KEPT_FOR = "SPY", timedelta(minutes=75)
 UNITS = {"theta": "per_day", "vega": "per_point", "gamma": "per_dollar", "iv": "decimal"}
 
 
-class Seen(NamedTuple):
-    """One attempt of one look: when its outcome was in hand, and as the store keeps it."""
+class GeneratedSample(NamedTuple):
+    """One attempt of one probe: the time of its outcome, and the fields of `Sample`."""
 
     at: datetime
     probe: str
@@ -33,13 +33,13 @@ class Seen(NamedTuple):
     value: float | None = None
     attempt: int = 1
     last: bool = True
-    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
+    detail: dict[str, Any] = {}  # noqa: RUF012  # Never modified.
 
 
-def seen(script: Script) -> Iterator[Seen]:
-    """Every look of the day in order of time, from five minutes before the open to the close."""
+def generate(script: Script) -> Iterator[GeneratedSample]:
+    """Yield every sample of the day in time order, from five minutes before the open to the close."""
     rng = Random(f"{script.seed}/{script.day}/witness")
-    spans = {t.name: (t.begins, t.ends) for t in script.troubles}
+    spans = {t.name: (t.begins, t.ends) for t in script.faults}
 
     def inside(name: str, at: datetime) -> bool:
         begins, ends = spans.get(name, (script.closes, script.opens))
@@ -50,7 +50,7 @@ def seen(script: Script) -> Iterator[Seen]:
         at = begun + timedelta(seconds=since_s)
         is_open = at > script.opens
         down, deaf = inside("massive_outage", at), inside("websocket_loss", at)
-        yield from _asked(
+        yield from _request(
             rng,
             at,
             "liveness",
@@ -59,7 +59,7 @@ def seen(script: Script) -> Iterator[Seen]:
             0.19,
             {"market": "open" if is_open else "extended-hours", "skew_s": 0.1},
         )
-        yield from _asked(
+        yield from _request(
             rng,
             at,
             "liveness",
@@ -73,7 +73,7 @@ def seen(script: Script) -> Iterator[Seen]:
                 "skew_s": -0.2,
             },
         )
-        yield Seen(
+        yield GeneratedSample(
             _after(rng, at),
             "health",
             "app",
@@ -83,7 +83,7 @@ def seen(script: Script) -> Iterator[Seen]:
             detail={"bytes": 75, "first_byte_s": 0.01, "said": "ok", "skew_s": 0.0, "status": 200},
         )
         if deaf:
-            yield Seen(
+            yield GeneratedSample(
                 _after(rng, at),
                 "socket",
                 "app",
@@ -93,7 +93,7 @@ def seen(script: Script) -> Iterator[Seen]:
                 detail={},
             )
         else:
-            yield Seen(
+            yield GeneratedSample(
                 _after(rng, at),
                 "socket",
                 "app",
@@ -101,7 +101,7 @@ def seen(script: Script) -> Iterator[Seen]:
                 round(max(0.012, rng.gauss(0.048, 0.015)), 4),
                 round(rng.uniform(0.1, 1.2), 1),
             )
-        yield Seen(
+        yield GeneratedSample(
             at,
             "beat",
             "collector",
@@ -111,7 +111,9 @@ def seen(script: Script) -> Iterator[Seen]:
             detail={"every_s": EVERY_S, "files": 14, "tasks": 16, "waiting": 0},
         )
         if since_s % SELDOM_S == 0:
-            yield Seen(at, "metrics", "app", "ok", 0.018, detail={"bytes": 311, "said": "active", "status": 200})
+            yield GeneratedSample(
+                at, "metrics", "app", "ok", 0.018, detail={"bytes": 311, "said": "active", "status": 200}
+            )
             yield from _seldom(rng, at, since_s, down, is_open)
         if since_s % CHAIN_S == 0 and is_open:
             yield from _chains(rng, at, down, inside("gamma_burst", at))
@@ -121,26 +123,26 @@ def _after(rng: Random, at: datetime) -> datetime:
     return at + timedelta(milliseconds=rng.randint(20, 400))
 
 
-def _asked(
+def _request(
     rng: Random,
     at: datetime,
     probe: str,
     subject: str,
     down: bool,
     usual_s: float,
-    told: dict[str, Any],
+    more: dict[str, Any],
     value: float | None = None,
-) -> Iterator[Seen]:
-    """One look: answered, or two attempts that failed."""
+) -> Iterator[GeneratedSample]:
+    """Yield one probe: a response, or two failed attempts."""
     for attempt in (1, 2) if down else (1,):
         seconds = round(max(0.03, rng.gauss(usual_s, usual_s / 4)), 4)
         at += timedelta(seconds=round(seconds + 0.3 * (attempt - 1), 3))
         detail = (
             {"bytes": 512, "first_byte_s": round(seconds * 0.9, 4), "status": 502, "said": ""}
             if down
-            else {"bytes": 690, "first_byte_s": round(seconds * 0.9, 4), "status": 200} | told
+            else {"bytes": 690, "first_byte_s": round(seconds * 0.9, 4), "status": 200} | more
         )
-        yield Seen(
+        yield GeneratedSample(
             at,
             probe,
             subject,
@@ -153,9 +155,9 @@ def _asked(
         )
 
 
-def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) -> Iterator[Seen]:
-    """What is looked at once a minute: the data, the process and the log."""
-    yield from _asked(
+def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) -> Iterator[GeneratedSample]:
+    """Yield the probes of once a minute: data, process and log."""
+    yield from _request(
         rng,
         at,
         "data",
@@ -165,8 +167,8 @@ def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) 
         {"contract": "O:SPY260313C00670000", "contracts": 50, "delayed": False},
         round(rng.uniform(0.4, 2.5), 1),
     )
-    yield from _asked(rng, at, "data", "tradier", False, 0.16, {"delayed": False}, round(rng.uniform(0.4, 2.5), 1))
-    yield Seen(
+    yield from _request(rng, at, "data", "tradier", False, 0.16, {"delayed": False}, round(rng.uniform(0.4, 2.5), 1))
+    yield GeneratedSample(
         _after(rng, at),
         "process",
         "app",
@@ -183,7 +185,7 @@ def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) 
     elif errors:
         kinds |= {"other_error": errors}
         newest = {"other_error": "[Trades API] Error: update was refused"}
-    yield Seen(
+    yield GeneratedSample(
         _after(rng, at),
         "log",
         "app",
@@ -194,17 +196,17 @@ def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) 
     )
 
 
-def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen]:
+def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[GeneratedSample]:
     for symbol, (contracts, core, iv) in SYMBOLS.items():
         seconds = round(rng.uniform(0.5, 0.9), 3)
         ended = at + timedelta(seconds=seconds)
         if down:
-            yield Seen(
+            yield GeneratedSample(
                 ended, "chain", symbol, "server_5xx", seconds, 0.0, detail={"pages": 0, "said": "", "status": 502}
             )
             continue
         zero = round(core * GAMMA_ZERO_SHARE) + rng.randint(-4, 4) if burst else 0
-        told: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "contracts": contracts,
             "quoted": contracts - 60,
             "core": core,
@@ -213,7 +215,7 @@ def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen
             "gamma_zero": zero,
             "delta_out_of_bounds": 0,
         }
-        told |= {
+        summary |= {
             "flagged": zero,
             "faults": {"gamma_zero": zero} if zero else {},
             "units": UNITS,
@@ -224,13 +226,15 @@ def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen
             "median_theta": round(-0.21 * rng.uniform(0.97, 1.03), 4),
             "median_vega": round(0.34 * rng.uniform(0.97, 1.03), 4),
         }
-        yield Seen(ended, "chain", symbol, "ok", seconds, float(contracts), detail=told | {"pages": 2} | medians)
+        yield GeneratedSample(
+            ended, "chain", symbol, "ok", seconds, float(contracts), detail=summary | {"pages": 2} | medians
+        )
 
 
 def chains(script: Script) -> Iterator[tuple[datetime, dict[str, Any]]]:
-    """The first hour's chains of one symbol as its provider sent them, a page each, with the burst's zeros."""
+    """Yield the first hour's chains of one symbol in the provider's format, a page each, with the burst's zeros."""
     rng, surface = Random(f"{script.seed}/{script.day}/chains"), Surface(script.seed)
-    burst = next((t for t in script.troubles if t.name == "gamma_burst"), None)
+    burst = next((t for t in script.faults if t.name == "gamma_burst"), None)
     for since_s in range(CHAIN_S, round(KEPT_FOR.total_seconds()) + 1, CHAIN_S):
         at = script.opens - BEFORE_OPEN + timedelta(seconds=since_s)
         zeroed = burst is not None and burst.begins <= at < burst.ends

@@ -1,13 +1,13 @@
 """
-Probe a world in which the scripted day's troubles are the matter, as a collector would have probed it.
+Probe a simulated world with the faults of the scripted day, as a collector would.
 
-It does not depend on what is posted, so it is done beside that.
+It does not depend on the posts, so it runs in parallel with them.
 """
 
 import asyncio
 import json
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,27 +15,31 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib.foundation import clock
+from opslib.foundation.clock import SECOND
 from opslib.foundation.config import rules
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.storage.database import Database
 from opslib.simulation.world.control import World
 from opslib.simulation.world.script import Script
+from opslib.telemetry.probes.history import FRESH_US
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample
 
 BEFORE_OPEN = timedelta(minutes=5)
-WORLD_SPEED = 10.0  # A world second is a tenth of ours, where something takes its time.
+WORLD_SPEED = 10.0  # A world second is a tenth of a real second, for delays.
+BLOCKED_SPEED = 40.0  # For a port that accepts no connection: a longer wait changes nothing.
 EVERY, SELDOM = timedelta(seconds=30), timedelta(seconds=60)  # As ``ops collect --every 30s``.
-CLOSELY, NOW_AND_THEN = EVERY, timedelta(minutes=10)
-# Not longer than the bursts that they are to show.
-CHAINS_CLOSELY, CHAINS_EVERY = timedelta(minutes=14), timedelta(minutes=29)
+CLOSE_EVERY, CALM_EVERY = EVERY, timedelta(minutes=10)
+# Shorter than the burst that the chains must show.
+CHAINS_CLOSE_EVERY, CHAINS_CALM_EVERY = timedelta(minutes=14), timedelta(minutes=29)
 NEAR = timedelta(minutes=2)
+PROVIDERS = ("massive", "tradier")
 UNUSED_PER_MIN = 6000.0
-# Looked at closely until a rate over ten minutes can tell that it is over.
+# Probed closely until a rate over ten minutes shows its end.
 LINGERS = {"massive_outage": timedelta(minutes=13)}
-MATTERS = {
+STATES = {
     "massive_outage": ("massive_5xx", 1.0),
     "gamma_burst": ("gamma_zero", 0.4),
     "websocket_loss": ("ws_port_blocked", 1.0),
@@ -43,113 +47,113 @@ MATTERS = {
 
 
 class _OwnTime(Database):
-    """The database for who is ahead of the day that is posted: what is written is known at the writer's own time."""
+    """A database whose writes are known at the writer's own time, since the probes are ahead of the posts."""
 
     def stamp(self, connection: sa.Connection) -> int:
-        """The writer's own time, which delays no other write."""
+        """Return the writer's own time; no other write is delayed by it."""
         return clock.micros(self.now())
 
 
 class Prober:
     """
-    Our own probes of a world in which the script's troubles are the matter; it stands still while it is probed.
+    Our probes of a world with the faults of the script; its time stands still during a probe.
 
-    What is kept is what ``ops collect --every 30s`` would keep. While nothing is the matter, the world is asked now and
-    then only, and answers the same in between: what it answered last is kept again at each turn.
+    The samples are those that ``ops collect --every 30s`` would record. Without a fault the world is probed less
+    often, and the last samples are repeated in between.
 
     Attributes:
-        now: The moment that it is at.
+        now: The present world time.
     """
 
     def __init__(self, scripted: Script, settings: Settings):
         self._scripted, self.now = scripted, scripted.opens - BEFORE_OPEN
-        # It is probed at moments at which something is posted.
+        # Probes happen at times of posts.
         self._moments = sorted({at for life in scripted.pages for at in life.post_instants()}, reverse=True)
-        self._lever = World(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
+        self._world = World(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
         self._settings = settings
-        self._due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
+        self._due, self._active = scripted.opens - BEFORE_OPEN, dict[str, float]()
         self._chained: datetime | None = None
         self._chance = random.Random(f"{scripted.seed}/eyes")
-        self._answered, self._answered_at = list[Sample](), self._due
+        self._last, self._last_at = list[Sample](), self._due
+        self._round_at = clock.EPOCH
         self._holding: asyncio.Task[None] | None = None
 
     def __enter__(self) -> "Prober":
-        self._lever.__enter__()
+        self._world.__enter__()
         self._store = _OwnTime(self._settings.url, lambda: self.now)
         self._runner = asyncio.Runner()
-        self._rounds = self._runner.run(self._begun())
+        self._rounds = self._runner.run(self._create_runner(WORLD_SPEED))
+        self._blocked = self._runner.run(self._create_runner(BLOCKED_SPEED))
         return self
 
-    async def _begun(self) -> ProbeRunner:
-        settings = settings_module.looking_at(self._settings, self._lever.environ)
-        # Half a minute or more passes in this world between two turns, so no quota is ever used up.
+    async def _create_runner(self, speed: float) -> ProbeRunner:
+        settings = settings_module.with_targets(self._settings, self._world.environ)
+        # At least 30 s of world time pass between two rounds, so no quota is ever used up.
         settings = replace(settings, massive_per_min=UNUSED_PER_MIN, tradier_per_min=UNUSED_PER_MIN)
         return ProbeRunner(
             settings,
             self._store,
             rules.load(settings.base),
             now=lambda: self.now,
-            speed=WORLD_SPEED,
+            speed=speed,
             chance=random.Random(self._scripted.seed),
         )
 
     def __exit__(self, *ended: Any) -> None:
-        self._runner.run(self._let_go())
+        self._runner.run(self._close_socket())
         self._rounds.close()
+        self._blocked.close()
         self._runner.close()
         self._store.close()
-        self._lever.__exit__(*ended)
+        self._world.__exit__(*ended)
 
     def probe_until(self, until: datetime) -> None:
-        """Probe wherever it is due up to a moment: closely while a trouble is near, now and then while none is."""
+        """Run the probes that are due up to a time: often while a fault is near, seldom otherwise."""
         while self._moments and self._moments[-1] <= until:
             at = self._moments.pop()
             if at >= self._due:
                 self._repeat(self.now)
                 self.now = at
-                self._look()
+                self._probe()
             self.now = at
         self._repeat(self.now)
 
-    def _look(self) -> None:
+    def _probe(self) -> None:
         at = self.now
         near = [
             t
-            for t in self._scripted.troubles
-            if t.name in MATTERS and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)
+            for t in self._scripted.faults
+            if t.name in STATES and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)
         ]
-        matter = dict(MATTERS[t.name] for t in near if t.begins <= at < t.ends)
-        if matter != self._matter:
-            self._lever.be(**matter)
-            self._matter = matter
-        # The next look is due before the next trouble comes near, however calm it is now.
-        coming = [t.begins - NEAR - at for t in self._scripted.troubles if t.name in MATTERS and t.begins - NEAR > at]
-        every = CLOSELY if near else min([NOW_AND_THEN, *coming])
-        self._lever.at(at)
-        self._runner.run(self._looked(at, every))
-        if not near and not self._is_well:
-            every = EVERY  # This machine was too busy for an answer in time, so there is none to keep again.
+        active = dict(STATES[t.name] for t in near if t.begins <= at < t.ends)
+        if active != self._active:
+            self._world.inject(**active)
+            self._active = active
+        # The next round is due before the next fault is near.
+        coming = [t.begins - NEAR - at for t in self._scripted.faults if t.name in STATES and t.begins - NEAR > at]
+        every = CLOSE_EVERY if near else min([CALM_EVERY, *coming])
+        self._world.set_time(at)
+        self._runner.run(self._run_round(at, every))
+        if not near and not self._is_healthy:
+            every = EVERY  # The machine was too busy for a response in time, so there is no sample to repeat.
         self._due = at + every
 
     @property
-    def _is_well(self) -> bool:
-        return all(OUTCOMES[s.outcome].usable for s in self._answered)
+    def _is_healthy(self) -> bool:
+        return all(OUTCOMES[s.outcome].usable for s in self._last)
 
     def _repeat(self, at: datetime) -> None:
-        """
-        Keep the last answers again up to a time, at each turn of the collector that comes before the world is asked
-        anew.
-        """
+        """Repeat the last samples up to a time, in each round before the world is probed again."""
         found = list[Sample]()
-        while self._answered and self._answered_at + EVERY <= min(at, self._due - EVERY / 2) and self._is_well:
-            self._answered_at += EVERY
-            self._answered = [_again(s, EVERY.total_seconds(), self._chance) for s in self._answered]
-            seldom = (self._answered_at - self._scripted.opens) % SELDOM < EVERY
-            found += (s for s in self._answered if seldom or s.probe not in ("data", "metrics"))
-            found.append(self._beat(self._answered_at))
+        while self._last and self._last_at + EVERY <= min(at, self._due - EVERY / 2) and self._is_healthy:
+            self._last_at += EVERY
+            self._last = [_repeated(s, EVERY.total_seconds(), self._chance) for s in self._last]
+            seldom = (self._last_at - self._scripted.opens) % SELDOM < EVERY
+            found += (s for s in self._last if seldom or s.probe not in ("data", "metrics"))
+            found.append(self._heartbeat(self._last_at))
         self._rounds.samples.keep(found, known_at_ts=True)
 
-    def _beat(self, at: datetime) -> Sample:
+    def _heartbeat(self, at: datetime) -> Sample:
         import psutil
 
         return Sample(
@@ -162,54 +166,74 @@ class Prober:
             detail=json.dumps({"every_s": EVERY.total_seconds()}),
         )
 
-    async def _let_go(self) -> None:
-        """Hold no socket any more."""
+    async def _close_socket(self) -> None:
+        """Close the held WebSocket."""
         if self._holding:
             self._holding.cancel()
             await asyncio.gather(self._holding, return_exceptions=True)
             self._holding = None
 
     async def _socket(self) -> list[Sample]:
-        """How the socket stands that is held, as a collector holds it; where it is not well, how a new one does."""
+        """Probe the held WebSocket, as a collector does; if it fails, probe a new one."""
         stream = self._rounds.stream
         assert stream
-        found = await stream.look() if self._holding else []
+        found = await stream.sample() if self._holding else []
         if found and OUTCOMES[found[-1].outcome].usable:
             return found
-        await self._let_go()
-        found = await self._rounds.once(lambda name: name == "socket")
+        await self._close_socket()
+        rounds = self._blocked if "ws_port_blocked" in self._active else self._rounds
+        found = await rounds.once(lambda name: name == "socket")
         if found and OUTCOMES[found[-1].outcome].usable:
             self._holding = asyncio.create_task(stream.run())
         return found
 
-    async def _looked(self, at: datetime, every: timedelta) -> None:
+    async def _run_round(self, at: datetime, every: timedelta) -> None:
         with_chains = at >= self._scripted.opens and (
-            self._chained is None or at - self._chained >= (CHAINS_CLOSELY if every == CLOSELY else CHAINS_EVERY)
+            self._chained is None
+            or at - self._chained >= (CHAINS_CLOSE_EVERY if every == CLOSE_EVERY else CHAINS_CALM_EVERY)
         )
         self._chained = at if with_chains else self._chained
-        # A few at a time: this world's seconds are short, and looks that share a processor slow each other down.
-        together: dict[str, list[Awaitable[list[Sample]]]] = {}
-        for name, _, look in self._rounds.looks():
-            if name != "socket" and (with_chains or not name.startswith("chain")):
-                together.setdefault(name.split()[0], []).append(look())
-        found = [
-            sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples
-        ]
-        found += await self._socket()
-        self._rounds.samples.keep([*found, self._beat(at)], known_at_ts=True)
-        self._answered, self._answered_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
-        chains = [s for s in found if s.probe == "chain"]
-        if not all(OUTCOMES[s.outcome].usable for s in chains) and "massive_5xx" not in self._matter:
-            self._chained = None  # As above: they are fetched again at the next turn.
+        # Few requests at a time: world seconds are short, and parallel requests slow each other down. The age of data
+        # needs its provider's clock of the last minute, so in a calm round the data probe waits for the clock.
+        is_dated = at - self._round_at <= timedelta(seconds=FRESH_US / SECOND)
+        self._round_at = at
+        together: dict[str, list[Callable[[], Awaitable[list[Sample]]]]] = {}
+        chains = list[Awaitable[list[Sample]]]()
+        for name, _, probe in self._rounds.probes():
+            if name.startswith("chain"):
+                chains += [probe()] if with_chains else []
+            elif name != "socket":
+                subject = name.split()[-1]
+                lane = "app"
+                if subject in PROVIDERS:
+                    lane = name if is_dated else subject
+                together.setdefault(lane, []).append(probe)
+        # A blocked port is probed in parallel; a round trip is measured while no other request is under way.
+        blocked = [self._socket()] if "ws_port_blocked" in self._active else []
+        found = [s for samples in await asyncio.gather(*map(_in_turn, together.values()), *blocked) for s in samples]
+        found += [s for samples in await asyncio.gather(*chains) for s in samples]
+        found += [] if blocked else await self._socket()
+        self._rounds.samples.keep([*found, self._heartbeat(at)], known_at_ts=True)
+        self._last, self._last_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
+        if (
+            not all(OUTCOMES[s.outcome].usable for s in found if s.probe == "chain")
+            and "massive_5xx" not in self._active
+        ):
+            self._chained = None  # As above: they are fetched again in the next round.
 
 
-def _again(sample: Sample, after_s: float, chance: random.Random) -> Sample:
-    """
-    The same answer so much later: a server is up for longer, a log has nothing new, a round trip takes about as long.
-    """
+async def _in_turn(probes: Iterable[Callable[[], Awaitable[list[Sample]]]]) -> list[Sample]:
+    """Run probes one after the other; return their samples."""
+    return [sample for probe in probes for sample in await probe()]
+
+
+def _repeated(sample: Sample, after_s: float, chance: random.Random) -> Sample:
+    """Return a sample repeated after some seconds: uptime increases, the log is empty, times vary a little."""
     value = {"health": (sample.value or 0.0) + after_s, "log": 0.0}.get(sample.probe, sample.value)
     detail = (
-        json.dumps(sample.told() | {"kinds": {}, "lines": 0, "newest": {}}) if sample.probe == "log" else sample.detail
+        json.dumps(sample.details() | {"kinds": {}, "lines": 0, "newest": {}})
+        if sample.probe == "log"
+        else sample.detail
     )
     seconds = None if sample.seconds is None else round(sample.seconds * chance.uniform(0.9, 1.1), 4)
     return sample._replace(

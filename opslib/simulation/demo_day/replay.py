@@ -1,11 +1,12 @@
 """
-Play the scripted day through the same interfaces as a real one, in a home of its own.
+Play the scripted day through the same interfaces as a real one, in its own home.
 
-The day before comes in as a file; the day itself is posted to the real receiver, page by page, with the receiver's
-clock in the script's hands, while a collector probes a world in which the script's troubles are the matter, and judges.
-`truth` then says whether every figure is right.
+The day before is imported as a file. The day itself is posted to the real receiver, page by page, with the script's
+clock, while a collector probes a world with the faults of the script and evaluates the alerts. Then every figure is
+compared with the expected one.
 """
 
+import functools
 import gc
 import gzip
 import http.client
@@ -27,12 +28,13 @@ from opslib.foundation.config import rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
+from opslib.foundation.market_calendar import Session
 from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
 from opslib.services.collector import Collector
 from opslib.services.server import ServerThread
 from opslib.simulation.demo_day import expected_figures, probe_samples, responders
-from opslib.simulation.demo_day.evaluator_process import Judge, Probes
+from opslib.simulation.demo_day.evaluator_process import EvaluatorPart, ProbePart
 from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.simulation.world import page
 from opslib.simulation.world.script import Script, script
@@ -48,17 +50,17 @@ if TYPE_CHECKING:
 
 SEED = 1
 DAY = date(2026, 3, 10)
-OUTAGE_LOOK = timedelta(minutes=5)
+OUTAGE_SHOWN_AFTER = timedelta(minutes=5)
 BATCH = 2000
-JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
-TOGETHER = 32  # Posts under way at once: they share one transaction of the receiver.
+EVALUATE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
+TOGETHER = 32  # Posts under way at once; the receiver stores them in one transaction.
 POST_ATTEMPTS, POST_TIMEOUT_S = 5, 60
 SENT_AT = b"x-sent-at-us"
-UNFINISHED = "unfinished"  # In the demo's home until its day has been lived and checked.
-MAKING, LAY_OUT_WAIT_S = ".demo-", 300.0
-HALF_A_CENT = 0.005 + 1e-9  # Money is shown to the cent, percentages are compared as closely.
+UNFINISHED = "unfinished"  # A file in the demo's home until the day is played and checked.
+MAKING, CREATE_WAIT_S = ".demo-", 300.0
+HALF_A_CENT = 0.005 + 1e-9  # Money is shown to the cent; percentages use the same tolerance.
 CHECKED = {
-    # Where the truth has a figure: where a view has it (panel, subject or None, name).
+    # Place of a figure in the expected figures: panel, subject or None, and name in the status.
     ("massive", "requests"): ("providers", "massive", "requests"),
     ("massive", "failed"): ("providers", "massive", "failures"),
     ("massive", "fallbacks"): ("providers", "massive", "fallbacks"),
@@ -74,28 +76,34 @@ CHECKED = {
 }
 
 
-def _session_script(day: date, seed: int, quiet: bool = False) -> Script:
+def _session(day: date) -> Session:
     session = market_calendar.session(day)
     if session is None:
-        raise OpsError(f"the demo needs a trading day, {day} is none.")
+        raise OpsError(f"The demo needs a trading day; {day} is not one.")
+    return session
+
+
+@functools.lru_cache(maxsize=2)  # The day and the day before take 0.2 s each.
+def _session_script(day: date, seed: int, quiet: bool = False) -> Script:
+    session = _session(day)
     return script(seed, day, opens=session.opens, closes=session.closes, quiet=quiet)
 
 
 def _scripts(seed: int) -> tuple[Script, Script]:
-    """A quiet day, and the day after it with its troubles."""
+    """Return a quiet day and the day after it, with the faults."""
     return _session_script(market_calendar.previous_session(DAY).day, seed, quiet=True), _session_script(DAY, seed)
 
 
 def scripted(seed: int = SEED) -> Script:
-    """The day with its troubles, as it is scripted."""
+    """Return the script of the day with the faults."""
     return _session_script(DAY, seed)
 
 
 _sent_at: ContextVar[datetime | None] = ContextVar("sent_at", default=None)
 
 
-class _World:
-    """The script's clock, which the receiver and the collector read; a post that is under way has its own time."""
+class _ScriptClock:
+    """The script's clock for receiver and collector; a post under way has its own time."""
 
     def __init__(self, at: datetime):
         self.at = at
@@ -105,7 +113,7 @@ class _World:
 
 
 class _ArrivalTimes:
-    """Let each request come at the time that its header says: posts of some minutes are sent together."""
+    """Give each request the time in its header, since posts of some minutes are sent together."""
 
     def __init__(self, app: "ASGIApp"):
         self._app = app
@@ -119,10 +127,10 @@ class _ArrivalTimes:
 
 class _Sender:
     """
-    Connections of the pages to the receiver, for as long as this is entered.
+    The connections of the pages to the receiver.
 
     Args:
-        url: Of the receiver.
+        url: URL of the receiver.
     """
 
     def __init__(self, url: str):
@@ -141,28 +149,31 @@ class _Sender:
 
     def send(self, posts: Sequence[page.Post]) -> None:
         """
-        Post what pages say, at most `TOGETHER` at once, over connections that may have been closed since the last post.
+        Send posts, at most `TOGETHER` at once, over connections that may have been closed since the last post.
 
-        The receiver keeps a body that comes twice once, so a post whose answer was lost is sent again.
+        The receiver stores a repeated body once, so a post whose response was lost is sent again.
+
+        Raises:
+            OpsError: A post was rejected, or got no response after all attempts.
         """
         left = list(zip(self.connections, posts, strict=False))
         for _ in range(POST_ATTEMPTS):
-            asked = [(connection, post, _request(connection, post)) for connection, post in left]
-            told = [(connection, post, problem or _answer(connection, post)) for connection, post, problem in asked]
-            left = [(connection, post) for connection, post, problem in told if problem]
+            sent = [(connection, post, _request(connection, post)) for connection, post in left]
+            answered = [(connection, post, problem or _answer(connection, post)) for connection, post, problem in sent]
+            left = [(connection, post) for connection, post, problem in answered if problem]
             if not left:
                 return
             for connection, _ in left:
                 connection.close()
-        problem = next(problem for _, _, problem in told if problem)
+        problem = next(problem for _, _, problem in answered if problem)
         raise OpsError(
-            f"the demo's receiver did not answer {POST_ATTEMPTS} posts of {left[0][1].page} "
+            f"The demo's receiver did not respond to {POST_ATTEMPTS} posts of {left[0][1].page} "
             f"({str(problem) or type(problem).__name__}). Run ops demo again."
         ) from problem
 
 
 def _request(connection: http.client.HTTPConnection, post: page.Post) -> Exception | None:
-    """Send a post; why it could not be sent, or None."""
+    """Send a post; return the problem, or None."""
     body = json.dumps(post.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     headers = {"content-type": "application/json", SENT_AT.decode(): str(clock.micros(post.at))}
     try:
@@ -174,87 +185,91 @@ def _request(connection: http.client.HTTPConnection, post: page.Post) -> Excepti
 
 def _answer(connection: http.client.HTTPConnection, post: page.Post) -> Exception | None:
     """
-    Read the answer to a post; why there is none, or None.
+    Read the response to a post; return the problem if there is none, or None.
 
     Raises:
-        OpsError: It was refused.
+        OpsError: The post was rejected.
     """
     try:
         answer = connection.getresponse()
-        told = answer.read()
+        body = answer.read()
     except (OSError, http.client.HTTPException) as problem:
         return problem
     if answer.status != 204:
-        raise OpsError(f"the demo's receiver answered {answer.status} to a post of {post.page}: {told.decode()}")
+        raise OpsError(f"The demo's receiver returned {answer.status} for a post of {post.page}: {body.decode()}")
     return None
 
 
-def _collector(settings: Settings, store: Database, world: _World) -> Collector:
+def _collector(settings: Settings, store: Database, world: _ScriptClock) -> Collector:
     return Collector(store, settings, rules.load(settings.base), "demo", world.now)
 
 
-def _sample(seen: probe_samples.Seen) -> Sample:
+def _sample(generated: probe_samples.GeneratedSample) -> Sample:
     return Sample(
-        clock.micros(seen.at),
-        seen.probe,
-        seen.subject,
-        seen.outcome,
-        seen.seconds,
-        seen.value,
-        seen.attempt,
-        seen.last,
-        json.dumps(seen.detail, sort_keys=True),
+        clock.micros(generated.at),
+        generated.probe,
+        generated.subject,
+        generated.outcome,
+        generated.seconds,
+        generated.value,
+        generated.attempt,
+        generated.last,
+        json.dumps(generated.detail, sort_keys=True),
     )
 
 
-def lay_out(settings: Settings, seed: int = SEED) -> None:
+def create_home(settings: Settings, seed: int = SEED) -> None:
     """
-    Make the demo's home where there is none, or a killed ``ops demo`` left half of one: both days, known as they
-    happened.
+    Create the demo's home with both days, if there is none or only an incomplete one of a killed ``ops demo``.
 
-    The rows are those that the receiver would have kept; `live` takes the long way and a test holds the two equal.
+    The rows are those that the receiver would have stored, known when they happened. `play_day` goes through the
+    receiver; a test compares the two.
+
+    Raises:
+        OpsError: Another process has been creating it for `CREATE_WAIT_S`.
     """
     if settings.home.exists() and not is_unfinished(settings):
         return
-    # While an ops demo runs, its own notebooks come here.
-    with HomeLock(settings, 0 if _is_running(settings) else LAY_OUT_WAIT_S) as lock:
+    # The notebooks of a running ops demo call this, too.
+    with HomeLock(settings, 0 if _is_running(settings) else CREATE_WAIT_S) as lock:
         if lock.is_mine and (is_unfinished(settings) or not settings.home.exists()):
             _remove_earlier(settings)
-            _laid_out(settings, seed)
+            _create(settings, seed)
         elif not settings.home.exists():
             raise OpsError(
-                f"another process has been making {settings.home} for {LAY_OUT_WAIT_S:g} s. Wait until it has "
+                f"Another process has been creating {settings.home} for {CREATE_WAIT_S:g} s. Wait until it has "
                 f"ended, then try again."
             )
 
 
-def _laid_out(settings: Settings, seed: int) -> None:
+def _create(settings: Settings, seed: int) -> None:
     making = Path(tempfile.mkdtemp(prefix=MAKING, dir=settings.home.parent))
     try:
         days = _scripts(seed)
-        world = _World(days[0].opens)
-        laid = replace(settings, home=making)
-        store = Database(laid.url, world.now)
-        judge = _collector(laid, store, world).judge
-        judge()
+        world = _ScriptClock(days[0].opens)
+        own = replace(settings, home=making)
+        store = Database(own.url, world.now)
+        evaluate = _collector(own, store, world).evaluate_due
+        evaluate()
         for scripted in days:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
             for i in range(0, len(posts), BATCH):
                 SnapshotStore(store).write(settings.app, posts[i : i + BATCH], known_at_ts=True)
             SampleStore(store, settings.app).keep(
-                (_sample(seen) for seen in probe_samples.seen(scripted)), known_at_ts=True
+                (_sample(generated) for generated in probe_samples.generate(scripted)), known_at_ts=True
             )
             for at, answer in probe_samples.chains(scripted):
                 SampleStore(store, settings.app).keep_chain(
                     clock.micros(at), "massive", probe_samples.KEPT, "ok", [json.dumps(answer).encode()]
                 )
-            if scripted.troubles:
-                for lapse_at, act in responders.acts(scripted):
-                    world.at = lapse_at
-                    judge()
-                    act(Workspace(laid, world.now), responders.walked)
+            if scripted.faults:
+                people = responders.Responders(scripted, Workspace(own, world.now), responders.run_unattended)
+                while (action_at := people.next_at) is not None:
+                    world.at = action_at
+                    evaluate()
+                    people.act()
             world.at = scripted.closes + AFTER_CLOSE
-            judge()
+            evaluate()
         store.close()
         making.rename(settings.home)
     finally:
@@ -262,25 +277,23 @@ def _laid_out(settings: Settings, seed: int) -> None:
 
 
 def is_unfinished(settings: Settings) -> bool:
-    """
-    Whether the demo's home was begun by an ``ops demo`` that has not ended well: it still runs, failed or was killed.
-    """
+    """Return whether the demo's home is of an ``ops demo`` that still runs, failed or was killed."""
     return (settings.home / UNFINISHED).exists()
 
 
 def _is_running(settings: Settings) -> bool:
-    """Whether the ``ops demo`` that began an unfinished home still runs."""
+    """Return whether the ``ops demo`` of an unfinished home still runs."""
     try:
-        return not ledger.gone((settings.home / UNFINISHED).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # There is none, or it was killed while it wrote who it is.
+        return not ledger.process_ended((settings.home / UNFINISHED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # There is none, or it was killed while it wrote its process ID.
         return False
 
 
 def _remove_earlier(settings: Settings) -> None:
     """
-    Remove an earlier demo's home and what killed ones left beside it.
+    Remove an earlier demo's home and the leftovers of killed demos.
 
-    Whoever still reads in it keeps what is open.
+    Processes that still read it keep their open files.
     """
     if settings.home.exists():
         settings.home.rename(tempfile.mkdtemp(prefix=MAKING, dir=settings.home.parent))
@@ -288,48 +301,52 @@ def _remove_earlier(settings: Settings) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def live(
+def play_day(
     settings: Settings,
     seed: int,
     lock: HomeLock,
     progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
     kernels: "KernelPool",
+    then: Callable[[Workspace], None],
 ) -> Workspace:
     """
-    Live the day: yesterday by file, today by HTTP.
+    Play the day: yesterday from a file, today over HTTP.
 
     Args:
-        settings: Of the demo; a home that an earlier demo made is removed first. The new one is marked as unfinished.
-        lock: Of that home; the collector beside it holds it too, so that nobody begins anew before both have ended.
-        progress: Shows how far an iterable of so many items has come.
-        kernels: For the runbook that is opened.
+        settings: Settings of the demo. An earlier demo's home is removed first; the new one is marked as unfinished.
+        lock: Lock of that home. The collector holds it, too, so that no new demo starts before both have ended.
+        progress: Shows the progress of an iterable with a number of items.
+        kernels: For the opened runbook; they begin their imports once the processes of the day have.
+        then: Called when the incident is resolved; work that it starts runs in parallel with the rest of the day.
 
     Returns:
-        The desk, at the day's last instant.
+        The workspace at the last instant of the day.
     """
     _remove_earlier(settings)
     settings.home.mkdir(parents=True)
     (settings.home / UNFINISHED).write_text(ledger.process(), encoding="utf-8")
-    yesterday, today = _scripts(seed)
-    world = _World(yesterday.opens)
-    store = Database(settings.url, world.now)
-    with Judge(settings, lock.descriptor) as judge, Probes(settings, lock.descriptor, today) as probes:
-        judge.go_on(world.at)
+    # The processes start first, so that they import while the two days are generated here.
+    with (
+        ProbePart(settings, lock.descriptor, seed, _session(DAY)) as probes,
+        EvaluatorPart(settings, lock.descriptor) as evaluator,
+    ):
+        yesterday, today = _scripts(seed)
+        world = _ScriptClock(yesterday.opens)
+        store = Database(settings.url, world.now)
+        evaluator.advance(world.at)
         _yesterday(store, settings, yesterday)
         world.at = yesterday.closes + AFTER_CLOSE
-        judge.go_on(world.at)
-        _today(store, settings, today, world, judge, probes, progress, kernels)
+        evaluator.advance(world.at)
+        _today(store, settings, today, world, evaluator, probes, progress, kernels, then)
         world.at = today.closes + AFTER_CLOSE
-        probes.through()
-        judge.go_on(world.at)
-        judge.through()
+        _evaluate_until(world.at, evaluator, probes)
     store.close()
     world.at = today.closes
     return Workspace(settings, world.now)
 
 
 def _yesterday(store: Database, settings: Settings, yesterday: Script) -> None:
-    """The day before comes in as a file."""
+    """Import the day before from a file."""
     recording = settings.home / f"{yesterday.day}_snapshots.jsonl.gz"
     with gzip.open(recording, "wt", encoding="utf-8", compresslevel=1) as file:
         file.writelines(
@@ -342,16 +359,18 @@ def _today(
     store: Database,
     settings: Settings,
     today: Script,
-    world: _World,
-    judge: Judge,
-    probes: Probes,
+    world: _ScriptClock,
+    evaluator: EvaluatorPart,
+    probes: ProbePart,
     progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
     kernels: "KernelPool",
+    then: Callable[[Workspace], None],
 ) -> None:
-    """The day itself is posted, page by page."""
+    """Post the day itself, page by page."""
+    kernels.begin()
     posts = list(page.posts(today))
     gc.collect()
-    # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
+    # The script and all posts are kept to the end; garbage collections over them would take seconds.
     gc.freeze()
     world.at = posts[0].at
     receiver = ServerThread(
@@ -359,39 +378,57 @@ def _today(
     )
     receiver.app.add_middleware(_ArrivalTimes)
     with receiver, _Sender(receiver.url) as sender:
-        acts = responders.acts(today)
         waiting = list[page.Post]()
-        walk = partial(responders.executed, kernels=kernels)
+        people = responders.Responders(
+            today, Workspace(settings, world.now), partial(responders.run_in_kernel, kernels=kernels)
+        )
         for post in progress(
-            posts, len(posts), f"living {today.day}: posting to {receiver.url}, looking at a world beside it"
+            posts,
+            len(posts),
+            f"simulating {today.day}: posting to {receiver.url}, probing the simulated app and providers",
         ):
-            is_acted = bool(acts) and post.at >= acts[0][0]
-            if is_acted or len(waiting) == TOGETHER:
+            is_action_due = people.next_at is not None and post.at >= people.next_at
+            if is_action_due or len(waiting) == TOGETHER:
                 sender.send(waiting)
                 waiting.clear()
                 world.at = post.at
-                if is_acted:
-                    probes.through(world.at)
-                    judge.go_on(world.at)
-                    judge.through()
-                    acts.pop(0)[1](Workspace(settings, world.now), walk)
-                if judge.idle:
-                    probes.look_up()
-                    known_upto = min(world.at, probes.reached)
-                    if known_upto - judge.reached >= JUDGE_EVERY:
-                        judge.go_on(known_upto)
+                if is_action_due:
+                    _evaluate_until(world.at, evaluator, probes)
+                    was_over = people.outage_is_over
+                    people.act()
+                    if people.outage_is_over and not was_over:
+                        then(Workspace(settings, world.now))
+                _evaluate_if_idle(world.at, evaluator, probes)
             waiting.append(post)
         sender.send(waiting)
 
 
-def compared(workspace: Workspace, seed: int) -> tuple[int, list[str]]:
+def _evaluate_if_idle(now: datetime, evaluator: EvaluatorPart, probes: ProbePart) -> None:
+    """Evaluate up to what is posted and probed, if the evaluator is idle and enough time has passed."""
+    if evaluator.is_idle:
+        probes.poll()
+        known_upto = min(now, probes.reached)
+        if known_upto - evaluator.reached >= EVALUATE_EVERY:
+            evaluator.advance(known_upto)
+
+
+def _evaluate_until(now: datetime, evaluator: EvaluatorPart, probes: ProbePart) -> None:
+    """Wait until all is probed and evaluated up to a time; earlier probes are evaluated meanwhile."""
+    while not probes.is_idle and probes.reached < now:
+        _evaluate_if_idle(now, evaluator, probes)
+        probes.wait_for_answer()
+    evaluator.advance(now)
+    evaluator.wait_until()
+
+
+def compare_figures(workspace: Workspace, seed: int) -> tuple[int, list[str]]:
     """
-    Are the desk's figures those of the script, hour by hour and for the day?
+    Compare the figures of the suite with the expected ones, for each hour and for the day.
 
     Returns:
-        How many figures were compared, and each that differs, in words.
+        The number of figures compared, and each difference as text.
     """
-    scripted = expected_figures.truth(_session_script(DAY, seed))
+    scripted = expected_figures.compute(_session_script(DAY, seed))
     count, wrong = 0, []
     for window in [*scripted["hours"], scripted["session"]]:
         start, end = time_parsing.parse(window["from"]), time_parsing.parse(window["to"])
@@ -408,11 +445,11 @@ def compared(workspace: Workspace, seed: int) -> tuple[int, list[str]]:
                 else abs(found - expected) <= HALF_A_CENT
             )
             if not exact:
-                wrong.append(f"{window['from']} to {window['to']}, {' '.join(path)}: {found}, scripted {expected}")
+                wrong.append(f"{window['from']} to {window['to']}, {' '.join(path)}: {found}, expected {expected}")
     return count, wrong
 
 
-def outage(seed: int) -> datetime:
-    """The moment five minutes into the scripted outage of Massive."""
-    begins = next(t.begins for t in _session_script(DAY, seed).troubles if "massive" in t.name)
-    return begins + OUTAGE_LOOK
+def outage_moment(seed: int) -> datetime:
+    """Return the time five minutes after the begin of Massive's scripted outage."""
+    begins = next(t.begins for t in _session_script(DAY, seed).faults if "massive" in t.name)
+    return begins + OUTAGE_SHOWN_AFTER

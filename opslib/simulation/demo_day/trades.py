@@ -1,7 +1,7 @@
 """
-Write the scripted day's trades as the app keeps them, with quotes and the backtest's figures.
+Write the scripted day's trades as the app stores them, with quotes and the backtest's figures.
 
-The script tells what came of each trade; entry, size and spread follow from that: two equations, two unknowns.
+The script has the result of each trade. Entry, size and spread follow from it: two equations with two unknowns.
 """
 
 import json
@@ -17,18 +17,18 @@ CHAIN = (("SPX", 6810.0, "C"), ("SPX", 6790.0, "P"), ("QQQ", 604.0, "C"), ("NVDA
 
 
 def trades(scripted: Script) -> list[dict[str, object]]:
-    """Every round trip of the session, in the app's own shape; prices to the hundredth of a cent."""
+    """Return every round trip of the session in the app's format, with prices to the hundredth of a cent."""
     found: list[dict[str, object]] = []
     for event in (e for e in scripted.events if e.kind == "trade"):
         gross, net, commission, slippage = (
             float(str(event.data[k])) for k in ("gross_pct", "net_pct", "commission_usd", "slippage_usd")
         )
-        rise, contracts = gross / 100, round(commission / (2 * COMMISSION_USD_PER_CONTRACT_SIDE))
-        entry_slippage = slippage / (2 + rise)
-        paid = (net / 100 * (commission / 2 + entry_slippage) + commission + slippage) / (rise - net / 100)
+        gain, contracts = gross / 100, round(commission / (2 * COMMISSION_USD_PER_CONTRACT_SIDE))
+        entry_slippage = slippage / (2 + gain)
+        paid = (net / 100 * (commission / 2 + entry_slippage) + commission + slippage) / (gain - net / 100)
         entry, spread = paid / (contracts * 100), entry_slippage / (QUALITY * paid)
-        exit_ = entry * (1 + rise)
-        said = round_trip(entry, exit_, contracts, BACKTEST_SPREAD)
+        exit_ = entry * (1 + gain)
+        backtest = round_trip(entry, exit_, contracts, BACKTEST_SPREAD)
         ticker, strike, right = CHAIN[len(found) % len(CHAIN)]
         quotes = {
             f"{end}_{side}": round(price * (1 + sign * spread / 2), 4)
@@ -48,17 +48,17 @@ def trades(scripted: Script) -> list[dict[str, object]]:
                 "entry_price": round(entry, 4),
                 "exit_price": round(exit_, 4),
                 **quotes,
-                "backtest_net_pct": round(said["net_pct"], 6),
-                "backtest_commission_usd": round(said["commission_usd"], 2),
-                "backtest_slippage_usd": round(said["slippage_usd"], 4),
+                "backtest_net_pct": round(backtest["net_pct"], 6),
+                "backtest_commission_usd": round(backtest["commission_usd"], 2),
+                "backtest_slippage_usd": round(backtest["slippage_usd"], 4),
             }
         )
     return found
 
 
-def lay_out(path: Path, scripted: Script) -> None:
-    """Write the trades where there is no such file yet; whole, or not at all."""
+def write(path: Path, scripted: Script) -> None:
+    """Write the trades to a file, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    making = path.with_suffix(f".{os.getpid()}")  # Two who try at once write the same, each its own.
+    making = path.with_suffix(f".{os.getpid()}")  # Two processes at once write equal files under different names.
     making.write_text(json.dumps(trades(scripted), indent=1) + "\n", encoding="utf-8")
     making.replace(path)

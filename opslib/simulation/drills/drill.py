@@ -1,4 +1,4 @@
-"""Drill a runbook: start a world, inject a fault, run the first runbook unattended, and compare what it found."""
+"""Run drills: start a world, inject a fault, run the first runbook unattended, and assess its diagnosis."""
 
 import contextlib
 import sqlite3
@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 from opslib.alerting.alerts import Transition
 from opslib.alerting.causes import NO_FAULT, NONE
-from opslib.alerting.effects import sets_off
+from opslib.alerting.effects import SURE, sets_off
 from opslib.alerting.evaluator import Evaluator
-from opslib.alerting.notifications.planner import HELD_US
+from opslib.alerting.notifications.planner import HOLD_BACK_US
 from opslib.foundation import clock
 from opslib.foundation.config.rules import SENT
 from opslib.foundation.config.settings import Settings, sqlite_url
 from opslib.foundation.config.workspace import Workspace
-from opslib.runbooks.cases import RegressionCase, Walked, walked
+from opslib.runbooks.cases import RegressionCase, UnattendedRun, run_unattended
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
 from opslib.services.collector import breaches_greeks
-from opslib.services.situations import SEEN, SURE
+from opslib.services.situations import STATUS_WINDOW
 from opslib.simulation.drills import expected_runs
 from opslib.simulation.drills.scenarios import ENOUGH, PAIR, TOO_FEW, Scenario
 from opslib.simulation.drills.stepped_desk import BEGINS, SPEED, STEP_S, SteppedProbes
@@ -33,19 +33,24 @@ from opslib.simulation.world.control import World
 from opslib.simulation.world.faults import OURS
 from opslib.telemetry.markers import Markers
 
-OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
-IDLE_S = 15  # A step in which no probe is made may be longer.
-CASE = "case"  # The kind of a row that is no trial: a moment of a desk's own that was frozen.
+OPENED_AFTER = timedelta(minutes=1)  # From the notification to the opening of the runbook.
+IDLE_S = 15  # Length of a step without probes; it may be longer than a probing step.
+CASE = "case"  # Kind of a row that is a frozen regression case of this home, not a scenario.
 WINDOW = timedelta(minutes=5)
-IMPORTED = timedelta(minutes=2)  # Trades are imported so long before the runbook is opened, and judged.
+IMPORTED = timedelta(minutes=2)  # Trades are imported and evaluated this long before the runbook is opened.
 DROPPED = (0.05, 0.1, 0.2, 0.3)
-NOT_LOOKING = "collector_dead"  # This one is ours: we stop looking.
+COLLECTOR_DOWN = "collector_dead"  # A fault of our side: the collector stops probing.
 
 
-class Thinned(NamedTuple):
+class Subsampled(NamedTuple):
     """
-    What was found of the same trial when so many percent of our looks had never been made: found, was that the expected
-    or an accepted cause, how sure was it?
+    Diagnosis of the same scenario after removing a random share of our probe samples.
+
+    Attributes:
+        dropped: The share removed, percent.
+        found: The cause found.
+        right: Whether it is the expected cause or an accepted alternative.
+        confidence: The confidence of the diagnosis.
     """
 
     dropped: float
@@ -57,27 +62,28 @@ class Thinned(NamedTuple):
 @dataclass(frozen=True)
 class Row:
     """
-    One trial, drilled once.
+    Result of one run of one scenario.
 
     Attributes:
-        severity: The share of answers that was hit, percent.
+        severity: Share of responses affected by the fault, percent.
         kind: One of `scenarios.KINDS`, or `CASE`.
-        expected, found: The cause that is expected, and the one that was found.
-        right: Cause, or an accepted one, subject and panel are right; of a control, nobody was told besides.
-        exact: It is right, and the cause is the expected one.
-        accepted: Why another cause than the expected one is accepted; empty where the answer is exact, or wrong.
-        hit: How many answers, or contracts of a chain, that our probes got were hit by what was the matter.
-        detected_after_s: World seconds until somebody was told; None where nobody was.
-        told: The severity that somebody was told of; empty where nobody was.
-        steps: So many steps of the runbook were walked.
-        walk: Each of them in order, with how it stood (`cases.SIGNS`).
-        strayed: By what the way differs from the one that was agreed on; no part of `right`.
-        seconds: World seconds until the cause was on record.
-        alert: Which told of it; empty where nobody was told.
-        runbook: The one that it names; where nobody was told, the one that a look at everything leads to.
-        wrong: What is not right, in words.
-        seen: Every question that was asked, with its answer.
-        thinned: The same with fewer looks, so that to be sure is not free.
+        expected, found: The expected cause and the cause found.
+        right: Whether cause (or an accepted alternative), subject and panel are right; for a control, nobody was
+            notified either.
+        exact: Whether the row is right with the expected cause.
+        accepted: Why an alternative cause is accepted; empty for an exact or wrong result.
+        hit: Number of probe responses, or contracts of a chain, that the fault affected.
+        detected_after_s: World seconds until the first notification; None without one.
+        steps: Number of runbook steps run.
+        seconds: World seconds until the diagnosis.
+        alert: The alert that caused the notification; empty without one.
+        runbook: The runbook named by the alert; without a notification, the one named by the diagnosis.
+        notified_severity: Severity of the notification; empty without one.
+        run: Each step run, in order, with its result (`cases.SIGNS`).
+        deviations: Differences from the expected run; they do not affect `right`.
+        wrong: What is wrong, as text; empty if nothing is.
+        answers: Each diagnostic question with its answer.
+        subsampled: Diagnoses of the same scenario with fewer probe samples, to calibrate the confidence.
     """
 
     fault: str
@@ -98,166 +104,182 @@ class Row:
     subject: str | None
     alert: str
     runbook: str
-    told: str
-    walk: tuple[tuple[str, str], ...]
-    strayed: tuple[str, ...]
+    notified_severity: str
+    run: tuple[tuple[str, str], ...]
+    deviations: tuple[str, ...]
     wrong: str
-    seen: tuple[str, ...]
-    thinned: tuple[Thinned, ...] = ()
+    answers: tuple[str, ...]
+    subsampled: tuple[Subsampled, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """As CONTRACT.md has it, and what else is known."""
-        return asdict(self) | {"thinned": [t._asdict() for t in self.thinned]}
+        """Return the row as JSON: the fields of CONTRACT.md and the additional ones."""
+        return asdict(self) | {"subsampled": [s._asdict() for s in self.subsampled]}
 
 
 class _RunningScenario:
-    """A desk at a world for as long as a trial lasts."""
+    """One scenario while it runs: a workspace at a simulated world."""
 
-    def __init__(self, trial: Scenario, looking: SteppedProbes):
-        self.trial, self.looking, self._active = trial, looking, dict[str, float]()
-        self.workspace = Workspace(looking.settings, lambda: looking.at)
-        self._watch = Evaluator(looking.store, looking.settings, looking.rules, live=True)
-        self._judged_us = clock.micros(BEGINS)
-        self.told: Transition | None = None
-        self._loud = dict[str, Transition]()  # What people are to be notified of, by its alert.
-        self._asked_again_at = BEGINS
+    def __init__(self, scenario: Scenario, probes: SteppedProbes):
+        self.scenario, self.probes, self._active = scenario, probes, dict[str, float]()
+        self.workspace = Workspace(probes.settings, lambda: probes.at)
+        self._evaluator = Evaluator(probes.store, probes.settings, probes.rules, live=True)
+        self._evaluated_us = clock.micros(BEGINS)
+        self.notified: Transition | None = None
+        self._pending = dict[str, Transition]()  # Notifications that are due, by alert.
+        self._diagnose_again_at = BEGINS
 
-    def be(self, active: dict[str, float]) -> None:
+    def inject(self, active: dict[str, float]) -> None:
         self._active = active
-        self.looking.starved = "collector_starved" in active
-        self.looking.lever.be(**{name: share for name, share in active.items() if name not in OURS})
-        if self.trial.marked:
-            Markers(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
+        self.probes.starved = "collector_starved" in active
+        self.probes.world.inject(**{name: share for name, share in active.items() if name not in OURS})
+        if self.scenario.marked:
+            Markers(self.probes.store, self.probes.settings).put("restart", "announced", "DevOps")
 
-    def until(self, at: datetime, stops: bool = False, least: datetime = BEGINS) -> None:
+    def advance(self, at: datetime, stops: bool = False, least: datetime = BEGINS) -> None:
         """
-        Let time go by up to a moment, or until somebody was told and has had time to open the runbook, but not before
-        `least`.
+        Advance the world to a time.
+
+        With `stops`, end earlier: once someone was notified and had time to open the runbook, but not before `least`.
         """
-        while self.looking.at < at:
-            looks = self.trial.looked_at and NOT_LOOKING not in self._active
-            self.looking.live((STEP_S if looks else IDLE_S) / 60, looks)
-            self._judge()
-            if stops and self.told and self.looking.at >= max(least, clock.instant(self.told.at_us) + OPENED_AFTER):
+        while self.probes.at < at:
+            probing = self.scenario.probed and COLLECTOR_DOWN not in self._active
+            self.probes.advance((STEP_S if probing else IDLE_S) / 60, probing)
+            self._evaluate()
+            if (
+                stops
+                and self.notified
+                and self.probes.at >= max(least, clock.instant(self.notified.at_us) + OPENED_AFTER)
+            ):
                 return
 
-    def _judge(self) -> None:
-        upto_us = clock.micros(self.looking.at)
-        for _, became in self._watch.judge(self._judged_us, upto_us):
-            if breaches_greeks(became, self.looking.rules):
-                self.looking.fetch_chains_again()
+    def _evaluate(self) -> None:
+        upto_us = clock.micros(self.probes.at)
+        for _, became in self._evaluator.evaluate(self._evaluated_us, upto_us):
+            if breaches_greeks(became, self.probes.rules):
+                self.probes.fetch_chains_again()
             for t in became:
                 if t.kind in ("fired", "rose") and t.severity in SENT and not t.inhibited_by:
-                    self._loud.setdefault(t.alert, t)
+                    self._pending.setdefault(t.alert, t)
                 elif t.kind in ("resolved", "ended"):
-                    self._loud.pop(t.alert, None)
-        self._judged_us = upto_us
-        if self._loud and not self.told and self.looking.at >= self._asked_again_at and not self._held():
-            self.told = next(iter(self._loud.values()))
+                    self._pending.pop(t.alert, None)
+        self._evaluated_us = upto_us
+        if (
+            self._pending
+            and not self.notified
+            and self.probes.at >= self._diagnose_again_at
+            and not self._is_withheld()
+        ):
+            self.notified = next(iter(self._pending.values()))
 
-    def _held(self) -> bool:
+    def _is_withheld(self) -> bool:
         """
-        Whether nobody is notified for now, since the diagnosis is sure that nothing is at fault; see `planner.due`.
+        Return whether the notifications are withheld for now.
+
+        They are while the diagnosis is sure that there is no fault; see `planner.due`.
         """
-        self._asked_again_at = self.looking.at + timedelta(microseconds=HELD_US)
-        found = diagnose(self.looking.view(SEEN))
+        self._diagnose_again_at = self.probes.at + timedelta(microseconds=HOLD_BACK_US)
+        found = diagnose(self.probes.view(STATUS_WINDOW))
         sure = found.cause in NO_FAULT and found.confidence >= SURE
         return sure and all(
-            sets_off(found.cause, found.subject, t.rule, t.subject, t.source) for t in self._loud.values()
+            sets_off(found.cause, found.subject, t.rule, t.subject, t.source) for t in self._pending.values()
         )
 
 
 @contextlib.contextmanager
-def _lived(trial: Scenario, seed: int) -> Iterator[_RunningScenario]:
-    """A trial in a world of its own, up to the moment at which a runbook is opened."""
+def _simulate(scenario: Scenario, seed: int) -> Iterator[_RunningScenario]:
+    """Run a scenario in a world of its own, up to the time at which a runbook is opened."""
     with (
         tempfile.TemporaryDirectory(prefix="drill-") as folder,
-        World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
-        contextlib.closing(SteppedProbes(lever, Path(folder), chains=True)) as looking,
+        World(BEGINS, seed=seed, speed=SPEED, runs=False) as world,
+        contextlib.closing(SteppedProbes(world, Path(folder), chains=True)) as probes,
     ):
-        living = _RunningScenario(trial, looking)
-        quiet = BEGINS + timedelta(minutes=trial.quiet)
-        living.until(quiet)
-        before = living.told
-        for minute, active in trial.acts:
-            living.until(quiet + timedelta(minutes=minute))
-            living.be(active)
-        last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
-        living.until(
-            last + timedelta(minutes=trial.minutes) - trial.fills * IMPORTED,
-            not trial.control and before is None,
-            last + timedelta(minutes=trial.least),
+        running = _RunningScenario(scenario, probes)
+        quiet = BEGINS + timedelta(minutes=scenario.quiet)
+        running.advance(quiet)
+        before = running.notified
+        for minute, active in scenario.acts:
+            running.advance(quiet + timedelta(minutes=minute))
+            running.inject(active)
+        last = quiet + timedelta(minutes=scenario.acts[-1][0] if scenario.acts else 0.0)
+        running.advance(
+            last + timedelta(minutes=scenario.minutes) - scenario.fills * IMPORTED,
+            not scenario.control and before is None,
+            last + timedelta(minutes=scenario.least),
         )
-        if trial.fills:
-            looking.import_fills()
-            living.until(looking.at + IMPORTED)
-        yield living
+        if scenario.fills:
+            probes.import_fills()
+            running.advance(probes.at + IMPORTED)
+        yield running
 
 
-def run_scenario(trial: Scenario, seed: int) -> Row:
-    """Drill one trial in a world of its own."""
-    with _lived(trial, seed) as living:
-        case = _case(living)
-        found = walked(case.book(living.workspace))
-        said = repr(living.looking.view(WINDOW).panel(trial.panel)) if trial.panel else ""
-        row = _row(trial, seed, living, case, found, said)
-        return replace(row, thinned=tuple(_thinned(living, share, seed) for share in DROPPED))
+def run_scenario(scenario: Scenario, seed: int) -> Row:
+    """Run one scenario in a world of its own and assess the result."""
+    with _simulate(scenario, seed) as running:
+        case = _case(running)
+        found = run_unattended(case.session(running.workspace))
+        panel = repr(running.probes.view(WINDOW).panel(scenario.panel)) if scenario.panel else ""
+        row = _row(scenario, seed, running, case, found, panel)
+        return replace(row, subsampled=tuple(_subsampled(running, share, seed) for share in DROPPED))
 
 
-class Kept(NamedTuple):
-    """A trial that was lived, to be walked again without its world: as a case, and by whose settings."""
+class Recorded(NamedTuple):
+    """A scenario that was simulated, as a case that can be run again without its world, and its settings."""
 
     case: RegressionCase
     settings: Settings
 
 
-def kept(trial: Scenario, seed: int, folder: Path, more: timedelta) -> Kept:
-    """Live a trial, and so long on after its moment, and keep what happened."""
-    with _lived(trial, seed) as living:
-        case = replace(_case(living), store=folder / f"{trial.name}.sqlite")
-        living.until(case.at + more)
+def record(scenario: Scenario, seed: int, folder: Path, more: timedelta) -> Recorded:
+    """Simulate a scenario, and `more` time after its diagnosis, and keep the database."""
+    with _simulate(scenario, seed) as running:
+        case = replace(_case(running), store=folder / f"{scenario.name}.sqlite")
+        running.advance(case.at + more)
         with (
-            contextlib.closing(sqlite3.connect(living.looking.store_file)) as whole,
+            contextlib.closing(sqlite3.connect(running.probes.store_file)) as whole,
             contextlib.closing(sqlite3.connect(case.store)) as part,
         ):
             whole.backup(part)
-        return Kept(case, replace(living.looking.settings, home=folder, secrets={}))
+        return Recorded(case, replace(running.probes.settings, home=folder, secrets={}))
 
 
-def _case(living: _RunningScenario) -> RegressionCase:
+def _case(running: _RunningScenario) -> RegressionCase:
     """
-    The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at
-    everything leads to, else by that for what no other is for.
+    Return the present moment as a case.
+
+    Its runbook is the one that the alert names. Without a notification it is the one that the diagnosis names, else
+    the general incident runbook.
     """
-    told, workspace, trial, at = living.told, living.workspace, living.trial, living.looking.at
-    held = Path(living.looking.store_file)
-    if told is None:
+    notified, workspace, scenario, at = running.notified, running.workspace, running.scenario, running.probes.at
+    store = Path(running.probes.store_file)
+    if notified is None:
         runbook = diagnosis.diagnose_at(workspace, at, WINDOW).runbook or "incident"
-        return RegressionCase(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
-    rule = workspace.rules[told.rule]
-    limit = "" if told.limit is None else rule.limit_told(told.limit)
+        return RegressionCase(
+            scenario.name, runbook, "", "", "", "", WINDOW, at, scenario.cause, scenario.subject, (), store
+        )
+    rule = workspace.rules[notified.rule]
+    limit = "" if notified.limit is None else rule.format_limit(notified.limit)
     return RegressionCase(
-        trial.name,
-        rule.runbooks[told.subject],
-        told.rule,
-        told.subject,
-        told.severity,
+        scenario.name,
+        rule.runbooks[notified.subject],
+        notified.rule,
+        notified.subject,
+        notified.severity,
         limit,
         rule.window,
         at,
-        trial.cause,
-        trial.subject,
+        scenario.cause,
+        scenario.subject,
         (),
-        held,
+        store,
     )
 
 
-def _thinned(living: _RunningScenario, share: float, seed: int) -> Thinned:
-    """The same moment, by a copy of the store in which some of our looks are missing."""
-    looking, chance = living.looking, Random(f"{seed}/{living.trial.name}/{share}")
-    place = looking.home / f"thinned-{share:g}.sqlite"
+def _subsampled(running: _RunningScenario, share: float, seed: int) -> Subsampled:
+    """Diagnose the same moment from a copy of the database without a random share of the probe samples."""
+    probes, chance = running.probes, Random(f"{seed}/{running.scenario.name}/{share}")
+    place = probes.home / f"subsampled-{share:g}.sqlite"
     with (
-        contextlib.closing(sqlite3.connect(looking.store_file)) as whole,
+        contextlib.closing(sqlite3.connect(probes.store_file)) as whole,
         contextlib.closing(sqlite3.connect(place)) as part,
     ):
         whole.backup(part)
@@ -266,92 +288,94 @@ def _thinned(living: _RunningScenario, share: float, seed: int) -> Thinned:
             [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share],
         )
         part.commit()
-    workspace = Workspace(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
+    workspace = Workspace(replace(probes.settings, store_url=sqlite_url(place)), lambda: probes.at)
     with contextlib.closing(workspace.store):
-        found = diagnosis.diagnose_at(workspace, looking.at, WINDOW)
-    return Thinned(round(100 * share, 2), found.cause, not held(living, found).wrong, found.confidence)
+        found = diagnosis.diagnose_at(workspace, probes.at, WINDOW)
+    return Subsampled(round(100 * share, 2), found.cause, not assess(running, found).wrong, found.confidence)
 
 
-class Held(NamedTuple):
-    """
-    An answer held against what was injected: why it is accepted though it is another than the expected one, or what is
-    wrong with it.
-    """
+class Assessment(NamedTuple):
+    """How a diagnosis compares with the injected fault: why an alternative is accepted, or what is wrong."""
 
     accepted: str = ""
     wrong: str = ""
 
 
-def held(living: _RunningScenario, found: Diagnosis) -> Held:
-    """Hold an answer against what was injected."""
-    trial = living.trial
-    if found.cause == NONE and trial.share < 1.0 and living.told is None and living.looking.lever.hit < ENOUGH:
-        return Held(TOO_FEW)
-    if found.cause not in trial.causes:
-        return Held(wrong=f"cause {found.cause}")
+def assess(running: _RunningScenario, found: Diagnosis) -> Assessment:
+    """Compare a diagnosis with the injected fault."""
+    scenario = running.scenario
+    if found.cause == NONE and scenario.share < 1.0 and running.notified is None and running.probes.world.hit < ENOUGH:
+        return Assessment(TOO_FEW)
+    if found.cause not in scenario.causes:
+        return Assessment(wrong=f"cause {found.cause}")
     named = {found.cause, *(other.cause for other in found.also)}
     if (
-        lacking := [cause for cause in (trial.cause, *trial.also) if cause not in named]
-        if trial.kind == PAIR and trial.also
+        lacking := [cause for cause in (scenario.cause, *scenario.also) if cause not in named]
+        if scenario.kind == PAIR and scenario.also
         else []
     ):
-        return Held(wrong="; ".join(f"{cause} is not named" for cause in lacking))
-    if found.cause != trial.cause:
-        return Held(trial.accepted[found.cause])
-    return Held(
-        wrong=f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else ""
+        return Assessment(wrong="; ".join(f"{cause} is not named" for cause in lacking))
+    if found.cause != scenario.cause:
+        return Assessment(scenario.accepted[found.cause])
+    return Assessment(
+        wrong=f"subject {found.subject}, expected {scenario.subject}"
+        if scenario.subject not in (None, found.subject)
+        else ""
     )
 
 
-def _row(trial: Scenario, seed: int, living: _RunningScenario, case: RegressionCase, walked: Walked, said: str) -> Row:
-    told, found, agreed = living.told, walked.diagnosis, expected_runs.agreed(trial)
-    accepted, wrong_cause = held(living, found)
+def _row(
+    scenario: Scenario, seed: int, running: _RunningScenario, case: RegressionCase, run: UnattendedRun, panel: str
+) -> Row:
+    notified, found, expected = running.notified, run.diagnosis, expected_runs.expected_run(scenario)
+    accepted, wrong_cause = assess(running, found)
     wrong = [wrong_cause] if wrong_cause else []
-    wrong += [f"the panel {trial.panel} does not say {words!r}" for words in trial.words if words not in said]
-    if trial.control and told:
-        wrong.append(f"somebody was told: {told.sentence}")
-    begins = clock.micros(BEGINS + timedelta(minutes=trial.injected))
-    after_s = None if told is None else (told.at_us - begins) / 1e6
-    seconds = (living.looking.at - BEGINS - timedelta(minutes=trial.quiet)).total_seconds()
+    wrong += [f"panel {scenario.panel} does not show {words!r}" for words in scenario.words if words not in panel]
+    if scenario.control and notified:
+        wrong.append(f"false alarm: {notified.sentence}")
+    begins = clock.micros(BEGINS + timedelta(minutes=scenario.injected))
+    after_s = None if notified is None else (notified.at_us - begins) / 1e6
+    seconds = (running.probes.at - BEGINS - timedelta(minutes=scenario.quiet)).total_seconds()
     return Row(
-        trial.name,
-        round(100 * trial.share, 2),
+        scenario.name,
+        round(100 * scenario.share, 2),
         seed,
-        trial.control,
-        trial.kind,
-        trial.cause,
+        scenario.control,
+        scenario.kind,
+        scenario.cause,
         found.cause,
         not wrong,
         not wrong and not accepted,
         "" if wrong else accepted,
-        living.looking.lever.hit,
+        running.probes.world.hit,
         after_s,
-        len(walked.walk),
+        len(run.results),
         seconds,
         found.confidence,
         found.subject,
-        told.alert if told else "",
+        notified.alert if notified else "",
         case.runbook,
         case.severity,
-        walked.walk,
-        tuple(agreed.strayed(case.runbook, case.severity, walked.walk)),
+        run.results,
+        tuple(expected.deviations(case.runbook, case.severity, run.results)),
         "; ".join(wrong),
-        _seen(found),
+        _answers(found),
     )
 
 
-def _seen(found: Diagnosis) -> tuple[str, ...]:
-    """Every question that was asked, with its answer."""
+def _answers(found: Diagnosis) -> tuple[str, ...]:
+    """Return each diagnostic question with its answer."""
     return tuple(f"{c.question} {c.answer}" for c in found.evidence)
 
 
-def tried(case: RegressionCase, settings: Settings) -> Row:
+def run_case(case: RegressionCase, settings: Settings) -> Row:
     """
-    Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is,
-    too.
+    Run a regression case of a home and compare the result with what people agreed on.
+
+    Unlike a scenario, a case is right only if its run has no deviation either.
     """
-    _, walk, wrong, way = case.tried(settings)
-    right = not wrong and not way
+    _, run, wrong, deviations = case.run(settings)
+    right = not wrong and not deviations
     return Row(
         case.id,
         100.0,
@@ -359,35 +383,35 @@ def tried(case: RegressionCase, settings: Settings) -> Row:
         False,
         CASE,
         case.cause,
-        walk.diagnosis.cause,
+        run.diagnosis.cause,
         right,
         right,
         "",
         0,
         None,
-        len(walk.walk),
+        len(run.results),
         0.0,
-        walk.diagnosis.confidence,
-        walk.diagnosis.subject,
+        run.diagnosis.confidence,
+        run.diagnosis.subject,
         f"{case.rule} of {case.subject}" if case.rule else "",
         case.runbook,
         case.severity,
-        walk.walk,
-        way,
+        run.results,
+        deviations,
         "; ".join(wrong),
-        _seen(walk.diagnosis),
+        _answers(run.diagnosis),
     )
 
 
-def drill(
-    trials: Iterable[Scenario],
+def run_scenarios(
+    scenarios: Iterable[Scenario],
     seeds: Iterable[int],
     workers: int,
     progress: Callable[[Iterable[Any], int], Iterable[Any]],
 ) -> Iterator[Row]:
-    """Drill trials on seeds, so many at once, each in a process of its own; rows as they come."""
-    asked = [(trial, seed) for trial in trials for seed in seeds]
+    """Run scenarios on seeds, `workers` at a time, each in its own process; yield rows as they finish."""
+    pairs = [(scenario, seed) for scenario in scenarios for seed in seeds]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(run_scenario, trial, seed) for trial, seed in asked]
+        running = [pool.submit(run_scenario, scenario, seed) for scenario, seed in pairs]
         for done in progress(as_completed(running), len(running)):
             yield done.result()

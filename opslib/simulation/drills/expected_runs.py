@@ -1,4 +1,4 @@
-"""Read the expected run of each trial, as people agreed on it: by which runbook, how bad, and each step's result."""
+"""Read the expected run of each scenario: its runbook, the severity of the notification, and each step's result."""
 
 import tomllib
 from collections.abc import Sequence
@@ -14,32 +14,32 @@ FILE = Path(__file__).with_name("expected_runs.toml")
 
 
 @dataclass(frozen=True)
-class Agreed:
+class ExpectedRun:
     """
-    The way that was agreed on.
+    The run that people agreed on for a scenario.
 
     Attributes:
-        runbook: Which is walked; empty is that nobody agreed on any.
-        told: The severity that somebody is told of; empty is that nobody is, ``*`` that it differs.
-        walk: Its steps in order, each with how it stands, as `cases.SIGNS`; ``*`` where that differs.
+        runbook: The runbook that is run; empty if no run was agreed on.
+        severity: The severity that someone is notified of; empty if nobody is notified, ``*`` if it varies.
+        results: Its steps in order, each with its result, as `cases.SIGNS`; ``*`` where it varies.
     """
 
     runbook: str = ""
-    told: str = ""
-    walk: tuple[tuple[str, str], ...] = ()
+    severity: str = ""
+    results: tuple[tuple[str, str], ...] = ()
 
-    def strayed(self, runbook: str, told: str, walk: Sequence[tuple[str, str]]) -> list[str]:
-        """By what did it go another way? In words; nothing where nobody agreed on any."""
+    def deviations(self, runbook: str, severity: str, results: Sequence[tuple[str, str]]) -> list[str]:
+        """List the deviations of a run, as text; empty if there are none or no run was agreed on."""
         if not self.runbook:
             return []
         if runbook != self.runbook:
-            return [f"runbook {runbook} was walked, not {self.runbook}"]
-        how = (
-            [f"somebody was told of it as {told or 'nothing'}, agreed was {self.told or 'nothing'}"]
-            if self.told not in ("*", told)
+            return [f"ran runbook {runbook}, expected {self.runbook}"]
+        notified = (
+            [f"notified as {severity or 'nothing'}, expected {self.severity or 'nothing'}"]
+            if self.severity not in ("*", severity)
             else []
         )
-        return how + deviations(self.walk, walk)
+        return notified + deviations(self.results, results)
 
 
 @cache
@@ -47,13 +47,14 @@ def _file() -> dict[str, Any]:
     return tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
-def agreed(trial: Scenario) -> Agreed:
+def expected_run(scenario: Scenario) -> ExpectedRun:
     """
-    The way that was agreed on for a trial; nothing for one that hits only a share of what is answered, which differs by
-    chance.
+    Return the expected run of a scenario.
+
+    It is empty for a scenario that affects only a share of the responses, since its run varies by chance.
     """
-    found = _file()["trials"].get(trial.name) if trial.share == 1.0 else None
+    found = _file()["scenarios"].get(scenario.name) if scenario.share == 1.0 else None
     if found is None:
-        return Agreed()
+        return ExpectedRun()
     steps = _file()["steps"][found["runbook"]].split()
-    return Agreed(found["runbook"], found["told"], tuple(zip(steps, found["walk"], strict=True)))
+    return ExpectedRun(found["runbook"], found["severity"], tuple(zip(steps, found["results"], strict=True)))

@@ -1,7 +1,7 @@
 """
-Run a game day: a fault appears in a running world, a person finds it, and a debrief says how long that took.
+Run a game day: inject a fault into a running world, let a person diagnose it, and write a debrief with the times.
 
-The world is told what becomes the matter in a code of its seed's, so nothing that the person can look at names it.
+The fault is sent to the world in a code that depends on the seed, so nothing that the person can open names it.
 """
 
 import contextlib
@@ -36,14 +36,17 @@ from opslib.simulation.world.control import World
 from opslib.simulation.world.faults import OURS
 
 ANY, GIVES_UP, LISTS = "any", "give up", "?"
-FIRST_S, LAST_S = 120.0, 480.0  # It begins between these, in seconds of the world: long enough to see what is normal.
+FIRST_S, LAST_S = (
+    120.0,
+    480.0,
+)  # The fault begins between these world seconds, so that normal operation is visible first.
 UP_S = 30.0
 FOLDER = "game_days"
 SHOWN_KINDS = ("opened", "acknowledged", "runbook", "step", "diagnosis", "note", "mitigated", "resolved", "dismissed")
 
 
-class Said(NamedTuple):
-    """What the person said it is, how many seconds of the world after it began, and whether that is right."""
+class Answer(NamedTuple):
+    """A cause that the person entered, the world seconds since the fault began, and whether the cause is right."""
 
     cause: str
     after_s: float
@@ -52,12 +55,12 @@ class Said(NamedTuple):
 
 class Result(NamedTuple):
     """
-    What came of a game day.
+    The result of a game day.
 
     Attributes:
-        values: For programs.
-        words: For people.
-        done: Whether the fault was found.
+        values: The debrief as JSON.
+        words: The debrief as text.
+        done: Whether the person found the cause.
     """
 
     values: Any
@@ -71,36 +74,36 @@ class GameDay:
     One game day.
 
     Attributes:
-        trial: What becomes the matter.
-        seed: Of the world.
-        home: Where the person's desk is.
-        by: Who plays.
-        begun: World time at which it became the matter; None before.
-        said: What the person said, in order.
+        scenario: The fault that is injected.
+        seed: Seed of the world.
+        home: Home directory of the person's suite.
+        by: Name of the person.
+        begun: World time at which the fault was injected; None before.
+        answers: The causes that the person entered, in order.
     """
 
-    trial: Scenario
+    scenario: Scenario
     seed: int
     home: Path
     by: str
     begun: datetime | None = None
-    said: list[Said] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
 
     @property
-    def found(self) -> Said | None:
-        """The right answer, once it was given."""
-        return next((s for s in self.said if s.right), None)
+    def found(self) -> Answer | None:
+        """The right answer; None until it is given."""
+        return next((a for a in self.answers if a.right), None)
 
-    def hear(self, cause: str, now: datetime) -> Said:
-        """The person says what it is; before it began nothing is right."""
+    def record_answer(self, cause: str, now: datetime) -> Answer:
+        """Record the cause that the person entered; before the fault began no answer is right."""
         after_s = (now - self.begun).total_seconds() if self.begun else -1.0
-        self.said.append(Said(cause, after_s, self.begun is not None and cause in self.trial.causes))
-        return self.said[-1]
+        self.answers.append(Answer(cause, after_s, self.begun is not None and cause in self.scenario.causes))
+        return self.answers[-1]
 
 
 @contextlib.contextmanager
 def _running(commands: Sequence[Sequence[str]], environ: Mapping[str, str], folder: Path) -> Iterator[None]:
-    """Processes that run for as long as this is entered; what they print goes into files of that folder."""
+    """Run processes while the context is active; their output goes to files in a folder."""
     with contextlib.ExitStack() as open_files:
         running = []
         for command in commands:
@@ -127,35 +130,35 @@ def _running(commands: Sequence[Sequence[str]], environ: Mapping[str, str], fold
                 process.wait()
 
 
-def asked(
+def play(
     options: Any,
     say: Callable[[str], None],
-    hear: Callable[[str], str] = input,
-    instead: Sequence[str] = (),
+    prompt: Callable[[str], str] = input,
+    instead_of_lab: Sequence[str] = (),
     speed: float = 1.0,
     first_s: float = FIRST_S,
     last_s: float = LAST_S,
 ) -> Result:
     """
-    Play a game day, to the answer or until the person gives up.
+    Play a game day until the right answer or until the person gives up.
 
     Args:
-        hear: Asks the person in the terminal.
-        instead: The arguments of Python for what is begun instead of JupyterLab; nothing is that it is begun.
-        speed: World seconds a second.
-        first_s, last_s: It begins between these, in seconds of the world.
+        prompt: Asks the person in the terminal.
+        instead_of_lab: Arguments of a Python process to start instead of JupyterLab; if empty, JupyterLab starts.
+        speed: World seconds per real second.
+        first_s, last_s: The fault begins between these world seconds.
 
     Raises:
-        UsageError: There is no such fault.
+        UsageError: The fault is unknown, or `any` was chosen without --secret.
     """
-    names = [name for name, trial in FAULTS.items() if trial.looked_at and not trial.fills and name not in OURS]
+    names = [name for name, scenario in FAULTS.items() if scenario.probed and not scenario.fills and name not in OURS]
     if options.live not in (ANY, *names):
         raise UsageError(
-            f"there is no fault {options.live!r} for a game day.{formatting.nearest(options.live, (ANY, *names))} "
-            f"{ANY} is one that nobody chose."
+            f"unknown fault for a game day: {options.live!r}.{formatting.nearest(options.live, (ANY, *names))} "
+            f"Use {ANY} for a random fault."
         )
     if options.live == ANY and not options.secret:
-        raise UsageError(f"--live {ANY} is one that nobody knows: it goes with --secret.")
+        raise UsageError(f"--live {ANY} injects a random fault. Add --secret.")
     chance = random.SystemRandom()
     name = chance.choice(names) if options.live == ANY else options.live
     seed = options.seed[0] if options.seed else secrets.randbelow(10**6)
@@ -164,100 +167,101 @@ def asked(
     folder = settings.outputs / FOLDER / stamp
     folder.mkdir(parents=True)
     played = GameDay(FAULTS[name], seed, folder / "home", options.by or "")
-    say("starting a world of its own: an app, Massive, Tradier, a page, a receiver, a collector")
-    with _at_world(played, instead, speed) as (lever, environ, address):
+    say("starting a simulated world: app, Massive, Tradier, page, receiver, collector")
+    with _at_world(played, instead_of_lab, speed) as (world, environ, address):
         say(_how(played, options.secret, environ))
-        print(address, file=sys.stderr, flush=True)  # Its token is for who plays; messages would leave it out.
+        print(address, file=sys.stderr, flush=True)  # Printed directly, since messages would redact its token.
         beginning = threading.Thread(
             target=_begin,
-            args=(played, lever, chance.uniform(first_s, last_s) / speed, ended := threading.Event()),
+            args=(played, world, chance.uniform(first_s, last_s) / speed, ended := threading.Event()),
             daemon=True,
         )
         beginning.start()
         try:
-            _play(played, lever, hear, say)
+            _ask(played, world, prompt, say)
         finally:
             ended.set()
             beginning.join()
-        values = _debriefed(played, environ, lever.now())
+        values = _debriefed(played, environ, world.now())
     words = _words(played, values)
     (folder / "debrief.md").write_text(words + "\n", encoding="utf-8")
     (folder / "debrief.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Result(values, f"{words}\n\nkept in {folder / 'debrief.md'}", played.found is not None)
+    return Result(values, f"{words}\n\nsaved in {folder / 'debrief.md'}", played.found is not None)
 
 
 @contextlib.contextmanager
-def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator[tuple[World, dict[str, str], str]]:
-    """A world with a desk at it, and JupyterLab; how to reach them, and where that is."""
+def _at_world(
+    played: GameDay, instead_of_lab: Sequence[str], speed: float
+) -> Iterator[tuple[World, dict[str, str], str]]:
+    """Start a world, the suite at it, and JupyterLab; yield the world, the environment and JupyterLab's address."""
     port, lab_port = free_port(), free_port()
     played.home.mkdir()
-    with World(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
+    with World(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as world:
         mine = {k: v for k, v in os.environ.items() if not k.startswith("OPS_")}
-        workspace = settings_module.load(played.home, "desk", mine | lever.environ)
-        place = jupyterlab.prepare(workspace, mine | lever.environ, catalog.titles())
+        workspace = settings_module.load(played.home, "desk", mine | world.environ)
+        place = jupyterlab.prepare(workspace, mine | world.environ, catalog.titles())
         ops = ("-m", "opslib.cli")
         commands = [
             (*ops, "serve", "--port", str(port)),
             (*ops, "collect"),
-            instead or place.lab(lab_port, sys.stdin.isatty())[1:],
+            instead_of_lab or place.lab(lab_port, sys.stdin.isatty())[1:],
         ]
         with _running(commands, place.environ, played.home.parent):
             _wait_for(played.home / "store.sqlite")
-            yield lever, place.environ, place.address("lab", lab_port)
+            yield world, place.environ, place.address("lab", lab_port)
 
 
 def _wait_for(store: Path) -> None:
     until_s = time.monotonic() + UP_S
     while not store.exists() and time.monotonic() < until_s:
-        time.sleep(0.1)  # Another process makes it.
+        time.sleep(0.1)  # Another process creates it.
     if not store.exists():
         raise OpsError(
-            f"the desk of the game day did not come up within {UP_S:.0f} s; {store.parent.parent} has what it said."
+            f"The receiver of the game day did not start within {UP_S:.0f} s. Read the logs in {store.parent.parent}."
         )
 
 
 def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
-    """What the person is told before it begins."""
-    what = "Something" if secret else f"{played.trial.name}"
+    """Return the instructions for the person."""
+    what = "A fault" if secret else f"The fault {played.scenario.name}"
     return "\n".join(
         [
-            f"{what} will become the matter within some minutes. The world's time is "
-            f"{formatting.moment(BEGINS)} and on.",
-            "JupyterLab is opening, at the address below. A terminal in it (File, New, Terminal) knows this world:",
+            f"{what} will be injected within a few minutes. The world's time starts at {formatting.moment(BEGINS)}.",
+            "JupyterLab is starting at the address below. Its terminal (File, New, Terminal) is set up for this world:",
             "    ops status; ops incident list; ops runbook open NAME --by YOU; ops doctor",
-            f"This desk is in {environ['OPS_HOME']}.",
-            f"When you know what it is, say its cause here; {LISTS} lists the causes, {GIVES_UP!r} ends it.",
+            f"Home directory: {environ['OPS_HOME']}",
+            f"When you know the cause, enter it here. Enter {LISTS} to list the causes, {GIVES_UP!r} to stop.",
         ]
     )
 
 
-def _begin(played: GameDay, lever: World, after_s: float, ended: threading.Event) -> None:
+def _begin(played: GameDay, world: World, after_s: float, ended: threading.Event) -> None:
     if not ended.wait(after_s):
-        began = lever.now()
-        lever.be(**{name: share for _, active in played.trial.acts for name, share in active.items()})
+        began = world.now()
+        world.inject(**{name: share for _, active in played.scenario.acts for name, share in active.items()})
         played.begun = began
 
 
-def _play(played: GameDay, lever: World, hear: Callable[[str], str], say: Callable[[str], None]) -> None:
-    """Hear what the person says, until it is right or they give up; the end of what can be read is giving up."""
+def _ask(played: GameDay, world: World, prompt: Callable[[str], str], say: Callable[[str], None]) -> None:
+    """Ask for the cause until the answer is right or the person gives up; end of input counts as giving up."""
     while played.found is None:
         try:
-            told = hear("cause? ").strip()
+            entered = prompt("cause? ").strip()
         except (EOFError, KeyboardInterrupt):
             return
-        if told == GIVES_UP:
+        if entered == GIVES_UP:
             return
-        if told == LISTS:
-            words = {cause: HEADLINES[cause].format("the provider") for cause in CAUSES}
-            say("\n".join(f"  {cause}: {told[0].upper()}{told[1:]}" for cause, told in words.items()))
-        elif told not in CAUSES:
-            say(f"there is no cause {told!r}.{formatting.nearest(told, CAUSES)} {LISTS} lists them.")
-        elif not played.hear(told, lever.now()).right:
-            say("That is not it, or not yet. Look on.")
+        if entered == LISTS:
+            headlines = {cause: HEADLINES[cause].format("the provider") for cause in CAUSES}
+            say("\n".join(f"  {cause}: {words[0].upper()}{words[1:]}" for cause, words in headlines.items()))
+        elif entered not in CAUSES:
+            say(f"Unknown cause: {entered!r}.{formatting.nearest(entered, CAUSES)} Enter {LISTS} to list the causes.")
+        elif not played.record_answer(entered, world.now()).right:
+            say("Wrong, or the fault has not begun yet. Continue.")
 
 
 def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> dict[str, Any]:
-    """What the store of the desk knows of it, and when, in seconds of the world after it began."""
+    """Return the debrief as JSON, from the database; times are world seconds since the fault began."""
     workspace = Workspace(settings_module.load(played.home, "desk", dict(environ)), lambda: now)
     with contextlib.closing(workspace.store):
         begun_us = clock.micros(played.begun or now)
@@ -265,13 +269,13 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
         def after(at_us: int) -> float:
             return round((at_us - begun_us) / 1e6, 1)
 
-        rises = [
+        notifications = [
             r
-            for r in alert_log.log_of(workspace, now, since=BEGINS, replay=True).rises
+            for r in alert_log.log_of(workspace, now, since=BEGINS, replay=True).changes
             if r.sent and r.fired_us >= begun_us
         ]
         lifecycle.of(workspace).follow_alerts()
-        done = [
+        actions = [
             {"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)}
             for i in lifecycle.of(workspace).all()
             for e in i.entries
@@ -279,76 +283,78 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
         ]
         found = diagnosis.diagnose_at(workspace, now, timedelta(minutes=5))
     return {
-        "fault": played.trial.name,
+        "fault": played.scenario.name,
         "seed": played.seed,
         "by": played.by or None,
         "begun": formatting.iso(played.begun) if played.begun else None,
-        "expected": list(played.trial.causes),
+        "expected": list(played.scenario.causes),
         "found_after_s": played.found.after_s if played.found else None,
-        "said": [s._asdict() for s in played.said],
-        "told_after_s": after(rises[0].fired_us) if rises else None,
-        "told": [{"after_s": after(r.fired_us), "severity": r.severity, "words": r.sentence} for r in rises],
-        "done": sorted(done, key=lambda d: d["after_s"]),
-        "suite": found.words,
+        "answers": [a._asdict() for a in played.answers],
+        "notified_after_s": after(notifications[0].fired_us) if notifications else None,
+        "notifications": [
+            {"after_s": after(r.fired_us), "severity": r.severity, "words": r.sentence} for r in notifications
+        ],
+        "actions": sorted(actions, key=lambda a: a["after_s"]),
+        "diagnosis": found.words,
     }
 
 
 def _words(played: GameDay, values: Mapping[str, Any]) -> str:
-    """The debrief."""
+    """Return the debrief as Markdown."""
 
     def after(seconds: float | None) -> str:
         return formatting.UNKNOWN if seconds is None else formatting.duration(max(0.0, seconds))
 
-    found = f"found after {after(values['found_after_s'])}" if played.found else "not found"
-    began = f"it began at {formatting.moment(played.begun)}" if played.begun else "it had not begun"
+    found = f"cause found after {after(values['found_after_s'])}" if played.found else "cause not found"
+    began = f"The fault began at {formatting.moment(played.begun)}" if played.begun else "The fault had not begun"
     lines = [
-        f"# Game day: {played.trial.name}",
+        f"# Game day: {played.scenario.name}",
         "",
-        f"{began}; {found}; somebody was told after {after(values['told_after_s'])}. Expected: "
-        f"{', '.join(played.trial.causes)}.",
+        f"{began}; {found}; first notification after {after(values['notified_after_s'])}. "
+        f"Expected cause: {' or '.join(played.scenario.causes)}.",
         "",
-        "## What was said",
+        "## Answers",
         "",
     ]
     lines += [
-        f"- after {after(s.after_s) if s.after_s >= 0 else 'less than nothing: before it began'}: {s.cause}"
-        f"{' (right)' if s.right else ''}"
-        for s in played.said
-    ] or ["- nothing"]
+        f"- {f'after {after(a.after_s)}' if a.after_s >= 0 else 'before the fault began'}: {a.cause}"
+        f" ({'right' if a.right else 'wrong'})"
+        for a in played.answers
+    ] or ["- none"]
     lines += [
         "",
-        "## What people were told",
+        "## Notifications",
         "",
         *(
             [
-                f"- after {after(t['after_s'])}: {t['severity']}: {formatting.in_markdown(t['words'])}"
-                for t in values["told"]
+                f"- after {after(n['after_s'])}: {n['severity']}: {formatting.in_markdown(n['words'])}"
+                for n in values["notifications"]
             ]
-            or ["- nothing"]
+            or ["- none"]
         ),
     ]
     lines += [
         "",
-        "## What was done",
+        "## Actions",
         "",
         *(
             [
-                f"- after {after(d['after_s'])}: {d['kind']}: {formatting.in_markdown(str(d['words']))}"
-                for d in values["done"]
+                f"- after {after(a['after_s'])}: {a['kind']}: {formatting.in_markdown(str(a['words']))}"
+                for a in values["actions"]
             ]
-            or ["- nothing that is on record"]
+            or ["- none recorded"]
         ),
     ]
     lines += [
         "",
-        "## What the suite says at the end",
+        "## Diagnosis of the suite at the end",
         "",
-        formatting.in_markdown(values["suite"]),
+        formatting.in_markdown(values["diagnosis"]),
         "",
-        "## To talk over",
+        "## Points to discuss",
         "",
-        "- What led to the answer, what led away from it?",
-        "- What would have been seen sooner, and where?",
-        "- What is to change in the runbook? Freeze it as a case: `ops postmortem ID --freeze`.",
+        "- Which evidence led to the cause, and which was misleading?",
+        "- Which evidence was available earlier, and where?",
+        "- What should change in the runbook? Freeze the incident as a regression case: `ops postmortem ID --freeze`.",
     ]
     return "\n".join(lines)

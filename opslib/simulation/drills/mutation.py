@@ -1,9 +1,9 @@
 """
-Test the drills by mutation: would they notice a changed runbook, check or limit?
+Run mutation tests of the runbooks: a changed runbook, check or limit must be caught by a drill.
 
-A mutant is noticed where a trial goes another way than without it: other steps, a step that stands otherwise, another
-cause, an alert that fires at another limit or time. Who is not noticed by any trial of its runbook survives, and is
-listed.
+A mutation is caught if a scenario gives another result with it: other steps, another step result, another cause, or an
+alert at another limit or time. A mutation that no scenario of its runbook catches has survived; it is listed with the
+reason.
 """
 
 import contextlib
@@ -23,41 +23,41 @@ from opslib.foundation.config import rules as config_rules
 from opslib.foundation.config.rules import Rule
 from opslib.foundation.config.workspace import Workspace
 from opslib.runbooks import catalog
-from opslib.runbooks.cases import SIGNS, alerts, walked
+from opslib.runbooks.cases import SIGNS, alerts, run_unattended
 from opslib.runbooks.catalog import Runbook
 from opslib.runbooks.checks import CHECKS
-from opslib.runbooks.steps import LOOK
+from opslib.runbooks.steps import CHECK
 from opslib.simulation.drills import drill, expected_runs
-from opslib.simulation.drills.drill import Kept
-from opslib.simulation.drills.scenarios import CONTROLS, Scenario, trials
+from opslib.simulation.drills.drill import Recorded
+from opslib.simulation.drills.scenarios import CONTROLS, Scenario, select_scenarios
 from opslib.simulation.drills.stepped_desk import BEGINS
 
-DROPPED, SWAPPED, TURNED, BETTER, MOVED = (
+DROPPED, SWAPPED, INVERTED, DIRECTION, MOVED = (
     "step dropped",
     "steps swapped",
-    "check turned",
-    "comparison turned",
+    "check inverted",
+    "comparison inverted",
     "limit moved",
 )
-OF_RULES = (BETTER, MOVED)
-LIVES_ON = timedelta(minutes=4)  # So that the upper rungs of a limit are reached, too.
+OF_RULES = (DIRECTION, MOVED)
+CONTINUES = timedelta(minutes=4)  # Long enough to reach the higher severities of a rule, too.
 BY = (2.0, 0.5)
 
 
 @dataclass(frozen=True)
 class Mutation:
     """
-    One change.
+    One change of a runbook, a check or a rule.
 
     Attributes:
-        runbook: Whose.
-        kind: What was done.
-        target: To which step, check or rule.
-        other: The step that it was swapped with; of a limit, the rung.
-        by: A limit was moved by so many times; of a ratio, what is lacking to the best.
-        noticed: By which trial and by what; empty where none noticed.
-        trials: So many walked it.
-        why: Why none noticed.
+        runbook: The runbook that is tested.
+        kind: What is changed.
+        target: The step, check or rule that is changed.
+        other: For swapped steps, the other step; for a limit, its severity.
+        by: Factor of a moved limit; for a ratio that is best at 1, factor of its distance from 1.
+        caught: The scenario that caught it, and by what; empty if it survived.
+        scenarios: Number of scenarios run with it.
+        why: Why it survived.
     """
 
     runbook: str
@@ -65,63 +65,68 @@ class Mutation:
     target: str
     other: str = ""
     by: float = 1.0
-    noticed: str = ""
-    trials: int = 0
+    caught: str = ""
+    scenarios: int = 0
     why: str = ""
 
     @property
     def words(self) -> str:
-        """What was done, for people."""
+        """What was changed, as text."""
         more = {SWAPPED: f" and {self.other}", MOVED: f" {self.other} x {self.by:g}"}.get(self.kind, "")
         return f"{self.kind}: {self.target}{more}"
 
 
-def mutants(runbook: str) -> Iterator[Mutation]:
-    """
-    Every mutant of a runbook: of its steps, of the checks that judge them, and of the rules whose alerts lead to it.
-    """
+def mutations_of(runbook: str) -> Iterator[Mutation]:
+    """Yield every mutation of a runbook: of its steps, of their checks, and of the rules whose alerts lead to it."""
     steps = catalog.runbook(runbook).steps
     for step in steps:
         yield Mutation(runbook, DROPPED, step.name)
     for step, following in itertools.pairwise(steps):
         yield Mutation(runbook, SWAPPED, step.name, following.name)
-    for check in dict.fromkeys(step.check for step in steps if step.kind == LOOK):
-        yield Mutation(runbook, TURNED, check)
+    for check in dict.fromkeys(step.check for step in steps if step.kind == CHECK):
+        yield Mutation(runbook, INVERTED, check)
     for rule in config_rules.load().without_budgets().rules.values():
         if runbook in rule.runbooks.values():
-            yield Mutation(runbook, BETTER, rule.name)
-            for rung, limit in rule.ladder:
-                yield from (Mutation(runbook, MOVED, rule.name, rung, by) for by in BY if not isinstance(limit, str))
+            yield Mutation(runbook, DIRECTION, rule.name)
+            for severity, limit in rule.thresholds:
+                yield from (
+                    Mutation(runbook, MOVED, rule.name, severity, by) for by in BY if not isinstance(limit, str)
+                )
 
 
 def _moved(rule: Rule, limit: float, by: float) -> float:
-    """A limit that is so many times as far from the best."""
+    """Return a limit `by` times as far from the best value."""
     return 1 - (1 - limit) * by if rule.unit == "ratio" and rule.better == "higher" else limit * by
 
 
-def _ruled(mutant: Mutation, rules: config_rules.Rules) -> config_rules.Rules:
-    """The table with what the mutant changes in it."""
-    rule = rules[mutant.target]
-    if mutant.kind == BETTER:
+def _mutated_rules(mutation: Mutation, rules: config_rules.Rules) -> config_rules.Rules:
+    """Return the rules with a mutation."""
+    rule = rules[mutation.target]
+    if mutation.kind == DIRECTION:
         other = replace(rule, better="lower" if rule.better == "higher" else "higher")
     else:
         other = replace(
             rule,
-            ladder=tuple(
-                (rung, _moved(rule, limit, mutant.by) if rung == mutant.other and not isinstance(limit, str) else limit)
-                for rung, limit in rule.ladder
+            thresholds=tuple(
+                (
+                    severity,
+                    _moved(rule, limit, mutation.by)
+                    if severity == mutation.other and not isinstance(limit, str)
+                    else limit,
+                )
+                for severity, limit in rule.thresholds
             ),
         )
     return replace(rules, rules=rules.rules | {rule.name: other})
 
 
-def _edited(mutant: Mutation, shelved: Runbook) -> Runbook:
-    """The notebook with what the mutant changes in it."""
+def _mutated_runbook(mutation: Mutation, runbook: Runbook) -> Runbook:
+    """Return the runbook with a mutation of its notebook."""
     other: dict[str, str | None] = {}
-    if mutant.kind == DROPPED:
-        other = {mutant.target: None}
-    elif mutant.kind == SWAPPED:
-        other = {mutant.target: mutant.other, mutant.other: mutant.target}
+    if mutation.kind == DROPPED:
+        other = {mutation.target: None}
+    elif mutation.kind == SWAPPED:
+        other = {mutation.target: mutation.other, mutation.other: mutation.target}
 
     def call(found: re.Match[str]) -> str:
         name = other.get(found[1], found[1])
@@ -131,148 +136,157 @@ def _edited(mutant: Mutation, shelved: Runbook) -> Runbook:
         cell | {"source": re.sub(r'book\.step\("(\w+)"\)', call, catalog.source(cell))}
         if cell["cell_type"] == "code"
         else cell
-        for cell in shelved.cells
+        for cell in runbook.cells
     ]
-    return replace(shelved, notebook=shelved.notebook | {"cells": cells})
+    return replace(runbook, notebook=runbook.notebook | {"cells": cells})
 
 
-def _turned(check: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda scene: (seen := check(scene))._replace(good=None if seen.good is None else not seen.good)
+def _inverted(check: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda context: (result := check(context))._replace(good=None if result.good is None else not result.good)
 
 
-# What a trial comes to.
+# Results of a scenario, with or without a mutation.
 
 
-def _desk(kept: Kept, mutant: Mutation | None) -> Workspace:
-    """The desk of a trial, by the rules as they are, or as a mutant has them."""
-    workspace = kept.case.workspace(kept.settings)
-    if mutant and mutant.kind in OF_RULES:
-        workspace.__dict__["rules"] = _ruled(mutant, workspace.rules)  # Cached from now on.
+def _workspace(recorded: Recorded, mutation: Mutation | None) -> Workspace:
+    """Return the workspace of a recorded scenario, with the rules of a mutation if it changes them."""
+    workspace = recorded.case.workspace(recorded.settings)
+    if mutation and mutation.kind in OF_RULES:
+        workspace.__dict__["rules"] = _mutated_rules(mutation, workspace.rules)  # Replaces the cached property.
     return workspace
 
 
-def _way(kept: Kept, mutant: Mutation | None) -> tuple[tuple[tuple[str, str], ...], tuple[str, str | None]]:
-    """By which steps a case is walked, how each stands, and what is found; with a mutant in place, or as it is."""
-    workspace = _desk(kept, mutant)
+def _run(recorded: Recorded, mutation: Mutation | None) -> tuple[tuple[tuple[str, str], ...], tuple[str, str | None]]:
+    """Run a recorded scenario, with a mutation or without; return each step's result, and cause and subject found."""
+    workspace = _workspace(recorded, mutation)
     with contextlib.closing(workspace.store), contextlib.ExitStack() as patched:
-        book = kept.case.book(workspace)
-        if mutant and mutant.kind in (DROPPED, SWAPPED):
-            book.shelved = _edited(mutant, book.shelved)
-        if mutant and mutant.kind == TURNED:
-            patched.enter_context(mock.patch.dict(CHECKS, {mutant.target: _turned(CHECKS[mutant.target])}))
-        found = walked(book)
-        return found.walk, (found.diagnosis.cause, found.diagnosis.subject)
+        session = recorded.case.session(workspace)
+        if mutation and mutation.kind in (DROPPED, SWAPPED):
+            session.template = _mutated_runbook(mutation, session.template)
+        if mutation and mutation.kind == INVERTED:
+            patched.enter_context(mock.patch.dict(CHECKS, {mutation.target: _inverted(CHECKS[mutation.target])}))
+        found = run_unattended(session)
+        return found.results, (found.diagnosis.cause, found.diagnosis.subject)
 
 
-def _told(kept: Kept, mutant: Mutation | None) -> list[tuple[Any, ...]]:
-    """What would fire in a trial, and on after it: of what, as how bad, past which limit, when."""
-    workspace = _desk(kept, mutant)
+def _alerts(recorded: Recorded, mutation: Mutation | None) -> list[tuple[Any, ...]]:
+    """
+    Evaluate the alerts of a recorded scenario, and for `CONTINUES` after it.
+
+    Returns:
+        Rule, subject, severity, limit and time (microseconds since 1970 UTC) of each.
+    """
+    workspace = _workspace(recorded, mutation)
     with contextlib.closing(workspace.store):
         return [
             (t.rule, t.subject, t.severity, t.limit, t.at_us)
-            for t in alerts(workspace, kept.case.at + LIVES_ON, BEGINS)
+            for t in alerts(workspace, recorded.case.at + CONTINUES, BEGINS)
         ]
 
 
-class Lived(NamedTuple):
-    """A trial that was lived, and what it comes to without a mutant: how it is walked, what is found, what fires."""
+class Baseline(NamedTuple):
+    """A recorded scenario and its results without a mutation: steps, cause and subject found, alerts."""
 
-    kept: Kept
-    walk: tuple[tuple[str, str], ...]
+    recorded: Recorded
+    run: tuple[tuple[str, str], ...]
     found: tuple[str, str | None]
-    told: list[tuple[Any, ...]]
+    alerts: list[tuple[Any, ...]]
 
 
-def _lived(trial: Scenario, seed: int, folder: Path) -> Lived:
-    kept = drill.kept(trial, seed, folder, LIVES_ON)
-    walk, found = _way(kept, None)
-    return Lived(kept, walk, found, _told(kept, None))
+def _baseline(scenario: Scenario, seed: int, folder: Path) -> Baseline:
+    recorded = drill.record(scenario, seed, folder, CONTINUES)
+    run, found = _run(recorded, None)
+    return Baseline(recorded, run, found, _alerts(recorded, None))
 
 
-def tried(mutant: Mutation, lived: list[Lived]) -> Mutation:
-    """Do drills notice a mutant?"""
-    for n, one in enumerate(lived, 1):
-        if mutant.kind in OF_RULES and _told(one.kept, mutant) != one.told:
-            return replace(mutant, noticed=f"{one.kept.case.id}: other alerts", trials=n)
-        if one.kept.case.runbook != mutant.runbook:
+def run_mutation(mutation: Mutation, baselines: list[Baseline]) -> Mutation:
+    """Run recorded scenarios with a mutation until one catches it; return the mutation with the result."""
+    for n, one in enumerate(baselines, 1):
+        if mutation.kind in OF_RULES and _alerts(one.recorded, mutation) != one.alerts:
+            return replace(mutation, caught=f"{one.recorded.case.id}: other alerts", scenarios=n)
+        if one.recorded.case.runbook != mutation.runbook:
             continue
-        walk, found = _way(one.kept, mutant)
-        if (walk, found) != (one.walk, one.found):
+        run, found = _run(one.recorded, mutation)
+        if (run, found) != (one.run, one.found):
             return replace(
-                mutant,
-                noticed=f"{one.kept.case.id}: {'another cause' if found != one.found else 'another way'}",
-                trials=n,
+                mutation,
+                caught=f"{one.recorded.case.id}: {'other cause' if found != one.found else 'other step results'}",
+                scenarios=n,
             )
-    return replace(mutant, trials=len(lived), why=_why(mutant, lived))
+    return replace(mutation, scenarios=len(baselines), why=_why(mutation, baselines))
 
 
-def _why(mutant: Mutation, lived: list[Lived]) -> str:
-    """Why did nobody notice it?"""
-    if mutant.kind == TURNED:
-        own = {step.name for step in catalog.runbook(mutant.runbook).steps if step.check == mutant.target}
-        signs = {sign for one in lived for step, sign in one.walk if step in own}
+def _why(mutation: Mutation, baselines: list[Baseline]) -> str:
+    """Return why a mutation survived."""
+    if mutation.kind == INVERTED:
+        own = {step.name for step in catalog.runbook(mutation.runbook).steps if step.check == mutation.target}
+        signs = {sign for one in baselines for step, sign in one.run if step in own}
         return (
-            "nothing in these worlds tells it: unknown in every trial"
+            "the check's result is unknown in every scenario"
             if signs <= {SIGNS["unknown"]}
-            else "turned round it reads the same"
+            else "the inverted check gives the same result"
         )
-    fired = sum(any(alert[0] == mutant.target for alert in one.told) for one in lived)
+    fired = sum(any(alert[0] == mutation.target for alert in one.alerts) for one in baselines)
     return (
-        f"its rule fires in {fired} of them, at values that are past the limit either way"
+        f"its rule fires in {fired} of them, at values beyond both limits"
         if fired
-        else "its rule fires in none of them: nothing in these worlds comes near"
+        else "its rule fires in none of them"
     )
 
 
-def drilled(
+def run_mutations(
     runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable[Any], int, str], Iterable[Any]]
 ) -> list[Mutation]:
-    """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
-    wanted = [
-        trial
-        for trial in trials((), (1.0,))
-        if expected_runs.agreed(trial).runbook in runbooks or trial.name == "healthy"
+    """Record every scenario that leads to these runbooks once, then run each of their mutations on them."""
+    chosen = [
+        scenario
+        for scenario in select_scenarios((), (1.0,))
+        if expected_runs.expected_run(scenario).runbook in runbooks or scenario.name == "healthy"
     ]
     with (
-        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        tempfile.TemporaryDirectory(prefix="mutations-") as folder,
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
     ):
-        living = [pool.submit(_lived, trial, seed, Path(folder)) for trial in wanted]
-        for _ in progress(as_completed(living), len(living), "living trials"):
+        recording = [pool.submit(_baseline, scenario, seed, Path(folder)) for scenario in chosen]
+        for _ in progress(as_completed(recording), len(recording), "recording scenarios"):
             pass
-        lived = sorted((done.result() for done in living), key=lambda one: one.kept.case.id in CONTROLS)
-        asked = [mutant for runbook in runbooks for mutant in mutants(runbook)]
-        running: list[Future[Mutation]] = [pool.submit(tried, mutant, _those(mutant, lived)) for mutant in asked]
-        for _ in progress(as_completed(running), len(running), "mutants"):
+        baselines = sorted((done.result() for done in recording), key=lambda one: one.recorded.case.id in CONTROLS)
+        mutations = [mutation for runbook in runbooks for mutation in mutations_of(runbook)]
+        running: list[Future[Mutation]] = [
+            pool.submit(run_mutation, mutation, _relevant(mutation, baselines)) for mutation in mutations
+        ]
+        for _ in progress(as_completed(running), len(running), "running mutations"):
             pass
         return [done.result() for done in running]
 
 
-def _those(mutant: Mutation, lived: list[Lived]) -> list[Lived]:
+def _relevant(mutation: Mutation, baselines: list[Baseline]) -> list[Baseline]:
     """
-    The trials that may notice a mutant: those of its runbook; of a comparison or a limit also those in which its rule
-    fires, and the healthy one.
+    Select the scenarios that can catch a mutation.
+
+    These are the scenarios of its runbook; for a mutation of a rule, also the scenarios in which the rule fires, and
+    the healthy one.
     """
-    of_rule = mutant.kind in OF_RULES
+    of_rule = mutation.kind in OF_RULES
     return [
         one
-        for one in lived
-        if one.kept.case.runbook == mutant.runbook
-        or (of_rule and (one.kept.case.id == "healthy" or any(alert[0] == mutant.target for alert in one.told)))
+        for one in baselines
+        if one.recorded.case.runbook == mutation.runbook
+        or (of_rule and (one.recorded.case.id == "healthy" or any(alert[0] == mutation.target for alert in one.alerts)))
     ]
 
 
 def summary(found: list[Mutation]) -> str:
-    """For people: how many of each runbook were noticed, and each that was not."""
+    """Return, as text, how many mutations of each runbook were caught, and each that survived."""
     lines = []
     for runbook in dict.fromkeys(m.runbook for m in found):
         own = [m for m in found if m.runbook == runbook]
-        lines.append(f"{runbook}: {sum(bool(m.noticed) for m in own)} of {len(own)} mutants noticed")
-        lines += [f"    survived {m.trials} trials: {m.words} ({m.why})" for m in own if not m.noticed]
-    noticed = sum(bool(m.noticed) for m in found)
-    return "\n".join([*lines, f"{noticed} of {len(found)} mutants noticed ({noticed / len(found):.1%})"])
+        lines.append(f"{runbook}: {sum(bool(m.caught) for m in own)} of {len(own)} mutations caught")
+        lines += [f"    survived {m.scenarios} scenarios: {m.words} ({m.why})" for m in own if not m.caught]
+    caught = sum(bool(m.caught) for m in found)
+    return "\n".join([*lines, f"{caught} of {len(found)} mutations caught ({caught / len(found):.1%})"])
 
 
-def as_json(mutant: Mutation) -> dict[str, Any]:
-    """For a program."""
-    return asdict(mutant) | {"noticed": bool(mutant.noticed), "by_trial": mutant.noticed, "words": mutant.words}
+def as_json(mutation: Mutation) -> dict[str, Any]:
+    """Return a mutation as JSON."""
+    return asdict(mutation) | {"caught": bool(mutation.caught), "caught_by": mutation.caught, "words": mutation.words}

@@ -1,9 +1,8 @@
 """
-Define what runbooks are drilled against: what is injected, when, which answer is expected, and which others are
-accepted and why. Only the drill reads it, and only after the suite's own verdict is on record.
+Define the drill's scenarios: what is injected when, the expected cause, and the accepted alternatives with reasons.
 
-A trial is a fault, a pair of faults at once, a look-alike (it looks like a fault and is none), or a control in which
-nothing is to be done.
+A scenario is a fault, a pair of simultaneous faults, a look-alike (looks like a fault but is none), or a control
+(nothing needs to be done). Only the drill reads it, and only after the suite's own diagnosis is recorded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,33 +11,33 @@ from dataclasses import dataclass, field, replace
 from opslib.simulation.world.faults import NO_FAULT, SHARED, STATES
 
 SHARES = (0.05, 0.3, 1.0)
-SLIGHT = 0.05  # With so few answers hit, all that is seen may be one page of a chain.
-ENOUGH = 3  # Hits that our probes must have met before a cause can be asked for.
+SLIGHT = 0.05  # With so few responses affected, the only one that probes meet may be a page of a chain.
+ENOUGH = 3  # Affected responses that the probes must have met before a cause is expected.
 FAULT, PAIR, LOOK_ALIKE, CONTROL = KINDS = ("fault", "pair", "look-alike", "control")
 
 
 @dataclass(frozen=True)
 class Scenario:
     """
-    One thing to drill.
+    One scenario to drill.
 
     Attributes:
-        name: Of the fault, the pair or the control.
-        acts: What is the matter from which minute on: {state: share}; the last lasts to the end.
-        cause: The answer that is expected.
-        subject: Whom it must be about; None is that it does not matter.
-        panel, words: What the panel must say while everything is hit.
-        also: Causes that must be named beside it.
-        accepted: Another cause that is accepted, and why; it is counted apart.
-        kind: One of `KINDS`; of a look-alike and of a control nobody is to be told.
-        quiet: Minutes before anything is the matter.
-        minutes: For so long after the last act the drill waits for an alert.
-        least: For so long after the last act nobody opens the runbook, whoever was told: all that is the matter can be
-            seen by then.
-        looked_at: Do our own probes say something of it? Else only the page's posts do, and none is made.
-        marked: Was a restart announced?
-        fills: Are trades imported, each with a backtest's percent beside it, before the runbook is opened?
-        share: Of what is hit, where it can be less than all.
+        name: Name of the fault, the pair or the control.
+        acts: Minute and active states from that minute on, {state: share}; the last act lasts to the end.
+        cause: The expected cause.
+        subject: The expected subject; None accepts any.
+        panel, words: Text that the panel must show while every response is affected.
+        also: Causes that must be named in addition.
+        accepted: Accepted alternative causes, each with the reason; they are counted separately.
+        kind: One of `KINDS`; nobody may be notified of a look-alike or a control.
+        quiet: Minutes before the first act.
+        minutes: Minutes after the last act that the drill waits for an alert.
+        least: Minutes after the last act before which the runbook is not opened, even after a notification, so that
+            every symptom is visible by then.
+        probed: Whether our probes can detect it. If not, only the page's snapshots can, and no probes are run.
+        marked: Whether the restart was announced by a marker.
+        fills: Whether trades, each with its backtest percentage, are imported before the runbook is opened.
+        share: Share of responses affected, for states that can affect fewer than all.
     """
 
     name: str
@@ -53,71 +52,76 @@ class Scenario:
     quiet: float = 2.0
     minutes: float = 5.0
     least: float = 0.0
-    looked_at: bool = True
+    probed: bool = True
     marked: bool = False
     fills: bool = False
     share: float = 1.0
 
     @property
     def injected(self) -> float:
-        """The minute at which the first thing is the matter."""
+        """The minute of the first act."""
         return self.quiet + self.acts[0][0] if self.acts else self.quiet
 
     @property
     def control(self) -> bool:
-        """Is nobody to be told of it?"""
+        """Whether nobody may be notified of it."""
         return self.kind in (LOOK_ALIKE, CONTROL)
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """The answer that is expected, and those that are accepted."""
+        """The expected cause and the accepted alternatives."""
         return (self.cause, *self.accepted)
 
 
-# State: its cause, whom it is about, the panel that shows it, and what that must say.
-_TOLD: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
-    "massive_5xx": ("provider_5xx", "massive", "providers", ("massive answers with an error of its own (5xx)",)),
+# State: its cause, subject, the panel that shows it, and the text that the panel must show.
+_EXPECTED: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
+    "massive_5xx": ("provider_5xx", "massive", "providers", ("massive returns HTTP 5",)),
     "massive_timeout": (
         "provider_timeout",
         "massive",
         "providers",
-        ("massive takes the connection and does not answer in time",),
+        ("massive accepts the connection but does not respond in time",),
     ),
     "massive_refused": ("provider_refused", "massive", "providers", ("massive refuses the connection",)),
-    "massive_dns": ("provider_dns", "massive", "providers", ("massive has a name that cannot be resolved",)),
-    "massive_tls": ("provider_tls", "massive", "providers", ("massive shows a certificate that cannot be trusted",)),
-    "massive_401": ("provider_auth", "massive", "providers", ("massive does not accept our key (401)",)),
-    "massive_403_plan": ("provider_plan", "massive", "providers", ("our plan does not cover this (403)",)),
-    "massive_403_ip": ("provider_ip_blocked", "massive", "providers", ("massive does not let our address in (403)",)),
-    "massive_429": ("provider_rate_limited", "massive", "providers", ("massive says that we ask too often (429)",)),
+    "massive_dns": ("provider_dns", "massive", "providers", ("massive has a host name that does not resolve",)),
+    "massive_tls": ("provider_tls", "massive", "providers", ("massive presents an untrusted TLS certificate",)),
+    "massive_401": ("provider_auth", "massive", "providers", ("massive rejects our API key (401)",)),
+    "massive_403_plan": ("provider_plan", "massive", "providers", ("our plan does not include this data (403)",)),
+    "massive_403_ip": ("provider_ip_blocked", "massive", "providers", ("massive blocks our IP address (403)",)),
+    "massive_429": (
+        "provider_rate_limited",
+        "massive",
+        "providers",
+        ("massive rejects requests above its rate limit (429)",),
+    ),
     "massive_html_200": (
         "provider_wrong_content",
         "massive",
         "providers",
-        ("massive answers with a page instead of data",),
+        ("massive returns a web page instead of data",),
     ),
-    "massive_empty": ("provider_empty", "massive", "providers", ("massive answers, with nothing in it",)),
-    "massive_partial_pages": ("provider_partial", "massive", "greeks", ("massive answers only a part of the chain",)),
-    "massive_stale": ("provider_stale", "massive", "providers", ("massive answers with old data",)),
+    "massive_empty": ("provider_empty", "massive", "providers", ("massive returns an empty response",)),
+    "massive_partial_pages": ("provider_partial", "massive", "greeks", ("massive returns an incomplete option chain",)),
+    "massive_stale": ("provider_stale", "massive", "providers", ("massive returns stale data",)),
     "massive_intermittent": (
         "provider_intermittent",
         "massive",
         "providers",
-        ("massive answers some of our looks and not others",),
+        ("massive fails intermittently",),
     ),
-    "tradier_down": ("provider_5xx", "tradier", "providers", ("tradier answers with an error of its own",)),
+    "tradier_down": ("provider_5xx", "tradier", "providers", ("tradier returns HTTP 5",)),
     "tradier_options_refused": ("provider_plan", "tradier", "providers", ()),
-    "both_down": ("both_providers_down", None, "providers", ("nobody can serve",)),
-    "our_network_down": ("our_network", None, "providers", ("our own network first",)),
+    "both_down": ("both_providers_down", None, "providers", ("no provider can serve",)),
+    "our_network_down": ("our_network", None, "providers", ("our network is down",)),
     "our_timeout_short": ("our_timeout_too_short", "massive", "providers", ("the app's own timeout is too short",)),
     "app_down": ("app_down", "app", "system", ("the app refuses the connection",)),
     "app_hung": ("app_down", "app", "system", ()),
-    "app_restarted": ("app_restarted", "app", "system", ("the app's server was started anew",)),
-    "app_slow": ("app_slow", "app", "system", ("the app is slow to answer us",)),
-    "ws_403": ("socket_auth", "app", "system", ("the app's WebSocket refuses us before it opens (HTTP 403)",)),
-    "ws_port_blocked": ("socket_blocked", "app", "system", ("the app's WebSocket cannot be connected to",)),
+    "app_restarted": ("app_restarted", "app", "system", ("the app's server restarted at",)),
+    "app_slow": ("app_slow", "app", "system", ("the app responds slowly to our probes",)),
+    "ws_403": ("socket_auth", "app", "system", ("rejects the connection before it opens (HTTP 403)",)),
+    "ws_port_blocked": ("socket_blocked", "app", "system", ("the app's WebSocket cannot be reached",)),
     "ws_closed_1006": ("socket_closed", "app", "system", ("the app's WebSocket", "closed")),
-    "ws_open_silent": ("socket_silent", "app", "system", ("the app's WebSocket is open and silent",)),
+    "ws_open_silent": ("socket_silent", "app", "system", ("the app's WebSocket is open but sends no messages",)),
     "ws_old_clients_dead": ("socket_silent", "app", "system", ()),
     "gamma_zero": ("greeks_gamma_zero", None, "greeks", ("share with gamma zero or missing",)),
     "greeks_missing": ("greeks_missing", None, "greeks", ("valid Greeks",)),
@@ -127,9 +131,9 @@ _TOLD: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
     "spread_up": ("costs_spread", "app", "pnl", ("backtest variance (",)),
     "bad_fills": ("costs_fill_quality", "app", "pnl", ("backtest variance (",)),
     "smaller_size": ("costs_size", "app", "pnl", ("backtest variance (",)),
-    "memory_leak": ("memory_leak", None, "system", ("growth of the app's server (",)),
+    "memory_leak": ("memory_leak", None, "system", ("memory growth of the app's server (",)),
     "error_storm": ("error_storm", None, "system", ("errors (",)),
-    "clock_skew": ("clock_skew", "app", "system", ("the clock of the app is 10 min ahead of ours",)),
+    "clock_skew": ("clock_skew", "app", "system", ("the clock of the app is 10 min ahead of the collector's clock",)),
     "app_clock_behind": ("clock_skew", "app", "system", ()),
     "massive_clock_ahead": ("clock_skew", "massive", "system", ()),
     "massive_clock_behind": ("clock_skew", "massive", "system", ()),
@@ -139,68 +143,64 @@ _TOLD: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
     "page_clock_behind": ("clock_skew", "page", "system", ()),
     "our_clock_fast": ("clock_skew", "monitor", "system", ()),
     "our_clock_slow": ("clock_skew", "monitor", "system", ()),
-    "dashboard_slow": ("dashboard_slow", None, "system", ("age of what the dashboard shows (",)),
-    "collector_dead": ("monitor_down", None, "system", ("our collector has missed",)),
+    "dashboard_slow": ("dashboard_slow", None, "system", ("age of the dashboard's data (",)),
+    "collector_dead": ("monitor_down", None, "system", ("the collector has missed",)),
     "collector_starved": ("monitor_down", None, "system", ()),
 }
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size")
-# Only a whole chain shows these, or the page does once it has counted enough; a chain is fetched each quarter of an
-# hour.
+# Only a whole chain shows these, or the page once it has counted enough. A chain is fetched every 15 minutes.
 BY_CHAIN = ("massive_partial_pages", "unit_drift", "gamma_zero", "greeks_missing", "delta_out_of_bounds")
-UPTO_CHAIN = 14.0  # Minutes after two quiet ones until the second chain is fetched and judged.
-AT_TIMES = "only a share of the answers is hit, so that some probes fail and others do not: it comes and goes"
-ONE_SERVES = "each provider still answers most of what it is asked, so that at any moment one of them serves"
-ONE_PAGE = "one answer in twenty is hit, and what was met was a page of a chain"
-IN_ANY_ORDER = "both are named, the other one first"
-TOO_FEW = f"fewer than {ENOUGH} of the answers that we got were hit: there was too little to see"
+UPTO_CHAIN = 14.0  # Minutes, after the two quiet ones, until the second chain is fetched and evaluated.
+AT_TIMES = "only a share of the responses is affected, so some probes fail and others succeed: it is intermittent"
+ONE_SERVES = "each provider still answers most requests, so at any time at least one of them is usable"
+ONE_PAGE = "5 % of the responses are affected, and the affected one was a page of a chain"
+IN_ANY_ORDER = "both causes are named, in the other order"
+TOO_FEW = f"fewer than {ENOUGH} of the responses were affected: too few to detect"
 
 
 def _fault(state: str) -> Scenario:
-    cause, subject, panel, words = _TOLD[state]
+    cause, subject, panel, words = _EXPECTED[state]
     found = Scenario(state, ((0.0, {state: 1.0}),), cause, subject, panel, words)
     if state in COSTS:
-        return replace(found, quiet=45.0, minutes=30.0, looked_at=False)
+        return replace(found, quiet=45.0, minutes=30.0, probed=False)
     if state in BY_CHAIN:
         return replace(found, minutes=UPTO_CHAIN)
     return replace(found, minutes=12.0) if state == "memory_leak" else found
 
 
-def _shared(trial: Scenario, share: float) -> Scenario:
+def _shared(scenario: Scenario, share: float) -> Scenario:
     """
-    The same, with only a share of what is answered hit: some probes fail and others do not, which is a cause of its
-    own.
+    Return the same scenario with only a share of the responses affected.
+
+    Some probes then fail and others succeed, which is a cause of its own.
     """
     if share == 1.0:
-        return trial
-    accepted = dict(trial.accepted)
-    if trial.cause.startswith(("provider_", "both_")) and trial.cause != "provider_intermittent":
+        return scenario
+    accepted = dict(scenario.accepted)
+    if scenario.cause.startswith(("provider_", "both_")) and scenario.cause != "provider_intermittent":
         accepted["provider_intermittent"] = AT_TIMES
-    if trial.cause == "both_providers_down":
+    if scenario.cause == "both_providers_down":
         accepted["provider_5xx"] = ONE_SERVES
-    if trial.cause.startswith(("provider_", "both_")) and share <= SLIGHT:
+    if scenario.cause.startswith(("provider_", "both_")) and share <= SLIGHT:
         accepted["provider_partial"] = ONE_PAGE
     return replace(
-        trial,
-        acts=((0.0, {trial.name: share}),),
+        scenario,
+        acts=((0.0, {scenario.name: share}),),
         accepted=accepted,
         words=(),
         share=share,
-        minutes=max(trial.minutes, 2 * Scenario.minutes),
+        minutes=max(scenario.minutes, 2 * Scenario.minutes),
     )
 
 
-FAULTS = {state: _fault(state) for state in _TOLD}
+FAULTS = {state: _fault(state) for state in _EXPECTED}
 FAULTS["massive_intermittent"] = replace(
     FAULTS["massive_intermittent"],
-    accepted={
-        "provider_5xx": "every failure that was met happened to be an error of its own, and none a torn connection"
-    },
+    accepted={"provider_5xx": "every failure that the probes met was a server error, none a torn connection"},
 )
 FAULTS["app_hung"] = replace(
     FAULTS["app_hung"],
-    accepted={
-        "app_slow": "it takes connections and has not answered yet, which is as far as anybody can see from outside"
-    },
+    accepted={"app_slow": "it accepts connections and has not responded yet, which is all that a probe can see"},
 )
 PERCENTS = Scenario(
     "spread_up, percentages only",
@@ -212,9 +212,9 @@ PERCENTS = Scenario(
     quiet=6.0,
     minutes=100.0,
     least=100.0,
-    looked_at=False,
+    probed=False,
     fills=True,
-    accepted={"costs_spread": "the page's own means tell apart what the backtest's percentages do not"},
+    accepted={"costs_spread": "the page's averages identify the cost, which the backtest's percentages cannot"},
 )
 FAULTS[PERCENTS.name] = PERCENTS
 CONTROLS = {
@@ -227,7 +227,7 @@ CONTROLS = {
             "market_stress",
             None,
             "greeks",
-            ("market stress, no fault of the data",),
+            ("market stress, not a data fault",),
             kind=LOOK_ALIKE,
             minutes=UPTO_CHAIN,
         ),
@@ -272,7 +272,7 @@ CONTROLS = {
             "a planned restart",
             ((0.0, {"app_restarted": 1.0}),),
             "app_restarted",
-            accepted={"none": "it was announced, so that nothing is to be found out"},
+            accepted={"none": "the restart was announced, so there is nothing to diagnose"},
             kind=CONTROL,
             marked=True,
         ),
@@ -376,12 +376,12 @@ PAIRS = {
 assert {*FAULTS, *NO_FAULT} - {PERCENTS.name} == set(STATES)
 
 
-def trials(names: tuple[str, ...], shares: tuple[float, ...]) -> Iterator[Scenario]:
-    """The trials of these names (none: all), each fault at each share that it can have."""
-    for trial in {**FAULTS, **PAIRS, **CONTROLS}.values():
-        if names and trial.name not in names:
+def select_scenarios(names: tuple[str, ...], shares: tuple[float, ...]) -> Iterator[Scenario]:
+    """Yield the scenarios of these names (all if empty), each fault at each share that it supports."""
+    for scenario in {**FAULTS, **PAIRS, **CONTROLS}.values():
+        if names and scenario.name not in names:
             continue
-        if trial.name in FAULTS and trial.name in SHARED:
-            yield from (_shared(trial, share) for share in shares)
-        elif trial.name not in FAULTS or 1.0 in shares:
-            yield trial
+        if scenario.name in FAULTS and scenario.name in SHARED:
+            yield from (_shared(scenario, share) for share in shares)
+        elif scenario.name not in FAULTS or 1.0 in shares:
+            yield scenario

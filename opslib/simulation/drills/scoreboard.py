@@ -1,7 +1,4 @@
-"""
-Add up drilled rows: how often the exact cause was found, or another that is accepted, what was taken for what, false
-alarms, how sure it was and how right, how long it took.
-"""
+"""Compute the scoreboard of drill rows: exact causes, false alarms, confusion, calibration and times."""
 
 import json
 import statistics
@@ -10,63 +7,68 @@ from collections.abc import Iterable
 from typing import Any
 
 from opslib.alerting.causes import NONE, UNDETERMINED
-from opslib.simulation.drills.drill import CASE, Row, Thinned
+from opslib.simulation.drills.drill import CASE, Row, Subsampled
 from opslib.simulation.drills.scenarios import KINDS
 
-BIN_HOLDS = 20  # Fewer rows of one confidence say nothing of how often they are right.
+BIN_SIZE = 20  # With fewer diagnoses in a bin, the share that is right is too uncertain.
 
 
 def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
     """
-    Verdicts, those with fewer looks among them and without those that should say that nobody can tell, in order of
-    their confidence, in at most fifty parts of equal size, no confidence in two: how many, how sure they were on
-    average, how often right.
+    Group diagnoses by confidence.
+
+    The diagnoses with fewer probe samples count too; those whose expected cause is `undetermined` do not. There are at
+    most 50 bins of about equal size, and equal confidences share a bin.
+
+    Returns:
+        For each bin, in order of confidence: the number of diagnoses, their mean confidence, the share that is right.
     """
-    verdicts: list[Row | Thinned] = []
+    diagnoses: list[Row | Subsampled] = []
     for row in rows:
         if row.expected != UNDETERMINED:
-            verdicts += [row, *row.thinned]
-    ordered = sorted(verdicts, key=lambda verdict: verdict.confidence)
-    size, found, part = max(BIN_HOLDS, len(ordered) // 50), list[tuple[int, float, float]](), list[Row | Thinned]()
-    for i, verdict in enumerate(ordered):
-        part.append(verdict)
+            diagnoses += [row, *row.subsampled]
+    ordered = sorted(diagnoses, key=lambda diagnosis: diagnosis.confidence)
+    size, found, part = max(BIN_SIZE, len(ordered) // 50), list[tuple[int, float, float]](), list[Row | Subsampled]()
+    for i, diagnosis in enumerate(ordered):
+        part.append(diagnosis)
         rest = len(ordered) - i - 1
         if (
             len(part) >= size
-            and (rest >= BIN_HOLDS or not rest)
-            and (not rest or ordered[i + 1].confidence != verdict.confidence)
+            and (rest >= BIN_SIZE or not rest)
+            and (not rest or ordered[i + 1].confidence != diagnosis.confidence)
         ):
             found.append(_bin(part))
             part = []
     return [*found, _bin(part)] if part else found
 
 
-def _bin(part: "list[Row | Thinned]") -> tuple[int, float, float]:
+def _bin(part: "list[Row | Subsampled]") -> tuple[int, float, float]:
     return len(part), statistics.fmean(r.confidence for r in part), statistics.fmean(r.right for r in part)
 
 
 def calibration_error(rows: Iterable[Row]) -> float | None:
-    """By how much, on average, is how sure it was off from how often it was right? None of too few rows."""
+    """Return the mean difference between confidence and share of right diagnoses; None with too few of them."""
     found = bins(rows)
     total = sum(n for n, _, _ in found)
-    return sum(n * abs(sure - right) for n, sure, right in found) / total if total >= BIN_HOLDS else None
+    return sum(n * abs(confidence - right) for n, confidence, right in found) / total if total >= BIN_SIZE else None
 
 
 def summary(rows: list[Row]) -> dict[str, Any]:
     """
-    The scoreboard as numbers.
+    Return the scoreboard as numbers.
 
     Returns:
-        rows, right (of all), exact; kinds: rows of each kind; faults (rows with something the matter, their exact,
-        accepted, unseen and wrong answers, which add up to them); controls (rows with nothing to be done,
-        false_alarms); undetermined, where another answer was expected; recall by fault and share hit: exact, accepted,
-        rows; confused: (expected, found, count) of what was taken for something else; calibration_error, None of too
-        few; told_after_s and found_after_s, medians over faults that were told of.
+        rows, right, exact: counts of all rows; kinds: rows of each kind; faults: rows with a fault, and of them
+        faults_exact, faults_accepted, faults_none and faults_wrong, which add up to them; controls: look-alikes and
+        controls, and their false_alarms; undetermined: rows with that result though another was expected; recall: by
+        fault and share affected, [exact, accepted, rows]; confused: [expected, found, count] of wrong rows;
+        calibration_error: None with too few rows; notified_after_s, found_after_s: medians over faults with a
+        notification.
     """
     faults, controls = [r for r in rows if not r.control], [r for r in rows if r.control]
-    unseen = [r for r in faults if r.accepted and r.found == NONE]
+    undetected = [r for r in faults if r.accepted and r.found == NONE]
     accepted = [r for r in faults if r.accepted and r.found != NONE]
-    told = [r for r in faults if r.detected_after_s is not None]
+    notified = [r for r in faults if r.detected_after_s is not None]
     confused = Counter((r.expected, r.found) for r in rows if not r.right)
     recall: dict[str, list[int]] = {}
     for r in faults:
@@ -84,7 +86,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
         "faults": len(faults),
         "faults_exact": sum(r.exact for r in faults),
         "faults_accepted": len(accepted),
-        "faults_unseen": len(unseen),
+        "faults_none": len(undetected),
         "faults_wrong": sum(not r.right for r in faults),
         "controls": len(controls),
         "false_alarms": sum(r.control and bool(r.alert) for r in rows),
@@ -92,96 +94,109 @@ def summary(rows: list[Row]) -> dict[str, Any]:
         "recall": recall,
         "confused": [[*pair, n] for pair, n in confused.most_common()],
         "calibration_error": calibration_error(rows),
-        "told_after_s": median([after_s for r in told if (after_s := r.detected_after_s) is not None]),
-        "found_after_s": median([r.seconds for r in told]),
+        "notified_after_s": median([after_s for r in notified if (after_s := r.detected_after_s) is not None]),
+        "found_after_s": median([r.seconds for r in notified]),
     }
 
 
+NAMES = {
+    "fault": ("single fault", "single faults"),
+    "pair": ("pair of faults", "pairs of faults"),
+    "look-alike": ("harmless look-alike", "harmless look-alikes"),
+    "control": ("run without a fault", "runs without a fault"),
+    CASE: ("regression case", "regression cases"),
+}
+
+
 def kinds(rows: list[Row]) -> str:
-    """Return in words how many rows there are of each kind."""
-    return ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in summary(rows)["kinds"].items()) or "no drills"
+    """Return the number of rows of each kind, as text."""
+    return ", ".join(f"{n} {NAMES[kind][n != 1]}" for kind, n in summary(rows)["kinds"].items()) or "no drills"
 
 
 def line(rows: list[Row]) -> str:
-    """The scoreboard in one line, as README shows it."""
+    """Return the scoreboard in one line, as README shows it."""
     s = summary(rows)
-    sure = "" if s["calibration_error"] is None else f", certainty off by {s['calibration_error']:.2f}"
-    after = (
+    calibration = "" if s["calibration_error"] is None else f", calibration error {s['calibration_error']:.2f}"
+    times = (
         ""
-        if s["told_after_s"] is None
-        else f"; somebody was told after {s['told_after_s']:.0f} s, the cause on record after "
-        f"{s['found_after_s']:.0f} s (medians)"
+        if s["notified_after_s"] is None
+        else f"; median time to notification {s['notified_after_s']:.0f} s, to diagnosis {s['found_after_s']:.0f} s"
     )
-    answers = (
-        f"of {s['faults']} with a fault {s['faults_exact']} ended in the exact cause, "
-        f"{s['faults_accepted']} in an accepted alternative, {s['faults_unseen']} in none (too few answers were "
-        f"hit), {s['faults_wrong']} in a wrong answer"
+    results = (
+        f"of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause, {s['faults_accepted']} an "
+        f"accepted alternative, {s['faults_none']} found no cause (too few responses were affected), "
+        f"{s['faults_wrong']} a wrong cause"
     )
+    alarms = f"{s['false_alarms']} false alarm{'' if s['false_alarms'] == 1 else 's'}"
     return (
-        f"{kinds(rows)}: {answers}; {s['false_alarms']} false alarms in {s['controls']} look-alikes and "
-        f"controls, {s['undetermined']} undetermined{sure}{after}"
+        f"{kinds(rows)}: {results}; {alarms} in {s['controls']} runs with nothing to find; "
+        f"{s['undetermined']} ended undetermined{calibration}{times}"
     )
 
 
-def told(rows: list[Row]) -> str:
+def report(rows: list[Row]) -> str:
     """
-    The scoreboard for people: the line, each other answer that is accepted with its reason, each row that is wrong with
-    what was seen, and each that is right by another way than was agreed.
+    Return the scoreboard as text.
+
+    It has the summary line, each accepted alternative with its reason, each wrong row with the answers to the
+    diagnostic questions, each undetermined row beside the most similar one, and each right row that deviates from the
+    expected run.
     """
     lines = [line(rows)]
     for r in (r for r in rows if r.accepted):
         lines += [
             "",
-            f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found}, which is "
-            f"accepted: {r.accepted}",
+            f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} (accepted: "
+            f"{r.accepted})",
         ]
     for r in (r for r in rows if not r.right):
         lines += [
             "",
             f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} "
-            f"({'; '.join((r.wrong, *r.strayed)).strip('; ')})",
-            *(f"    {seen}" for seen in r.seen),
+            f"(wrong: {'; '.join((r.wrong, *r.deviations)).strip('; ')})",
+            *(f"    {answer}" for answer in r.answers),
         ]
     for r in (r for r in rows if r.found == UNDETERMINED != r.expected):
-        lines += ["", *_alike(r, rows)]
-    for r in (r for r in rows if r.right and r.strayed):
+        lines += ["", *_most_similar(r, rows)]
+    for r in (r for r in rows if r.right and r.deviations):
         lines += [
             "",
-            f"{r.fault}, seed {r.seed}: right, by another way than was agreed:",
-            *(f"    {way}" for way in r.strayed),
+            f"{r.fault}, seed {r.seed}: right, with deviations from the expected run:",
+            *(f"    {deviation}" for deviation in r.deviations),
         ]
     return "\n".join(lines)
 
 
-def _alike(row: Row, rows: list[Row]) -> list[str]:
+def _most_similar(row: Row, rows: list[Row]) -> list[str]:
     """
-    What was seen of a row that could not be told, beside the row of another cause of which most was seen alike: where
-    all is, nobody could tell them apart by it.
+    Compare an undetermined row with the row of another cause that has the most equal answers.
+
+    If all answers are equal, the diagnostic questions cannot distinguish the two causes.
     """
-    others = [r for r in rows if r.expected != row.expected and r.seen]
-    other = max(others, key=lambda r: len({*r.seen} & {*row.seen}), default=None)
+    others = [r for r in rows if r.expected != row.expected and r.answers]
+    other = max(others, key=lambda r: len({*r.answers} & {*row.answers}), default=None)
     if other is None:
         return []
-    differ = [f"    {row.fault}: {a}\n    {other.fault}: {b}" for a, b in zip(row.seen, other.seen) if a != b]
+    differ = [f"    {row.fault}: {a}\n    {other.fault}: {b}" for a, b in zip(row.answers, other.answers) if a != b]
     return [
-        f"{row.fault} at {row.severity:g} %, seed {row.seed}, could not be told from {other.fault} at "
-        f"{other.severity:g} %, seed {other.seed}: {len({*row.seen} & {*other.seen})} of {len(row.seen)} "
-        f"answers are the same" + ("; these differ:" if differ else ""),
+        f"{row.fault} at {row.severity:g} %, seed {row.seed}, is undetermined. Most similar: {other.fault} at "
+        f"{other.severity:g} %, seed {other.seed}, with {len({*row.answers} & {*other.answers})} of "
+        f"{len(row.answers)} answers equal" + ("; these differ:" if differ else ""),
         *differ,
     ]
 
 
 def read(lines: Iterable[str]) -> list[Row]:
-    """Rows from the lines of a file."""
+    """Read rows from the lines of a file."""
     rows = [json.loads(found) for found in lines if found.strip()]
     return [
         Row(
             **{
                 **row,
-                "seen": tuple(row["seen"]),
-                "walk": tuple((step, sign) for step, sign in row["walk"]),
-                "strayed": tuple(row["strayed"]),
-                "thinned": tuple(Thinned(**t) for t in row["thinned"]),
+                "answers": tuple(row["answers"]),
+                "run": tuple((step, sign) for step, sign in row["run"]),
+                "deviations": tuple(row["deviations"]),
+                "subsampled": tuple(Subsampled(**s) for s in row["subsampled"]),
             }
         )
         for row in rows

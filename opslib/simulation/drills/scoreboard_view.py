@@ -1,4 +1,4 @@
-"""Show the scoreboard of the last drill of everything that was recorded."""
+"""Show and record the scoreboard of the last recorded drill of all scenarios."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ OPENS, CLOSES = "<!-- scoreboard, written by ops drill --record -->", "<!-- end 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with the words that go with it."""
+    """A chart and its text alternative."""
 
     words: TextBlock
     draw: Callable[["Axes"], Any]
@@ -42,12 +42,12 @@ class Picture:
 @dataclass(frozen=True)
 class ScoreboardView:
     """
-    The scoreboard of one drill of everything.
+    The scoreboard of one drill of all scenarios.
 
     Attributes:
-        day: On which it was drilled, New York.
-        seeds: On which seeds.
-        rows: Every row; of those that are right, without what was seen.
+        day: Day of the drill, New York.
+        seeds: Its seeds.
+        rows: Every row; rows that are right and have no deviation are without their diagnostic answers.
     """
 
     day: str
@@ -56,38 +56,34 @@ class ScoreboardView:
 
     @property
     def line(self) -> str:
-        """As README shows it."""
+        """The summary line, as README shows it."""
         return f"{self.day}: {scoreboard.line(self.rows)}"
 
     @property
     def headline(self) -> TextBlock:
-        """How often was the cause found, and was anybody told of nothing?"""
+        """Results, false alarms, calibration and times of the drill."""
         s = scoreboard.summary(self.rows)
         lines = [
-            f"drills: {scoreboard.kinds(self.rows)}",
-            f"{s['faults_exact']} of {s['faults']} with something the matter: the exact cause, subject and "
-            f"panel ({formatting.ratio(s['faults_exact'] / s['faults'] if s['faults'] else None)})",
-            f"{s['faults_accepted']} of {s['faults']}: another cause that is accepted, each for a reason",
-            f"{s['faults_unseen']} of {s['faults']}: nothing found, where too few answers were hit to be seen",
-            f"{s['faults_wrong']} of {s['faults']}: wrong",
-            f"{s['false_alarms']} of {s['controls']} look-alikes and controls alarmed anybody",
-            f"{s['undetermined']} of {s['rows']} rows could not be told "
+            f"runs: {scoreboard.kinds(self.rows)}",
+            f"exact cause, subject and panel: {s['faults_exact']} of {s['faults']} runs with a fault "
+            f"({formatting.ratio(s['faults_exact'] / s['faults'] if s['faults'] else None)})",
+            f"accepted alternative: {s['faults_accepted']} of {s['faults']}",
+            f"no cause (too few responses were affected): {s['faults_none']} of {s['faults']}",
+            f"wrong: {s['faults_wrong']} of {s['faults']}",
+            f"false alarms: {s['false_alarms']} of {s['controls']} runs with nothing to find",
+            f"diagnoses undetermined: {s['undetermined']} of {s['rows']} runs "
             f"({formatting.ratio(s['undetermined'] / s['rows'] if s['rows'] else None)})",
-            f"how sure it was is off from how often it was right by "
-            f"{formatting.number(s['calibration_error'], '', 2)} on average, over "
-            f"{len(scoreboard.bins(self.rows))} groups",
-            f"somebody was told after {formatting.number(s['told_after_s'], 's', 0)}, the cause was on record after "
-            f"{formatting.number(s['found_after_s'], 's', 0)} (medians of those that told anybody)",
-            f"seeds {', '.join(map(str, self.seeds))}",
+            f"calibration error: {formatting.number(s['calibration_error'], '', 2)} (mean difference between "
+            f"confidence and share of right diagnoses, {len(scoreboard.bins(self.rows))} bins)",
+            f"median time to notification: {formatting.number(s['notified_after_s'], 's', 0)}; to diagnosis: "
+            f"{formatting.number(s['found_after_s'], 's', 0)} (runs with a notification)",
+            f"seeds: {', '.join(map(str, self.seeds))}",
         ]
-        return bullet_list(f"Drilled on {self.day}", lines)
+        return bullet_list(f"Drill of {self.day}", lines)
 
     @property
     def recall(self) -> TextBlock:
-        """
-        Of each fault and share: in how many rows was the exact cause found, and in how many more another that is
-        accepted?
-        """
+        """Exact results and accepted alternatives, by fault and share of responses affected."""
         shares = sorted({r.severity for r in self.rows if r.fault in FAULTS})
 
         def cell(name: str, share: float) -> str:
@@ -97,47 +93,50 @@ class ScoreboardView:
 
         rows = [[name, *(cell(name, share) for share in shares)] for name in FAULTS]
         return table(
-            "Faults, by the share of answers that was hit", ["fault", *(f"{share:g} %" for share in shares)], rows
+            "Exact results by fault and share of responses affected",
+            ["fault", *(f"{share:g} %" for share in shares)],
+            rows,
         )
 
     @property
-    def others(self) -> TextBlock:
-        """
-        Of pairs of faults at once, look-alikes and controls: what was expected, in how many rows was it found, and was
-        anybody told?
-        """
+    def pairs_and_controls(self) -> TextBlock:
+        """Exact results and notifications of pairs, look-alikes and controls."""
         rows = [
             [name, own[0].kind, own[0].expected, _found(own), f"{sum(bool(r.alert) for r in own)}/{len(own)}"]
             for name in (*PAIRS, *CONTROLS)
             if (own := [r for r in self.rows if r.fault == name])
         ]
-        return table("Pairs, look-alikes and controls", ["what", "is a", "expected", "exact", "told anybody"], rows)
+        return table(
+            "Pairs of faults, look-alikes and runs without a fault",
+            ["scenario", "kind", "expected", "exact", "notified"],
+            rows,
+        )
 
     @property
     def accepted(self) -> TextBlock:
-        """Every row that ended in another cause than the expected one, which is accepted, with the reason."""
+        """Every row with an accepted alternative, and the reason."""
         rows = [
             [r.fault, f"{r.severity:g} %", str(r.seed), r.expected, r.found, r.accepted]
             for r in self.rows
             if r.accepted
         ]
         return table(
-            "Other answers that are accepted",
-            ["what", "hit", "seed", "expected", "found", "why"],
+            "Accepted alternatives",
+            ["scenario", "affected", "seed", "expected", "found", "reason"],
             rows,
-            "every right answer is the exact one",
+            "every right result is exact",
         )
 
     @property
     def confusion(self) -> Picture:
-        """What was taken for what?"""
+        """The confusion matrix: expected and found causes."""
         causes = list(dict.fromkeys(c for r in self.rows for c in (r.expected, r.found)))
         wrong = [
-            f"{n} times {expected} was taken for {found}"
+            f"expected {expected}, found {found}: {n} run{'' if n == 1 else 's'}"
             for expected, found, n in scoreboard.summary(self.rows)["confused"]
         ]
         return Picture(
-            bullet_list("What was taken for what", wrong or ["nothing was taken for anything else"]),
+            bullet_list("Wrong causes", wrong or ["no run found a wrong cause"]),
             lambda ax: _confusion(ax, self.rows, causes),
             "confusion matrix",
             (9.0, 0.24 * len(causes) + 1.5),
@@ -145,18 +144,18 @@ class ScoreboardView:
 
     @property
     def calibration(self) -> Picture:
-        """How often is it right, beside how sure it says it is?"""
+        """The share of right diagnoses by confidence."""
         bins = scoreboard.bins(self.rows)
         words = table(
-            "How sure, and how often right",
-            ["verdicts", "how sure", "right"],
-            [[f"{n:,}", formatting.ratio(sure, 0), formatting.ratio(right, 1)] for n, sure, right in bins],
+            "Calibration of the confidence",
+            ["diagnoses", "mean confidence", "right"],
+            [[f"{n:,}", formatting.ratio(confidence, 0), formatting.ratio(right, 1)] for n, confidence, right in bins],
         )
         return Picture(words, lambda ax: _calibration(ax, bins), "calibration", (5.0, 4.0))
 
     @property
     def times(self) -> Picture:
-        """After how long was somebody told, and after how long was the cause on record?"""
+        """Time to notification and time to diagnosis, by fault."""
         faults = {
             name: own
             for name in FAULTS
@@ -166,34 +165,37 @@ class ScoreboardView:
                 ]
             )
         }
-        untold = [name for name in FAULTS if name not in faults]
+        unnotified = [name for name in FAULTS if name not in faults]
         words = bullet_list(
-            "Seconds from when it began until somebody was told",
-            [f"of these nobody is told within the drill, and a look at everything finds them: {', '.join(untold)}"]
-            if untold
-            else ["every fault told somebody"],
+            "Time to notification and to diagnosis",
+            [f"no notification within the drill; found by opening the diagnosis: {', '.join(unnotified)}"]
+            if unnotified
+            else ["every fault caused a notification"],
         )
         return Picture(words, lambda ax: _times(ax, faults), "times", (9.0, 0.22 * len(faults) + 1.2))
 
     @property
     def wrong(self) -> TextBlock:
-        """Every row that is wrong, with why."""
+        """Every wrong row, with what is wrong."""
         rows = [
             [r.fault, f"{r.severity:g} %", str(r.seed), r.expected, r.found, r.wrong] for r in self.rows if not r.right
         ]
         return table(
-            "Rows that are wrong", ["what", "hit", "seed", "expected", "found", "why"], rows, "no row is wrong"
+            "Wrong results",
+            ["scenario", "affected", "seed", "expected", "found", "wrong"],
+            rows,
+            "no result is wrong",
         )
 
     @property
-    def strayed(self) -> TextBlock:
-        """Every row that is right by another way than was agreed."""
-        rows = [[r.fault, str(r.seed), "; ".join(r.strayed)] for r in self.rows if r.right and r.strayed]
+    def deviations(self) -> TextBlock:
+        """Every right row that deviates from the expected run."""
+        rows = [[r.fault, str(r.seed), "; ".join(r.deviations)] for r in self.rows if r.right and r.deviations]
         return table(
-            "Rows that went another way than was agreed",
-            ["what", "seed", "how"],
+            "Deviations from the expected run",
+            ["scenario", "seed", "deviation"],
             rows,
-            "every row went the way that was agreed",
+            "every right result followed the expected run",
         )
 
     def __repr__(self) -> str:
@@ -201,28 +203,30 @@ class ScoreboardView:
 
 
 def read() -> ScoreboardView:
-    """The recorded scoreboard."""
+    """Read the recorded scoreboard."""
     head, *rows = FILE.read_text(encoding="utf-8").splitlines()
-    told = json.loads(head)
-    return ScoreboardView(told["day"], tuple(told["seeds"]), scoreboard.read(rows))
+    drill = json.loads(head)
+    return ScoreboardView(drill["day"], tuple(drill["seeds"]), scoreboard.read(rows))
 
 
 def record(day: str, seeds: list[int], rows: list[Row]) -> ScoreboardView:
     """
-    Keep a scoreboard, and write its line into README.
+    Record a scoreboard and write its summary line into README.md.
 
     Raises:
-        UsageError: This is no clone of the project, so there is no README to write it into.
+        UsageError: The project is not a clone of the repository, so it has no README.md.
     """
     project = settings.project()
     readme = project / "README.md" if project else None
     before = readme.read_text(encoding="utf-8") if readme and readme.exists() else ""
     if readme is None or OPENS not in before:
-        raise UsageError("--record writes into README.md of the project, which is not here. Run it in a clone.")
-    short = [r if not r.right or r.strayed else replace(r, seen=()) for r in rows]
+        raise UsageError(
+            "--record writes into README.md of the project, which was not found. Run it in a clone of the repository."
+        )
+    short = [r if not r.right or r.deviations else replace(r, answers=()) for r in rows]
     lines = [
         json.dumps({"day": day, "seeds": seeds}),
-        *(json.dumps(r.as_json() | {"walk": []}, separators=(",", ":")) for r in short),
+        *(json.dumps(r.as_json() | {"run": []}, separators=(",", ":")) for r in short),
     ]
     FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = read()
@@ -232,12 +236,12 @@ def record(day: str, seeds: list[int], rows: list[Row]) -> ScoreboardView:
 
 
 def _found(rows: list[Row]) -> str:
-    """Return how many rows of how many are exact, and how many more are accepted."""
+    """Return the number of exact rows of all rows, and the number of accepted alternatives."""
     more = sum(bool(r.accepted) and r.found != NONE for r in rows)
-    return f"{sum(r.exact for r in rows)}/{len(rows)}" + (f" and {more}" if more else "")
+    return f"{sum(r.exact for r in rows)}/{len(rows)}" + (f" (+{more} accepted)" if more else "")
 
 
-# Pictures.
+# Charts.
 
 
 def _confusion(ax: "Axes", rows: list[Row], causes: list[str]) -> None:
@@ -267,29 +271,27 @@ def _confusion(ax: "Axes", rows: list[Row], causes: list[str]) -> None:
     ax.set_ylim(len(causes) - 0.4, -0.6)
     ax.set_xticks(range(len(causes)), causes, rotation=90, fontsize=6.5)
     ax.set_yticks(range(len(causes)), causes, fontsize=6.5)
-    ax.set_xlabel(
-        "found (rows; beside the diagonal: another right answer of the same trial; ✗: wrong)", fontsize=8, color=INK
-    )
+    ax.set_xlabel("found (number of runs; off the diagonal: accepted alternative; ✗: wrong)", fontsize=8, color=INK)
     ax.set_ylabel("expected", fontsize=8, color=INK)
     ax.grid(color="#eef1f4", linewidth=0.6)
     ax.set_axisbelow(True)
 
 
 def _calibration(ax: "Axes", bins: list[tuple[int, float, float]]) -> None:
-    ax.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
+    ax.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     ax.scatter(
-        [100 * sure for _, sure, _ in bins],
+        [100 * confidence for _, confidence, _ in bins],
         [100 * right for _, _, right in bins],
         s=[max(12.0, n**0.5 * 6) for n, _, _ in bins],
         color=LINES[0][0],
         alpha=0.8,
         zorder=3,
-        label="verdicts, the larger the more",
+        label="diagnoses (larger dot: more)",
     )
     ax.set_xlim(40, 102)
     ax.set_ylim(40, 102)
-    ax.set_xlabel("how sure it was, %", fontsize=9, color=INK)
-    ax.set_ylabel("how often it was right, %", fontsize=9, color=INK)
+    ax.set_xlabel("mean confidence, %", fontsize=9, color=INK)
+    ax.set_ylabel("right, %", fontsize=9, color=INK)
     ax.tick_params(labelsize=8, colors=INK)
     ax.legend(loc="lower right", fontsize=8, frameon=False)
 
@@ -303,7 +305,7 @@ def _times(ax: "Axes", faults: dict[str, list[Row]]) -> None:
             color=LINES[0][0],
             s=18,
             zorder=3,
-            label="somebody was told" if not y else None,
+            label="notification" if not y else None,
         )
         ax.scatter(
             [r.seconds for r in own],
@@ -312,12 +314,12 @@ def _times(ax: "Axes", faults: dict[str, list[Row]]) -> None:
             color=LINES[1][0],
             s=18,
             zorder=3,
-            label="the cause was on record" if not y else None,
+            label="diagnosis" if not y else None,
         )
     ax.set_yticks(range(len(faults)), list(faults), fontsize=7)
     ax.set_ylim(len(faults) - 0.4, -0.6)
     ax.set_xlim(left=0)
-    ax.set_xlabel("seconds of the world since it began", fontsize=8, color=INK)
+    ax.set_xlabel("seconds since the fault began (world time)", fontsize=8, color=INK)
     ax.grid(axis="x", color="#e4e7eb", linewidth=0.6)
     ax.tick_params(labelsize=7, colors=INK)
     ax.legend(loc="lower right", fontsize=7, frameon=True)

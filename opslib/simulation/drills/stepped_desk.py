@@ -1,6 +1,7 @@
 """
-Run the probes of a desk, those of `ops collect` at their production pace, against the simulated world, without waiting
-for time in which nothing is under way.
+Run the probes of `ops collect`, at their production intervals, against the simulated world, step by step.
+
+Time in which no probe is under way is skipped without waiting.
 """
 
 import asyncio
@@ -30,23 +31,21 @@ from opslib.telemetry.probes.store import Sample
 
 BEGINS = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)  # 10:30 in New York.
 SPEED = 10.0
-STEP_S = round(EVERY_S)  # The page posts so often, and alerts are judged.
-TICK_S = 1.0  # Time in which nothing is under way is passed over in pieces of this.
-HOPS = 3  # Turns of the loop until who was due has begun.
+STEP_S = round(EVERY_S)  # Interval of the page's snapshots and of the evaluation of alerts.
+TICK_S = 1.0  # Idle time is skipped in pieces of this length.
+HOPS = 3  # Iterations of the event loop until a due probe has begun.
 NAP_S, LONGEST_NAP_S = 0.002, 0.005
-HELD_S = (3.0, 8.0)  # A starved collector cannot run for so long at a time, in world seconds.
+HELD_S = (3.0, 8.0)  # How long a starved collector cannot run at a time, in world seconds.
 
 
 class _Ahead(asyncio.SelectorEventLoop):
     """
-    An event loop whose clock can be moved ahead, so that what waits for a time that nobody needs is due at once, and
-    held.
+    An event loop whose clock can be moved ahead, so that timers are due without waiting, and stopped.
 
-    It never goes back: a deadline that was reached stays reached.
+    The clock never goes back: a deadline that was reached stays reached.
 
     Attributes:
-        longest_s: How much may pass from one reading of the clock to the next; what is beyond that, on a busy machine,
-            is no time of the world.
+        longest_s: The most that counts between two readings of the clock; more, on a busy machine, is not world time.
     """
 
     longest_s = math.inf
@@ -63,45 +62,45 @@ class _Ahead(asyncio.SelectorEventLoop):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let no time pass on this loop's clock, for work that is the simulator's own."""
+        """Stop this loop's clock for work of the simulator itself."""
         self.hold()
         try:
             yield
         finally:
-            self.go_on()
+            self.resume()
 
     def hold(self) -> None:
         """Stop this loop's clock."""
         self.time()
         self._is_held = True
 
-    def go_on(self) -> None:
-        """Let this loop's clock go on from where it was stopped."""
+    def resume(self) -> None:
+        """Continue this loop's clock from where it was stopped."""
         self.time()
         self._is_held = False
 
     def reach(self, at_s: float) -> None:
-        """Let it be at least so late on this loop's clock."""
+        """Move this loop's clock ahead to at least this time."""
         self._shown_s = max(self.time(), at_s)
 
     def skip(self, upto_s: float) -> None:
-        """Let it be as late as the next that waits for a time is due, and no later than this."""
-        # asyncio's types do not have what a loop waits for, nor what it listens to.
+        """Move this loop's clock ahead to the next timer, and at most to this time."""
+        # asyncio's type stubs have neither a loop's timers nor its selector.
         next_s = min((handle.when() for handle in self._scheduled[:1]), default=upto_s)  # type: ignore[attr-defined]
         self.reach(min(upto_s, next_s))
 
     @property
     def connections(self) -> int:
-        """How many connections are open or being opened; one descriptor is the loop's own."""
+        """Number of connections that are open or being opened, without the loop's own descriptor."""
         return len(self._selector.get_map()) - 1  # type: ignore[attr-defined]
 
 
 class _Probing(ProbeRunner):
     """
-    The probes of a collector, with a count of what is under way.
+    The probes of a collector, with a count of those under way.
 
     Args:
-        chains: Are chains fetched at their production pace? Else not at all.
+        chains: Whether chains are fetched at their production interval; if not, never.
         begins: Called before each probe.
     """
 
@@ -109,14 +108,14 @@ class _Probing(ProbeRunner):
         super().__init__(*args, **more)
         self._chains, self._begins, self._under_way, self.is_killed = chains, begins, 0, False
 
-    def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
-        return [look for look in super().looks() if self._chains or not look[0].startswith("chain")]
+    def probes(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
+        return [probe for probe in super().probes() if self._chains or not probe[0].startswith("chain")]
 
-    async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+    async def _safely(self, name: str, probe: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         self._begins()
         self._under_way += 1
         try:
-            return await super()._safely(name, look)
+            return await super()._safely(name, probe)
         finally:
             self._under_way -= 1
 
@@ -132,9 +131,7 @@ class _Probing(ProbeRunner):
 
     @property
     def is_busy(self) -> bool:
-        """
-        Is a probe under way, a sample waiting to be written, or a connection open besides the socket that is held?
-        """
+        """Whether a probe is under way, a sample is unwritten, or a connection besides the held WebSocket is open."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, _Ahead)
         held = self.stream is not None and self.stream._socket is not None
@@ -144,14 +141,14 @@ class _Probing(ProbeRunner):
 @dataclass
 class SteppedProbes:
     """
-    A desk's store and its collector, at a world that stands still while nothing is under way.
+    A workspace's database and its collector, at a world that stands still while no probe is under way.
 
     Attributes:
-        chains: Are chains fetched at their production pace? Else only where `live` is asked for them.
-        starved: Is the collector kept from running for most of the time?
+        chains: Whether chains are fetched at their production interval; if not, only on request of `advance`.
+        starved: Whether the collector gets almost no processor time.
     """
 
-    lever: World
+    world: World
     home: Path
     more: dict[str, str] = field(default_factory=dict)
     at: datetime = BEGINS
@@ -159,7 +156,7 @@ class SteppedProbes:
     starved: bool = False
 
     def __post_init__(self) -> None:
-        self.settings = self.found()
+        self.settings = self.load_settings()
         self.store = Database(self.settings.url, self._now)
         self.rules = rules.load()
         self._runner, self._zero_s = asyncio.Runner(loop_factory=_Ahead), 0.0
@@ -168,27 +165,24 @@ class SteppedProbes:
         self._collecting: asyncio.Task[None] | None = None
 
     def close(self) -> None:
-        """Stop the collector, and let go of the store."""
+        """Stop the collector and close the database."""
         self._runner.run(self._kill())
         self._runner.close()
         self.store.close()
 
     @property
     def store_file(self) -> Path:
-        """The file that the store is."""
+        """The database file."""
         return self.settings.home / "store.sqlite"
 
-    def found(self) -> Settings:
-        """The settings as the world's addresses stand now."""
-        return settings.load(self.home, None, {**self.lever.environ, **self.more})
+    def load_settings(self) -> Settings:
+        """Load the settings with the present addresses of the world."""
+        return settings.load(self.home, None, {**self.world.environ, **self.more})
 
-    def live(self, minutes: float, looks: bool = True, chains: bool = False) -> None:
-        """
-        Let so many minutes go by, with the collector running or (`looks`) standing still; `chains` are fetched at the
-        end besides.
-        """
+    def advance(self, minutes: float, probing: bool = True, chains: bool = False) -> None:
+        """Advance the world, with the collector running (`probing`) or stopped, then fetch `chains` if asked."""
         until = self.at + timedelta(minutes=minutes)
-        if looks:
+        if probing:
             self._runner.run(self._collect(until))
         else:
             self.at = until
@@ -197,22 +191,22 @@ class SteppedProbes:
             self._runner.run(self._fetch_chains())
 
     def _post(self) -> None:
-        """Let the world come up to now, and keep what its page posted."""
+        """Advance the world to now and store the snapshots that its page posted."""
         SnapshotStore(self.store).write(
             "desk",
-            [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts(self._now())],
+            [Post(clock.micros(at), snapshot.read(body)) for at, body in self.world.posts(self._now())],
             known_at_ts=True,
         )
 
     def _now(self) -> datetime:
-        """What time it is: while the collector runs, that of its loop."""
+        """Return the present time: while the collector runs, that of its loop."""
         if self._collecting is None:
             return self.at
         return max(self.at, BEGINS + timedelta(seconds=self._runner.get_loop().time() * SPEED - self._zero_s))
 
     async def _kill(self) -> None:
-        """Let the collector die without a last word."""
-        self._loop.go_on()
+        """Kill the collector, so that it writes nothing more."""
+        self._loop.resume()
         if self._probing and self._collecting:
             self._probing.is_killed = True
             self._collecting.cancel()
@@ -221,8 +215,8 @@ class SteppedProbes:
             self._collecting = None
 
     async def _begin(self) -> _Probing:
-        """The collector; another one where an address is another."""
-        found = self.found()
+        """Return the running collector; a new one if an address has changed."""
+        found = self.load_settings()
         if self._probing is None or self._probing.settings != found:
             await self._kill()
             self._probing = _Probing(
@@ -242,7 +236,7 @@ class SteppedProbes:
 
     def _begins(self) -> None:
         with self._loop.held():
-            self.lever.at(self._now())
+            self.world.set_time(self._now())
 
     @property
     def _loop(self) -> _Ahead:
@@ -251,16 +245,17 @@ class SteppedProbes:
         return loop
 
     def _reach(self, at: datetime) -> float:
-        """When is a moment of the world, on the loop's clock?"""
+        """Convert a world time to the loop's clock."""
         return ((at - BEGINS).total_seconds() + self._zero_s) / SPEED
 
     async def _collect(self, until: datetime) -> None:
         """
-        Let the collector run up to a moment: at the world's pace while anything is under way, else from one second to
-        the next at once.
+        Run the collector up to a world time.
+
+        While a probe is under way it runs at the world's speed; idle time is skipped.
         """
         loop = self._loop
-        loop.go_on()
+        loop.resume()
         if self._probing is None:
             self._zero_s = loop.time() * SPEED - (self.at - BEGINS).total_seconds()
         loop.reach(self._reach(self.at))
@@ -269,7 +264,7 @@ class SteppedProbes:
             due_s = self._reach(self.at + timedelta(seconds=TICK_S))
             while loop.time() < due_s:
                 if self.starved:
-                    time.sleep(self._chance.uniform(*HELD_S) / SPEED)  # Nobody else on this loop can run meanwhile.
+                    time.sleep(self._chance.uniform(*HELD_S) / SPEED)  # Blocks the loop on purpose.
                     await asyncio.sleep(0)
                 elif probing.is_busy:
                     await self._nap()
@@ -283,14 +278,14 @@ class SteppedProbes:
             for _ in range(HOPS):
                 await asyncio.sleep(0)
         while probing.is_busy and not self.starved and loop.time() < due_s + STEP_S / SPEED:
-            await self._nap()  # What was seen is in the store before anybody asks for it.
+            await self._nap()  # All samples are in the database before the caller reads it.
         loop.hold()
 
     async def _nap(self) -> None:
         """
-        Let what is under way go on for a moment.
+        Let probes under way continue briefly.
 
-        What this process could not run meanwhile, on a busy machine, is no time of the world.
+        Time in which this process could not run, on a busy machine, is not world time.
         """
         self._loop.longest_s = LONGEST_NAP_S
         await asyncio.sleep(NAP_S)
@@ -298,35 +293,38 @@ class SteppedProbes:
         self._loop.longest_s = math.inf
 
     def fetch_chains_again(self) -> None:
-        """Have the collector fetch its chains anew, as it does when the page's Greeks begin to breach."""
+        """Make the collector fetch its chains again, as it does when the page's Greeks begin to breach."""
         if self._probing and self.chains:
             self._probing.fetch_chains_again()
 
     def import_fills(self) -> None:
-        """Read the round trips so far as a file, as ``ops import`` does; what was read before is read once."""
+        """Import the round trips so far, as ``ops import`` does; those already imported are not imported again."""
         place = self.home / "trades.json"
-        place.write_text(json.dumps(self.lever.fills()), encoding="utf-8")
+        place.write_text(json.dumps(self.world.fills()), encoding="utf-8")
         importing.read_fills(self.store, self.settings.app, place)
 
     async def _fetch_chains(self) -> None:
-        self._loop.go_on()
+        self._loop.resume()
         probing = await self._begin()
-        found = [sample for symbol in probing.settings.symbols for sample in await probing.fetch_chain(symbol)]
-        probing.samples.keep(found, known_at_ts=True)
+        for symbol in probing.settings.symbols:
+            fetching = asyncio.create_task(probing.fetch_chain(symbol))
+            while not fetching.done():
+                await self._nap()
+            probing.samples.keep(await fetching, known_at_ts=True)
         self.at = self._now()
         self._post()
         self._loop.hold()
 
     def view(self, window: timedelta = timedelta(minutes=5)) -> Status:
-        """Everything as it stands now."""
-        return status.status(self.store, self.found(), self.rules, as_of=self.at, length=window)
+        """Return the status as of now."""
+        return status.status(self.store, self.load_settings(), self.rules, as_of=self.at, length=window)
 
 
 @contextmanager
-def looking(home: Path, seed: int = 1, **more: str) -> Iterator[SteppedProbes]:
-    """A world of its own, and a desk that probes it."""
+def stepped_probes(home: Path, seed: int = 1, **more: str) -> Iterator[SteppedProbes]:
+    """Start a world and the probes at it."""
     with (
-        World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
-        closing(SteppedProbes(lever, home, more)) as workspace,
+        World(BEGINS, seed=seed, speed=SPEED, runs=False) as world,
+        closing(SteppedProbes(world, home, more)) as workspace,
     ):
         yield workspace

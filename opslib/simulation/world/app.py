@@ -1,9 +1,9 @@
 """
-Run the monitored app as a process of its own, so that it can die and be started again.
+Run the simulated app as a process of its own, so that it can be killed and started again.
 
-Run as ``python -m opslib.simulation.world.app``. Its stdin brings JSON lines: its birth first, which it answers on
-stderr with its ports; then what time it is and what is the matter, each answered on stderr. The end of stdin ends it.
-Its stdout is its log.
+Run as ``python -m opslib.simulation.world.app``. It reads JSON lines from stdin and answers each on stderr: first its
+configuration, answered with its ports; then the world time and the active faults. It exits at the end of stdin. Its
+stdout is its log.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ QUICK_S, SLOW_S = (0.005, 0.040), (2.5, 4.0)
 SPARED_S = 300.0
 REQUESTS_PER_MINUTE, MASSIVE_REQUESTS_PER_MINUTE = 1200, 300
 LEAK_BYTES_PER_S, LARGEST_LEAK_BYTES, LEAK_PIECE_BYTES = 500_000, 300_000_000, 500_000
-BEAT_EVERY_S, SHORTEST_NAP_S = 1.0, 0.05  # The latter is of our time: a fast world would do nothing else.
+WORK_EVERY_S, SHORTEST_NAP_S = 1.0, 0.05  # The latter is real time; without it a fast world would do nothing else.
 SYNTHETIC_CONTRACT = {
     "details": {
         "ticker": "O:SPY260313C00670000",
@@ -54,20 +54,22 @@ SYNTHETIC_CONTRACT = {
 
 class Passes:
     """
-    Tokens good for five minutes: base64 of their expiry and a nonce, a dot, and the hex HMAC-SHA256 over the same text.
+    Issue and check tokens that are valid for five minutes.
+
+    A token is the base64 of its expiry and a nonce, a dot, and the hex HMAC-SHA256 of the same text.
     """
 
     def __init__(self, key: str, seed: int):
         self._key, self._rng = key.encode(), Random(f"{seed}/passes")
 
     def issue(self, now_ms: int) -> dict[str, object]:
-        """A new one, as the app answers it."""
+        """Return a new token in the form of the app's response."""
         expires_ms = now_ms + PASS_LIFE_MS
         text = json.dumps({"exp": expires_ms, "n": f"{self._rng.getrandbits(64):016x}"}, separators=(",", ":")).encode()
         return {"token": f"{base64.b64encode(text).decode()}.{self._signed(text)}", "expiresAt": expires_ms}
 
     def admits(self, token: str, now_ms: int) -> bool:
-        """Was it issued here, and is it still good?"""
+        """Return whether a token was issued here and is still valid."""
         packed, _, signature = token.partition(".")
         try:
             text = base64.b64decode(packed, validate=True)
@@ -84,22 +86,22 @@ class Passes:
 
 class App:
     """
-    The app: its HTTP, its socket, its log and its memory.
+    The app: its HTTP server, WebSocket, log and memory.
 
     Args:
-        birth: Seed, speed, tokens (`massive`, `tradier`, and `proxy` for the socket), world time, whether time runs,
-            and the two ports, 0 for any.
+        config: Its configuration: seed, speed, tokens (`massive`, `tradier`, and `proxy` for the socket), world time,
+            whether time runs, and the two ports, 0 for any.
     """
 
-    def __init__(self, birth: dict[str, Any]):
-        self.world = WorldState(birth)
-        self._born_s = self._beaten_s = self.world.now_s()
+    def __init__(self, config: dict[str, Any]):
+        self.world = WorldState(config)
+        self._started_s = self._worked_until_s = self.world.now_s()
         self._rng = Random(f"{self.world.seed}/app")
         self._passes = Passes(self.world.tokens["massive"], self.world.seed)
-        self._journal = AppLog(self.world)
+        self._log = AppLog(self.world)
         self._http = Server(self._answer, self.world.sleep)
-        self._http.port = birth["http_port"]
-        self.feed = WebSocketServer(self.world, self._journal, birth["ws_port"], self._admits_to_socket)
+        self._http.port = config["http_port"]
+        self.feed = WebSocketServer(self.world, self._log, config["ws_port"], self._admits_to_socket)
         self._counts: dict[str, tuple[int, int]] = {}
         self._spared_until_s: dict[str, float] = {}
         self._held: list[bytearray] = []
@@ -109,7 +111,7 @@ class App:
             ("GET", "/api/health"): lambda: as_json(
                 {
                     "status": "ok",
-                    "uptime": round(max(0.0, self.world.now_s() - self._born_s), 6),
+                    "uptime": round(max(0.0, self.world.now_s() - self._started_s), 6),
                     "timestamp": self._timestamp(),
                 }
             ),
@@ -121,47 +123,45 @@ class App:
         }
 
     async def open(self) -> dict[str, int]:
-        """Listen; the two ports."""
-        await self._http.be("open")
-        await self.feed.settle(set())
-        self._journal.line(f"[Server] MASSIVE_API_KEY is set, {len(self.world.tokens['massive'])} characters")
-        self._journal.line("[Server] proxy token for the socket is set")
-        self._journal.line(f"[Server] listening on port {self._http.port}")
-        self._journal.line("[WS hub] ready on /ws/options and /ws/indices")
-        self._journal.line("[Composite Scanner] started, every 60 s")
+        """Start listening; return the two ports."""
+        await self._http.set_state("open")
+        await self.feed.apply_faults(set())
+        self._log.line(f"[Server] MASSIVE_API_KEY is set, {len(self.world.tokens['massive'])} characters")
+        self._log.line("[Server] proxy token for the socket is set")
+        self._log.line(f"[Server] listening on port {self._http.port}")
+        self._log.line("[WS hub] ready on /ws/options and /ws/indices")
+        self._log.line("[Composite Scanner] started, every 60 s")
         return {"http_port": self._http.port, "ws_port": self.feed.port}
 
-    async def become(self, told: dict[str, Any]) -> None:
-        """
-        Take in a line of stdin: what went on so far first, then a new time and what is the matter, since the old time.
-        """
-        self.beat()
+    async def update(self, command: dict[str, Any]) -> None:
+        """Apply a line of stdin: a new world time and the active faults. Activity up to now is written first."""
+        self.do_periodic_work()
         before = set(self.world.states.active)
-        if told.get("at_s") is not None:
-            self.world.set_s(told["at_s"])
-        self.world.become(told["active"])
-        await self.feed.settle(before)
-        self.beat()
+        if command.get("at_s") is not None:
+            self.world.set_s(command["at_s"])
+        self.world.inject(command["active"])
+        await self.feed.apply_faults(before)
+        self.do_periodic_work()
 
-    async def keep_beating(self) -> None:
-        """Do for ever what is done without being asked."""
+    async def run_periodically(self) -> None:
+        """Run the periodic work until cancelled."""
         while True:
-            await self.world.sleep(max(BEAT_EVERY_S, SHORTEST_NAP_S * self.world.speed))
-            self.beat()
+            await self.world.sleep(max(WORK_EVERY_S, SHORTEST_NAP_S * self.world.speed))
+            self.do_periodic_work()
 
-    def beat(self) -> None:
-        """Write what went on since the last beat, and hold on to what leaked."""
-        self._journal.catch_up()
+    def do_periodic_work(self) -> None:
+        """Write the log of the time since the last call, and allocate the memory that leaked."""
+        self._log.catch_up()
         now_s = self.world.now_s()
         if self.world.states.on("memory_leak"):
-            self._leaking_bytes += LEAK_BYTES_PER_S * max(0.0, now_s - self._beaten_s)
+            self._leaking_bytes += LEAK_BYTES_PER_S * max(0.0, now_s - self._worked_until_s)
             while self._leaking_bytes >= LEAK_PIECE_BYTES and len(self._held) < LARGEST_LEAK_BYTES // LEAK_PIECE_BYTES:
                 self._held.append(bytearray(LEAK_PIECE_BYTES))
                 self._leaking_bytes -= LEAK_PIECE_BYTES
-        self._beaten_s = now_s
+        self._worked_until_s = now_s
 
     def _clock_s(self) -> float:
-        """What this app takes for the time."""
+        """Return the time by the app's clock."""
         return self.world.clock_s("app")
 
     def _now_ms(self) -> int:
@@ -172,19 +172,19 @@ class App:
 
     def _admits_to_socket(self, token: str) -> bool:
         if hmac.compare_digest(token.encode(), self.world.tokens["proxy"].encode()):
-            self._journal.line("[WS hub] static proxy token is deprecated")
+            self._log.line("[WS hub] static proxy token is deprecated")
             return True
         return self._passes.admits(token, self._now_ms())
 
     async def _answer(self, request: Request) -> Answer:
-        """Answer a request, late by as much as it takes, and write that it was."""
+        """Answer a request after its processing time, and log it."""
         took_s = self._rng.uniform(*SLOW_S if self.world.states.hits("app_slow") else QUICK_S)
         headers, is_too_many = self._limits(request.path)
         answer = _too_many() if is_too_many else self._found(request)
         took_s += answer.after_s
         await self.world.sleep(took_s)
         if request.path != "/api/massive-key-status":
-            self._journal.access(request.method, _url(request), answer.status, len(answer.body), took_s * 1000)
+            self._log.access(request.method, _url(request), answer.status, len(answer.body), took_s * 1000)
         date = formatdate(self._clock_s(), usegmt=True)
         return replace(
             answer, after_s=0.0, headers={"X-Powered-By": "Express"} | headers | answer.headers | {"Date": date}
@@ -201,7 +201,7 @@ class App:
         return as_html(f"Cannot {escape(request.method)} {escape(request.path)}", 404)
 
     def _limits(self, path: str) -> tuple[dict[str, str], bool]:
-        """The headers that tell what may still be asked in this world minute, and whether it was too much."""
+        """Return the rate limit headers of this world minute, and whether a limit is exceeded."""
         if not path.startswith("/api/"):
             return {}, False
         headers: dict[str, str] = {}
@@ -224,11 +224,11 @@ class App:
         return headers, is_too_many
 
     def _ping(self) -> Answer:
-        self._journal.line("[Server] ping")
+        self._log.line("[Server] ping")
         return as_json({"status": "pong"})
 
     def _metrics(self) -> Answer:
-        """No figure at all: what the page counts never reaches the server."""
+        """Answer without any metric: what the page counts never reaches the server."""
         tracked = ["Provider health", "Greeks quality", "P&L accuracy", "System health"]
         words = {
             "message": "Metrics are collected in the browser",
@@ -245,7 +245,7 @@ class App:
         return as_json(found | {"timestamp": self._timestamp()})
 
     def _socket_health(self) -> Answer:
-        """Healthy whatever happens, as the real app says it is."""
+        """Answer that the socket is healthy whatever happens, as the real app does."""
         return as_json(
             {
                 "healthy": True,
@@ -261,45 +261,45 @@ class App:
         return as_json({"present": True, "length": len(key), "prefix": key[:6], "nodeEnv": "production"})
 
     def _massive(self, request: Request) -> Answer:
-        """What the proxy to Massive answers; a path of v2 aggregates that failed is not asked for again for a while."""
+        """Answer as the proxy to Massive; a failed path of v2 aggregates is not requested again for a while."""
         if not self._passes.admits(request.headers.get("x-massive-proxy-token", ""), self._now_ms()):
             return as_json({"error": "Forbidden: proxy token is missing or not valid"}, 403)
         path, now_s = request.path.removeprefix("/api/massive"), self.world.now_s()
         if now_s < self._spared_until_s.get(path, now_s):
-            self._journal.line(f"[v0] fallback(short-circuit) {quote(path)}")
+            self._log.line(f"[v0] fallback(short-circuit) {quote(path)}")
             return _empty_aggregates("aggs-empty-cache")
         failure = self._failure()
         if failure is None:
             return as_json(self._synthetic(path), after_s=0.15)
-        self._journal.failed(failure, quote(path))
+        self._log.failed(failure, quote(path))
         if path.startswith("/v2/aggs/"):
             self._spared_until_s[path] = now_s + SPARED_S
             return _empty_aggregates("aggs-empty-catch" if failure.code else "aggs-empty", failure.took_s)
         return as_json({"error": "External API error"}, failure.status, after_s=failure.took_s)
 
     def _failure(self) -> Failure | None:
-        """How a call to Massive goes wrong now; None where it goes well."""
+        """Return how a call to Massive fails now; None if it succeeds."""
         for name, failure in FAILURES.items():
             if self.world.states.hits(name) and self._rng.random() < failure.of_calls:
                 return failure
         return None
 
     def _synthetic(self, path: str) -> dict[str, object]:
-        """A small answer in Massive's shape, made up."""
-        told = {"status": "OK", "request_id": f"{self._rng.getrandbits(128):032x}"}
+        """Return a small synthetic response in Massive's format."""
+        head = {"status": "OK", "request_id": f"{self._rng.getrandbits(128):032x}"}
         if path == "/v1/marketstatus/now":
             return self._market_at_massive()
         if self.world.states.hits("massive_empty"):
-            return told | {"results": []}
+            return head | {"results": []}
         if "/snapshot/options/" in path:
-            return told | {"results": [SYNTHETIC_CONTRACT]}
+            return head | {"results": [SYNTHETIC_CONTRACT]}
         if path.startswith("/v2/aggs/"):
-            return told | {
+            return head | {
                 "ticker": path.removeprefix("/v2/aggs/ticker/").partition("/")[0],
                 "resultsCount": 1,
                 "results": [{"o": 669.8, "h": 670.9, "l": 669.2, "c": 670.4, "v": 51234, "vw": 670.1}],
             }
-        return told | {"results": []}
+        return head | {"results": []}
 
     def _market_at_massive(self) -> dict[str, object]:
         session = self.world.session()
@@ -316,7 +316,7 @@ class App:
 
 
 def _empty_aggregates(why: str, after_s: float = 0.0) -> Answer:
-    """A failure in the dress of an answer: only its header tells."""
+    """Return a failure that looks like a valid response; only its header shows the failure."""
     return as_json(
         {"results": [], "status": "OK", "_fallback": "empty"}, headers={"x-v0-fallback": why}, after_s=after_s
     )
@@ -331,38 +331,38 @@ def _iso(at: datetime) -> str:
 
 
 def _url(request: Request) -> str:
-    """What was asked for, on one line whatever it was."""
+    """Return the requested URL on a single line."""
     return quote(request.path, safe="/:@!$&'()*+,;=~-._") + (f"?{urlencode(request.query)}" if request.query else "")
 
 
-def _say(found: dict[str, object]) -> None:
+def _reply(found: dict[str, object]) -> None:
     print(json.dumps(found), file=sys.stderr, flush=True)
 
 
 async def _listen(app: App, reader: asyncio.StreamReader) -> None:
-    """Do what stdin says; its end ends the process."""
+    """Apply the lines of stdin; exit at its end."""
     async for line in reader:
-        await app.become(json.loads(line))
-        _say({"ok": True, "hit": app.world.states.hit})
-    # At once: neither an open socket nor a hanging request is waited for.
+        await app.update(json.loads(line))
+        _reply({"ok": True, "hit": app.world.states.hit})
+    # Exit at once, without waiting for an open socket or a hanging request.
     os._exit(0)
 
 
-async def live() -> None:
-    """Live from the first line of stdin to its end."""
+async def run() -> None:
+    """Run the app from the first line of stdin to its end."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    birth = await reader.readline()
-    if not birth:
+    config = await reader.readline()
+    if not config:
         return
-    app = App(json.loads(birth))
-    _say({**await app.open()})
+    app = App(json.loads(config))
+    _reply({**await app.open()})
     async with asyncio.TaskGroup() as tasks:
-        for doing in (app.keep_beating(), app.feed.pass_on(), _listen(app, reader)):
-            tasks.create_task(doing)
+        for task in (app.run_periodically(), app.feed.forward(), _listen(app, reader)):
+            tasks.create_task(task)
 
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    asyncio.run(live())
+    asyncio.run(run())

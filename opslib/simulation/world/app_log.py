@@ -1,7 +1,7 @@
 """
-Write the app's own log: lines without a time or a level, some with an object or a stack after them.
+Write the app's log: lines without a time or a level, some followed by an object or a stack trace.
 
-Nothing but these lines ever goes to the process's stdout. Every whole world second has a draw of its own.
+The process writes nothing else to stdout. Each whole world second uses its own random draw.
 """
 
 from math import floor
@@ -27,15 +27,15 @@ PATHS = (
 
 class Failure(NamedTuple):
     """
-    How a call to Massive goes wrong for the app.
+    How the app's calls to Massive fail.
 
     Attributes:
-        status: What the proxy answers.
-        words: What is written of it; `{path}` stands for what was asked.
-        took_s: World seconds until it was given up, all three tries together.
-        code: What was thrown, where no answer came.
-        of_calls: How many calls it befalls while it is the matter.
-        is_own: The app's own client gave up; Massive was well.
+        status: The proxy's response status.
+        words: The log text; `{path}` is the requested path.
+        took_s: World seconds until the app gave up, all three attempts together.
+        code: The error code thrown, if there was no response.
+        of_calls: The share of calls that fail while the fault is active.
+        is_own: Whether the app's own client gave up while Massive was healthy.
     """
 
     status: int
@@ -102,7 +102,7 @@ STORM = (
 
 
 class AppLog:
-    """The app's log: `line` for what just happened, `catch_up` for all that goes on without being asked."""
+    """The app's log: `line` writes one event, `catch_up` writes the periodic ones up to now."""
 
     def __init__(self, world: WorldState):
         self._world = world
@@ -117,16 +117,16 @@ class AppLog:
         self.line(_access(method, url, status, length, ms))
 
     def failed(self, failure: Failure, path: str) -> None:
-        """Write that a call to Massive went wrong."""
-        self.line(_told(failure, path))
+        """Write that a call to Massive failed."""
+        self.line(_failure_text(failure, path))
 
     def catch_up(self) -> None:
-        """Write what went on since the last call, as what is the matter now has it: the newest hundred lines."""
+        """Write the periodic messages since the last call, by the faults active now: the newest hundred lines."""
         now = floor(self._world.now_s())
         messages: list[str] = []
         room = MOST_LINES_AT_ONCE
         for second in range(now - 1, self._second - 1, -1):
-            for text in reversed(self._goes_on(second)):
+            for text in reversed(self._messages(second)):
                 room -= text.count("\n") + 1
                 if room >= 0:
                     messages.append(text)
@@ -136,8 +136,8 @@ class AppLog:
         for text in reversed(messages):
             self.line(text)
 
-    def _goes_on(self, second: int) -> list[str]:
-        """The messages of one whole world second."""
+    def _messages(self, second: int) -> list[str]:
+        """Return the messages of one whole world second."""
         rng, states = Random(f"{self._world.seed}/journal/{second}"), self._world.states
         found = []
         if second % PROBED_EVERY_S == 12:
@@ -147,10 +147,10 @@ class AppLog:
             )
         if rng.random() < OUTCOMES_PER_S:
             found.append(f"[Signal Outcome] checked {rng.randint(1, 9)} open signals")
-        troubles = {name: share * FAILURES[name].of_calls for name, share in states.active.items() if name in FAILURES}
-        for name, share in troubles.items():
+        failing = {name: share * FAILURES[name].of_calls for name, share in states.active.items() if name in FAILURES}
+        for name, share in failing.items():
             if rng.random() < FAILURES_PER_S * share:
-                found.append(_told(FAILURES[name], rng.choice(PATHS)))
+                found.append(_failure_text(FAILURES[name], rng.choice(PATHS)))
         if states.on("our_network_down") and rng.random() < FAILURES_PER_S:
             found.append(_unreachable(rng.choice(ALSO_UNREACHABLE)))
         if rng.random() < FAILURES_PER_S / 2 * max(
@@ -166,7 +166,7 @@ class AppLog:
         if second % HEARTBEAT_EVERY_S == 7:
             found.append(
                 _heartbeat(
-                    rng, max((share for name, share in troubles.items() if not FAILURES[name].is_own), default=0.0)
+                    rng, max((share for name, share in failing.items() if not FAILURES[name].is_own), default=0.0)
                 )
             )
         return found
@@ -177,7 +177,7 @@ def _access(method: str, url: str, status: int, length: int, ms: float) -> str:
 
 
 def _heartbeat(rng: Random, failing: float) -> str:
-    """How the scanner says it is: worse from an error rate of 10 %, worst from 50 %."""
+    """Return the scanner's heartbeat: degraded from an error rate of 10 %, unhealthy from 50 %."""
     rate = failing * rng.uniform(0.85, 1.0)
     if rate >= 0.5:
         how = "unhealthy"
@@ -188,7 +188,7 @@ def _heartbeat(rng: Random, failing: float) -> str:
     return f"[Composite Scanner] Heartbeat: status={how}, signals={rng.randint(0, 4)}, errorRate={100 * rate:.1f}%"
 
 
-def _told(failure: Failure, path: str) -> str:
+def _failure_text(failure: Failure, path: str) -> str:
     words = failure.words.format(path=path)
     if failure.is_own:
         return f"[Massive] {words}"

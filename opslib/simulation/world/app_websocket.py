@@ -1,10 +1,9 @@
 """
-Serve the app's WebSocket: let clients in, and pass on what comes from Massive's socket behind it.
+Serve the app's WebSocket: accept clients and forward the messages of Massive's socket.
 
-Upstream is dialled when a client comes, and after a loss not before the next one comes. Who was connected when it was
-lost
-stays open and is never served again, not even once upstream is back: only who connects anew is. The server never pings,
-and greets nobody.
+The upstream connection is opened when a client connects; after a loss, when the next client connects. Clients that
+were connected at the loss stay open and get no more messages, even once upstream is back: only new connections do. The
+server sends no pings and no greeting.
 """
 
 import asyncio
@@ -27,25 +26,25 @@ from opslib.simulation.world.state import WorldState
 
 PATHS = ("/ws/options", "/ws/indices")
 MESSAGE_EVERY_S = 1.0
-SHORTEST_NAP_S = 0.02  # Of our time: a fast world would do nothing else.
+SHORTEST_NAP_S = 0.02  # Real time; without it a fast world would do nothing else.
 TORN_AFTER_S = 0.5
 LARGEST_FRAME = 1 << 16
 CONTRACT = "O:SPY260313C00670000"
 NO_UPSTREAM = ("ws_open_silent", "ws_closed_1006", "our_network_down")
-LOST_ONCE = ("ws_old_clients_dead",)  # Upstream is lost, and can be dialled again at once.
+LOST_ONCE = ("ws_old_clients_dead",)  # Upstream is lost and can be opened again at once.
 TORN = ("ws_closed_1006", "ws_403", "ws_port_blocked")
 
-# Whoever speaks no WebSocket on this port is no news; unsaid, the library would tell it on stderr.
+# The library would otherwise print every client that does not speak WebSocket to stderr.
 logging.getLogger("websockets").addHandler(logging.NullHandler())
 
 
 class _Endpoint:
     """
-    One path: its clients, what they asked for, and how its upstream is.
+    One path: its clients, their topics, and the state of its upstream connection.
 
     Attributes:
-        clients: Those that are served.
-        abandoned: Those that were connected when upstream was lost: open, and never served again.
+        clients: Clients that get messages.
+        abandoned: Clients that were connected when upstream was lost: open, and never served again.
     """
 
     def __init__(self, name: str):
@@ -53,7 +52,7 @@ class _Endpoint:
         self.clients: set[ServerConnection] = set()
         self.abandoned: set[ServerConnection] = set()
         self.topics: set[str] = set()
-        self.minute: int | None = None  # The last one whose aggregates were sent.
+        self.minute: int | None = None  # The last minute whose aggregates were sent.
         self.is_up = False
         self.last_error: str | None = None
         self.last_connected_ms: int | None = None
@@ -61,25 +60,25 @@ class _Endpoint:
 
 class WebSocketServer:
     """
-    The socket's server on a port of its own.
+    The WebSocket server, on its own port.
 
     Args:
-        world: Time and trouble.
-        journal: Where it writes what befalls it.
+        world: Time and active faults.
+        log: The app's log.
         port: 0 for any.
-        admits: Is this token good?
+        admits: Returns whether a token is valid.
     """
 
-    def __init__(self, world: WorldState, journal: AppLog, port: int, admits: Callable[[str], bool]):
+    def __init__(self, world: WorldState, log: AppLog, port: int, admits: Callable[[str], bool]):
         self.port = port or free_port()
-        self._world, self._journal, self._admits = world, journal, admits
+        self._world, self._log, self._admits = world, log, admits
         self._rng = Random(f"{world.seed}/feed")
         self._endpoints = {path: _Endpoint(path.rpartition("/")[2]) for path in PATHS}
         self._listener: Server | None = None
         self._swallowing: list[socket.socket] = []
 
-    async def settle(self, before: set[str]) -> None:
-        """Take it in that other things are the matter than those of `before`."""
+    async def apply_faults(self, before: set[str]) -> None:
+        """Apply a change of the active faults; `before` has those that were active until now."""
         came = set(self._world.states.active) - before
         for endpoint in self._endpoints.values():
             if endpoint.is_up and came & {*NO_UPSTREAM, *LOST_ONCE}:
@@ -99,7 +98,7 @@ class WebSocketServer:
             await self._open()
 
     def health(self) -> dict[str, dict[str, object]]:
-        """What the app says of its endpoints, by their names."""
+        """Return what the app reports about its endpoints, by name."""
         return {endpoint.name: self._metrics(endpoint) for endpoint in self._endpoints.values()}
 
     def _metrics(self, endpoint: _Endpoint) -> dict[str, object]:
@@ -116,8 +115,8 @@ class WebSocketServer:
             found["lastConnectedAt"] = endpoint.last_connected_ms
         return found
 
-    async def pass_on(self) -> None:
-        """Pass on what comes from upstream, for ever."""
+    async def forward(self) -> None:
+        """Forward the upstream messages until cancelled."""
         while True:
             await self._world.sleep(max(MESSAGE_EVERY_S, SHORTEST_NAP_S * self._world.speed))
             if self._world.session() != "open":
@@ -128,8 +127,9 @@ class WebSocketServer:
 
     def _events(self, endpoint: _Endpoint) -> list[dict[str, object]]:
         """
-        Return what upstream sends now: values of indices and quotes of options each second, minute aggregates (`AM`)
-        after each minute.
+        Return the upstream messages of now.
+
+        Index values and option quotes come each second, minute aggregates (`AM`) after each minute.
         """
         at_ms, rng = round(self._world.clock_s("massive") * 1000), self._rng
         if endpoint.name == "indices":
@@ -166,20 +166,20 @@ class WebSocketServer:
         endpoint.minute = minute if by_minute else None
         return found
 
-    def _dial_upstream(self, endpoint: _Endpoint) -> None:
+    def _open_upstream(self, endpoint: _Endpoint) -> None:
         if any(self._world.states.on(name) for name in NO_UPSTREAM):
             self._lose_upstream(endpoint)
             return
         endpoint.is_up, endpoint.last_connected_ms = True, round(self._world.now_s() * 1000)
-        self._journal.line(f"[WS {endpoint.name}] upstream connected")
+        self._log.line(f"[WS {endpoint.name}] upstream connected")
 
     def _lose_upstream(self, endpoint: _Endpoint) -> None:
         endpoint.is_up, endpoint.last_error = False, "getaddrinfo ENOTFOUND socket.massive.com"
         endpoint.abandoned |= endpoint.clients
         endpoint.clients.clear()
         endpoint.topics.clear()
-        self._journal.line(f"[WS {endpoint.name}] upstream error Error: {endpoint.last_error}")
-        self._journal.line(f"[WS {endpoint.name}] upstream closed with code 1006: ")
+        self._log.line(f"[WS {endpoint.name}] upstream error Error: {endpoint.last_error}")
+        self._log.line(f"[WS {endpoint.name}] upstream closed with code 1006: ")
 
     async def _open(self) -> None:
         self._listener = await serve(
@@ -202,50 +202,50 @@ class WebSocketServer:
             self._listener = None
 
     def _admit(self, client: ServerConnection, request: Request) -> Response | None:
-        """Who comes in: the token first, then the path."""
-        asked = urlsplit(request.path)
-        token = parse_qs(asked.query).get("token", [""])[0]
+        """Check the token, then the path, of a new client; return the rejection, or None to accept it."""
+        url = urlsplit(request.path)
+        token = parse_qs(url.query).get("token", [""])[0]
         if self._world.states.on("ws_403") or not self._admits(token):
-            self._journal.line("[WS hub] upgrade rejected: invalid token")
+            self._log.line("[WS hub] upgrade rejected: invalid token")
             return client.respond(403, "Forbidden\n")
-        return None if asked.path in PATHS else client.respond(404, "Not Found\n")
+        return None if url.path in PATHS else client.respond(404, "Not Found\n")
 
     async def _attend(self, client: ServerConnection) -> None:
-        """One client, from its upgrade to its end."""
-        assert client.request  # It has been upgraded.
+        """Serve one client from its upgrade to its end."""
+        assert client.request  # Set since the upgrade.
         endpoint = self._endpoints[urlsplit(client.request.path).path]
         endpoint.clients.add(client)
-        self._journal.line(f"[WS {endpoint.name}] client connected ({len(endpoint.clients)})")
+        self._log.line(f"[WS {endpoint.name}] client connected ({len(endpoint.clients)})")
         try:
             if not endpoint.is_up:
-                self._dial_upstream(endpoint)
+                self._open_upstream(endpoint)
             if self._world.states.on("ws_closed_1006"):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(client.wait_closed(), TORN_AFTER_S / self._world.speed)
                 client.transport.abort()
             async for message in client:
-                await self._hear(client, endpoint, message)
+                await self._handle(client, endpoint, message)
         except ConnectionClosed:
-            pass  # Torn or gone away: either way it is nobody's fault here.
+            pass  # The client disconnected or the connection was aborted; nothing to do.
         finally:
             endpoint.clients.discard(client)
             endpoint.abandoned.discard(client)
             if not endpoint.clients and endpoint.is_up:
                 endpoint.is_up = False
-                self._journal.line(f"[WS {endpoint.name}] upstream closed with code 1000: idle")
+                self._log.line(f"[WS {endpoint.name}] upstream closed with code 1000: idle")
             if not endpoint.clients:
                 endpoint.topics.clear()
 
-    async def _hear(self, client: ServerConnection, endpoint: _Endpoint, message: str | bytes) -> None:
-        """What a client says: what is not understood is ignored."""
+    async def _handle(self, client: ServerConnection, endpoint: _Endpoint, message: str | bytes) -> None:
+        """Handle a client's message; an invalid one is ignored."""
         try:
-            asked = json.loads(message)
+            command = json.loads(message)
         except ValueError:
             return
-        if not isinstance(asked, dict):
+        if not isinstance(command, dict):
             return
-        topics = _topics(asked.get("params"))
-        match asked.get("action"):
+        topics = _topics(command.get("params"))
+        match command.get("action"):
             case "ping":
                 await client.pong()
             case "subscribe" if client in endpoint.abandoned:
@@ -257,7 +257,7 @@ class WebSocketServer:
 
 
 def _topics(params: object) -> set[str]:
-    """An array, one topic where it has a colon, else several between commas."""
+    """Parse topics: an array, a single topic if it has a colon, else a comma-separated list."""
     if isinstance(params, list):
         return {str(topic) for topic in params}
     if not isinstance(params, str):
@@ -266,5 +266,5 @@ def _topics(params: object) -> set[str]:
 
 
 def _undated(client: ServerConnection, request: Request, response: Response) -> None:
-    """The app's upgrades carry no date; the library's would be our time and not the world's."""
+    """Remove the Date header, which the app does not send; the library's would be real time, not world time."""
     del response.headers["Date"]

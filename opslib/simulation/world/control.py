@@ -1,7 +1,7 @@
 """
-Start, change and stop the simulated world from outside it: another process, spoken to over a pipe.
+Start, change and stop the simulated world, which runs in another process behind a pipe.
 
-Who looks at the world gets its addresses, as settings, and nothing else.
+The suite at the world gets its addresses, as settings, and nothing else.
 """
 
 import json
@@ -24,16 +24,16 @@ ENDED_S = 10.0
 
 class World:
     """
-    A world that runs for as long as this is entered.
+    A context manager that runs a simulated world.
 
     Args:
         at: World time at which it begins, aware.
-        speed: World seconds a second; with `runs` False time stands, and only delays are shortened by it.
-        receiver: Where the world's page posts; empty: nowhere.
+        speed: World seconds per real second. With `runs` False the time stands still, and only delays are shortened.
+        receiver: URL that the world's page posts to; empty for none.
 
     Attributes:
-        environ: The settings of whoever looks at it, its clock included.
-        hit: How many answers, or contracts of a chain, were hit so far by what is the matter.
+        environ: The settings of a suite at this world, with its clock.
+        hit: Number of responses, or contracts of a chain, that the active faults have affected so far.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class World:
     ):
         self._at, self._speed, self._runs = at, speed, runs
         self._codes = codes(seed)
-        self._birth: dict[str, Any] = {
+        self._config: dict[str, Any] = {
             "seed": seed,
             "speed": speed,
             "runs": runs,
@@ -58,11 +58,11 @@ class World:
         self.environ: dict[str, str] = {}
         self.hit = 0
         self._clock = ""
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "World":
         self._folder = tempfile.TemporaryDirectory(prefix="world-")
-        birth = self._birth | {
+        config = self._config | {
             "folder": self._folder.name,
             "at_s": self._at.timestamp(),
             "tokens": {name: secrets.token_urlsafe(18) for name in ("massive", "tradier", "proxy")},
@@ -74,7 +74,7 @@ class World:
             text=True,
             bufsize=1,
         )
-        self._say(birth)
+        self._send(config)
         return self
 
     def __exit__(
@@ -90,13 +90,13 @@ class World:
         self._process.stdout.close()
         self._folder.cleanup()
 
-    def _say(self, told: Mapping[str, Any]) -> dict[str, Any]:
+    def _send(self, command: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
-        with self._turn:  # Who asks gets their own answer, whichever thread they are.
-            self._process.stdin.write(json.dumps(told) + "\n")
+        with self._lock:  # Each thread gets the answer to its own command.
+            self._process.stdin.write(json.dumps(command) + "\n")
             answered = self._process.stdout.readline()
         if not answered:
-            raise RuntimeError(f"the simulated world ended with {self._process.wait()}")
+            raise RuntimeError(f"the simulated world exited with code {self._process.wait()}")
         found: dict[str, Any] = json.loads(answered)
         self.environ, self.hit = found["addresses"], found["hit"]
         if self._runs:
@@ -108,42 +108,43 @@ class World:
 
     @property
     def folder(self) -> Path:
-        """Where the app's log, its pid and the authority's certificate lie."""
+        """Folder of the app's log, its pid file and the certificate of the authority."""
         return Path(self._folder.name)
 
-    def be(self, **active: float) -> dict[str, str]:
+    def inject(self, **active: float) -> dict[str, str]:
         """
-        Let just these states be the matter, each with its share; with none it is healthy.
+        Make these the only active states, each with its share; without any the world is healthy.
 
-        Returns the settings as they are now.
+        Returns:
+            The settings as they are now.
         """
-        self._say({"active": {self._codes[name]: share for name, share in active.items()}})
+        self._send({"active": {self._codes[name]: share for name, share in active.items()}})
         return self.environ
 
-    def at(self, at: datetime) -> None:
-        """Let it be another time."""
-        self._say({"at_s": at.timestamp()})
+    def set_time(self, at: datetime) -> None:
+        """Set the world time."""
+        self._send({"at_s": at.timestamp()})
 
     def now(self) -> datetime:
-        """What time it is there."""
-        return datetime.fromtimestamp(self._say({})["at_s"], UTC)
+        """Return the world time."""
+        return datetime.fromtimestamp(self._send({})["at_s"], UTC)
 
     def posts(self, at: datetime | None = None) -> list[tuple[datetime, dict[str, Any]]]:
         """
-        What the page has posted since the last call, where nobody receives it: world time and body.
+        Return what the page has posted since the last call, if there is no receiver: world time and body.
 
-        With a time, it is that time first.
+        With `at`, the world time is set first.
         """
-        told = {"posts": True} | ({"at_s": at.timestamp()} if at else {})
-        return [(datetime.fromtimestamp(at_s, UTC), body) for at_s, body in self._say(told)["posts"]]
+        command = {"posts": True} | ({"at_s": at.timestamp()} if at else {})
+        return [(datetime.fromtimestamp(at_s, UTC), body) for at_s, body in self._send(command)["posts"]]
 
     def fills(self) -> list[dict[str, Any]]:
-        """The round trips of the page so far, as the app keeps them, each with a backtest's percent."""
-        fills: list[dict[str, Any]] = self._say({"fills": True})["fills"]
+        """Return the page's round trips so far, as the app stores them, each with its backtest percentage."""
+        fills: list[dict[str, Any]] = self._send({"fills": True})["fills"]
         return fills
 
     def script(self) -> list[dict[str, Any]]:
-        """What was the matter: state, share, from and to (None: it still is), in world time."""
+        """Return the faults injected so far: state, share, from and to (None while active), in world time."""
         names = {code: name for name, code in self._codes.items()}
 
         def instant(s: float | None) -> datetime | None:
@@ -151,10 +152,10 @@ class World:
 
         return [
             {"state": names[e["state"]], "share": e["share"], "from": instant(e["from_s"]), "to": instant(e["to_s"])}
-            for e in self._say({"script": True})["script"]
+            for e in self._send({"script": True})["script"]
         ]
 
 
 def _real_s() -> float:
-    """The machine's own time, for a clock that runs from it."""
+    """Return the machine's real time, seconds since 1970 UTC."""
     return time.clock_gettime(time.CLOCK_REALTIME)

@@ -1,12 +1,12 @@
 """
-List every fault of the simulated world, which of them can hit a share of the answers, and which are on now.
+List every state of the simulated world, which of them can affect a share of the responses, and which are active.
 
-No name of a state leaves the world by any door.
+No interface of the world reveals the name of a state.
 """
 
 from random import Random
 
-# Name: what is the matter. Those marked with a share may hit only so much of what they touch.
+# States that can affect only a share of the responses, and states that affect all of them.
 SHARED = (
     "massive_5xx",
     "massive_timeout",
@@ -81,10 +81,10 @@ NO_FAULT = (
     "page_refreshed",
     "page_closed",
 )
-OURS = ("collector_dead", "collector_starved")  # These happen to the desk; the world has no part in them.
+OURS = ("collector_dead", "collector_starved")  # Faults of our side; the world does not simulate them.
 
-# State: whose clocks it moves, and by how many seconds they are then ahead. With our own clock fast, everybody else is
-# behind it.
+# State: the parties whose clocks it moves, and by how many seconds these are then ahead. If our own clock is fast, all
+# others are behind it.
 PARTIES = ("massive", "tradier", "app", "page")
 OFF_S = 600.0
 SKEWED: dict[str, tuple[tuple[str, ...], float]] = {
@@ -104,13 +104,13 @@ OUR_CLOCK = ("our_clock_fast", "our_clock_slow")
 
 class States:
     """
-    What is the matter, and whom it hits next.
+    The active states, and which response each of them affects next.
 
-    Draws are made for each state by itself, in their order, so that one state does not change whom another hits.
+    Each state has its own sequence of random draws, so that one state does not change what another affects.
 
     Attributes:
-        active: Share by the name of what is the matter.
-        hit: How many draws hit so far: answers, or contracts of a chain.
+        active: Share by name of each active state.
+        hit: Number of responses, or contracts of a chain, affected so far.
     """
 
     def __init__(self, seed: int):
@@ -119,21 +119,26 @@ class States:
         self.active: dict[str, float] = {}
         self.hit = 0
 
-    def become(self, active: dict[str, float]) -> None:
-        """Let just these be the matter: share by name, above 0 and up to 1."""
+    def inject(self, active: dict[str, float]) -> None:
+        """
+        Make these the only active states: share by name, above 0 and up to 1.
+
+        Raises:
+            ValueError: A state is unknown, or cannot have its share.
+        """
         for name, share in active.items():
             if name not in STATES:
-                raise ValueError(f"there is no state {name!r}")
+                raise ValueError(f"unknown state {name!r}")
             if not 0 < share <= 1 or (share < 1 and name not in SHARED):
-                raise ValueError(f"{name} cannot hit a share of {share}")
+                raise ValueError(f"{name} cannot affect a share of {share}")
         self.active = {name: share for name, share in active.items() if name != "healthy"}
 
     def on(self, name: str) -> bool:
-        """Is it the matter at all?"""
+        """Return whether a state is active."""
         return name in self.active
 
     def hits(self, name: str) -> bool:
-        """Does it hit this one? Asked once for each thing that it may hit."""
+        """Draw whether a state affects this response; call it once for each response that it may affect."""
         share = self.active.get(name, 0.0)
         drawn = share == 1.0 or (
             share > 0.0 and self._draws.setdefault(name, Random(f"{self._seed}/{name}")).random() < share
@@ -147,6 +152,6 @@ class States:
 
 
 def codes(seed: int) -> dict[str, str]:
-    """A word for each state that says nothing of it: what is said to the world over a pipe is said in these."""
+    """Return a meaningless code for each state; commands to the world use these codes."""
     rng = Random(f"{seed}/codes")
     return {name: f"w{rng.getrandbits(48):012x}" for name in STATES}

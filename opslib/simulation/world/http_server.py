@@ -1,8 +1,7 @@
 """
-Serve HTTP/1.1, badly on demand: hang, drip, reset, refuse, swallow packets.
+Serve HTTP/1.1 with faults on demand: hang, drip, reset, refuse, drop packets.
 
-A well-kept server library answers well, which is just what this one must be able not to do. Times given in world
-seconds are slept by the clock that `serve` is given.
+A server library would not allow these faults. Delays are in world seconds and use the `sleep` function of the server.
 """
 
 import asyncio
@@ -34,12 +33,12 @@ REASONS = {
 }
 LARGEST_REQUEST = 1 << 20
 DRIP_BYTES, DRIP_EVERY_S = 8, 1.0
-LET_IN_TURNS = 5  # Turns of the loop from a connection that is taken to its task.
+LET_IN_TURNS = 5  # Iterations of the event loop from an accepted connection to its task.
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: `path` without its query, header names in lower case."""
+    """A request: `path` without its query, header names in lower case."""
 
     method: str
     path: str
@@ -51,12 +50,12 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    One answer, and how it misbehaves.
+    A response and its fault.
 
     Attributes:
         after_s: World seconds until its first byte.
-        fault: None; ``hang`` (accepted, never answered), ``reset`` (the connection is torn), ``drip`` (a few bytes now
-            and then, for ever), ``truncated_gzip`` (says gzip, ends in the middle).
+        fault: None, ``hang`` (accepted, never answered), ``reset`` (the connection is aborted), ``drip`` (a few bytes
+            at a time), ``truncated_gzip`` (declared as gzip, ends in the middle).
     """
 
     status: int = 200
@@ -68,12 +67,12 @@ class Answer:
 
 
 def as_json(found: object, status: int = 200, **how: Any) -> Answer:
-    """An answer in JSON."""
+    """Return a JSON response."""
     return Answer(status, json.dumps(found, separators=(",", ":")).encode(), **how)
 
 
 def as_html(words: str, status: int = 200, **how: Any) -> Answer:
-    """An answer in HTML."""
+    """Return an HTML response."""
     return Answer(
         status,
         f"<!doctype html><html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>".encode(),
@@ -84,12 +83,12 @@ def as_html(words: str, status: int = 200, **how: Any) -> Answer:
 
 class Server:
     """
-    One listening port, which can be closed, opened again, or made to swallow every packet.
+    A listening port that can be closed, opened again, or made to drop every packet.
 
     Args:
-        answer: What a request is answered.
-        sleep: Sleeps so many world seconds.
-        tls: Makes the port speak TLS; it may change while it runs.
+        answer: Answers a request.
+        sleep: Sleeps a number of world seconds.
+        tls: Returns the TLS context; it may change while the server runs. None for no TLS.
     """
 
     def __init__(
@@ -105,8 +104,8 @@ class Server:
         self._open: set[asyncio.Task[None]] = set()
         self._state = "closed"
 
-    async def be(self, state: str) -> None:
-        """Be ``open``, ``closed`` (refuses) or ``swallowing`` (no packet is ever answered)."""
+    async def set_state(self, state: str) -> None:
+        """Set the state: ``open``, ``closed`` (refuses connections) or ``swallowing`` (drops every packet)."""
         if state == self._state:
             return
         await self._shut()
@@ -121,17 +120,17 @@ class Server:
         self._state = state
 
     async def renew(self) -> None:
-        """Take what `tls` gives now, for every connection from now on."""
+        """Use the present TLS context for all new connections."""
         if self._state == "open":
             await self._shut()
             self._state = "closed"
-            await self.be("open")
+            await self.set_state("open")
 
     async def _shut(self) -> None:
         if self._server:
             self._server.close()
             self._server = None
-            for _ in range(LET_IN_TURNS):  # Who was let in just before is seen only now, and would be left open.
+            for _ in range(LET_IN_TURNS):  # Also closes connections accepted just before.
                 await asyncio.sleep(0)
             serving = list(self._open)
             for task in serving:
@@ -150,9 +149,9 @@ class Server:
                 if not await self._write(writer, request, await self._answer(request)):
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, ssl.SSLError):
-            pass  # Whoever went away, or spoke no HTTP, is not waited for.
+            pass  # The client disconnected or did not speak HTTP.
         except asyncio.CancelledError:
-            writer.transport.abort()  # The port is closed: nobody is to be answered any more.
+            writer.transport.abort()  # The port is closed, so no request is answered any more.
         finally:
             self._open.discard(task)
             writer.close()
@@ -160,7 +159,7 @@ class Server:
                 await writer.wait_closed()
 
     async def _write(self, writer: asyncio.StreamWriter, request: Request, answer: Answer) -> bool:
-        """Write an answer; False where the connection is not to be used again."""
+        """Write a response; return whether the connection may be used again."""
         if answer.fault == "hang":
             await asyncio.Event().wait()
         await self._sleep(answer.after_s)
@@ -192,7 +191,7 @@ class Server:
 
 
 def swallow(port: int) -> list[socket.socket]:
-    """Listen on a port so that connecting to it hangs: its queue is filled, and nobody ever takes from it."""
+    """Listen on a port so that connecting to it hangs: its accept queue is full."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
@@ -208,7 +207,7 @@ def swallow(port: int) -> list[socket.socket]:
 
 
 async def _read(reader: asyncio.StreamReader) -> Request | None:
-    """The next request of a connection; None at its end."""
+    """Read the next request of a connection; return None at its end."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError as cut:
@@ -234,11 +233,11 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 
 def bearer(request: Request) -> str | None:
-    """The token of a request's Authorization header."""
+    """Return the token of the Authorization header; None if there is none."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return token if kind == "Bearer" else None
 
 
 def first(found: Iterable[str | None]) -> str | None:
-    """The first that is there."""
+    """Return the first non-empty item; None if there is none."""
     return next((item for item in found if item), None)

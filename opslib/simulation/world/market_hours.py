@@ -1,4 +1,4 @@
-"""Tell the hours of the simulated market: New York's, on weekdays, and never a holiday."""
+"""Return the sessions of the simulated market: New York hours on weekdays, without holidays."""
 
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -9,7 +9,7 @@ EARLIEST, LATEST = time(4, 0), time(20, 0)
 
 
 def session(at_s: float) -> str:
-    """Which part of the day it is in New York: ``premarket``, ``open``, ``afterhours`` or ``closed``."""
+    """Return the session in New York: ``premarket``, ``open``, ``afterhours`` or ``closed``."""
     here = datetime.fromtimestamp(at_s, NEW_YORK)
     if here.weekday() >= 5 or not EARLIEST <= here.time() < LATEST:
         return "closed"
@@ -19,7 +19,7 @@ def session(at_s: float) -> str:
 
 
 def last_close(at_s: float) -> float:
-    """Return when the market closed last before an instant: seconds since 1970 UTC."""
+    """Return the last market close before an instant, in seconds since 1970 UTC."""
     here = datetime.fromtimestamp(at_s, NEW_YORK)
     day = here.date()
     while day.weekday() >= 5 or datetime.combine(day, CLOSES, NEW_YORK) > here:
@@ -28,7 +28,7 @@ def last_close(at_s: float) -> float:
 
 
 def next_open(at_s: float) -> datetime:
-    """When the market opens next after an instant, in UTC."""
+    """Return the next market open after an instant, in UTC."""
     here = datetime.fromtimestamp(at_s, NEW_YORK)
     day = here.date()
     while day.weekday() >= 5 or datetime.combine(day, OPENS, NEW_YORK) <= here:

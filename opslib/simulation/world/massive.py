@@ -1,4 +1,4 @@
-"""Answer as Massive does, whatever is the matter with it."""
+"""Answer as Massive's REST API, with its faults."""
 
 import operator
 from collections.abc import Callable
@@ -30,10 +30,10 @@ class Massive:
     def __init__(self, world: WorldState, surface: Surface, base: Callable[[], str]):
         self._world, self._surface, self._base = world, surface, base
         self._rng = Random(f"{world.seed}/one")
-        self._asked = 0
+        self._requests = 0
 
     def listening(self) -> str:
-        """How its port is: open, closed, or swallowing every packet."""
+        """Return the state of its port: open, closed, or swallowing (drops every packet)."""
         states = self._world.states
         if states.on("our_network_down"):
             return "swallowing"
@@ -42,29 +42,31 @@ class Massive:
         return "open"
 
     def certificate(self) -> str:
-        """Which certificate it shows: good or wrong."""
+        """Return which certificate it uses: good or wrong."""
         return "wrong" if self._world.states.on("massive_tls") else "good"
 
     async def answer(self, request: Request) -> Answer:
-        """What a request is answered."""
-        self._asked += 1
-        told = self._refused(request) or self._told(request)
+        """Answer a request."""
+        self._requests += 1
+        response = self._refused(request) or self._respond(request)
         after_s = (
             self._rng.uniform(0.25, 0.45)
             if self._world.states.on("our_timeout_short")
             else min(0.6, max(0.06, self._rng.lognormvariate(-2.1, 0.25)))
         )
         more = {"X-Request-Id": self._id(), "Date": formatdate(self._world.clock_s("massive"), usegmt=True)}
-        return Answer(told.status, told.body, told.content_type, more | told.headers, after_s, told.fault)
+        return Answer(
+            response.status, response.body, response.content_type, more | response.headers, after_s, response.fault
+        )
 
     def _id(self) -> str:
-        return f"{self._world.seed:04x}{self._asked:012x}"
+        return f"{self._world.seed:04x}{self._requests:012x}"
 
     def _error(self, status: int, words: str, key: str = "error", kind: str = "ERROR", **how: Any) -> Answer:
         return as_json({"status": kind, "request_id": self._id(), key: words}, status, **how)
 
     def _refused(self, request: Request) -> Answer | None:
-        """What goes wrong before anything is looked up; None where nothing does."""
+        """Return the failure of a request before any data is read; None if there is none."""
         hits, of_data = self._world.states.hits, request.path.startswith("/v3/")
         if hits("massive_timeout"):
             return Answer(fault="hang")
@@ -109,7 +111,7 @@ class Massive:
             )
         return None
 
-    def _told(self, request: Request) -> Answer:
+    def _respond(self, request: Request) -> Answer:
         if request.method != "GET":
             return self._error(404, "Not found", "message", "NOT_FOUND")
         if request.path == "/v1/marketstatus/now":
@@ -146,39 +148,39 @@ class Massive:
         if begin and states.on("massive_partial_pages"):
             return as_html("502 Bad Gateway", 502)
         name = symbol.removeprefix("I:")
-        told: dict[str, Any] = {"request_id": self._id(), "status": "OK"}
+        response: dict[str, Any] = {"request_id": self._id(), "status": "OK"}
         if not is_listed(name) or states.hits("massive_empty"):
-            return as_json(told | {"results": []})
+            return as_json(response | {"results": []})
         stressed, quoted_s = states.on("iv_stress"), self._world.quoted_s()
         if states.on("massive_stale"):
             quoted_s -= OLD_S
         chain = self._surface.chain(name, quoted_s, stressed=stressed, expires_today=states.on("expiry_friday"))
-        chain = [c for c in chain if _wanted(c, query)]
+        chain = [c for c in chain if _matches(c, query)]
         chain.sort(
             key={"strike_price": lambda c: c.strike, "expiration_date": lambda c: c.expiry}.get(
                 query.get("sort", ""), lambda c: c.ticker
             ),
             reverse=query.get("order") == "desc",
         )
-        told["results"] = [self._row(c, symbol, quoted_s) for c in chain[begin : begin + limit]]
+        response["results"] = [self._row(c, symbol, quoted_s) for c in chain[begin : begin + limit]]
         if begin + limit < len(chain):
             more = {k: v for k, v in query.items() if k not in ("cursor", "apiKey", "limit")}
-            told["next_url"] = (
+            response["next_url"] = (
                 f"{self._base()}/v3/snapshot/options/{symbol}"
                 f"?{urlencode({'cursor': _base36(begin + limit), 'limit': limit} | more)}"
             )
-        return as_json(told)
+        return as_json(response)
 
     def _row(self, c: Contract, symbol: str, quoted_s: float) -> dict[str, Any]:
-        """One contract as the vendor nests it; what is the matter with its Greeks is drawn contract by contract."""
+        """Return one contract in the vendor's format; faults of its Greeks are drawn for each contract."""
         stamp_s = quoted_s + self._world.states.ahead_s("massive")
         row = nested(c, symbol, round(stamp_s * 1e9) - self._rng.randint(1, 2_000) * 1_000_000)
         if c.delta is None or (c.bid > 0 and self._world.states.hits("greeks_missing")):
             return row
         greeks = {name: getattr(c, name) for name in GREEKS}
-        return row | {"greeks": self._spoilt(greeks) if c.bid > 0 else greeks}
+        return row | {"greeks": self._with_faults(greeks) if c.bid > 0 else greeks}
 
-    def _spoilt(self, greeks: dict[str, float]) -> dict[str, float]:
+    def _with_faults(self, greeks: dict[str, float]) -> dict[str, float]:
         hits = self._world.states.hits
         if hits("gamma_zero"):
             greeks["gamma"] = 0
@@ -190,7 +192,7 @@ class Massive:
 
 
 def nested(c: Contract, symbol: str, stamp: int) -> dict[str, Any]:
-    """One contract as the vendor nests it, quoted at so many nanoseconds since 1970, still without its Greeks."""
+    """Return one contract in the vendor's format, without Greeks; `stamp` is nanoseconds since 1970 UTC."""
     even = round(c.strike + (c.ask if c.side == "call" else -c.ask), 2)
     asset = {
         "change_to_break_even": round(even - c.spot, 2),
@@ -248,8 +250,8 @@ def nested(c: Contract, symbol: str, stamp: int) -> dict[str, Any]:
     return row | ({} if c.iv is None else {"implied_volatility": c.iv})
 
 
-def _wanted(c: Contract, query: dict[str, str]) -> bool:
-    """Does a contract pass the filters of a query?"""
+def _matches(c: Contract, query: dict[str, str]) -> bool:
+    """Return whether a contract matches the filters of a query."""
     signs: dict[str, Callable[[Any, Any], bool]] = {
         "": operator.eq,
         ".gte": operator.ge,

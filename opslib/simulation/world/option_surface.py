@@ -1,4 +1,4 @@
-"""Make option chains that could be real: a Black-Scholes surface with skew, rounded as a feed rounds."""
+"""Generate plausible option chains: a Black-Scholes surface with skew, rounded as a feed rounds."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -20,9 +20,10 @@ LEAST_TIME_VALUE_USD = 0.01
 @dataclass(frozen=True, slots=True)
 class Contract:
     """
-    One contract as a feed would list it: prices in dollars, `iv` decimal, theta a calendar day, vega a point of
-    volatility. Greeks and `iv` are None where a vendor sends none; `last` is None where it never traded. `quoted_at_s`
-    is the minute that the quote is of.
+    One contract as a feed lists it.
+
+    Prices are in dollars, `iv` is decimal, theta per calendar day, vega per volatility point. Greeks and `iv` are None
+    if the vendor sends none; `last` is None if the contract never traded. `quoted_at_s` is the minute of the quote.
     """
 
     ticker: str
@@ -56,8 +57,10 @@ def priced(
     side: str, spot: float, strike: float, years: float, iv: float
 ) -> tuple[float, float, float, float, float, float]:
     """
-    Price, delta, gamma, theta a day, vega a point and rho a point of a European contract without dividends (Black and
-    Scholes, 1973).
+    Price a European contract without dividends (Black and Scholes, 1973).
+
+    Returns:
+        Price, delta, gamma, theta per day, vega per point and rho per point.
     """
     root = iv * sqrt(years)
     d1 = (log(spot / strike) + (RATE + iv * iv / 2) * years) / root
@@ -71,19 +74,19 @@ def priced(
 
 
 def is_listed(symbol: str) -> bool:
-    """Has a symbol options at all?"""
+    """Return whether a symbol has options."""
     return symbol.isascii() and symbol.isalpha() and len(symbol) <= LONGEST_SYMBOL and symbol != UNLISTED
 
 
 class Surface:
-    """Chains of any symbol at any time, the same for the same seed."""
+    """Chains of any symbol at any time; equal seeds give equal chains."""
 
     def __init__(self, seed: int):
         self._seed = seed
         self._chain = lru_cache(maxsize=32)(self._make)
 
     def spot(self, symbol: str, at_s: float, stressed: bool = False) -> float:
-        """The price of an underlying: it drifts and swings within two percent."""
+        """Return the price of an underlying, which varies within two percent."""
         rng = Random(f"{self._seed}/{symbol}")
         usual = SPOTS.get(symbol) or 20 + rng.random() * 300
         swing = 0.011 * sin(2 * pi * at_s / 23_000 + rng.random() * 6) + 0.004 * sin(
@@ -92,7 +95,7 @@ class Surface:
         return round(usual * (1 + swing) * (0.94 if stressed else 1.0), 2)
 
     def chain(self, symbol: str, at_s: float, *, stressed: bool = False, expires_today: bool = False) -> list[Contract]:
-        """Every contract listed at an instant, as of the minute it falls in."""
+        """Return every contract listed at an instant, quoted at the beginning of its minute."""
         return self._chain(symbol, int(at_s // 60) * 60, stressed, expires_today)
 
     def _make(self, symbol: str, at_s: int, stressed: bool, expires_today: bool) -> list[Contract]:
@@ -116,8 +119,8 @@ class Surface:
             level = calm * (1 + 0.12 * sqrt(0.1 / (years + 0.1)))
             for strike in strikes:
                 away = log(strike / spot) / (level * sqrt(max(years, LEAST_SMILE_YEARS)))
-                # Variance, and not volatility, may grow as fast as this: wings that curve upwards make a higher
-                # strike's call the dearer one.
+                # The wings are linear in variance, not in volatility. Otherwise a call with a higher strike could cost
+                # more than one with a lower strike.
                 iv = level * (3.2 if stressed else 1.0) * sqrt(1 + SMILE * (TILT * away + sqrt(away * away + 1) - 1))
                 found += [
                     self._contract(rng, symbol, expiry, side, strike, spot, years, round(iv, 4), stressed, at_s)
@@ -140,13 +143,13 @@ class Surface:
     ) -> Contract:
         price, delta, gamma, theta, vega, rho = priced(side, spot, strike, years, iv)
         intrinsic = max(0.0, (spot - strike) if side == "call" else (strike - spot))
-        worth = max(price, intrinsic)  # These can be exercised at any time, which the formula does not know.
+        worth = max(price, intrinsic)  # American options can be exercised early; the formula is European.
         half = max(0.01, worth * 0.004) * (4 if stressed else 1)
         bid, ask = round(max(0.0, worth - half - 0.004), 2), round(worth + half + 0.006, 2)
         solvable = price - intrinsic > LEAST_TIME_VALUE_USD or abs(delta) < 0.5
         traded = bid > 0 and rng.random() < 0.8
         ticker = f"{symbol}{expiry:%y%m%d}{side[0].upper()}{round(strike * 1000):08d}"
-        sent = solvable or None  # A vendor sends no Greeks of what it cannot solve.
+        sent = solvable or None  # A vendor sends no Greeks if it cannot solve for the volatility.
         last = round((bid + ask) / 2, 2) if traded else None
         volume = rng.randint(1, 9000) if traded else 0
         return Contract(
@@ -175,7 +178,7 @@ class Surface:
 
 
 def _expiries(day: date, expires_today: bool) -> list[date]:
-    """The Fridays to come: the first weeks', then the months' third ones; today too, where that is asked for."""
+    """Return the next weekly Fridays, then the next monthly ones; with `expires_today`, today first."""
     friday = day + timedelta(days=(4 - day.weekday()) % 7 or 7)
     weekly = [friday + timedelta(weeks=w) for w in range(WEEKLIES)]
     later = (weekly[-1] + timedelta(weeks=w) for w in range(1, 5 * MONTHLIES + 1))
@@ -184,11 +187,11 @@ def _expiries(day: date, expires_today: bool) -> list[date]:
 
 
 def is_monthly(expiry: date) -> bool:
-    """Is it the third Friday of its month?"""
+    """Return whether a date is the third Friday of its month."""
     return expiry.weekday() == 4 and 15 <= expiry.day <= 21
 
 
 def midnight_ns(at_s: float) -> int:
-    """The beginning of the New York day of an instant, in nanoseconds since 1970."""
+    """Return the start of the New York day of an instant, in nanoseconds since 1970 UTC."""
     day = datetime.fromtimestamp(at_s, NEW_YORK).date()
     return round(datetime.combine(day, time(0), NEW_YORK).timestamp()) * 10**9

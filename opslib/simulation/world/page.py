@@ -1,9 +1,9 @@
 """
-Simulate how the app's page counts, rounds and forgets, and what it posts.
+Simulate the counters of the app's page and the snapshots it posts.
 
-The arithmetic is the page's own, warts included: averages rounded at every step, uptime as a
-whole percentage that is 100 before any request, error types that vanish in JSON, a WebSocket
-latency that outlives its socket. All figures run since the page's load.
+The arithmetic is that of the real page, with its defects: averages rounded at every step, uptime as a whole percentage
+that is 100 before any request, error types that are lost in JSON, a WebSocket latency that remains after the socket is
+closed. All figures count from the page load.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ MEMORY_GROWTH_BYTES_PER_S = 360
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One body as posted: the true UTC instant of arrival and the key of the page load."""
+    """One posted snapshot: the true UTC instant of arrival, the key of the page load, and the body."""
 
     at: datetime
     page: str
@@ -29,12 +29,12 @@ class Post:
 
 
 def _js_round(value: float) -> int:
-    """Math.round: halves go up."""
+    """Round as JavaScript's Math.round does: halves up."""
     return floor(value + 0.5)
 
 
 class Page:
-    """One load of the app's page; instants go in as true UTC and come out on the page's clock."""
+    """One load of the app's page; its input is in true UTC, its output in the page's clock."""
 
     def __init__(self, life: PageLife) -> None:
         self._life = life
@@ -67,7 +67,7 @@ class Page:
         self._last_error: dict[str, object] = {}
 
     def apply(self, event: Event) -> None:
-        """Count one event of this page; events must come in order of their instants."""
+        """Count one event of this page; events must be in time order."""
         now_ms = self._clock_ms(event.at)
         data = event.data
         match event.kind:
@@ -96,7 +96,7 @@ class Page:
                 raise ValueError(f"a page cannot count a {event.kind!r} event")
 
     def body(self, now: datetime) -> dict[str, Any]:
-        """The body posted at the true UTC instant `now`: a fresh dict, in the page's key order."""
+        """Return the body posted at the true UTC instant `now`: a new dict, in the page's key order."""
         now_ms = self._clock_ms(now)
         body = {
             "providers": {name: dict(provider) for name, provider in self._providers.items()},
@@ -121,7 +121,7 @@ class Page:
         return body
 
     def _clock_ms(self, at: datetime) -> int:
-        """Epoch ms on the page's clock, which is off by its skew and wanders by its jitter."""
+        """Return milliseconds since 1970 by the page's clock, with its skew and jitter."""
         true_s = at.timestamp()
         wander = sin(2 * pi * (true_s % CLOCK_WANDER_PERIOD_S) / CLOCK_WANDER_PERIOD_S)
         off_s = self._life.clock_skew_s + self._life.clock_jitter_s * wander
@@ -180,9 +180,9 @@ class Page:
 
 def posts(script: Script) -> Iterator[Post]:
     """
-    Every post of the day in time order (ties by page key).
+    Yield every post of the day in time order (ties by page key).
 
-    A body holds everything that happened on its page up to and including its instant.
+    A body counts all events of its page up to and including its instant.
     """
     pages = {life.key: Page(life) for life in script.pages}
     instants = sorted((at, life.key) for life in script.pages for at in life.post_instants())

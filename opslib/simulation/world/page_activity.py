@@ -1,8 +1,8 @@
 """
-Simulate what happens on the trader's page while a fault is on, and so what it posts.
+Simulate the events on the trader's page while a fault is active, and so the snapshots it posts.
 
-Every whole second of a page load has a draw of its own: however the time is cut into calls, the bodies are the same.
-How the page counts is page.py's; how often things happen on a good day is day.py's.
+Each whole second of a page load has its own random draw, so the bodies do not depend on how the time is divided into
+calls. page.py defines how the page counts, script.py how often events happen without a fault.
 """
 
 import heapq
@@ -19,8 +19,8 @@ from opslib.simulation.world.script import Event, PageLife
 POSITIONS = 3
 TRADE_EVERY_S, HELD_S = 240, 60.0
 SLOW_POST_INTERVAL_S = 40
-TRIES_S = 3.1  # Three tries of the page against a server that refuses them, with the pauses between.
-HANGS_S = 30.0  # Three tries of ten seconds each against a server that never answers.
+TRIES_S = 3.1  # Three attempts of the page at a server that refuses them, with the pauses between.
+HANGS_S = 30.0  # Three attempts of ten seconds each at a server that never responds.
 LEAK_BYTES_PER_S = 60_000
 SHORT_TIMEOUT_MS = 150
 
@@ -30,7 +30,7 @@ GAMMA_MISSING_TEXT = "Gamma not provided (critical for position risk)"
 IV_ANOMALIES_PER_HOUR_IN_STRESS = 90.0
 STORM_ERRORS_PER_S = 0.1
 
-# An HTTP failure is counted attempt by attempt; what is thrown, or refused with 401, 403 or 429, is not counted at all.
+# The page counts each attempt that fails with an HTTP error. Exceptions, and 401, 403 and 429, are not counted.
 COUNTED = ("massive_5xx", "both_down", "massive_intermittent", "massive_html_200")
 THROWN_AFTER_S = {
     "massive_timeout": 10.0,
@@ -43,7 +43,7 @@ THROWN_AFTER_S = {
     "massive_429": 1.0,
 }
 UNREACHABLE = ("our_network_down",)
-BY_THE_APP = ("app_down", "app_hung")  # Every request of the page passes through the app's server.
+BY_THE_APP = ("app_down", "app_hung")  # Every request of the page goes through the app's server.
 NO_SOCKET = ("app_down", "ws_closed_1006", "ws_403", "ws_port_blocked")
 UPSTREAM_LOST = ("ws_open_silent", "ws_old_clients_dead", "our_network_down")
 RELOADS = {
@@ -58,25 +58,25 @@ STORM_MESSAGES = (
     ("UI_ERROR", "Cannot read properties of undefined"),
 )
 
-# Small premiums and large orders, so that a fee per contract and a least fee per order can each be felt by itself.
+# Small premiums and large orders, so that a fee per contract and a minimum fee per order each have a visible effect.
 CHEAPEST_USD, DEAREST_USD = 0.5, 1.0
 FEWEST_CONTRACTS, MOST_CONTRACTS = 8, 12
 LEAST_FEE_USD_PER_ORDER = 5.0
 RAISED_FEE_USD_PER_CONTRACT_SIDE = 6.2
 RAISED_SPREAD = 0.085
 BAD_FILL = 0.07
-FEW_OF, UNLUCKY_FILL = 3, 0.2  # Too few trades are one of so many, each by bad luck far behind the backtest.
-QUALITY = 0.98  # Of the spread so much is paid on each leg.
+FEW_OF, UNLUCKY_FILL = 3, 0.2  # With too few trades, 1 of 3 happens, each far below the backtest.
+QUALITY = 0.98  # Share of the spread that is paid on each leg.
 
 
 class PageActivity:
     """
-    The trader's page: its loads one after another, and what each of them posts.
+    The trader's page: its page loads in order, and the snapshots of each.
 
     Args:
-        seed: Of everything that is drawn.
+        seed: Seed of all random draws.
         at_s: World time at which the page is loaded.
-        states: What is the matter, asked at every call.
+        states: The active states, read at every call.
     """
 
     def __init__(self, seed: int, at_s: float, states: States):
@@ -88,19 +88,20 @@ class PageActivity:
 
     def fills(self) -> list[dict[str, Any]]:
         """
-        Return the round trips of this load of the page so far, as the app keeps them, each with the percent that a
-        backtest gave it and nothing else of that.
+        Return the round trips of this page load so far, as the app stores them.
+
+        Each has the percentage of its backtest, and nothing else of the backtest.
         """
         return self._load.fills if self._load else []
 
     def posts(self, upto_s: float) -> list[tuple[float, dict[str, Any]]]:
         """
-        What the page posts after the last call, up to and at `upto_s`: world time and body, oldest first.
+        Return what the page posts after the last call, up to and at `upto_s`: world time and body, oldest first.
 
-        What is the matter now was so since the last call; what came or went did so at that call's instant. Time that
-        went back gives nothing until it is past the last call again.
+        The states that are active now count as active since the last call. If the time goes back, nothing is posted
+        until it is past the last call again.
         """
-        self._turn()
+        self._apply_states()
         interval_s = SLOW_POST_INTERVAL_S if self._states.on("dashboard_slow") else script.POST_INTERVAL_S
         found = []
         while self._second + 1 <= upto_s:
@@ -113,8 +114,8 @@ class PageActivity:
         self._at_s = max(self._at_s, upto_s)
         return found
 
-    def _turn(self) -> None:
-        """Load, reload or close the page as what came or went since the last call wants it."""
+    def _apply_states(self) -> None:
+        """Load, reload or close the page, by the states that changed since the last call."""
         now = set(self._states.active)
         came, went = now - self._was, self._was - now
         self._was = now
@@ -130,7 +131,7 @@ class PageActivity:
 
 
 class _Load:
-    """One load of the page: what it has counted, what is yet to happen on it, and what a later second must know."""
+    """One page load: its counters, its future events, and the state that later seconds need."""
 
     def __init__(self, seed: int, number: int, at_s: float, ahead_s: float, states: States):
         self._states = states
@@ -146,18 +147,18 @@ class _Load:
         self._page = Page(PageLife(self.key, page_id, at, None, 0, ahead_s, 0.0, at, at))
 
     def add(self, at_s: float, kind: str, **data: object) -> None:
-        """Let something happen at an instant; not before the page was there."""
+        """Add an event at an instant, but not before the page load."""
         at_s = max(round(at_s, 3), self.loaded_s)
         heapq.heappush(self._coming, (at_s, self._added, Event(_instant(at_s), self.key, kind, data)))
         self._added += 1
 
     def count_until(self, at_s: float) -> None:
-        """Count all that happened up to and at an instant."""
+        """Count all events up to and at an instant."""
         while self._coming and self._coming[0][0] <= at_s:
             self._page.apply(heapq.heappop(self._coming)[2])
 
     def body(self, at_s: float) -> dict[str, Any]:
-        """What the page posts at an instant."""
+        """Return what the page posts at an instant."""
         body = self._page.body(_instant(at_s))
         body["client"]["memoryBytes"] += self.leaked_bytes
         ours = next((name for name in OUR_CLOCK if self._states.on(name)), None)
@@ -165,7 +166,7 @@ class _Load:
 
 
 class _Second:
-    """One whole second on one load of the page."""
+    """One whole second of one page load."""
 
     def __init__(self, seed: int, states: States, load: _Load, second: int):
         self._seed, self._states, self._load, self._second = seed, states, load, second
@@ -177,7 +178,7 @@ class _Second:
         )
 
     def happen(self) -> None:
-        """Let happen what happens in it."""
+        """Add the events of this second."""
         self._keep_socket()
         if self._is_market_open:
             self._ask_for_data()
@@ -188,7 +189,7 @@ class _Second:
             self._load.leaked_bytes += LEAK_BYTES_PER_S
 
     def _share(self, *names: str) -> float:
-        """How much of what it touches the worst of these hits."""
+        """Return the largest share of these states."""
         return max(self._states.active.get(name, 0.0) for name in names)
 
     def _is_hit(self, *names: str) -> bool:
@@ -202,8 +203,10 @@ class _Second:
 
     def _keep_socket(self) -> None:
         """
-        The page's socket: opened after the load, tried once more a second after it failed or was lost, then never
-        again; deaf once the app lost its upstream.
+        Simulate the page's WebSocket.
+
+        It is opened after the load. After a failure or loss it is tried once more a second later, then never again. It
+        gets no messages once the app has lost its upstream connection.
         """
         load, at_s = self._load, self._second + self._rng.random() / 2
         is_barred = self._share(*NO_SOCKET) > 0
@@ -218,7 +221,7 @@ class _Second:
             load.add(at_s, "ws", connected=False)
             load.add(at_s, "error", type="NETWORK_ERROR", message="WebSocket closed with code 1006")
         elif load.socket == "open" and self._share(*UPSTREAM_LOST):
-            load.socket = "deaf"  # It stays open, and the app never serves it again.
+            load.socket = "deaf"  # It stays open, and the app sends it no more messages.
         elif (
             load.socket == "open"
             and self._is_market_open
@@ -234,7 +237,7 @@ class _Second:
             self._ask_tradier(self._moment())
 
     def _call_massive(self, at_s: float) -> None:
-        """One call: up to three attempts, then Tradier; told as failed only where at least one attempt was counted."""
+        """Make one call: up to three attempts, then Tradier; the page reports it only if an attempt was counted."""
         if self._share(*UNREACHABLE):
             return
         if self._share(*BY_THE_APP):
@@ -242,7 +245,7 @@ class _Second:
             self._load.add(ends_s, "request", provider="massive", ms=round((ends_s - at_s) * 1000), ok=False)
             self._load.add(ends_s, "error", type="MassiveREST", message="Failed to fetch")
             return
-        usual_ms, is_told = self._rng.gauss(195, 55), False
+        usual_ms, is_reported = self._rng.gauss(195, 55), False
         for attempt in range(script.ATTEMPTS_PER_CALL):
             ms = round(max(35.0, usual_ms + self._rng.gauss(0, 10)))
             thrown_after_s = self._thrown_after_s(ms)
@@ -251,16 +254,18 @@ class _Second:
                 self._load.add(at_s + ms / 1000, "request", provider="massive", ms=ms, ok=not is_failed)
                 if not is_failed:
                     return
-                is_told = True
+                is_reported = True
             at_s += (ms / 1000 if thrown_after_s is None else thrown_after_s) + 0.1 * 2**attempt
-        if is_told:
+        if is_reported:
             self._load.add(at_s, "fallback", provider="massive")
             self._load.add(at_s, "error", type="API_ERROR", message="Massive answered HTTP 502 three times")
         self._ask_tradier(at_s)
 
     def _thrown_after_s(self, ms: int) -> float | None:
         """
-        When an attempt that would be answered after `ms` is given up uncounted; None where it is answered and counted.
+        Return after how many seconds an attempt that takes `ms` ends uncounted.
+
+        None if it gets a response and is counted.
         """
         for name, after_s in THROWN_AFTER_S.items():
             if self._is_hit(name):
@@ -276,8 +281,9 @@ class _Second:
 
     def _validate(self) -> None:
         """
-        Each position's Greeks, every ten seconds, where either provider gave any; without a snapshot nothing is
-        counted.
+        Validate each position's Greeks every ten seconds.
+
+        Nothing is counted while neither provider has sent a snapshot of the chain.
         """
         if self._happens(
             IV_ANOMALIES_PER_HOUR_IN_STRESS if self._states.on("iv_stress") else script.IV_ANOMALIES_PER_HOUR
@@ -313,8 +319,9 @@ class _Second:
 
     def _trade(self) -> None:
         """
-        One round trip in every four minutes, at a second of its own; with each, the mean of the last five gaps to the
-        backtest.
+        Make one round trip every four minutes, at a random second.
+
+        Each also updates the mean of the last five gaps to the backtest.
         """
         stretch, on = self._second // TRADE_EVERY_S, self._states.on
         rng = Random(f"{self._seed}/{self._load.key}/trade/{stretch}")
@@ -372,7 +379,7 @@ class _Second:
 
 
 def _stamped_off(body: dict[str, Any], by_ms: int) -> dict[str, Any]:
-    """Return a body whose every stamp is off by so much: what a right page posts, for who is wrong about the time."""
+    """Return a body with all timestamps shifted, as a receiver with a wrong clock sees a correct page."""
     off = {key: body[key] + by_ms for key in body if key in STAMPS}
     parts = {key: _stamped_off(part, by_ms) for key, part in body.items() if isinstance(part, dict)}
     return body | off | parts
@@ -383,7 +390,7 @@ def _instant(at_s: float) -> datetime:
 
 
 def _round_trip(entry_usd: float, exit_usd: float, contracts: int, spread: float, side_usd: float) -> dict[str, float]:
-    """One round trip in % of what its entry took and in dollars; the whole spread is paid on both legs."""
+    """Compute a round trip in percent of its entry and in dollars; the spread is paid on both legs."""
     size = contracts * 100
     entry_slippage_usd, exit_slippage_usd = QUALITY * entry_usd * size * spread, QUALITY * exit_usd * size * spread
     net_usd = (exit_usd - entry_usd) * size - 2 * side_usd - entry_slippage_usd - exit_slippage_usd

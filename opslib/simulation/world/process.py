@@ -1,7 +1,7 @@
 """
 Run the simulated world as a process: Massive, Tradier, the app, its page, and their faults.
 
-Run as ``python -m opslib.simulation.world.process``; whoever started it speaks to it over a pipe.
+Run as ``python -m opslib.simulation.world.process``; it is controlled over a pipe by `control.World`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from opslib.simulation.world.tradier import Tradier
 
 
 class _Certificates:
-    """An authority of the world's own, a certificate of it that is right, and one that nobody should trust."""
+    """A certificate authority of the world, a valid certificate, and an untrusted one."""
 
     def __init__(self, folder: Path):
         import trustme
@@ -47,16 +47,16 @@ class _Certificates:
 
 class WorldProcess:
     """
-    Every server of the world, and the app's process.
+    All servers of the world, and the app's process.
 
     Args:
-        birth: As for `WorldState`, with `folder` (where the app's log, its pid and the authority's certificate lie),
-            `receiver` (where the page posts; empty: nowhere) and `every_s` (world seconds between two posts' turns).
+        config: As for `WorldState`, with `folder` (for the app's log, its pid file and the authority's certificate) and
+            `receiver` (URL that the page posts to; empty for none).
     """
 
-    def __init__(self, birth: dict[str, Any]):
-        self.world = WorldState(birth)
-        self._birth, self._folder = birth, Path(birth["folder"])
+    def __init__(self, config: dict[str, Any]):
+        self.world = WorldState(config)
+        self._config, self._folder = config, Path(config["folder"])
         self._names = {code: name for name, code in codes(self.world.seed).items()}
         self._certificates = _Certificates(self._folder)
         surface = Surface(self.world.seed)
@@ -66,22 +66,22 @@ class WorldProcess:
             self._massive.answer, self.world.sleep, lambda: self._certificates[self._massive.certificate()]
         )
         self._tradier_server = Server(self._tradier.answer, self.world.sleep)
-        self._life = PageActivity(self.world.seed, self.world.now_s(), self.world.states)
+        self._page = PageActivity(self.world.seed, self.world.now_s(), self.world.states)
         self._app: asyncio.subprocess.Process | None = None
         self._ports, self._is_hung, self._hit = {"http_port": 0, "ws_port": 0}, False, 0
         self._certificate = "good"
         self.script: list[dict[str, Any]] = []
 
     async def open(self) -> None:
-        """Let everything run."""
-        await self._massive_server.be("open")
-        await self._tradier_server.be("open")
+        """Start all servers and the app."""
+        await self._massive_server.set_state("open")
+        await self._tradier_server.set_state("open")
         await self._start_app()
 
-    async def become(self, active: dict[str, float]) -> None:
-        """Let just these be the matter from now on, and write it into the script."""
+    async def inject(self, active: dict[str, float]) -> None:
+        """Make these the only active states from now on, and record it in the script."""
         before, now_s = dict(self.world.states.active), self.world.now_s()
-        self.world.become(active)
+        self.world.inject(active)
         after = self.world.states.active
         for entry in self.script:
             if entry["to_s"] is None and after.get(entry["state"]) != entry["share"]:
@@ -91,36 +91,37 @@ class WorldProcess:
             for name, share in after.items()
             if before.get(name) != share
         ]
-        await self._massive_server.be(self._massive.listening())
-        await self._tradier_server.be(self._tradier.listening())
+        await self._massive_server.set_state(self._massive.listening())
+        await self._tradier_server.set_state(self._tradier.listening())
         if self._certificate != self._massive.certificate():
             self._certificate = self._massive.certificate()
             await self._massive_server.renew()
-        await self._app_becomes(before, after)
+        await self._inject_into_app(before, after)
 
-    async def _app_becomes(self, before: dict[str, float], after: dict[str, float]) -> None:
+    async def _inject_into_app(self, before: dict[str, float], after: dict[str, float]) -> None:
         self._hang("app_hung" in after)
         if "app_down" in after or ("app_restarted" in after and "app_restarted" not in before):
             await self._stop_app()
         if "app_down" not in after and self._app is None:
             await self._start_app()
-        await self._tell_app(
+        await self._send_to_app(
             {"at_s": self.world.now_s(), "active": after} if "app_hung" in before else {"active": after}
         )
 
     def _hang(self, is_hung: bool) -> None:
         """
-        Stop the app's process where it stands, or let it go on: connections are taken meanwhile, and nothing is
-        answered.
+        Stop the app's process with SIGSTOP, or continue it.
+
+        While it is stopped, the system accepts connections and nothing is answered.
         """
         if self._app and is_hung != self._is_hung:
             self._app.send_signal(signal.SIGSTOP if is_hung else signal.SIGCONT)
         self._is_hung = is_hung and self._app is not None
 
-    async def at(self, at_s: float) -> None:
-        """Let it be another time."""
+    async def set_time(self, at_s: float) -> None:
+        """Set the world time."""
         self.world.set_s(at_s)
-        await self._tell_app({"at_s": at_s, "active": self.world.states.active})
+        await self._send_to_app({"at_s": at_s, "active": self.world.states.active})
 
     async def _start_app(self) -> None:
         log = os.open(self._folder / "app.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -133,20 +134,20 @@ class WorldProcess:
             stderr=asyncio.subprocess.PIPE,
         )
         os.close(log)
-        born = (
-            {key: self._birth[key] for key in ("seed", "speed", "tokens", "runs")}
+        config = (
+            {key: self._config[key] for key in ("seed", "speed", "tokens", "runs")}
             | {"at_s": self.world.now_s()}
             | self._ports
         )
-        self._ports = await self._tell_app(born)
+        self._ports = await self._send_to_app(config)
         (self._folder / "app.pid").write_text(f"{self._app.pid}\n")
-        await self._tell_app({"active": self.world.states.active})
+        await self._send_to_app({"active": self.world.states.active})
 
-    async def _tell_app(self, told: dict[str, Any]) -> dict[str, Any]:
+    async def _send_to_app(self, command: dict[str, Any]) -> dict[str, Any]:
         if self._app is None or self._is_hung:
             return {}
         assert self._app.stdin and self._app.stderr
-        self._app.stdin.write(json.dumps(told).encode() + b"\n")
+        self._app.stdin.write(json.dumps(command).encode() + b"\n")
         await self._app.stdin.drain()
         answered = await self._app.stderr.readline()
         if not answered.startswith(b"{"):
@@ -162,14 +163,14 @@ class WorldProcess:
             self._app = None
 
     async def close(self) -> None:
-        """Let nothing run any more."""
+        """Stop all servers and the app."""
         await self._stop_app()
-        await self._massive_server.be("closed")
-        await self._tradier_server.be("closed")
+        await self._massive_server.set_state("closed")
+        await self._tradier_server.set_state("closed")
 
     def addresses(self) -> dict[str, str]:
-        """Where everything is now, as the settings of who looks at it."""
-        # A name that no resolver knows.
+        """Return the present addresses, as settings of a suite at this world."""
+        # A name that cannot be resolved.
         massive = "massive.invalid" if self.world.states.on("massive_dns") else "127.0.0.1"
         return {
             "OPS_APP_URL": f"http://127.0.0.1:{self._ports['http_port']}",
@@ -184,18 +185,20 @@ class WorldProcess:
             "SSL_CERT_FILE": str(self._certificates.place),
         }
 
-    async def live_page(self) -> None:
-        """Post what the page posts, as it comes, to the receiver."""
-        receiver, key = self._birth["receiver"], self._birth.get("ingest_key")
+    async def run_page(self) -> None:
+        """Post the page's snapshots to the receiver as they are due."""
+        receiver, key = self._config["receiver"], self._config.get("ingest_key")
         if not receiver:
             return
         import httpx
 
-        anew = httpx.Limits(max_keepalive_connections=0)  # No post is lost to a connection that was closed meanwhile.
-        async with httpx.AsyncClient(timeout=5, limits=anew, params={"key": key} if key else None) as client:
+        limits = httpx.Limits(
+            max_keepalive_connections=0
+        )  # A reused connection may have been closed: the post would be lost.
+        async with httpx.AsyncClient(timeout=5, limits=limits, params={"key": key} if key else None) as client:
             while True:
-                for _, body in self._life.posts(self.world.now_s()):
-                    with contextlib.suppress(httpx.TransportError):  # What does not arrive the page does not repeat.
+                for _, body in self._page.posts(self.world.now_s()):
+                    with contextlib.suppress(httpx.TransportError):  # The page does not repeat a post that failed.
                         await client.post(
                             f"{receiver}/api/metrics/export",
                             content=json.dumps(body),
@@ -203,16 +206,16 @@ class WorldProcess:
                         )
                 await asyncio.sleep(min(0.2, 1.0 / self.world.speed))
 
-    async def obey(self, told: dict[str, Any]) -> dict[str, Any]:
-        """Do what one line says, and answer it."""
-        if "active" in told:
-            await self.become({self._names[code]: share for code, share in told["active"].items()})
-        if "at_s" in told:
-            await self.at(told["at_s"])
+    async def execute(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Execute one command and return the answer."""
+        if "active" in command:
+            await self.inject({self._names[code]: share for code, share in command["active"].items()})
+        if "at_s" in command:
+            await self.set_time(command["at_s"])
         back = codes(self.world.seed)
-        script = [entry | {"state": back[entry["state"]]} for entry in self.script] if told.get("script") else None
-        posts = self._life.posts(self.world.now_s()) if told.get("posts") else None
-        fills = self._life.fills() if told.get("fills") else None
+        script = [entry | {"state": back[entry["state"]]} for entry in self.script] if command.get("script") else None
+        posts = self._page.posts(self.world.now_s()) if command.get("posts") else None
+        fills = self._page.fills() if command.get("fills") else None
         return {
             "at_s": self.world.now_s(),
             "addresses": self.addresses(),
@@ -227,16 +230,16 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    stage = WorldProcess(json.loads(await lines.readline()))
-    await stage.open()
-    paging = asyncio.create_task(stage.live_page())
+    world = WorldProcess(json.loads(await lines.readline()))
+    await world.open()
+    posting = asyncio.create_task(world.run_page())
     try:
-        print(json.dumps(await stage.obey({})), flush=True)
+        print(json.dumps(await world.execute({})), flush=True)
         while line := await lines.readline():
-            print(json.dumps(await stage.obey(json.loads(line))), flush=True)
+            print(json.dumps(await world.execute(json.loads(line))), flush=True)
     finally:
-        paging.cancel()
-        await stage.close()
+        posting.cancel()
+        await world.close()
 
 
 if __name__ == "__main__":

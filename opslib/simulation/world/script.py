@@ -1,8 +1,8 @@
 """
 Script one trading day: the pages, their events and the faults.
 
-Nothing here knows how the app counts (page.py) or what a reader should find (truth.py).
-The same seed and day always give the same script, event for event.
+It is independent of how the app counts (page.py) and of the expected figures (expected_figures.py). Equal seeds and
+days give equal scripts, event for event.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 POST_INTERVAL_S = 5
-FULL_SESSION_MINUTES = 390  # the session length for which the minutes below are meant
-HOSTILE_MESSAGE = "<img src=x onerror=alert(1)>"
+FULL_SESSION_MINUTES = 390  # The session length that the minutes below refer to.
+# What a browser says of a web page in place of JSON. Its markup and quotes must be escaped wherever it is shown.
+HOSTILE_MESSAGE = "Unexpected token '<', \"<!DOCTYPE html><img src=x>\" is not valid JSON"
 
 MASSIVE_REQUESTS_PER_HOUR = 1800
 MASSIVE_REQUESTS_PER_HOUR_AT_OPEN = 2600
@@ -44,7 +45,7 @@ UI_MESSAGES = ("ResizeObserver loop limit exceeded", "Chart canvas was resized t
 @dataclass(frozen=True, slots=True)
 class Event:
     """
-    One thing that happened on one page at a true UTC instant (whole milliseconds).
+    One event on one page at a true UTC instant (whole milliseconds).
 
     Kinds and their data: request (provider, ms, ok), fallback (provider), greeks (valid,
     estimated, cause, errors), iv_anomaly (), trade (gross_pct, net_pct, commission_usd,
@@ -61,11 +62,10 @@ class Event:
 @dataclass(frozen=True)
 class PageLife:
     """
-    One page load: instants are aware UTC, offsets and the clock's errors are seconds.
+    One page load: instants are aware UTC, offsets and clock errors are seconds.
 
-    `page_id` is what the page posts as `page` (None: it posts none). `closed_at` None means
-    the page stays open past the close. Skew is page clock minus true clock; jitter is how far
-    the clock wanders to either side of that.
+    `page_id` is what the page posts as `page` (None if it posts none). With `closed_at` None the page stays open past
+    the close. Skew is page clock minus true clock; jitter is the largest deviation from the skew, to either side.
     """
 
     key: str
@@ -79,7 +79,7 @@ class PageLife:
     last_post_at: datetime
 
     def post_instants(self) -> list[datetime]:
-        """Every true UTC instant at which this page posts, oldest first."""
+        """Return every true UTC instant at which this page posts, oldest first."""
         last_s = int((self.last_post_at - self.first_post_at).total_seconds())
         offsets_s = range(0, last_s + 1, POST_INTERVAL_S)
         return [self.first_post_at + timedelta(seconds=s) for s in offsets_s]
@@ -87,7 +87,7 @@ class PageLife:
 
 @dataclass(frozen=True)
 class Fault:
-    """A scripted trouble between two aware UTC instants, with one sentence for a reader."""
+    """A scripted fault between two aware UTC instants, with one sentence for a reader."""
 
     name: str
     begins: datetime
@@ -103,7 +103,7 @@ class Script:
     day: date
     events: tuple[Event, ...]
     pages: tuple[PageLife, ...]
-    troubles: tuple[Fault, ...]
+    faults: tuple[Fault, ...]
     opens: datetime
     closes: datetime
 
@@ -117,11 +117,11 @@ class _Habits(NamedTuple):
 
 
 class _Session(NamedTuple):
-    """What every page lives through: the open, the close and the troubles."""
+    """The session, the same for every page: open, close and faults."""
 
     opens: datetime
     closes: datetime
-    troubles: tuple[Fault, ...]
+    faults: tuple[Fault, ...]
 
     def since_open_s(self, at: datetime) -> float:
         return (at - self.opens).total_seconds()
@@ -139,14 +139,14 @@ def script(
     quiet: bool = False,
 ) -> Script:
     """
-    The day's script for a seed; `opens` and `closes` are the session's aware UTC instants.
+    Return the day's script for a seed; `opens` and `closes` are the session's aware UTC instants.
 
-    Troubles stand at fixed minutes of a full session, shrunk for a shorter one and moved by a
-    few minutes by the seed. A quiet day has the base rates only: no trouble and no refresh.
+    Faults begin at fixed minutes of a full session, scaled for a shorter one and moved by a few minutes by the seed. A
+    quiet day has the base rates only: no fault and no refresh.
     """
     rng = Random(f"{seed}/{day}/{quiet}")
     session_s = int((closes - opens).total_seconds())
-    session = _Session(opens, closes, () if quiet else _troubles(rng, opens, session_s))
+    session = _Session(opens, closes, () if quiet else _faults(rng, opens, session_s))
     pages = _pages(rng, session)
     events = [event for life in pages for event in _PageDay(rng, life, session).events()]
     if not quiet:
@@ -154,17 +154,17 @@ def script(
         hostile = {"type": "UI_ERROR", "message": HOSTILE_MESSAGE}
         events.append(Event(at, "trader-2", "error", hostile))
     events.sort(key=lambda event: event.at)
-    return Script(seed, day, tuple(events), pages, session.troubles, opens, closes)
+    return Script(seed, day, tuple(events), pages, session.faults, opens, closes)
 
 
-def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Fault, ...]:
-    """The incident day's troubles, in order of their beginning."""
+def _faults(rng: Random, opens: datetime, session_s: int) -> tuple[Fault, ...]:
+    """Return the faults of the incident day, in order of their beginning."""
 
     def begins(full_session_minute: int) -> datetime:
         minute = full_session_minute * session_s / 60 / FULL_SESSION_MINUTES
         return opens + timedelta(minutes=round(minute) + rng.randint(-4, 4))
 
-    def trouble(name: str, minute: int, shortest_s: int, longest_s: int, words: str) -> Fault:
+    def fault(name: str, minute: int, shortest_s: int, longest_s: int, words: str) -> Fault:
         start = begins(minute)
         ends = start + timedelta(seconds=rng.randint(shortest_s, longest_s))
         return Fault(name, start, ends, words)
@@ -172,35 +172,35 @@ def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Fault, ...]
     last_post = begins(250) + timedelta(seconds=10 * rng.randint(1, 4))
     unload = last_post + timedelta(milliseconds=rng.randint(3300, 3800))
     load = unload + timedelta(milliseconds=rng.randint(1000, 3000))
-    refreshed = "The trader refreshes the page; its counters begin again at zero."
+    refreshed = "The trader refreshes the page; its counters restart at zero."
     closes = opens + timedelta(seconds=session_s)
-    dearer = "Spreads widen all afternoon: net P&L falls and live results leave the backtest."
-    burst = "Two in five validations have a gamma of exactly 0."
-    outage = "Every Massive attempt fails; Tradier takes over."
-    loss = "The WebSocket is gone on every open page."
+    dearer = "Spreads widen all afternoon: net P&L falls and live results drift from the backtest."
+    burst = "40 % of the validations have a gamma of exactly 0."
+    outage = "Every request to Massive fails; the app falls back to Tradier."
+    loss = "The WebSocket is disconnected on every open page."
     return (
-        trouble("gamma_burst", 40, 840, 960, burst),
-        trouble("massive_outage", 110, 660, 840, outage),
+        fault("gamma_burst", 40, 840, 960, burst),
+        fault("massive_outage", 110, 660, 840, outage),
         Fault("costs_rise", begins(180), closes, dearer),
         Fault("refresh", unload, load, refreshed),
-        trouble("websocket_loss", 300, 180, 300, loss),
+        fault("websocket_loss", 300, 180, 300, loss),
     )
 
 
 def _pages(rng: Random, session: _Session) -> tuple[PageLife, ...]:
-    """The page loads of the day: no load is in another minute than its first post."""
+    """Return the page loads of the day; each load is in the same minute as its first post."""
 
     def at(since_open_s: int) -> datetime:
         return session.opens + timedelta(seconds=since_open_s)
 
     def grid_s(since_open_s: float, offset_s: int) -> int:
-        """The page's last posting second at or before the given one."""
+        """Return the page's last posting second at or before the given one."""
         return int(since_open_s - (since_open_s - offset_s) % POST_INTERVAL_S)
 
     close_s = session.since_open_s(session.closes)
     loaded, first, last = at(-18 * 60), at(-5 * 60), at(grid_s(close_s, 0))
     traders = [PageLife("trader", None, loaded, None, 0, 0.0, 0.0, first, last)]
-    for refresh in (t for t in session.troubles if t.name == "refresh"):
+    for refresh in (t for t in session.faults if t.name == "refresh"):
         before_s = grid_s(session.since_open_s(refresh.begins), 0)
         before, after = at(before_s), at(before_s + 2 * POST_INTERVAL_S)
         traders = [
@@ -224,7 +224,7 @@ def _pages(rng: Random, session: _Session) -> tuple[PageLife, ...]:
 
 
 class _PageDay:
-    """Writes the events of one page load; times inside are seconds since the open."""
+    """Write the events of one page load; times are seconds since the open."""
 
     def __init__(self, rng: Random, life: PageLife, session: _Session) -> None:
         self._rng = rng
@@ -233,13 +233,11 @@ class _PageDay:
         self._opens = session.opens
         self._from_s = session.since_open_s(life.loaded_at)
         self._to_s = session.since_open_s(life.closed_at or session.closes)
-        self._spans_s = {
-            t.name: (session.since_open_s(t.begins), session.since_open_s(t.ends)) for t in session.troubles
-        }
+        self._spans_s = {t.name: (session.since_open_s(t.begins), session.since_open_s(t.ends)) for t in session.faults}
         self._events: list[Event] = []
 
     def events(self) -> list[Event]:
-        """Every event of the page between its load and its end, in no order."""
+        """Return every event of the page between its load and its end, unordered."""
         self._write_requests()
         self._write_validations()
         self._write_trades()
@@ -278,7 +276,7 @@ class _PageDay:
             self._ask_tradier(at_s)
 
     def _call_massive(self, start_s: float) -> None:
-        """One logical call: up to three recorded attempts, then the fallback to Tradier."""
+        """Make one logical call: up to three recorded attempts, then the fallback to Tradier."""
         at_s = start_s
         for attempt in range(ATTEMPTS_PER_CALL):
             failed = self._rng.random() < ATTEMPT_FAILURE_RATE
@@ -338,10 +336,10 @@ class _PageDay:
             at_s += step_s * (0.7 + 0.6 * self._rng.random())
 
     def _spread(self, at_s: float) -> float:
-        """Bid-ask spread over mid price: rises with the minutes since the costs began to."""
+        """Return bid-ask spread over mid price; it grows with the minutes since the costs began to rise."""
         begins_s, ends_s = self._spans_s.get("costs_rise", (0.0, 0.0))
         minutes = max(0.0, min(at_s, ends_s) - begins_s) / 60
-        # A short session has fewer minutes in which to reach the same height.
+        # A short session reaches the same spread in fewer minutes.
         stretch = FULL_SESSION_MINUTES * 60 / ends_s if ends_s else 0.0
         spread = CALM_SPREAD + SPREAD_RISE_PER_MINUTE * stretch * minutes
         return spread * (0.9 + 0.2 * self._rng.random())
@@ -363,7 +361,7 @@ class _PageDay:
 
 
 def round_trip(entry_usd: float, exit_usd: float, contracts: int, spread: float) -> dict[str, float]:
-    """One round trip in % of its entry and in dollars; slippage is paid on both legs."""
+    """Compute a round trip in percent of its entry and in dollars; slippage is paid on both legs."""
     size = contracts * 100
     side_usd = COMMISSION_USD_PER_CONTRACT_SIDE * contracts
     entry_slippage_usd = 0.98 * entry_usd * size * spread

@@ -1,4 +1,4 @@
-"""Hold the time of the simulated world and its active faults; every server of it asks here."""
+"""Hold the time of the simulated world and its active states, for all its servers."""
 
 import asyncio
 import time
@@ -10,36 +10,36 @@ from opslib.simulation.world.faults import States
 
 class WorldState:
     """
-    Time and trouble, for every server of the world.
+    Time and active states, for all servers of the world.
 
     Attributes:
-        seed: Of everything that is drawn.
-        speed: World seconds a second of ours; every delay is shortened by it.
-        states: What is the matter now.
-        tokens: The token that each provider accepts, by its name.
+        seed: Seed of all random draws.
+        speed: World seconds per real second; every delay is divided by it.
+        states: The active states.
+        tokens: The token that each provider accepts, by provider.
     """
 
-    def __init__(self, birth: dict[str, Any]):
-        self.seed: int = birth["seed"]
-        self.speed: float = birth["speed"]
-        self.tokens: dict[str, str] = birth["tokens"]
+    def __init__(self, config: dict[str, Any]):
+        self.seed: int = config["seed"]
+        self.speed: float = config["speed"]
+        self.tokens: dict[str, str] = config["tokens"]
         self.states = States(self.seed)
         self._closed_early_s: float | None = None
-        self._at_s: float = birth["at_s"]
-        self._runs = bool(birth["runs"])
+        self._at_s: float = config["at_s"]
+        self._runs = bool(config["runs"])
         self._since = time.monotonic()
 
     def now_s(self) -> float:
-        """What time it is in the world: seconds since 1970 UTC."""
+        """Return the world time, in seconds since 1970 UTC."""
         return self._at_s + ((time.monotonic() - self._since) * self.speed if self._runs else 0.0)
 
     def set_s(self, at_s: float) -> None:
-        """Let it be another time; time that runs runs on from there."""
+        """Set the world time; if it runs, it runs on from there."""
         self._at_s, self._since = at_s, time.monotonic()
 
-    def become(self, active: dict[str, float]) -> None:
-        """Let just these be the matter from now on: share by name."""
-        self.states.become(active)
+    def inject(self, active: dict[str, float]) -> None:
+        """Make these the only active states from now on: share by name."""
+        self.states.inject(active)
         early = self.states.on("market_closes_early")
         if early:
             self._closed_early_s = self.now_s() if self._closed_early_s is None else self._closed_early_s
@@ -47,23 +47,23 @@ class WorldState:
             self._closed_early_s = None
 
     def clock_s(self, party: str) -> float:
-        """Return what one of `faults.PARTIES` takes for the time: seconds since 1970 UTC."""
+        """Return the time by the clock of one of `faults.PARTIES`, in seconds since 1970 UTC."""
         return self.now_s() + self.states.ahead_s(party)
 
     def session(self, at_s: float | None = None) -> str:
         """
-        Return which part of the day it is, named as in `market_hours.session`; closed where the exchanges closed early.
+        Return the session, named as in `market_hours.session`; closed if the exchanges closed early.
         """
         shut = self.states.on("market_closed") or self._closed_early_s is not None
         return "closed" if shut else market_hours.session(self.now_s() if at_s is None else at_s)
 
     def quoted_s(self) -> float:
-        """Return of which instant the newest quotes are: of now while the market is open, else of its last close."""
+        """Return the time of the newest quotes: now while the market is open, else its last close."""
         if self._closed_early_s is not None:
             return self._closed_early_s
         return self.now_s() if self.session() == "open" else market_hours.last_close(self.now_s())
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep so many world seconds."""
+        """Sleep a number of world seconds."""
         if seconds > 0:
             await asyncio.sleep(seconds / self.speed)

@@ -1,4 +1,4 @@
-"""Answer as Tradier does, whatever is the matter with it: XML unless it is asked for JSON, lists of one as no list."""
+"""Answer as Tradier's API, with its faults: XML unless JSON is requested, and a list of one item as no list."""
 
 from datetime import UTC, date, datetime, timedelta
 from math import ceil, floor
@@ -23,19 +23,19 @@ class Tradier:
         self._since_s, self._used = 0.0, 0
 
     def listening(self) -> str:
-        """How its port is: open, or swallowing every packet."""
+        """Return the state of its port: open, or swallowing (drops every packet)."""
         return "swallowing" if self._world.states.on("our_network_down") else "open"
 
     async def answer(self, request: Request) -> Answer:
-        """What a request is answered."""
-        told = self._told(request)
+        """Answer a request."""
+        response = self._respond(request)
         return Answer(
-            told.status,
-            told.body,
-            told.content_type,
-            self._quota() | told.headers,
+            response.status,
+            response.body,
+            response.content_type,
+            self._quota() | response.headers,
             min(0.5, max(0.05, self._rng.lognormvariate(-2.3, 0.3))),
-            told.fault,
+            response.fault,
         )
 
     def _quota(self) -> dict[str, str]:
@@ -48,7 +48,7 @@ class Tradier:
             "X-Ratelimit-Expiry": str(expires_ms),
         }
 
-    def _told(self, request: Request) -> Answer:
+    def _respond(self, request: Request) -> Answer:
         states, now_s = self._world.states, self._world.now_s()
         if now_s - self._since_s >= 60 or now_s < self._since_s:
             self._since_s, self._used = now_s, 0
@@ -230,7 +230,7 @@ class Tradier:
 
 
 def _collapsed(name: str, rows: list[Any]) -> dict[str, Any] | None:
-    """A list as Tradier gives it: none as null, one as no list."""
+    """Return a list in Tradier's format: null if empty, the item itself if there is one."""
     return None if not rows else {name: rows[0] if len(rows) == 1 else rows}
 
 

@@ -1,4 +1,4 @@
-"""Read and keep the snapshots that the app's pages post."""
+"""Validate and store the snapshots that the app's pages post, and compute figures from them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,15 +1,15 @@
 """
-Turn snapshots into increases of counters over any window.
+Convert snapshots into increases of counters over any window.
 
-The app's counters are cumulative since each page was loaded. A `CounterHistory` turns them once into increases, per
-page and
-aware of resets, and then answers for any window: what rose in it, how well it was covered, what state held at its end.
-Windows are (start, end]; a window's increase begins at the last look at or before its start. Counts are exact integers.
+The app's counters are cumulative since each page load. A `CounterHistory` converts them once into increases, per page
+and aware of resets. For any window it then returns the increases, the coverage, and the state at its end. Windows are
+(start, end]; a window's increase begins at the last snapshot at or before its start. Counts are exact integers.
 """
 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -18,8 +18,10 @@ from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.limits import PageLimits
 from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.new_rows import NewRows
+from opslib.foundation.storage.schema import SNAPSHOTS
 from opslib.foundation.storage.snapshot_columns import COUNTERS, PROVIDERS, SnapshotRow
-from opslib.telemetry.pages.page_loads import SUMS, PageLoad, PageLoadTracker, in_order, reloaded, running_sums
+from opslib.telemetry.pages.page_loads import SUMS, PageLoad, PageLoadTracker, in_order, running_sums
 from opslib.telemetry.pages.series import CoveredSpans, FirstValue, Found, Series
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -33,16 +35,16 @@ _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leav
 
 class CounterHistory:
     """
-    The looks of one app over some time, ready to be asked about any window inside it.
+    The snapshots of one app over some time, which can be queried for any window inside it.
 
-    Looks are added as they come; one that comes late is laid in at its time. What is told of a window is a function of
-    the looks that the tape holds, in whatever steps they were added.
+    Snapshots may be added in any order. The result for a window depends only on the snapshots, not on the order or the
+    steps in which they were added.
 
     Attributes:
-        how: The limits between one page and another.
-        seq: The newest row it rests on, by the order of writing; 0 of none. Views record it.
-        alive: Fields known to be wired (see `snapshot.WIRED_FIELDS`).
-        last_before_us: When the last look before the tape was; None where there was none.
+        how: The limits that separate one page load from another.
+        seq: The newest row used, in the order of writing; 0 for none. Views record it.
+        wired: Fields known to be wired (see `snapshot.WIRED_FIELDS`).
+        last_before_us: When the last snapshot before this history was; None if there was none.
     """
 
     def __init__(
@@ -50,178 +52,195 @@ class CounterHistory:
         how: PageLimits,
         post_every_s: float,
         *,
-        alive: frozenset[str] = frozenset(),
+        wired: frozenset[str] = frozenset(),
         last_before_us: int | None = None,
     ):
-        self.how, self._post_every_s, self.alive, self.last_before_us = how, post_every_s, alive, last_before_us
+        self.how, self._post_every_s, self.wired, self.last_before_us = how, post_every_s, wired, last_before_us
         self.seq = 0
-        self._looks: list[SnapshotRow] = []
-        self._begin()
+        self._snapshots: list[SnapshotRow] = []
+        self._reset()
 
-    def _begin(self) -> None:
-        self._telling = PageLoadTracker(self.how, self._post_every_s)
-        self._unrolled: dict[int, dict[str, float]] = {}
+    def _reset(self) -> None:
+        self._tracker = PageLoadTracker(self.how, self._post_every_s)
+        self._last_values: dict[int, dict[str, float]] = {}
         self._series = (
             {c.name: Series() for c in COUNTERS}
             | {s: Series() for s in SUMS}
             | {f"unknown {s}": Series() for s in SUMS}
         )
-        self._seen, self._bridged = CoveredSpans(), CoveredSpans()
+        self._covered, self._bridged = CoveredSpans(), CoveredSpans()
         self._all_ts: list[int] = []
         self._found = Found()
 
-    def add(self, looks: Iterable[SnapshotRow]) -> None:
-        """Lay looks onto the tape, in any order."""
-        fresh = in_order(looks)
+    def add(self, snapshots: Iterable[SnapshotRow]) -> None:
+        """Add snapshots, in any order."""
+        fresh = in_order(snapshots)
         if not fresh:
             return
         self._found = Found()
-        self.seq = max(self.seq, max(look.seq for look in fresh))
-        if self._looks and in_order([self._looks[-1], fresh[0]])[0] is fresh[0]:
-            fresh = in_order([*self._looks, *fresh])
-            self._looks = []
-            self._begin()
-        self._looks += fresh
-        for look in fresh:
-            page = self._telling.take(look)
-            if page and not self._telling.second_thoughts:
-                self._unroll(page, len(page.looks) - 1)
-        if self._telling.second_thoughts:
-            telling = self._telling
-            telling.retell()
-            self._begin()
-            self._telling = telling
+        self.seq = max(self.seq, max(snapshot.seq for snapshot in fresh))
+        if self._snapshots and in_order([self._snapshots[-1], fresh[0]])[0] is fresh[0]:
+            fresh = in_order([*self._snapshots, *fresh])
+            self._snapshots = []
+            self._reset()
+        self._snapshots += fresh
+        for snapshot in fresh:
+            page = self._tracker.take(snapshot)
+            if page and not self._tracker.needs_rebuild:
+                self._add_increases(page, len(page.snapshots) - 1)
+        if self._tracker.needs_rebuild:
+            tracker = self._tracker
+            tracker.rebuild()
+            self._reset()
+            self._tracker = tracker
             shown = sorted(
-                ((page, i) for page in telling.pages for i in range(len(page.looks))),
-                key=lambda p: (p[0].looks[p[1]].ts_us, p[0].looks[p[1]].page_clock_ms, p[0].looks[p[1]].digest),
+                ((page, i) for page in tracker.pages for i in range(len(page.snapshots))),
+                key=lambda p: (
+                    p[0].snapshots[p[1]].ts_us,
+                    p[0].snapshots[p[1]].page_clock_ms,
+                    p[0].snapshots[p[1]].digest,
+                ),
             )
             for page, i in shown:
-                self._unroll(page, i)
+                self._add_increases(page, i)
+
+    def add_next(self, snapshots: Iterable[SnapshotRow]) -> bool:
+        """
+        Add snapshots that are the next ones of the known page loads.
+
+        Returns:
+            False where one is not: then what was found may rest on snapshots before this history.
+        """
+        pages = list(self.pages)
+        self.add(snapshots)
+        return pages == self.pages  # A snapshot that came late makes new ones.
 
     @property
     def pages(self) -> list[PageLoad]:
-        """The pages that were told apart, in order of their first look."""
-        return self._telling.pages
+        """The page loads found, in order of their first snapshot."""
+        return self._tracker.pages
 
-    def _unroll(self, page: PageLoad, i: int) -> None:
-        """Lay the increases that one look of a page brings onto the tape."""
-        look, before = page.looks[i], page.looks[i - 1] if i else None
-        last = self._unrolled.setdefault(id(page), {})
-        began = self.began_again(last, before, look) if before else ()
+    def _add_increases(self, page: PageLoad, i: int) -> None:
+        """Add the increases of one snapshot of a page load."""
+        snapshot, before = page.snapshots[i], page.snapshots[i - 1] if i else None
+        last = self._last_values.setdefault(id(page), {})
+        began = self.counter_resets(page, i, last) if before else ()
         for group, names in _GROUPS.items():
-            if before is not None and group not in began and _same(group, before, look):
+            if before is not None and group not in began and _same(group, before, snapshot):
                 continue
             if before is None:
                 since = page.loaded_at_us if group not in PROVIDERS or page.providers_from_load else None
                 for name in names:
-                    self._first(name, getattr(look, name), since, look.ts_us, last)
+                    self._first(name, getattr(snapshot, name), since, snapshot.ts_us, last)
             else:
                 for name in names:
-                    self._next(name, getattr(look, name), group in began, look.ts_us, last)
-        sums = running_sums(look)
+                    self._next(name, getattr(snapshot, name), group in began, snapshot.ts_us, last)
+        sums = running_sums(snapshot)
         for name in SUMS:
             if before is None:
-                self._first(name, sums[name], page.loaded_at_us, look.ts_us, last)
-                if sums[name] is None and look.trades:
-                    self._series[f"unknown {name}"].births.append(FirstValue(page.loaded_at_us, look.ts_us, 1))
+                self._first(name, sums[name], page.loaded_at_us, snapshot.ts_us, last)
+                if sums[name] is None and snapshot.trades:
+                    self._series[f"unknown {name}"].first_values.append(
+                        FirstValue(page.loaded_at_us, snapshot.ts_us, 1)
+                    )
             elif sums[name] is not None and (name in last or "pnl" in began):
-                self._next(name, sums[name], "pnl" in began, look.ts_us, last)
-            elif look.trades is not None and before.trades is not None and look.trades != before.trades:
+                self._next(name, sums[name], "pnl" in began, snapshot.ts_us, last)
+            elif snapshot.trades is not None and before.trades is not None and snapshot.trades != before.trades:
                 last.pop(name, None)
-                self._series[f"unknown {name}"].step(look.ts_us, 1)
-        self._all_ts.append(look.ts_us)
-        self._lay_seen(page, i)
+                self._series[f"unknown {name}"].step(snapshot.ts_us, 1)
+        self._all_ts.append(snapshot.ts_us)
+        self._add_coverage(page, i)
 
-    def _lay_seen(self, page: PageLoad, i: int) -> None:
+    def _add_coverage(self, page: PageLoad, i: int) -> None:
         """
-        When was a page looked at, between two looks?
+        Add the time between two snapshots to the covered spans.
 
-        A gap is counted by the looks that are missing in it; a short one is bridged.
+        Missing snapshots reduce the covered part of a gap; a short gap is bridged.
         """
-        every, at = page.intervals_us[i], page.looks[i].ts_us
-        gap = at - page.looks[i - 1].ts_us if i else every
+        every, at = page.intervals_us[i], page.snapshots[i].ts_us
+        gap = at - page.snapshots[i - 1].ts_us if i else every
         missing = max(0, math.ceil(gap / every - (self.how.late_after - 1)) - 1)
-        self._seen.add(at - gap, at - missing * every)
+        self._covered.add(at - gap, at - missing * every)
         self._bridged.add(at - gap, at if gap <= self.how.bridged_s * SECOND else at - missing * every)
 
     def _first(self, name: str, value: float | None, since_us: int | None, ts_us: int, last: dict[str, float]) -> None:
         if value is None:
-            self._series[name].untold.append(ts_us)
+            self._series[name].missing_at.append(ts_us)
         else:
             last[name] = value
             self._series[name].known = True
             if value:
-                self._series[name].births.append(FirstValue(since_us, ts_us, value))
+                self._series[name].first_values.append(FirstValue(since_us, ts_us, value))
 
     def _next(self, name: str, value: float | None, again: bool, ts_us: int, last: dict[str, float]) -> None:
         series = self._series[name]
         if value is None:
-            series.untold.append(ts_us)
+            series.missing_at.append(ts_us)
             return
         series.known = True
-        rise = value if again else value - last.get(name, value)
+        increase = value if again else value - last.get(name, value)
         last[name] = value
-        if rise:
-            series.step(ts_us, rise)
+        if increase:
+            series.step(ts_us, increase)
 
-    def began_again(self, last: dict[str, float], before: SnapshotRow, look: SnapshotRow) -> set[str]:
-        """Which groups of counters began again from zero, between what was last known of a page and its next look?"""
-        again = set()
+    def counter_resets(self, page: PageLoad, i: int, last: dict[str, float]) -> set[str]:
+        """Return the groups of counters that were reset between a page's last known values and one of its snapshots."""
+        again, before, snapshot = set(), page.snapshots[i - 1], page.snapshots[i]
         for group, names in _GROUPS.items():
-            if _same(group, before, look):
+            if _same(group, before, snapshot):
                 continue
-            pairs = ((last.get(n), getattr(look, n)) for n in names)
+            pairs = ((last.get(n), getattr(snapshot, n)) for n in names)
             if any(a is not None and b is not None and b < a for a, b in pairs):
                 again.add(group)
-        if reloaded(before, look, self.how):
+        if page.reloaded and i in page.reloaded:
             again.update(_GROUPS if again & set(PROVIDERS) else _ZEROED_BY_RESET)
         return again
 
     @property
     def ever_seen(self) -> bool:
-        """Was there any look of this app, up to the end of the tape?"""
+        """Whether there is any snapshot of this app, up to the end of the history."""
         return bool(self.pages) or self.last_before_us is not None
 
     def last_seen_us(self, at_us: int) -> int | None:
-        """When was the last look at or before an instant? None where there was none."""
+        """Return when the last snapshot at or before an instant was; None if there was none."""
         i = bisect_right(self._all_ts, at_us)
         return self._all_ts[i - 1] if i else self.last_before_us
 
-    def rise(self, name: str, window: Window) -> Any:
-        """By how much did a counter rise in a window, over all pages? None where no look of the window knows it."""
+    def increase(self, name: str, window: Window) -> Any:
+        """Return the increase of a counter in a window, over all pages; None if no snapshot of the window has it."""
         series = self._series[name]
-        if not series.known or not self.looks_in(window):
+        if not series.known or not self.snapshots_in(window):
             return None
-        return series.rise(window.start_us, window.end_us)
+        return series.increase(window.start_us, window.end_us)
 
-    def rise_while_open(self, name: str, window: Window) -> Any:
-        """As `rise`, of the parts of a window in which the market was open."""
+    def increase_while_open(self, name: str, window: Window) -> Any:
+        """Return the same for the parts of a window in which the market was open."""
         series = self._series[name]
         if not series.known:
             return None
-        rises = [
-            series.rise(start_us, end_us)
-            for start_us, end_us, looks in self._found.once("seen while open", window, self._seen_while_open)
-            if looks
+        increases = [
+            series.increase(start_us, end_us)
+            for start_us, end_us, snapshots in self._found.once("seen while open", window, self._snapshots_while_open)
+            if snapshots
         ]
-        return sum(rises) if rises else None
+        return sum(increases) if increases else None
 
-    def _seen_while_open(self, window: Window) -> list[tuple[int, int, int]]:
-        return [(span.start_us, span.end_us, self.looks_in(span)) for span in self.open_spans(window)]
+    def _snapshots_while_open(self, window: Window) -> list[tuple[int, int, int]]:
+        return [(span.start_us, span.end_us, self.snapshots_in(span)) for span in self.open_spans(window)]
 
-    def came_to_light(self, name: str, window: Window) -> Any:
+    def increase_with_first_values(self, name: str, window: Window) -> Any:
         """
-        By how much did what we know of a counter grow in a window, over all pages?
+        Return the increase of a counter in a window, over all pages, including first values of older pages.
 
-        Unlike `rise` it counts all that a page held when it was first seen, whenever it was loaded; so it adds up over
-        any windows. None where nothing is known of the counter.
+        Unlike `increase` it counts all that a page held when it was first seen, whenever it was loaded; so it adds up
+        over any windows. None if nothing is known of the counter.
         """
         series = self._series[name]
-        return series.came_to_light(window.start_us, window.end_us) if series.known else None
+        return series.increase_with_first_values(window.start_us, window.end_us) if series.known else None
 
-    def rests_on(self, window: Window) -> Window:
+    def depends_on(self, window: Window) -> Window:
         """
-        The window, from where its increases begin: the oldest look before it that a page's increase is taken from.
+        Return the window extended to where its increases begin: the oldest snapshot before it that is used.
         """
         return self._found.once("rests on", window, self._rests_on)
 
@@ -237,46 +256,46 @@ class CounterHistory:
 
     def idle_for_s(self, at_us: int, provider: str | None = None) -> float | None:
         """
-        For how long, up to the last look, has no page counted a request, of one provider or any?
+        Return for how long, up to the last snapshot, no page counted a request, of one provider or any.
 
-        None where none is wired, or nothing was seen.
+        None if no provider is wired, or there is no snapshot.
         """
-        live = [p for p in PROVIDERS if p in self.alive and provider in (None, p)]
+        live = [p for p in PROVIDERS if p in self.wired and provider in (None, p)]
         return self.idle_of_s(at_us, [f"{p}_requests" for p in live]) if live else None
 
     def idle_of_s(self, at_us: int, counters: Sequence[str]) -> float | None:
-        """Seconds for which no page counted any of these, up to the newest post; None where nothing was posted."""
+        """Return the seconds without an increase of these counters, up to the last snapshot; None if there is none."""
         last = self.last_seen_us(at_us) if self._all_ts and self._all_ts[0] <= at_us else None
         if last is None:
             return None
-        rises = [r for name in counters if (r := self._series[name].last_rise_us(at_us)) is not None]
-        return (last - max(rises, default=self._all_ts[0])) / SECOND
+        increases = [r for name in counters if (r := self._series[name].last_increase_us(at_us)) is not None]
+        return (last - max(increases, default=self._all_ts[0])) / SECOND
 
     def has_nan(self, name: str, window: Window) -> bool:
-        """Did trades happen in a window whose sum cannot be known, because a NaN spoiled the page's mean?"""
-        return self._series[f"unknown {name}"].rise(window.start_us, window.end_us) > 0
+        """Return whether a window has trades whose sum is unknown because the page's mean is NaN."""
+        return self._series[f"unknown {name}"].increase(window.start_us, window.end_us) > 0
 
-    def looks_in(self, window: Window) -> int:
-        """How many looks came in a window, of all pages together?"""
+    def snapshots_in(self, window: Window) -> int:
+        """Return the number of snapshots in a window, of all pages."""
         return self._found.once(
-            "looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us)
+            "snapshots", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us)
         )
 
     def closed(self, page_id: str | None, loaded_at_us: int | None, at_us: int) -> bool | None:
         """
-        Is a page, known by its id or else by its load, closed for good at an instant?
+        Return whether a page, given by its id or else by its load time, is closed for good at an instant.
 
-        None is that it is not seen just now, and may come back. It is closed when others are seen and it has not been
-        for longer than before and after a refresh may lie apart; sooner where one of the others was loaded since.
+        None: it sends no snapshots now, but may resume. It is closed if other pages send snapshots and its last one is
+        older than a refresh can take; earlier if one of the others was loaded since.
         """
         jitter_us, others = round(self.how.load_jitter_s * SECOND), self.open_at(at_us)
         mine = [
             p
             for p in self.pages
             if (
-                p.looks[0].page_id == page_id
+                p.snapshots[0].page_id == page_id
                 if page_id
-                else p.looks[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us)
+                else p.snapshots[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us)
             )
         ]
         if any(page in mine for page, _ in others):
@@ -288,22 +307,22 @@ class CounterHistory:
         patience_s = self.how.closed_s if newer else self.how.reset_gap_s
         return True if others and at_us - last_us > patience_s * SECOND else None
 
-    def seen_in(self, window: Window) -> list[tuple[PageLoad, SnapshotRow]]:
-        """The pages that were seen in a window, each with its last look in it; the one seen last comes last."""
-        return self._found.once("seen", window, self._seen_in)
+    def pages_in(self, window: Window) -> list[tuple[PageLoad, SnapshotRow]]:
+        """Return the page loads with snapshots in a window, each with its last one, in order of these."""
+        return self._found.once("seen", window, self._pages_in)
 
-    def _seen_in(self, window: Window) -> list[tuple[PageLoad, SnapshotRow]]:
+    def _pages_in(self, window: Window) -> list[tuple[PageLoad, SnapshotRow]]:
         found = []
         for page in self.pages:
             if page.times[-1] <= window.start_us:
                 continue
             i = bisect_right(page.times, window.end_us)
             if i and page.times[i - 1] > window.start_us:
-                found.append((page, page.looks[i - 1]))
+                found.append((page, page.snapshots[i - 1]))
         return sorted(found, key=lambda f: f[1].ts_us)
 
     def open_at(self, at_us: int) -> list[tuple[PageLoad, int]]:
-        """The pages open at an instant, each with the index of its last look: one whose next look is not late yet."""
+        """Return the pages open at an instant (their next snapshot is not late), with the index of the last one."""
         if self._found.open_at[0] != at_us:
             last = ((page, bisect_right(page.times, at_us) - 1) for page in self.pages)
             self._found.open_at = (
@@ -316,28 +335,28 @@ class CounterHistory:
             )
         return self._found.open_at[1]
 
-    def _awaited(self, end_us: int) -> int:
-        """Since when, at an instant, are looks awaited that are not late yet?"""
-        return min([page.looks[i].ts_us for page, i in self.open_at(end_us)], default=end_us)
+    def _pending_since_us(self, end_us: int) -> int:
+        """Return the earliest time from which the next snapshot is pending but not overdue."""
+        return min([page.snapshots[i].ts_us for page, i in self.open_at(end_us)], default=end_us)
 
     def open_spans(self, window: Window) -> list[Window]:
-        """In which parts of a window was the market open?"""
+        """Return the parts of a window in which the market was open."""
         return self._found.once("open", window, market_calendar.open_spans)
 
     def coverage(self, window: Window) -> float | None:
         """
-        Which share of the looks that were expected in a window came?
+        Return the share of the expected snapshots of a window that were received.
 
-        Expected is one look at each page's own rhythm while the market is open; None where it never was. Several pages
-        cover for each other.
+        One snapshot per interval of a page is expected while the market is open; None if it never was. Several pages
+        can cover for each other.
         """
-        return self._found.once("coverage", window, lambda w: self._share(w, self._seen))
+        return self._found.once("coverage", window, lambda w: self._share(w, self._covered))
 
     def bridged(self, window: Window) -> float | None:
         """
-        Of which share of a window is known what was counted?
+        Return the share of a window in which the counters are known.
 
-        Counters lose nothing over a few looks that did not come.
+        A few missing snapshots lose nothing of a counter.
         """
         return self._found.once("bridged", window, lambda w: self._share(w, self._bridged))
 
@@ -345,7 +364,7 @@ class CounterHistory:
         expected = self.open_spans(window)
         if not expected:
             return None
-        awaited = self._awaited(window.end_us)  # A look that is not late yet is not missing.
+        awaited = self._pending_since_us(window.end_us)  # A snapshot that is not late yet is not missing.
 
         def upto(at: int) -> int:
             return seen.upto(min(at, awaited)) + max(0, at - awaited)
@@ -356,27 +375,27 @@ class CounterHistory:
 
     def known(self, window: Window) -> float | None:
         """
-        How well is what the increases of a window rest on known?
+        Return the known share of the window from which the increases are computed.
 
-        One over a long gap is not one of the window alone.
+        An increase over a long gap does not belong to the window alone.
         """
-        return self._found.once("known", window, lambda w: self.bridged(self.rests_on(w)))
+        return self._found.once("known", window, lambda w: self.bridged(self.depends_on(w)))
 
-    def untold(self, name: str, window: Window) -> bool:
-        """Did any look in a window not tell a counter?"""
-        times = self._series[name].untold
+    def missing_in(self, name: str, window: Window) -> bool:
+        """Return whether a snapshot in a window lacks a counter."""
+        times = self._series[name].missing_at
         return bisect_right(times, window.end_us) > bisect_right(times, window.start_us)
 
     def counted_separately(self, part: str, count: str, window: Window) -> bool:
         """
-        Did any look in a window, or one that its increases begin from, tell only one of two counters?
+        Return whether some snapshot of the window has only one of the two counters.
 
-        Then they cannot be divided.
+        Snapshots from which its increases begin count too. The ratio of the counters is then undefined.
         """
-        a, b = self._series[part].untold, self._series[count].untold
+        a, b = self._series[part].missing_at, self._series[count].missing_at
         if not a and not b:
             return False
-        window = self.rests_on(window)
+        window = self.depends_on(window)
 
         def inside(at: list[int]) -> list[int]:
             return at[bisect_left(at, window.start_us) : bisect_right(at, window.end_us)]
@@ -384,11 +403,11 @@ class CounterHistory:
         return inside(a) != inside(b)
 
     def gaps(self, window: Window) -> list[Window]:
-        """In which stretches of the open market did no look come?"""
-        awaited, found = self._awaited(window.end_us), []
+        """Return the spans of the open market without snapshots."""
+        awaited, found = self._pending_since_us(window.end_us), []
         for span in self.open_spans(window):
             at = span.start_us
-            for a, b in (*self._seen.spans(), (awaited, window.end_us)):
+            for a, b in (*self._covered.spans(), (awaited, window.end_us)):
                 if b > at and a < span.end_us:
                     if a > at:
                         found.append((at, a))
@@ -399,30 +418,31 @@ class CounterHistory:
 
     def websocket_down_spans(self, window: Window) -> list[tuple[int, int]]:
         """
-        When was some page's WebSocket down?
+        Return the spans in which some page's WebSocket was down.
 
-        A look's state holds until the page's next look, while that is not late.
+        The state of a snapshot holds until the page's next one, while that is not late.
         """
         down = CoveredSpans()
         for page in self.pages:
-            for i, look in enumerate(page.looks):
-                if look.websocket_connected is False and look.ts_us < window.end_us:
-                    until = page.looks[i + 1].ts_us if i + 1 < len(page.looks) else window.end_us
+            for i, snapshot in enumerate(page.snapshots):
+                if snapshot.websocket_connected is False and snapshot.ts_us < window.end_us:
+                    until = page.snapshots[i + 1].ts_us if i + 1 < len(page.snapshots) else window.end_us
                     reach = round(self.how.late_after * page.intervals_us[i])
-                    a, b = max(look.ts_us, window.start_us), min(until, look.ts_us + reach, window.end_us)
+                    a, b = max(snapshot.ts_us, window.start_us), min(until, snapshot.ts_us + reach, window.end_us)
                     if a < b:
                         down.add(a, b)
         return list(down.spans())
 
     def websocket_down_at(self, at_us: int) -> tuple[float, PageLoad] | None:
         """
-        For how many seconds, at an instant, has an open page been without its WebSocket, and which? 0 is connected;
-        None is unknown.
+        Return for how many seconds, at an instant, an open page has been without its WebSocket, and which page.
+
+        0 is connected; None is unknown.
         """
         known = [
             (page, page.down_since_us[i])
             for page, i in self.open_at(at_us)
-            if page.looks[i].websocket_connected is not None
+            if page.snapshots[i].websocket_connected is not None
         ]
         return max(
             (((at_us - since) / SECOND if since else 0.0, page) for page, since in known),
@@ -431,54 +451,61 @@ class CounterHistory:
         )
 
     def websocket_down_for_s(self, as_of: datetime) -> float | None:
-        """For how long, at an instant, has an open page been without its WebSocket? 0 is connected; None is unknown."""
+        """Return how long an open page has been without its WebSocket at an instant; 0 is connected, None unknown."""
         found = self.websocket_down_at(clock.micros(as_of))
         return found[0] if found else None
 
     def reloads(self, window: Window) -> list[datetime]:
         """
-        When was a page reloaded in a window?
+        Return the times of page reloads in a window.
 
-        A reload is a page that was loaded while another, which is not seen again, had just been there; or a page id
-        whose counters began again together. A further page, opened beside the others, is none.
+        A reload is a page load that replaces another one, which sends no more snapshots; or a page id whose counters
+        were all reset together. An additional page beside the others is not a reload.
         """
+        return self._found.once("reloads", window, self._reloads_in)
+
+    def _reloads_in(self, window: Window) -> list[datetime]:
         start, end, gap = clock.micros(window.start), clock.micros(window.end), self.how.reset_gap_s * SECOND
         found, gone = [], set()
         for page in self.pages:
-            first = page.looks[0]
-            for before, look in zip(page.looks, page.looks[1:]):
-                if reloaded(before, look, self.how) and self.began_again(before._asdict(), before, look) & set(
-                    PROVIDERS
-                ):
-                    found.append(look.ts_us - round((look.uptime_s or 0.0) * SECOND))
+            first = page.snapshots[0]
+            for i in page.reloaded:
+                snapshot = page.snapshots[i]
+                if self.counter_resets(page, i, page.snapshots[i - 1]._asdict()) & set(PROVIDERS):
+                    found.append(snapshot.ts_us - round((snapshot.uptime_s or 0.0) * SECOND))
             if page.loaded_at_us is None:
                 continue
             gave_way = [
                 p
                 for p in self.pages
-                if p.looks[-1].ts_us < first.ts_us <= p.looks[-1].ts_us + gap
-                and p.looks[-1].ts_us < page.loaded_at_us + p.intervals_us[-1]
+                if p.snapshots[-1].ts_us < first.ts_us <= p.snapshots[-1].ts_us + gap
+                and p.snapshots[-1].ts_us < page.loaded_at_us + p.intervals_us[-1]
                 and id(p) not in gone
             ]
             if gave_way:
-                gone.add(id(max(gave_way, key=lambda p: p.looks[-1].ts_us)))
+                gone.add(id(max(gave_way, key=lambda p: p.snapshots[-1].ts_us)))
                 found.append(page.loaded_at_us)
         return [clock.instant(at) for at in sorted(found) if start < at <= end]
 
 
-def _same(group: str, before: SnapshotRow, look: SnapshotRow) -> bool:
+def _same(group: str, before: SnapshotRow, snapshot: SnapshotRow) -> bool:
     """
-    Do two looks of a page, one after the other, tell the same of a group of counters, and all of it?
+    Return whether two successive snapshots of a page have the same, complete values of a group of counters.
 
-    Most of them mostly do.
+    This is the most frequent case, so it is checked first.
     """
     of = _OF_GROUP[group]
-    told = of(look)
-    return told == of(before) and None not in told
+    values = of(snapshot)
+    return values == of(before) and None not in values
 
 
 def _near(a: int | None, b: int | None, jitter_us: int) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= jitter_us
+
+
+def first_us(window: Window, how: PageLimits) -> int:
+    """Return the time after which `load` reads all snapshots of a window, microseconds."""
+    return window.start_us - round(how.reset_gap_s * SECOND)
 
 
 def load(
@@ -490,39 +517,41 @@ def load(
     *,
     post_every_s: float,
     wired: Iterable[str] = (),
+    snapshots: Iterable[SnapshotRow] | None = None,
 ) -> CounterHistory:
     """
-    The looks of a window, with those before it that it needs to begin from.
+    Load the snapshots of a window, with those before it from which its increases begin.
 
-    Its cost is that of the window, however long the history: from before the window only as much is read as two looks
-    of one page may lie apart; for a page that was silent for longer, the looks about its last one; and for a socket
-    that is down from the beginning, the look at which it went down.
+    The cost depends on the window only. Before it, only as much is read as two snapshots of one page may be apart; for
+    a page with a longer gap, the snapshots around its last one; and for a WebSocket that is down from the beginning,
+    the snapshot at which it went down.
 
     Args:
-        known_at: Only what had come into the store by then; None is all that is known.
-        wired: Fields declared live in the settings.
+        known_at: Only what was in the database by then; None is all that is known.
+        wired: Fields declared as wired in the settings.
+        snapshots: The snapshots from `first_us` to the end of the window; None reads them.
     """
     known = None if known_at is None else clock.micros(known_at)
     reset_gap_us, jitter_ms = round(how.reset_gap_s * SECOND), round(how.load_jitter_s * 1000)
-    start, end = clock.micros(window.start) - reset_gap_us, clock.micros(window.end)
+    start, end = first_us(window, how), clock.micros(window.end)
     before = SnapshotStore(store).last_snapshot(app, start, known)
-    tape = CounterHistory(
+    history = CounterHistory(
         how,
         post_every_s,
-        alive=SnapshotStore(store).alive(app, known) | frozenset(wired),
+        wired=SnapshotStore(store).wired(app, known) | frozenset(wired),
         last_before_us=before.ts_us if before else None,
     )
-    tape.add(SnapshotStore(store).looks(app, start, end, known))
+    history.add(SnapshotStore(store).snapshots(app, start, end, known) if snapshots is None else snapshots)
     earlier: dict[int, SnapshotRow] = {}
-    for page in tape.pages:
-        first = page.looks[0]
+    for page in history.pages:
+        first = page.snapshots[0]
         which: dict[str, Any] = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
             found = SnapshotStore(store).last_snapshot(app, start, known, **which)
             earlier |= (
                 {
-                    look.seq: look
-                    for look in SnapshotStore(store).looks(app, found.ts_us - reset_gap_us, found.ts_us, known)
+                    snapshot.seq: snapshot
+                    for snapshot in SnapshotStore(store).snapshots(app, found.ts_us - reset_gap_us, found.ts_us, known)
                 }
                 if found
                 else {}
@@ -531,5 +560,61 @@ def load(
             connected = SnapshotStore(store).last_snapshot(app, first.ts_us, known, connected=True, **which)
             since = SnapshotStore(store).first_snapshot(app, connected.ts_us if connected else 0, known, **which)
             earlier |= {since.seq: since} if since else {}
-    tape.add(look for look in earlier.values() if look.ts_us <= start)
-    return tape
+    history.add(snapshot for snapshot in earlier.values() if snapshot.ts_us <= start)
+    return history
+
+
+class CounterReader:
+    """
+    Loads the history of one window after another, as `load` does, but reads only the snapshots that are new.
+
+    Where a new snapshot is not simply a page's next one, or the window starts later, everything is loaded again. The
+    histories of windows that start at the same time are one object, which grows.
+
+    Args:
+        lock: Held while a history grows; hold it to query one from another thread.
+    """
+
+    def __init__(
+        self,
+        store: Database,
+        app: str,
+        how: PageLimits,
+        lock: AbstractContextManager[Any],
+        *,
+        post_every_s: float,
+        wired: Iterable[str] = (),
+    ):
+        self._lock, self._store, self._app, self._how, self._post_every_s = lock, store, app, how, post_every_s
+        self._wired = frozenset(wired)
+        self._rows = NewRows(store, app, SNAPSHOTS, SnapshotRow._fields)
+        self._history: CounterHistory | None = None
+        self._start_us = 0
+
+    def read(self, window: Window) -> CounterHistory:
+        """Load the history of a window."""
+        history, self._history = self._history, None
+        if history is None or window.start_us != self._start_us or not self._grown(history, window):
+            rows = self._rows.everything(first_us(window, self._how), window.end_us)
+            history = load(
+                self._store,
+                self._app,
+                window,
+                None,
+                self._how,
+                post_every_s=self._post_every_s,
+                wired=self._wired,
+                snapshots=map(SnapshotRow._make, rows),
+            )
+        self._history, self._start_us = history, window.start_us
+        return history
+
+    def _grown(self, history: CounterHistory, window: Window) -> bool:
+        """Add the new snapshots; return False where the history must be loaded again."""
+        rows = self._rows.added(first_us(window, self._how), window.end_us)
+        if rows is None:
+            return False
+        wired = SnapshotStore(self._store).wired(self._app, None) | self._wired
+        with self._lock:
+            history.wired = wired
+            return history.add_next(map(SnapshotRow._make, rows))

@@ -1,8 +1,8 @@
 """
-Count which posts the receiver refused, why and from which origin.
+Count rejected posts by reason and origin.
 
-They are counted in memory and added to one small fact of the store every few seconds, so that a stranger can neither
-slow the receiver nor fill the disk, and every other process sees them.
+They are counted in memory and added to one small record of the database every few seconds. So an unknown sender can
+neither slow the server nor fill the disk, and every other process sees the counts.
 """
 
 import json
@@ -19,10 +19,10 @@ from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FACTS
 
 FLUSH_S = 2.0
-LOG_S = 60.0  # One line of the log for each reason and origin in this time.
+LOG_S = 60.0  # At most one log line per reason and origin in this time.
 MINUTE_US = 60_000_000
-MOST_ROWS = 1500  # A row is one minute of one reason and origin: more than a day of one page. The oldest are dropped.
-MOST_AT_ONCE = 50  # Reasons and origins between two flushes; what is more is counted together.
+MOST_ROWS = 1500  # A row is one minute of one reason and origin, so this is more than a day of one page.
+MOST_AT_ONCE = 50  # Reasons and origins between two flushes; more are counted together.
 OTHERS = "other origins"
 LONGEST = 120
 MOST_SAID = 5
@@ -31,14 +31,14 @@ _FACT = sa.select(FACTS.c.value).where(FACTS.c.key == sa.bindparam("of"))
 
 class Refused(NamedTuple):
     """
-    Posts that were refused for one reason, from one origin.
+    Posts that were rejected for one reason, from one origin.
 
     Attributes:
-        first_us, last_us: When the first and the newest of them came, microseconds since 1970.
-        status: The HTTP status they were answered.
-        reason: Why, in words.
-        origin: The page's origin, or the address of a client that sent none.
-        count: How many.
+        first_us, last_us: When the first and the newest of them arrived, microseconds since 1970.
+        status: The HTTP status of the response.
+        reason: The reason in words.
+        origin: The page's origin, or the address of a client without one.
+        count: Their number.
     """
 
     first_us: int
@@ -46,19 +46,19 @@ class Refused(NamedTuple):
     status: int
     reason: str
     origin: str
-    count: int  # type: ignore[assignment]  # Nobody calls the tuple's own count.
+    count: int  # type: ignore[assignment]  # tuple.count is not used.
 
     @property
     def words(self) -> str:
-        """In one sentence."""
-        what = "request" if self.status == 421 else "post"  # A name that is not ours is refused for reading too.
+        """The rejected posts in one sentence."""
+        what = "request" if self.status == 421 else "post"  # A wrong Host is rejected for reads too.
         return (
-            f"{self.count:,} {what}{'' if self.count == 1 else 's'} from {self.origin} refused: "
-            f"{self.reason} ({self.status})"
+            f"{self.count:,} {what}{'' if self.count == 1 else 's'} from {self.origin} rejected: "
+            f"{self.reason} (HTTP {self.status})"
         )
 
     def and_also(self, other: "Refused | None") -> "Refused":
-        """Both together, of the same status, reason and origin."""
+        """Return the sum of two, of the same status, reason and origin."""
         return (
             self
             if other is None
@@ -72,10 +72,10 @@ class Refused(NamedTuple):
 
 def read(store: Database, app: str, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Refused]:
     """
-    Posts refused within (start, end], to the minute, one row for each reason and origin, the newest first.
+    Return the posts rejected within (start, end], to the minute: one row per reason and origin, the newest first.
 
     Raises:
-        StoreError: The store cannot be read.
+        StoreError: The database cannot be read.
     """
     found: dict[tuple[int, str, str], Refused] = {}
     for row in _stored(store.recall(_key(app))):
@@ -86,10 +86,10 @@ def read(store: Database, app: str, start_us: int, end_us: int, known_at_us: int
 
 
 def sentences(found: Sequence[Refused]) -> list[str]:
-    """What people read of refused posts: one sentence for each of the newest, and one for all others."""
+    """Describe rejected posts: one sentence for each of the newest, and one for all others."""
     others = found[MOST_SAID:]
     return [r.words for r in found[:MOST_SAID]] + (
-        [f"{sum(r.count for r in others):,} more were refused, for {len(others)} other reasons or from other origins"]
+        [f"{sum(r.count for r in others):,} more were rejected, for {len(others)} other reasons or from other origins"]
         if others
         else []
     )
@@ -107,18 +107,18 @@ def _stored(value: str | None) -> list[Refused]:
         ]
     except (ValueError, TypeError):
         raise StoreError(
-            "the counts of refused posts in the store cannot be read: they are damaged. Restore the store "
-            "from a backup."
+            "the counts of rejected posts in the database are damaged and cannot be read. Restore the database from a "
+            "backup."
         ) from None
 
 
 class Refusals:
     """
-    Counts refused posts, and keeps the counts in the store from a thread of its own.
+    Counts rejected posts, and writes the counts to the database in a thread of its own.
 
     Args:
-        now: What time it is; only the demo gives another one.
-        redact: Takes secrets out of a line of the log.
+        now: The clock; only the demo passes its own.
+        redact: Removes secrets from log lines.
     """
 
     def __init__(self, store: Database, app: str, now: Callable[[], datetime], redact: Callable[[str], str]):
@@ -132,7 +132,7 @@ class Refusals:
         self._thread.start()
 
     def count(self, status: int, reason: str, origin: str) -> None:
-        """Count one refused post; fast, and never waits for the store."""
+        """Count one rejected post, without waiting for the database."""
         now_us = clock.micros(self._now())
         key = (
             now_us // MINUTE_US,
@@ -160,7 +160,7 @@ class Refusals:
         self.flush()
 
     def flush(self) -> None:
-        """Add what was counted to what is stored, and log it."""
+        """Add the counts to those in the database, and log them."""
         with self._lock:
             counted, self._counted = self._counted, {}
         if not counted:
@@ -183,9 +183,11 @@ class Refusals:
                 self._store.put(connection, _key(self._app), json.dumps(newest))
             self._unstored = []
         except (StoreError, OSError) as problem:
-            self._unstored = rows[-MOST_ROWS:]  # They are added the next time.
+            self._unstored = rows[-MOST_ROWS:]  # They are written the next time.
             total = sum(r.count for r in rows)
-            logs.of(self._redact).error(f"{total} refused posts could not be counted in the store: {problem}")
+            logs.of(self._redact).error(
+                f"the counts of {total} rejected posts could not be written to the database: {problem}"
+            )
 
     def _log(self, rows: list[Refused]) -> None:
         for row in rows:
@@ -197,7 +199,7 @@ class Refusals:
                 logs.of(self._redact).warning(row.words)
 
     def close(self) -> None:
-        """Store what was counted, then stop."""
+        """Write the remaining counts, then stop."""
         self._stop.set()
         self._some.set()
         self._thread.join()

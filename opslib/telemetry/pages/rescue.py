@@ -1,7 +1,7 @@
 """
-Read every post of a store back as it came, also from a damaged one: what cannot be read is named, the others are given.
+Read all snapshots of a database, also of a damaged one: unreadable rows are named, the others are returned.
 
-Posts come in order of time. Where the file itself is damaged, those that were not given yet follow in the order of
+Snapshots are returned in order of time. If the file itself is damaged, the remaining ones follow in the order of
 writing, read in ever smaller ranges of rows around the damage.
 """
 
@@ -19,16 +19,20 @@ from opslib.foundation.storage import cell_types
 from opslib.foundation.storage.database import Database, Query
 from opslib.foundation.storage.schema import SNAPSHOTS
 
-_RAW = sa.types.NullType()  # Unchecked: a damaged cell is this row's matter, not that of all.
+_RAW = sa.types.NullType()  # Unchecked, so that a damaged cell affects only its own row.
 _COLUMNS = [sa.type_coerce(SNAPSHOTS.c[name], _RAW).label(name) for name in ("seq", "ts_us", "known_at_us")]
 _BODY = sa.type_coerce(SNAPSHOTS.c.body, _RAW).label("body")
-RANGE = 4096  # Rows that are asked for at once around damage.
+RANGE = 4096  # Rows per query around damage.
 
 
 class Kept(NamedTuple):
     """
-    A post as it came: when it happened and was known (microseconds since 1970 UTC), its page id where it has one, its
-    JSON.
+    A snapshot as it was posted.
+
+    Attributes:
+        ts_us, known_at_us: When it happened and when it was known, microseconds since 1970 UTC.
+        page: The page id; None if it has none.
+        metrics: The JSON.
     """
 
     ts_us: int
@@ -41,13 +45,13 @@ def posts(
     store: Database, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None
 ) -> Iterator[Kept]:
     """
-    Give every post of an app of (start, end], as known at a moment (None: all); oldest first, without holding them all.
+    Yield every snapshot of an app in (start, end] as known at a moment (None: all), oldest first.
 
     Raises:
-        StoreError: After the last one that can be read: some could not; names their rows, and why.
+        StoreError: After the last readable one, if some could not be read; it names their rows and the reason.
     """
     s = SNAPSHOTS.c
-    # As text, SQLite would refuse one that is no UTF-8, and all after it.
+    # Read as text, SQLite would fail on invalid UTF-8, and on all rows after it.
     page = sa.cast(s.page_id, sa.LargeBinary) if store.is_sqlite else s.page_id
     query = sa.select(*_COLUMNS, sa.type_coerce(page, _RAW).label("page"), _BODY).where(s.app == app)
     for bound in (
@@ -66,25 +70,25 @@ def posts(
             raise
         for row in _around(store, query, 1, _last(store, given), given, damaged, problem):
             yield from _kept(row, damaged)
-    if store.is_sqlite:  # Of a row that does not say whose it is, or of when, nobody would ask.
+    if store.is_sqlite:  # No query finds a row without a valid app or time.
         astray = sa.text(
             "SELECT seq, typeof(app) AS app, typeof(ts_us) AS ts_us FROM snapshots WHERE typeof(app) <> "
             "'text' OR typeof(ts_us) <> 'integer'"
         )
-        with contextlib.suppress(StoreError):  # What cannot be read was named above.
+        with contextlib.suppress(StoreError):  # Unreadable rows were named above.
             damaged |= {
                 row.seq: f"snapshots.app is {row.app}, ts_us is {row.ts_us}" for row in store.stream(astray)
             } | damaged
     if damaged:
         reasons = dict.fromkeys(damaged.values())
         raise StoreError(
-            f"{len(damaged):,} rows of snapshots could not be read and are left out: "
+            f"{len(damaged):,} rows of snapshots could not be read and were skipped: "
             f"{_ranges(sorted(damaged))} ({formatting.single_line('; '.join(reasons), 300)}). The others were exported."
         )
 
 
 def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
-    """A row as a post; noted as damaged where it is none."""
+    """Yield a row as a snapshot; a damaged row is recorded instead."""
     try:
         for name in ("ts_us", "known_at_us"):
             cell_types.check_time(f"snapshots.{name}", getattr(row, name))
@@ -100,7 +104,7 @@ def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
 
 
 def _last(store: Database, given: set[int]) -> int:
-    """The number of the newest row that there was."""
+    """Return the number of the newest row."""
     found = max(given, default=0)
     for query in ("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'", "SELECT max(seq) FROM snapshots"):
         try:
@@ -108,7 +112,7 @@ def _last(store: Database, given: set[int]) -> int:
                 [found, *(row[0] for row in store.stream(sa.text(query)) if type(row[0]) is int and row[0] < 2**48)]
             )
         except StoreError:
-            continue  # It is damaged too; the other may not be.
+            continue  # This table is damaged too; the other may not be.
     return found
 
 
@@ -121,7 +125,7 @@ def _around(
     damaged: dict[int, str],
     problem: StoreError,
 ) -> Iterator[Any]:
-    """The rows of a range that were not given yet; a range that cannot be read is halved until single rows are left."""
+    """Yield the remaining rows of a range; an unreadable range is halved down to single rows."""
     spans = [(start, min(start + RANGE - 1, last)) for start in range(first, last + 1, RANGE)]
     while spans:
         start, end = spans.pop(0)
@@ -141,7 +145,7 @@ def _around(
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Whole numbers as people write them: ``3, 7-9``."""
+    """Format whole numbers as ranges: ``3, 7-9``."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][1] + 1:

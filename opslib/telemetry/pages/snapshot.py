@@ -1,13 +1,13 @@
 """
-Read and validate the app's dashboard metrics: field names, units and oddities.
+Parse and validate the app's dashboard metrics: field names, units and known defects.
 
-A page posts what its metrics service holds (counters since the page was loaded, running means, flags). `read` turns
-that into a `Snapshot`: typed, in our names and units, None where the page said nothing that can be believed.
+A page posts the content of its metrics service (counters since the page load, running means, flags). `read` converts
+that into a `Snapshot`: typed, with our names and units, and None for values that are missing or not usable.
 
-What is never read, because it cannot be right: ``uptime`` of a provider (rounded, cumulative, 100 without requests),
-``avgResponseTimeMs`` and ``apiAvgResponseTimeMs`` (rounded at each step until they freeze), ``costImpactPercent``
-(keeps an old value), ``webSocketLatencyMs`` (no round trip, stands still when disconnected).
-They stay in the body, which is kept as it came.
+Fields that are never read, because the app computes them wrongly: ``uptime`` of a provider (rounded, cumulative, 100
+without requests), ``avgResponseTimeMs`` and ``apiAvgResponseTimeMs`` (rounded at each step until they freeze),
+``costImpactPercent`` (keeps an old value), ``webSocketLatencyMs`` (not a round trip, constant while disconnected).
+They remain in the body, which is stored unchanged.
 """
 
 import hashlib
@@ -27,38 +27,38 @@ EARLIEST_MS, LATEST_MS = 946_684_800_000, 4_102_444_800_000
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """
-    What one post of a page said.
+    One snapshot that a page posted.
 
     Attributes:
         values: `FIELDS` by name, ``load_ms`` and ``errors_by_type``; None is unknown.
-        digest: SHA-256 of the canonical JSON; the same body again is the same snapshot.
-        body: The JSON as it came, in UTF-8.
+        digest: SHA-256 of the canonical JSON; a repeated body is the same snapshot.
+        body: The JSON as posted, in UTF-8.
     """
 
     values: Mapping[str, Any]
     digest: bytes
     body: bytes
 
-    def alive(self) -> Iterator[str]:
-        """Which of `WIRED_FIELDS` does this snapshot show to be wired?"""
+    def wired(self) -> Iterator[str]:
+        """Yield the `WIRED_FIELDS` that this snapshot shows to be wired."""
         return (name for name, columns in WIRED_FIELDS.items() if any(self.values[c] for c in columns))
 
 
-def shown_alive(look: SnapshotRow) -> Iterator[str]:
-    """Which of `WIRED_FIELDS` does a look show to be wired?"""
-    return (name for name, columns in WIRED_FIELDS.items() if any(getattr(look, c) for c in columns))
+def wired_fields(snapshot: SnapshotRow) -> Iterator[str]:
+    """Yield the `WIRED_FIELDS` that a stored snapshot shows to be wired."""
+    return (name for name, columns in WIRED_FIELDS.items() if any(getattr(snapshot, c) for c in columns))
 
 
 def loads(body: bytes) -> Any:
     """
-    JSON as the standard has it: UTF-8, no NaN, no Infinity.
+    Parse standard JSON: UTF-8, no NaN, no Infinity.
 
     Raises:
-        BadSnapshot: It is not.
+        BadSnapshot: It is not standard JSON.
     """
 
     def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number that can be kept")
+        raise ValueError(f"{constant} is not a valid JSON number")
 
     def finite(number: str) -> float:
         value = float(number)
@@ -67,13 +67,13 @@ def loads(body: bytes) -> Any:
     try:
         return json.loads(body.decode("utf-8-sig"), parse_constant=refuse, parse_float=finite)
     except RecursionError:
-        raise BadSnapshot(["the body is nested too deeply to be dashboard metrics"]) from None
+        raise BadSnapshot(["the JSON of the body is nested too deeply; expected dashboard metrics"]) from None
     except ValueError as problem:
-        raise BadSnapshot([f"the body is not JSON in UTF-8: {problem}"]) from None
+        raise BadSnapshot([f"the body is not valid JSON in UTF-8: {problem}"]) from None
 
 
 def _value(field: Field, found: Any) -> tuple[Any, str | None]:
-    """The value of one field, and what is wrong with it."""
+    """Return the value of one field, and what was expected if it is bad."""
     if found is None:
         return None, None
     if field.kind == "flag":
@@ -99,18 +99,18 @@ def _value(field: Field, found: Any) -> tuple[Any, str | None]:
         return (
             (int(found), None)
             if EARLIEST_MS <= found <= LATEST_MS
-            else (None, "milliseconds since 1970, of this century")
+            else (None, "milliseconds since 1970, in this century")
         )
-    return (int(found), None) if whole and 0 <= found <= LARGEST_COUNT else (None, "a whole count of 0 or more")
+    return (int(found), None) if whole and 0 <= found <= LARGEST_COUNT else (None, "a whole number of 0 or more")
 
 
 def _printable(outside: str) -> str:
-    """Text that every database and encoding takes: no half of a surrogate pair, no NUL."""
+    """Make text storable in every database: without lone surrogates and NUL."""
     return outside.encode("utf-8", "replace").decode().replace("\0", " ")
 
 
 def _by_type(found: Any) -> tuple[str | None, str | None]:
-    """errorsByType as JSON; an empty object is a Map that JSON lost, so it says nothing."""
+    """Return errorsByType as JSON; an empty object is a Map that JSON lost, so it is unknown."""
     if found is None or found == {}:
         return None, None
     count = Field("errors_by_type", (), "count")
@@ -121,25 +121,25 @@ def _by_type(found: Any) -> tuple[str | None, str | None]:
 
 def read(metrics: Any, body: bytes | None = None) -> Snapshot:
     """
-    What does this dashboard-metrics JSON say?
+    Validate dashboard metrics, and convert them to a snapshot.
 
-    Kind to what the app does (absent keys, null for NaN, ``{}`` for a Map, unknown extra keys) and strict with what it
-    never does. ``lastUpdateAt`` must be there: without it neither the page nor the look can be told from another.
+    What the app does is accepted (missing keys, null for NaN, ``{}`` for a Map, unknown extra keys); anything else is
+    rejected. ``lastUpdateAt`` is required: without it, pages and snapshots cannot be distinguished.
 
     Args:
-        metrics: The JSON, already parsed.
-        body: The bytes it came as; made from `metrics` where there are none.
+        metrics: The parsed JSON.
+        body: The posted bytes; made from `metrics` if None.
 
     Raises:
-        BadSnapshot: Naming every bad field.
+        BadSnapshot: It names every bad field.
     """
     if not isinstance(metrics, dict):
-        raise BadSnapshot([f"the body is a JSON {type(metrics).__name__}; an object with dashboard metrics was wanted"])
+        raise BadSnapshot([f"the body is a JSON {type(metrics).__name__}; expected an object with dashboard metrics"])
     bad: list[str] = []
     values: dict[str, Any] = {}
     tops = ("providers", "greeksQuality", "pnl", "systemHealth")
     if not any(top in metrics for top in tops):
-        bad.append(f"none of {', '.join(tops)} is there")
+        bad.append(f"none of {', '.join(tops)} is present; expected at least one")
     objects: dict[tuple[str, ...], Any] = {(top,): metrics.get(top) for top in (*tops, "client")}
     if isinstance(metrics.get("providers"), dict):
         objects |= {("providers", p): metrics["providers"].get(p) for p in PROVIDERS}
@@ -159,13 +159,15 @@ def read(metrics: Any, body: bytes | None = None) -> Snapshot:
     if wrong:
         bad.append(f"systemHealth.errorsByType is {_shown(by_type)}, expected {wrong}")
     if metrics.get("lastUpdateAt") is None:
-        bad.append("lastUpdateAt is not there; without it one look cannot be told from the next")
+        bad.append("lastUpdateAt is missing; it is required to distinguish snapshots")
     clock, uptime = values["page_clock_ms"], values["uptime_s"]
     if uptime is not None and not 0 <= uptime * 1000 <= (clock or LATEST_MS) - EARLIEST_MS:
-        bad.append(f"systemHealth.uptime is {uptime:g}, expected seconds of 0 or more, since a load of this century")
+        bad.append(
+            f"systemHealth.uptime is {uptime:g}, expected seconds of 0 or more, since a page load in this century"
+        )
     for part, whole in [(f"{p}_successes", f"{p}_requests") for p in PROVIDERS] + [("greeks_valid", "validations")]:
         if values[part] is not None and values[whole] is not None and values[part] > values[whole]:
-            bad.append(f"{part} {values[part]} is more than {whole} {values[whole]}")
+            bad.append(f"{part} {values[part]} is greater than {whole} {values[whole]}")
     if bad:
         raise BadSnapshot(bad)
     values["load_ms"] = None if uptime is None else clock - round(uptime * 1000)
@@ -174,11 +176,11 @@ def read(metrics: Any, body: bytes | None = None) -> Snapshot:
     except ValueError:
         raise BadSnapshot(["a number in it is not finite"]) from None
     except RecursionError:
-        raise BadSnapshot(["the body is nested too deeply to be dashboard metrics"]) from None
+        raise BadSnapshot(["the JSON of the body is nested too deeply; expected dashboard metrics"]) from None
     return Snapshot(values, hashlib.sha256(canonical).digest(), body if body is not None else canonical)
 
 
 def _shown(found: Any) -> str:
-    """A bad value, short enough for a message."""
+    """Format a bad value for a message."""
     shown = repr(found)
     return shown if len(shown) <= 60 else f"{shown[:60]}…"

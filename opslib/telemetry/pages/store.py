@@ -1,7 +1,7 @@
 """
-Keep the snapshots that pages posted, and what was refused of them, and give them back as they were known at any moment.
+Store snapshots and rejected posts, and read them as they were known at any moment.
 
-One wide row a snapshot. `store` has the database; rows are only ever added.
+Each snapshot is one wide row. Rows are only ever added.
 """
 
 import json
@@ -20,24 +20,25 @@ from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.telemetry.pages.snapshot import Snapshot
 
 MOST_POST_REJECTS = 10_000
-# What every post asks, made once: to build a statement costs more than to execute it.
-_LOOK = [SNAPSHOTS.c[name] for name in SnapshotRow._fields]
+# Statements of every post, built once: building them costs more than executing them.
+_COLUMNS = [SNAPSHOTS.c[name] for name in SnapshotRow._fields]
 _HELD = sa.select(SNAPSHOTS.c.digest).where(
     SNAPSHOTS.c.app == sa.bindparam("whose"), SNAPSHOTS.c.digest.in_(sa.bindparam("digests", expanding=True))
 )
 _KEEP = sa.insert(SNAPSHOTS)
-_WIRED = sa.select(ALIVE.c.field, ALIVE.c.known_at_us, ALIVE.c.ts_us).where(ALIVE.c.app == sa.bindparam("whose"))
+_WIRED = sa.select(ALIVE.c.field).where(ALIVE.c.app == sa.bindparam("whose"))
+_WIRED_SINCE = sa.select(ALIVE.c.field, ALIVE.c.known_at_us, ALIVE.c.ts_us).where(ALIVE.c.app == sa.bindparam("whose"))
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedPost:
     """
-    Something that was refused, and why.
+    A rejected post or row, with the reasons.
 
     Attributes:
         source: Where it came from: file and line, or ``post``.
         reasons: Every bad field.
-        body: The bytes that were refused.
+        body: The rejected bytes.
     """
 
     source: str
@@ -47,14 +48,14 @@ class RejectedPost:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A snapshot and when it happened (`ts_us`, microseconds since 1970)."""
+    """A snapshot and its time (`ts_us`, microseconds since 1970)."""
 
     ts_us: int
     snapshot: Snapshot
 
 
 class SnapshotStore:
-    """The snapshots of a database, and the posts that were refused."""
+    """The snapshots and rejected posts in a database."""
 
     def __init__(self, store: Database):
         self.store = store
@@ -63,19 +64,19 @@ class SnapshotStore:
         self, app: str, posts: Iterable[Post], rejects: Iterable[RejectedPost] = (), *, known_at_ts: bool = False
     ) -> int:
         """
-        Keep posts and rejects, in one transaction: when this returns they are on the disk, or it raised and none is.
+        Write posts and rejects in one transaction; when this returns, they are on the disk.
 
         Args:
-            app: Whose they are.
-            posts: A body that the app already has is passed over.
-            rejects: Kept with their reasons; the same body refused again is kept once.
-            known_at_ts: Take each post's own time for when it was known; for replays only.
+            app: The app to which they belong.
+            posts: A body that is stored already is skipped.
+            rejects: Stored with their reasons; the same body is stored only once.
+            known_at_ts: Use each post's own time as its known-at time; for replays only.
 
         Returns:
-            How many posts were new.
+            The number of new posts.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was written.
         """
         new = {p.snapshot.digest: p for p in reversed(list(posts))}
         with self.store.committing() as connection:
@@ -96,24 +97,24 @@ class SnapshotStore:
             ]
             if rows:
                 connection.execute(_KEEP, rows)
-                self._note_alive(connection, app, rows, new)
+                self._note_wired(connection, app, rows, new)
             self._keep_rejects(connection, app, list(rejects), known_at)
         return len(rows)
 
     @staticmethod
-    def _note_alive(connection: sa.Connection, app: str, rows: list[dict[str, Any]], posts: dict[bytes, Post]) -> None:
+    def _note_wired(connection: sa.Connection, app: str, rows: list[dict[str, Any]], posts: dict[bytes, Post]) -> None:
         """
-        Since when do we know, and of which time, that a field is wired?
+        Store since when, and as of which time, a field is known to be wired.
 
-        Kept on writing, so that no view has to search the past.
+        This is done on writing, so that no query has to search the past.
         """
         first: dict[tuple[str, int], int] = {}
         for row in rows:
-            for name in posts[row["digest"]].snapshot.alive():
+            for name in posts[row["digest"]].snapshot.wired():
                 key = (name, row["known_at_us"])
                 first[key] = min(first.get(key, row["ts_us"]), row["ts_us"])
         known: dict[str, list[tuple[int, int]]] = {}
-        for field, known_at_us, ts_us in connection.execute(_WIRED, {"whose": app}) if first else ():
+        for field, known_at_us, ts_us in connection.execute(_WIRED_SINCE, {"whose": app}) if first else ():
             known.setdefault(field, []).append((known_at_us, ts_us))
         for (name, known_at_us), ts_us in sorted(first.items(), key=lambda f: (f[0][1], f[1])):
             if any(k <= known_at_us and t <= ts_us for k, t in known.get(name, ())):
@@ -124,7 +125,7 @@ class SnapshotStore:
             known.setdefault(name, []).append((known_at_us, ts_us))
 
     def keep_rejects(self, app: str, rejects: list[RejectedPost]) -> None:
-        """Keep what was refused of a file, with its reasons; the same refused again is kept once."""
+        """Store the rejected rows of a file with their reasons; the same row is stored only once."""
         if rejects:
             with self.store.committing() as connection:
                 self._keep_rejects(connection, app, rejects, self.store.stamp(connection))
@@ -150,8 +151,9 @@ class SnapshotStore:
 
     def post_rejects(self, app: str) -> int:
         """
-        How many refused posts of that app are kept; the receiver stops at `MOST_POST_REJECTS`, lest a stranger fill the
-        disk.
+        Count the stored rejected posts of an app.
+
+        The server stores at most `MOST_POST_REJECTS`, so that an unknown sender cannot fill the disk.
         """
         with self.store.reading() as connection:
             return connection.execute(
@@ -160,32 +162,30 @@ class SnapshotStore:
 
     def snapshots_written(self, app: str, after_seq: int, start_us: int, end_us: int) -> list[SnapshotRow]:
         """
-        The looks written after a row, of what happened after `start_us`, up to and at `end_us`, by the order of
-        writing.
+        Return the snapshots of (start, end] that were written after a row, in the order of writing.
         """
         s = SNAPSHOTS.c
-        return self._looks(
-            sa.select(*_LOOK)
+        return self._read_snapshots(
+            sa.select(*_COLUMNS)
             .where(s.app == app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us)
             .order_by(s.seq),
             None,
         )
 
-    def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[SnapshotRow]:
+    def snapshots(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[SnapshotRow]:
         """
-        What was seen after `start_us`, up to and at `end_us`, as known at `known_at_us` (None: all that is known)?
-
-        In order of time; an empty list where there is nothing.
+        Return the snapshots of (start, end] as known at `known_at_us` (None: all), in order of time.
         """
-        query = sa.select(*_LOOK).where(
+        query = sa.select(*_COLUMNS).where(
             SNAPSHOTS.c.app == app, SNAPSHOTS.c.ts_us > start_us, SNAPSHOTS.c.ts_us <= end_us
         )
-        return self._looks(query.order_by(SNAPSHOTS.c.ts_us, SNAPSHOTS.c.seq), known_at_us)
+        return self._read_snapshots(query.order_by(SNAPSHOTS.c.ts_us, SNAPSHOTS.c.seq), known_at_us)
 
     def extent(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> tuple[int, int]:
         """
-        How many looks are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0, 0
-        of none.
+        Return the number of snapshots in (start, end] as known at a moment (None: all), and their newest row.
+
+        It is (0, 0) if there are none.
         """
         s = SNAPSHOTS.c
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(
@@ -201,11 +201,11 @@ class SnapshotStore:
         self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any
     ) -> SnapshotRow | None:
         """
-        What was the last look at or before an instant? None where there is none.
+        Return the last snapshot at or before an instant; None if there is none.
 
         Args:
-            connected: Only one whose WebSocket was so.
-            which: Of one page only: its `page_id`; or, where that is None, its `load_ms` within `jitter_ms`.
+            connected: Only one with this state of the WebSocket.
+            which: Selects one page: its `page_id`; or, if that is None, its `load_ms` within `jitter_ms`.
         """
         s = SNAPSHOTS.c
         found = self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us <= before_us), known_at_us, **which)
@@ -214,7 +214,7 @@ class SnapshotStore:
         return self._one(found.order_by(s.ts_us.desc(), s.seq.desc()))
 
     def first_snapshot(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> SnapshotRow | None:
-        """What was the first look of a page (see `last_snapshot`) after an instant? None where there is none."""
+        """Return the first snapshot of a page (see `last_snapshot`) after an instant; None if there is none."""
         s = SNAPSHOTS.c
         return self._one(
             self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(
@@ -238,31 +238,34 @@ class SnapshotStore:
         return query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
 
     def _one(self, which: Query) -> SnapshotRow | None:
-        """The one look whose `seq` is found first: by an index alone, so that only its own row is read."""
-        found = self._looks(sa.select(*_LOOK).where(SNAPSHOTS.c.seq == which.limit(1).scalar_subquery()), None)
+        """Return the first snapshot of a `seq` query; the index finds it, so that only its own row is read."""
+        found = self._read_snapshots(
+            sa.select(*_COLUMNS).where(SNAPSHOTS.c.seq == which.limit(1).scalar_subquery()), None
+        )
         return found[0] if found else None
 
-    def _looks(self, query: Query, known_at_us: int | None) -> list[SnapshotRow]:
+    def _read_snapshots(self, query: Query, known_at_us: int | None) -> list[SnapshotRow]:
         if known_at_us is not None:
             query = query.where(SNAPSHOTS.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
             return [SnapshotRow._make(row) for row in connection.execute(query)]
 
-    def alive(self, app: str, known_at_us: int | None, ts_us: int | None = None) -> frozenset[str]:
+    def wired(self, app: str, known_at_us: int | None, ts_us: int | None = None) -> frozenset[str]:
         """
-        Which fields that an unwired app leaves at zero were known to move, up to `ts_us` (see
-        `snapshot.WIRED_FIELDS`)?
+        Return the fields that are known to be wired, up to `ts_us` (see `snapshot.WIRED_FIELDS`).
+
+        An app that does not wire them leaves them at zero.
         """
-        query = sa.select(ALIVE.c.field).where(ALIVE.c.app == app)
+        query = _WIRED
         if ts_us is not None:
             query = query.where(ALIVE.c.ts_us <= ts_us)
         if known_at_us is not None:
             query = query.where(ALIVE.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            return frozenset(connection.execute(query).scalars())
+            return frozenset(connection.execute(query, {"whose": app}).scalars())
 
     def first_ts(self, app: str) -> int | None:
-        """When the oldest look happened, microseconds; None where there is none."""
+        """Return the time of the oldest snapshot, microseconds; None if there is none."""
         with self.store.reading() as connection:
             first = connection.execute(
                 sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == app)
@@ -275,7 +278,7 @@ class SnapshotStore:
         self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None
     ) -> Iterator[tuple[int, int, str | None, bytes]]:
         """
-        Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all.
+        Yield every post unchanged, oldest first: (ts_us, known_at_us, page id or None, body).
         """
         s = SNAPSHOTS.c
         bounds = (
@@ -294,7 +297,7 @@ class SnapshotStore:
             yield row.ts_us, row.known_at_us, row.page_id, body
 
     def rejects(self, app: str) -> list[tuple[int, RejectedPost]]:
-        """What was refused, in the order it came: (known_at_us, reject)."""
+        """Return the rejected posts and rows in the order of arrival: (known_at_us, reject)."""
         r = REJECTS.c
         found = list(
             self.store.stream(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq))

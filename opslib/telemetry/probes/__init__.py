@@ -1,4 +1,4 @@
-"""Probe the app and its providers, and keep what was found."""
+"""Probe the app and its providers, and store the results."""
 
 from typing import TYPE_CHECKING
 

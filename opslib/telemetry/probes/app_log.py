@@ -1,8 +1,8 @@
 """
-Read what is new in the app's log, and of which kinds.
+Read new lines of the app's log, and classify them.
 
-The app writes to stdout, without times or levels; wherever that ends up (a file, a pipe, the journal) is read from a
-cursor, so much at a time, through rotation and truncation, and nothing waits for a line to come.
+The app writes to stdout, without times or levels. The file, pipe or journal that receives it is read from a cursor, a
+limited amount at a time, across rotation and truncation, without blocking.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from opslib.foundation import formatting
 from opslib.telemetry.probes.log_lines import LogLine
 from opslib.telemetry.probes.log_lines import read as read_line
 
-MOST_BYTES = 1 << 20  # Read at one time; what is left is read the next time.
+MOST_BYTES = 1 << 20  # Read at one time; the rest is read the next time.
 MOST_LINES = 20_000
 LONGEST_LINE = 16_384
-MARK_BYTES = 256  # So much of a file's beginning tells whether it is still the same file.
+MARK_BYTES = 256  # This much of a file's beginning identifies the file.
 JOURNAL = "journal:"
 
 
 class Kind(NamedTuple):
-    """One kind of line: its name, what it looks like, and whether it is an error."""
+    """One kind of line: its name, its pattern, and whether it is an error."""
 
     name: str
     pattern: re.Pattern[str]
@@ -41,7 +41,7 @@ def _kind(name: str, pattern: str, error: bool = True) -> Kind:
     return Kind(name, re.compile(pattern), error)
 
 
-# The first that fits is the line's kind. Patterns are of what the app really writes; case matters to it, not to us.
+# The first match is the line's kind. The patterns are taken from the app's real output.
 _PROVIDER = (
     r"(?:massive|tradier)\]?(?: (?:api|proxy|request|error|failed|returned|responded|status|http|with|code))*:? *\(?"
 )
@@ -51,11 +51,13 @@ KINDS = (
         r"(?i)^(\[[^\]]+\] )?\W*\w*_(API_KEY|TOKEN|URL)\b.*(present|set|loaded|missing|✓|true|length)",
         error=False,
     ),
-    # Ours, or a load balancer's.
+    # Our probes, or those of a load balancer.
     _kind(
         "access_looks", r"^[A-Z]{3,7} /(ping|api/(health|metrics|ws-token|market/status))\b\S* \d\d\d\b", error=False
     ),
-    _kind("access_proxy_5xx", r"^[A-Z]{3,7} /api/massive\S* 5\d\d\b", error=False),  # Its message is counted.
+    _kind(
+        "access_proxy_5xx", r"^[A-Z]{3,7} /api/massive\S* 5\d\d\b", error=False
+    ),  # Its error message is counted instead.
     _kind("access_5xx", r"^[A-Z]{3,7} /\S* 5\d\d\b"),
     _kind("access", r"^[A-Z]{3,7} /\S* \d\d\d\b", error=False),
     _kind("fallback", r"\[v0\] fallback\(", error=False),
@@ -94,7 +96,7 @@ KINDS = (
     ),
 )
 _ERRORS = frozenset(k.name for k in KINDS if k.error)
-# What says that there is no error, or speaks of errors in general; left out before a line without a level is
+# Phrases that report no error, or mention errors in general; they are removed before a line without a level is
 # classified.
 _NO_ERROR = re.compile(
     r"(?i)\b(?:no|0|zero|without(?: any)?|0 (?:of|/) \d+)\s+(?:[\w-]+\s+)?(?:errors?|failures?|failed"
@@ -118,21 +120,21 @@ _REJECTION = "UnhandledPromiseRejection"
 _NPM = re.compile(r"\S*npm (?:ERR!|error)")
 _DUMPED_LEVEL = re.compile(r"""\s{1,4}["']?(?:level|severity)["']?\s*:\s*["']?(\w+)""")
 _TOO_SHORT = re.compile(r"(?i)(?:timed out after|timeout of|timeout after) (\d+) ?ms")
-# So long did a call to Massive take that failed.
+# The duration of a failed call to Massive.
 _GAVE_UP = re.compile(r"^[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")
-MOST_OF_ENTRY = 2000  # Lines of one entry whose words are still asked for its kind.
+MOST_OF_ENTRY = 2000  # Further lines of an entry are not used to classify it.
 
 
 class LogSummary(NamedTuple):
     """
-    What a stretch of a log comes to.
+    The summary of a part of a log.
 
     Attributes:
-        lines: How many lines there were.
-        kinds: How many entries of each kind, where there were any.
-        errors: How many errors; a stack below a message is not counted again.
+        lines: The number of lines.
+        kinds: The number of entries of each kind that occurs.
+        errors: The number of errors; a stack trace is part of its message.
         newest: The newest line of each kind of error, shortened, without secrets.
-        waited_ms: The shortest time after which the app says that it gave up waiting; None where it says none.
+        waited_ms: The shortest timeout that the app reports; None if it reports none.
     """
 
     lines: int
@@ -142,7 +144,7 @@ class LogSummary(NamedTuple):
     waited_ms: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """For a sample."""
+        """Return the detail of a sample."""
         return {"lines": self.lines, "kinds": self.kinds, "newest": self.newest} | (
             {"waited_ms": self.waited_ms} if self.waited_ms is not None else {}
         )
@@ -150,12 +152,12 @@ class LogSummary(NamedTuple):
 
 class Entry:
     """
-    One entry of a log: a line, and the lines that go on with it, as those of a stack.
+    One entry of a log: a line and its continuation lines, such as a stack trace.
 
     Attributes:
-        first: The line that begins it.
-        count: How many lines it has.
-        kind: The name of its kind; empty where it is of none.
+        first: Its first line.
+        count: The number of its lines.
+        kind: The name of its kind; empty if it is of no kind.
         is_error: Whether it is an error.
     """
 
@@ -165,7 +167,7 @@ class Entry:
         self._in_traceback = bool(_TRACEBACK.match(first.text))
 
     def continued_by(self, line: LogLine, after: LogLine | None) -> bool:
-        """Whether a line belongs to this entry; `after` is the line below it, None where that is not known yet."""
+        """Return whether a line belongs to this entry; `after` is the line below it, None if not known yet."""
         if line.continues or self.last.partial:
             return True
         if not line.bare:
@@ -182,7 +184,7 @@ class Entry:
         return self.is_error and is_exception and has_stack and not _EXCEPTION.match(self.first.text)
 
     def add(self, line: LogLine) -> None:
-        """Take in a line that goes on with this entry."""
+        """Add a continuation line."""
         self.count, self.last = self.count + 1, line
         if _TRACEBACK.match(line.text):
             self._in_traceback = True
@@ -192,7 +194,7 @@ class Entry:
             return
         if not self.kind and self.first.text == "{" and (found := _DUMPED_LEVEL.match(line.text)):
             self.kind, self.is_error = _classified(read_line(json.dumps({"level": found[1], "msg": ""})))
-        elif self.kind == "other_error":  # What the stack says of the cause says more.
+        elif self.kind == "other_error":  # The stack trace names the cause more precisely.
             self.kind = next(
                 (
                     k.name
@@ -204,7 +206,7 @@ class Entry:
 
 
 def _classified(line: LogLine) -> tuple[str, bool]:
-    """The kind of a line, and whether it is an error: by its level where it states one, else by its words."""
+    """Return the kind of a line, and whether it is an error: by its level if it has one, else by its text."""
     if line.is_error is None:
         words = line.text if line.is_access else _NO_ERROR.sub("", line.text)
         kind = next((k for k in KINDS if k.pattern.search(words)), None)
@@ -223,8 +225,9 @@ def _classified(line: LogLine) -> tuple[str, bool]:
 
 def entries(lines: Iterable[LogLine]) -> Iterator[Entry]:
     """
-    Group lines into entries; lines that go on with nothing, as at the beginning of a rotated file, are an entry of no
-    kind.
+    Group lines into entries.
+
+    Continuation lines without a first line, as at the beginning of a rotated file, form an entry of no kind.
     """
     current: Entry | None = None
     held: LogLine | None = None
@@ -242,7 +245,7 @@ def entries(lines: Iterable[LogLine]) -> Iterator[Entry]:
 
 
 class Summary:
-    """What entries of a log come to, as they are added."""
+    """Builds the summary of a log from its entries."""
 
     def __init__(self) -> None:
         self._kinds, self._newest, self._errors = Counter[str](), dict[str, str](), 0
@@ -262,9 +265,9 @@ class Summary:
         elif found := _GAVE_UP.match(line):
             self._took.append(round(float(found[1])))
 
-    def told(self, lines: int) -> LogSummary:
-        """What it comes to, of so many lines."""
-        # Where the app says that it gave up, and not after what time: after that of the calls that failed.
+    def summarise(self, lines: int) -> LogSummary:
+        """Return the summary, for a number of lines."""
+        # If the app reports timeouts without their duration, the duration of the failed calls counts.
         waited = self._waited or (self._took if self._kinds["timeout"] else [])
         return LogSummary(
             lines,
@@ -276,7 +279,7 @@ class Summary:
 
 
 def read(lines: Iterable[str]) -> LogSummary:
-    """What these lines come to."""
+    """Summarise lines of the log."""
     count, found = 0, Summary()
 
     def counted() -> Iterator[LogLine]:
@@ -288,16 +291,16 @@ def read(lines: Iterable[str]) -> LogSummary:
 
     for entry in entries(counted()):
         found.add(entry)
-    return found.told(count)
+    return found.summarise(count)
 
 
 class Log:
     """
-    One log and how far it was read.
+    One log and the position up to which it was read.
 
     Args:
         place: A file, a named pipe, or ``journal:UNIT``.
-        cursor: What `cursor` gave before; empty begins at the end of what is there now, and says so.
+        cursor: An earlier value of `cursor`; empty starts at the current end of the log.
     """
 
     def __init__(self, place: str, cursor: str = ""):
@@ -309,22 +312,22 @@ class Log:
 
     @property
     def cursor(self) -> str:
-        """How far it was read, for the next process."""
+        """The position up to which it was read, for the next process."""
         whole = self._at | ({"offset": self._at["offset"] - len(self._rest)} if "offset" in self._at else {})
         return json.dumps(whole, sort_keys=True)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     async def new(self) -> list[str]:
         """
-        What has come since the last time? Whole lines, at most `MOST_BYTES` of them.
+        Return the complete lines since the last call, at most `MOST_BYTES`.
 
         Raises:
-            OSError: It is not there, or cannot be read.
+            OSError: The log does not exist, or cannot be read.
         """
         if self.place.startswith(JOURNAL):
             return await self._journal()
@@ -337,7 +340,7 @@ class Log:
         found = self._more()
         assert self._file is not None
         if not found and stat.S_ISREG(os.fstat(self._file).st_mode) and self._moved(path):
-            self.close()  # Rotated, and read to its end: what is there now is another file, from its beginning.
+            self.close()  # Rotated, and read to its end: continue with the new file from its beginning.
             self._at, left, self._rest = {}, self._rest, b""
             self._open(path, 0)
             found = ([left.decode("utf-8", "replace")] if left else []) + self._more()
@@ -348,7 +351,7 @@ class Log:
         status = os.fstat(self._file)
         if stat.S_ISDIR(status.st_mode):
             self.close()
-            raise IsADirectoryError(errno.EISDIR, "a log was wanted", str(path))
+            raise IsADirectoryError(errno.EISDIR, "it is a directory; expected a log file", str(path))
         if not stat.S_ISREG(status.st_mode):
             self._at = {}
             return
@@ -360,7 +363,7 @@ class Log:
         self._at = {"offset": offset, "inode": status.st_ino, "mark": self._mark()}
 
     def _resumed(self, path: Path, status: os.stat_result) -> int | None:
-        """Where to go on in the file that is there; in the one it was renamed to first, where that is found."""
+        """Return the offset to resume from, in the current file or in the renamed one; None if neither is found."""
         assert self._file is not None
         if (
             self._at.get("inode") == status.st_ino
@@ -377,8 +380,7 @@ class Log:
 
     def _mark(self) -> str:
         """
-        What a file begins with, as a digest of each power of two of its first bytes, so that one that grew is known
-        again.
+        Return digests of the first 16, 64 and 256 bytes, by which a file that grew is recognised.
         """
         assert self._file is not None
         head = os.pread(self._file, MARK_BYTES, 0)
@@ -390,7 +392,7 @@ class Log:
         if regular:
             size, mark = os.fstat(self._file).st_size, self._mark()
             if size < self._at["offset"] or not mark.startswith(self._at["mark"]):
-                self._at["offset"], self._rest = 0, b""  # Cut in place: it begins anew.
+                self._at["offset"], self._rest = 0, b""  # Truncated in place: start again at its beginning.
             self._at["mark"] = mark
             found = os.pread(self._file, MOST_BYTES, self._at["offset"])
         else:
@@ -400,7 +402,7 @@ class Log:
                 found = b""
         *whole, rest = (self._rest + found).split(b"\n")
         if len(rest) > LONGEST_LINE:
-            whole.append(rest)  # A line without an end is taken as it is, lest it be held for ever.
+            whole.append(rest)  # A line that is too long is returned without its end, so that it is not held forever.
             rest = b""
         self._rest = rest
         if regular:
@@ -412,7 +414,7 @@ class Log:
         try:
             there = path.stat()
         except FileNotFoundError:
-            return False  # Between the renaming and the new file: the old one is still written to.
+            return False  # Renamed, and no new file yet: the old one is still written to.
         return there.st_ino != os.fstat(self._file).st_ino
 
     async def _journal(self) -> list[str]:
@@ -424,9 +426,9 @@ class Log:
         running = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        out, told = await running.communicate()
+        out, errors = await running.communicate()
         if running.returncode:
-            raise OSError(errno.EIO, formatting.single_line(told.decode("utf-8", "replace"), 120), self.place)
+            raise OSError(errno.EIO, formatting.single_line(errors.decode("utf-8", "replace"), 120), self.place)
         lines = out.decode("utf-8", "replace").splitlines()
         if lines and lines[-1].startswith("-- cursor: "):
             self._at["journal"] = lines.pop().removeprefix("-- cursor: ")

@@ -9,19 +9,19 @@ from opslib.telemetry.probes.http import Prober, ProbeRequest
 from opslib.telemetry.probes.store import Sample
 from opslib.trading.options.vendors import several
 
-CHAIN_LOOK_S = 60.0
+CHAIN_TIMEOUT_S = 60.0
 USABLE = ("ok", "ok_empty")
 
 
 class Fetched(NamedTuple):
     """
-    A chain as it came.
+    A fetched chain.
 
     Attributes:
-        outcome: How it ended; a name of `outcomes.OUTCOMES`.
-        pages: What each answer holds.
-        results: Of Massive the contracts of all of them.
-        detail: What else is worth keeping.
+        outcome: The outcome of the fetch; a name of `outcomes.OUTCOMES`.
+        pages: The payload of each response.
+        results: For Massive, the contracts of all pages.
+        detail: Further details to store.
     """
 
     outcome: str
@@ -40,14 +40,14 @@ def _ended(last: Sample | None) -> str:
 
 
 async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
-    """The whole chain of a symbol from Massive, as far as it could be had."""
+    """Fetch the whole chain of a symbol from Massive, page by page."""
     pages, results, seen = list[Any](), list[Any](), set[str]()
     url, detail, loop = None, dict[str, Any](), asyncio.get_running_loop()
     began_s = loop.time()
-    while len(pages) < providers.MOST_PAGES and loop.time() - began_s < CHAIN_LOOK_S / prober.speed:
+    while len(pages) < providers.MOST_PAGES and loop.time() - began_s < CHAIN_TIMEOUT_S / prober.speed:
         last, payload = await _answer(prober, providers.chain_question(settings, symbol, url))
         if last is None or last.outcome not in USABLE or not isinstance(payload, dict):
-            detail |= last.told() if last else {}
+            detail |= last.details() if last else {}
             return Fetched("partial" if pages else _ended(last), pages, results, detail)
         pages.append(payload)
         results += [r for r in several(payload.get("results")) if isinstance(r, dict)]
@@ -57,18 +57,18 @@ async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
             return Fetched("partial", pages, results, {"why": str(problem)})
         if url is None:
             return Fetched("ok" if results else "ok_empty", pages, results, detail)
-    return Fetched("partial", pages, results, {"why": "it went on for longer than any chain does"})
+    return Fetched("partial", pages, results, {"why": "the chain has more pages than expected, or took too long"})
 
 
 async def tradier(prober: Prober, settings: Settings, symbol: str) -> Fetched:
-    """Every expiration of a symbol's chain from Tradier, and the underlying's quote, which its chains lack."""
+    """Fetch every expiration of a symbol's chain from Tradier, and the underlying's quote, which its chains lack."""
     last, payload = await _answer(
         prober, providers.tradier_question(settings, "options/expirations", symbol, includeAllRoots="true")
     )
     days = providers.expirations(payload) if last and last.outcome in USABLE else []
     if last is None or not days:
         return Fetched(
-            last.outcome if last and last.outcome != "ok" else "ok_empty", [], [], last.told() if last else {}
+            last.outcome if last and last.outcome != "ok" else "ok_empty", [], [], last.details() if last else {}
         )
     quoted, quote = await _answer(prober, providers.tradier_question(settings, "quotes", symbol))
     pages = [quote] if quoted and quoted.outcome == "ok" else []
@@ -81,7 +81,7 @@ async def tradier(prober: Prober, settings: Settings, symbol: str) -> Fetched:
                 "partial" if len(pages) > 1 else _ended(last),
                 pages,
                 [],
-                last.told() if last else {},
+                last.details() if last else {},
             )
         pages.append(payload)
     return Fetched("ok", pages, [], {})

@@ -1,8 +1,8 @@
 """
-Send one HTTP probe, attempt by attempt: deadlines, retries, quotas, sizes, and what may be believed of an answer.
+Send one HTTP probe with timeouts, retries, quotas and size limits, and classify its response.
 
-Every connection is a new one, so that name, route and certificate are looked at each time. Nothing is followed
-elsewhere, since our key would go with it. No exception and no text of an answer leaves here with a secret in it.
+Every attempt opens a new connection, so that name resolution, route and certificate are tested each time. Redirects are
+not followed, since our API key would be sent too. Secrets are removed from exceptions and response texts.
 """
 
 import asyncio
@@ -31,35 +31,35 @@ if TYPE_CHECKING:
     import httpx
 
 
-ATTEMPT_S, LOOK_S = 4.0, 9.0  # How long one attempt may take, and a look with all of its attempts.
+ATTEMPT_S, PROBE_S = 4.0, 9.0  # Timeouts of one attempt, and of a probe with all its attempts.
 ATTEMPTS, BACKOFF_S = 2, 0.5
 CONNECT_SHARE = 0.75
 LARGEST_ANSWER = 4 << 20
-DATED = ("liveness", "health")  # The probes by which a server's clock is read: by its own word, else by its Date.
+DATED = ("liveness", "health")  # Probes that read a server's clock: from its payload, else from its Date header.
 HALF_SECOND_S = 0.5
 
 
 class ProbeReading(NamedTuple):
-    """What an answer says: how the look ended, the number it measured, and what else is worth keeping."""
+    """The reading of a response: outcome, measured number, and further details to store."""
 
     outcome: str
     value: float | None = None
-    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
+    detail: dict[str, Any] = {}  # noqa: RUF012  # It is never modified.
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
     """
-    One question to one server.
+    One request to one server.
 
     Attributes:
-        probe, subject: What is asked, and of whom (see `Sample`).
+        probe, subject: The probe and its subject (see `Sample`).
         url: Without a query; it holds no secret.
-        read: What an answer in JSON says, given the moment in the middle of its asking.
+        read: Reads a JSON response, given the middle of the time between request and response.
         headers: They may hold a secret.
-        json_only: Is an answer believed only as ``application/json``? Tradier may say text/plain.
-        most_bytes: A longer answer is not read to its end.
-        reads_5xx: Whether the JSON of an answer of 500 or above is read as any other.
+        json_only: Whether only ``application/json`` is accepted; Tradier may send text/plain.
+        most_bytes: Size limit of the response.
+        reads_5xx: Whether the JSON of a response with status 500 or above is read too.
     """
 
     probe: str
@@ -76,10 +76,10 @@ class ProbeRequest:
 
 class RateLimiter:
     """
-    As many questions a minute as a provider allows, however many ask.
+    Limits the requests to a provider to its rate, for all probes together.
 
     Args:
-        per_min: Questions a minute; a sixth of them may come at once.
+        per_min: Requests per minute; a sixth of them may be sent at once.
         speed: See `clock.speed`.
     """
 
@@ -92,12 +92,12 @@ class RateLimiter:
         return asyncio.get_running_loop().time() * self._speed
 
     def hold(self, seconds: float) -> None:
-        """Ask nothing for so many seconds: the provider said so."""
+        """Send no request for a number of seconds, as the provider asked."""
         self._held_until_s = max(self._held_until_s, self._now_s() + min(seconds, 3600.0))
 
     def reserve(self, at_most_s: float) -> tuple[bool, float]:
         """
-        Take the next turn that is free, and say in how many seconds it comes; where that is too long, none is taken.
+        Reserve the next free slot, and return whether it is within `at_most_s`, and the seconds until it.
         """
         now_s = self._now_s()
         self._left = (
@@ -112,7 +112,7 @@ class RateLimiter:
 
 
 class Answer(NamedTuple):
-    """One attempt as it came: an outcome, where there was no answer that could be read; else what was in it."""
+    """The response of one attempt: an outcome if it could not be read, else its payload."""
 
     outcome: str | None
     payload: Any
@@ -123,12 +123,12 @@ class Answer(NamedTuple):
 
 class Prober:
     """
-    Asks questions.
+    Sends probe requests.
 
     Args:
-        now: What time it is.
-        speed: See `clock.speed`; every deadline and pause is divided by it.
-        chance: Jitter is drawn from it.
+        now: The clock.
+        speed: See `clock.speed`; every timeout and pause is divided by it.
+        chance: The source of jitter.
     """
 
     def __init__(
@@ -148,28 +148,29 @@ class Prober:
         self._trust = tls_context(settings.ca_file)
 
     def _client(self) -> "httpx.AsyncClient":
-        """A client for one attempt: whatever becomes of it, all that it opened is closed with it."""
+        """Create a client for one attempt; closing it closes all its connections."""
         import httpx
 
         return httpx.AsyncClient(
             transport=_transport(self._trust),
             follow_redirects=False,
-            timeout=None,  # noqa: S113  # Who asks sets a deadline for the whole attempt.
+            timeout=None,  # noqa: S113  # The caller sets a timeout for the whole attempt.
             headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"},
         )
 
-    async def look(self, question: ProbeRequest) -> list[Sample]:
+    async def probe(self, question: ProbeRequest) -> list[Sample]:
         """
-        Ask, again where that is worth it, until there is an outcome or the time is up.
+        Send a request, with retries where they can help, until there is an outcome or the time is up.
 
-        One sample for each attempt.
+        Returns:
+            One sample per attempt.
         """
         return [sample async for sample, _ in self.attempts(question)]
 
     async def attempts(self, question: ProbeRequest) -> AsyncGenerator[tuple[Sample, Any], None]:
-        """Each attempt as a sample, with what was in the answer where it could be read."""
+        """Yield each attempt as a sample, with the payload if it could be read."""
         loop, bucket = asyncio.get_running_loop(), self.buckets.get(question.subject)
-        until_s = loop.time() + LOOK_S / self.speed
+        until_s = loop.time() + PROBE_S / self.speed
         for attempt in range(1, ATTEMPTS + 1):
             free, wait_s = (
                 bucket.reserve(max(0.0, (until_s - loop.time()) * self.speed - ATTEMPT_S)) if bucket else (True, 0.0)
@@ -181,12 +182,12 @@ class Prober:
                 )
                 return
             await asyncio.sleep(wait_s / self.speed)
-            asked = self.now()
+            sent = self.now()
             answer = await self._ask(question, min(ATTEMPT_S / self.speed, max(0.001, until_s - loop.time())))
-            middle = asked + (self.now() - asked) / 2
+            middle = sent + (self.now() - sent) / 2
             reading = ProbeReading(answer.outcome) if answer.outcome else _read(question, answer.payload, middle)
             if bucket and answer.wait_s is not None and answer.detail.get("status", 200) < 500:
-                # A quota is kept for as long as it is asked; an outage is looked at all the same.
+                # A Retry-After for the quota is kept; one of an outage (5xx) does not stop the probes.
                 bucket.hold(answer.wait_s)
             pause_s = (
                 answer.wait_s if answer.wait_s is not None else self.chance.uniform(0, BACKOFF_S * 2 ** (attempt - 1))
@@ -223,18 +224,18 @@ class Prober:
         last: bool,
         detail: dict[str, Any],
     ) -> Sample:
-        told = self.settings.redact(json.dumps(detail, ensure_ascii=False, sort_keys=True))
+        shown = self.settings.redact(json.dumps(detail, ensure_ascii=False, sort_keys=True))
         return Sample(
-            clock.micros(self.now()), question.probe, question.subject, outcome, seconds, value, attempt, last, told
+            clock.micros(self.now()), question.probe, question.subject, outcome, seconds, value, attempt, last, shown
         )
 
     async def _ask(self, question: ProbeRequest, within_s: float) -> Answer:
-        """One attempt."""
+        """Make one attempt."""
         import httpx
 
         loop, detail = asyncio.get_running_loop(), dict[str, Any]()
-        began_s, asked = loop.time(), self.now()
-        # The shorter, so that it can be told which it was.
+        began_s, sent = loop.time(), self.now()
+        # The connect timeout is shorter, so that both can be distinguished.
         timeout = httpx.Timeout(within_s, connect=within_s * CONNECT_SHARE)
 
         def ended(outcome: str | None, payload: Any = None, wait_s: float | None = None) -> Answer:
@@ -255,7 +256,7 @@ class Prober:
                 detail |= {"status": answer.status_code, "first_byte_s": round((loop.time() - began_s) * self.speed, 4)}
                 if (
                     question.probe in DATED
-                    and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None
+                    and (skew_s := _skew_s(answer.headers, sent + (self.now() - sent) / 2)) is not None
                 ):
                     detail["skew_s"] = skew_s
                 if request_id := answer.headers.get("x-request-id"):
@@ -268,7 +269,7 @@ class Prober:
                 detail["bytes"] = len(body)
                 quota, wait_s = _quota(answer.headers, self.now())
                 detail |= quota
-                outcome, payload = _told(question, answer.status_code, answer.headers, bytes(body), detail)
+                outcome, payload = _payload_of(question, answer.status_code, answer.headers, bytes(body), detail)
                 return ended(outcome, payload, wait_s)
         except TimeoutError:
             return ended("timeout")
@@ -287,10 +288,10 @@ class Prober:
 @functools.cache
 def _backend() -> Any:
     """
-    httpcore's own network, but that a connection is closed when its TLS handshake is broken off.
+    Create httpcore's network backend, with a fix: a connection is closed when its TLS handshake is cancelled.
 
-    httpcore 1.0 lets go of such a connection without closing it: a monitor whose provider hangs in its handshake would
-    run out of descriptors within days. A test counts them.
+    httpcore 1.0 does not close such a connection: with a provider that hangs in its handshake, the collector would run
+    out of file descriptors within days. A test counts them.
     """
     import httpcore
 
@@ -327,7 +328,7 @@ def _backend() -> Any:
 
 
 def _transport(trust: ssl.SSLContext) -> "httpx.AsyncHTTPTransport":
-    """httpx's own transport over that network."""
+    """Create httpx's transport over that backend."""
     import httpcore
     import httpx
 
@@ -337,7 +338,7 @@ def _transport(trust: ssl.SSLContext) -> "httpx.AsyncHTTPTransport":
 
 
 def _read(question: ProbeRequest, payload: Any, middle: datetime) -> ProbeReading:
-    """What an answer says; one that is not of the shape that was asked for says nothing."""
+    """Read a response; an unexpected structure is the outcome `schema_mismatch`."""
     try:
         return question.read(payload, middle)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
@@ -345,7 +346,7 @@ def _read(question: ProbeRequest, payload: Any, middle: datetime) -> ProbeReadin
 
 
 def transport(problem: BaseException) -> str:
-    """Which outcome is an exception of a connection? By what lies under it."""
+    """Return the outcome for an exception of a connection, from its causes."""
     for cause in _under(problem):
         if isinstance(cause, ssl.SSLError):
             return "tls"
@@ -361,9 +362,9 @@ def transport(problem: BaseException) -> str:
     return "reset"
 
 
-def _number(told: str | None) -> float | None:
+def _number(given: str | None) -> float | None:
     try:
-        found = float(told) if told else None
+        found = float(given) if given else None
     except ValueError:
         return None
     return found if found is not None and 0 <= found < 1e15 else None
@@ -371,8 +372,9 @@ def _number(told: str | None) -> float | None:
 
 def _skew_s(headers: Any, middle: datetime) -> float | None:
     """
-    By how many seconds a server's clock is ahead of ours by its Date, which has whole seconds; None where it sends none
-    of its own.
+    Return by how many seconds a server's clock is ahead of ours, from its Date header, which has whole seconds.
+
+    None if it sends no Date of its own.
     """
     sent = _sent(headers)
     return None if sent is None or clock.simulated() else round((sent - middle).total_seconds() + HALF_SECOND_S, 2)
@@ -380,8 +382,7 @@ def _skew_s(headers: Any, middle: datetime) -> float | None:
 
 def _sent(headers: Any) -> datetime | None:
     """
-    When an answer was sent, by its own Date; None where it has none, or comes out of a cache, whose date is that of its
-    own asking.
+    Return when a response was sent, from its Date header; None if it has none, or comes from a cache.
     """
     if "date" not in headers or "age" in headers:
         return None
@@ -393,41 +394,41 @@ def _sent(headers: Any) -> datetime | None:
 
 
 def _quota(headers: Any, now: datetime) -> tuple[dict[str, Any], float | None]:
-    """What an answer says of the quota, and for how many seconds it asks us to wait (None: it does not)."""
+    """Return the quota in a response, and the seconds to wait that it asks for (None: it does not)."""
     left, allowed = _number(headers.get("x-ratelimit-available")), _number(headers.get("x-ratelimit-allowed"))
-    told = {name: int(value) for name, value in (("quota_left", left), ("quota", allowed)) if value is not None}
-    wait_s = _asked_to_wait(headers.get("retry-after"), headers.get("date"), now)
+    quota = {name: int(value) for name, value in (("quota_left", left), ("quota", allowed)) if value is not None}
+    wait_s = _requested_wait_s(headers.get("retry-after"), headers.get("date"), now)
     expiry_ms = _number(headers.get("x-ratelimit-expiry"))
     if wait_s is None and left == 0 and expiry_ms is not None:
-        # By the sender's own clock, where it tells it.
+        # By the sender's own clock if it sends its time.
         wait_s = min(60.0, max(0.0, expiry_ms / 1000 - (_sent(headers) or now).timestamp()))
-    return told, wait_s
+    return quota, wait_s
 
 
-def _asked_to_wait(told: str | None, sent: str | None, now: datetime) -> float | None:
-    """Seconds of a Retry-After, which may be a date: by the sender's own clock, where it tells it."""
-    seconds = _number(told)
-    if told is None or seconds is not None:
+def _requested_wait_s(given: str | None, sent: str | None, now: datetime) -> float | None:
+    """Return the seconds of a Retry-After header, which may be a date by the sender's own clock."""
+    seconds = _number(given)
+    if given is None or seconds is not None:
         return seconds
     try:
-        until = parsedate_to_datetime(told)
+        until = parsedate_to_datetime(given)
         since = parsedate_to_datetime(sent) if sent else now
         return max(0.0, (until - since).total_seconds())
     except (ValueError, TypeError):
         return None
 
 
-def _told(
+def _payload_of(
     question: ProbeRequest, status: int, headers: Any, body: bytes, detail: dict[str, Any]
 ) -> tuple[str | None, Any]:
-    """How an answer ended by its status and kind of content; and what is in it, where it may be believed."""
+    """Return the outcome of a response by its status and content type, and its payload if it is valid."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= status < 400:
         detail["to"] = formatting.single_line(urlsplit(headers.get("location", "")).hostname or "", 80)
         return "redirected", None
     if status >= 400 and not (status >= 500 and question.reads_5xx and "json" in kind):
         words = body[:2000].decode("utf-8", "replace")
-        detail["said"] = formatting.single_line(_said(words, kind), 160)
+        detail["said"] = formatting.single_line(_error_message(words, kind), 160)
         keyed = any(name == "Authorization" for name, _ in question.headers)
         return refusal(status, kind, words.lower(), keyed), None
     if "json" not in kind and (question.json_only or kind not in ("text/plain", "")):
@@ -439,8 +440,8 @@ def _told(
         return "bad_json", None
 
 
-def _said(words: str, kind: str) -> str:
-    """What an error says for itself: its message, where it is JSON; nothing of a page."""
+def _error_message(words: str, kind: str) -> str:
+    """Return the message of an error response: from its JSON, or its text; empty for an HTML page."""
     if "json" in kind:
         try:
             found = json.loads(words)
@@ -455,7 +456,7 @@ _PLAN = re.compile(r"entitle|\bplan\b|upgrade|subscri|not_authorized")
 
 
 def refusal(status: int, kind: str, words: str, keyed: bool) -> str:
-    """Which outcome is an answer of 400 or above? Tradier tells of its quota with 400 too."""
+    """Return the outcome for a status of 400 or above; Tradier reports its quota with 400 too."""
     if status == 429 or (status == 400 and "quota" in words):
         return "rate_limited_429"
     if status == 401:

@@ -1,8 +1,8 @@
 """
-Read one line of a log: what it says, at which level, and when it was written, whatever formatted or wrapped it.
+Parse one line of a log: its text, level and time, in any common format.
 
 Wrappers are removed first (Docker's JSON, a container runtime, syslog, the journal, Compose, PM2, concurrently), then
-the time, then the level. A level that a line states is believed; words of its message are not a level.
+the time, then the level. An explicit level is used; words of the message are not a level.
 """
 
 import json
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-NO_YEAR = 4  # The year of a time that states none, as syslog writes it; a leap year, so that each day exists.
+NO_YEAR = 4  # The year of a time without one, as in syslog; a leap year, so that each day exists.
 MOST_WRAPPERS = 8
-EARLIEST_S, LATEST_S = 500_000_000, 5_000_000_000  # 1985 to 2128: a number of JSON within is a time in seconds.
+EARLIEST_S, LATEST_S = 500_000_000, 5_000_000_000  # 1985 to 2128: a JSON number in this range is a time in seconds.
 ERRORS = frozenset(
     [
         "error",
@@ -74,7 +74,7 @@ OTHERS = frozenset(
         "n",
     ]
 )
-# Of these a level is recognised before a colon, or in capitals, or after a time; the others need brackets or a key.
+# These levels are recognised before a colon, in capitals, or after a time; others need brackets or a key.
 PLAIN = frozenset(
     [
         "error",
@@ -123,14 +123,13 @@ class LogLine(NamedTuple):
     One line of a log.
 
     Attributes:
-        text: What it says, without wrapper, time and level; of an access line METHOD PATH STATUS and what follows.
-        is_error: Whether the level that it states is one of an error; None where it states none.
-        at: When it was written; without a zone where it states none, of the year `NO_YEAR` where it states no year;
-            None: no time.
+        text: Its text, without wrapper, time and level; for an access line METHOD PATH STATUS and the rest.
+        is_error: Whether its level is an error level; None without a level.
+        at: Its time, without a zone if it has none, with the year `NO_YEAR` if it has no year; None without a time.
         is_access: Whether it is a request with its status.
-        continues: Whether it goes on with the line above: a frame of a stack, a part of a printed object.
-        bare: Whether it states neither a time of its own nor a level, as the lines of a stack do.
-        partial: Whether the container runtime cut it, so that the next line goes on with it.
+        continues: Whether it continues the line above: a stack frame, a part of a printed object.
+        bare: Whether it has neither a time of its own nor a level, like the lines of a stack trace.
+        partial: Whether the container runtime split it, so that the next line continues it.
     """
 
     text: str
@@ -204,17 +203,17 @@ _STACK = re.compile(r"\s+at |\s*\^+\s*$|\s{4,}\S")
 
 
 def read(raw: str) -> LogLine:
-    """Read one line; a line of no form that is recognised is its own text, without level and time."""
-    said = ANSI.sub("", raw).rstrip()
-    if "\x1b" in said or "\0" in said:
-        said = said.replace("\x1b", "").replace("\0", "")
+    """Parse one line; a line of unknown format is only text, without level and time."""
+    content = ANSI.sub("", raw).rstrip()
+    if "\x1b" in content or "\0" in content:
+        content = content.replace("\x1b", "").replace("\0", "")
     level: bool | None = None
     at: datetime | None = None
     own_time = partial = False
     tagless = True  # Whether a syslog tag without a process id may follow.
     for _ in range(MOST_WRAPPERS):
-        if said.startswith("{"):
-            unwrapped = _of_json(said)
+        if content.startswith("{"):
+            unwrapped = _of_json(content)
             if unwrapped is None:
                 break
             inner, stated, when, is_last, request = unwrapped
@@ -231,48 +230,55 @@ def read(raw: str) -> LogLine:
                     False,
                     partial,
                 )
-            said, own_time = inner, False
-        elif found := _CRI.match(said):
-            at, said, partial, own_time = _better(at, _time(found)), said[found.end() :], found["flag"] == "P", False
-        elif (found := _PRIORITY.match(said)) and int(found[1]) < 192:
-            level, said, tagless = int(found[1]) % 8 <= 3, said[found.end() :], False
-            if found := _SYSLOG_5424.match(said):
-                at, said = _better(at, _time(found) if found["y"] else None), said[found.end() :]
-        elif found := next((f for form in _TIMES if (f := form.match(said))), None):
+            content, own_time = inner, False
+        elif found := _CRI.match(content):
+            at, content, partial, own_time = (
+                _better(at, _time(found)),
+                content[found.end() :],
+                found["flag"] == "P",
+                False,
+            )
+        elif (found := _PRIORITY.match(content)) and int(found[1]) < 192:
+            level, content, tagless = int(found[1]) % 8 <= 3, content[found.end() :], False
+            if found := _SYSLOG_5424.match(content):
+                at, content = _better(at, _time(found) if found["y"] else None), content[found.end() :]
+        elif found := next((f for form in _TIMES if (f := form.match(content))), None):
             when = _time(found)
             if when is None:
                 break
-            at, said, is_named = _better(at, when), said[found.end() :], bool(found.groupdict().get("b"))
+            at, content, is_named = _better(at, when), content[found.end() :], bool(found.groupdict().get("b"))
             own_time = len(found["f"] or "") < 9  # A container runtime writes nanoseconds.
-            if (tag := _TAG.match(said)) or ((is_named or not tagless) and (tag := _TAG_WITHOUT_PID.match(said))):
-                said, own_time = said[tag.end() :], False
+            if (tag := _TAG.match(content)) or ((is_named or not tagless) and (tag := _TAG_WITHOUT_PID.match(content))):
+                content, own_time = content[tag.end() :], False
             elif found["open"] and not found["close"]:
-                said = said.replace("]", "", 1)  # [TIME LEVEL module] message
+                content = content.replace("]", "", 1)  # [TIME LEVEL module] message
         elif (
-            at is None and (found := _CONTAINER.match(said)) and (found["name"] or "").lower() not in ERRORS | OTHERS
-        ) or (at is None and (found := _NEST.match(said))):
-            said = said[found.end() :]
-        elif found := _CLOCK_ONLY.match(said):
-            if special := _special(said):
+            at is None and (found := _CONTAINER.match(content)) and (found["name"] or "").lower() not in ERRORS | OTHERS
+        ) or (at is None and (found := _NEST.match(content))):
+            content = content[found.end() :]
+        elif found := _CLOCK_ONLY.match(content):
+            if special := _special(content):
                 return LogLine(special[0], special[1], at, False, False, False, partial)
-            said, own_time = said[found.end() :], True
+            content, own_time = content[found.end() :], True
         else:
             break
-    if access := _access(said):
+    if access := _access(content):
         text, when = access
         return LogLine(text, None, _better(at, when), True, False, False, partial)
-    text, stated, when = _level(said, own_time)
+    text, stated, when = _level(content, own_time)
     at = _better(at, when)
     if stated is not None and (access := _access(text)):
         return LogLine(access[0], None, _better(at, access[1]), True, False, False, partial)
     own = stated is not None
     level = stated if own else level
-    goes_on = not own and (bool(_STACK.match(said)) if own_time else said[:1] in (" ", "\t", "}", "]", ")"))
-    return LogLine(text.strip() if not goes_on else said, level, at, False, goes_on, not own and not own_time, partial)
+    goes_on = not own and (bool(_STACK.match(content)) if own_time else content[:1] in (" ", "\t", "}", "]", ")"))
+    return LogLine(
+        text.strip() if not goes_on else content, level, at, False, goes_on, not own and not own_time, partial
+    )
 
 
 def _better(at: datetime | None, when: datetime | None) -> datetime | None:
-    """Of two times of a line the one that says more: with a zone rather than without, else the inner one."""
+    """Return the more precise of two times of a line: one with a zone, else the inner one."""
     if at is None or when is None:
         return at or when
     return at if at.tzinfo and not when.tzinfo else when
@@ -305,7 +311,7 @@ def _time(found: re.Match[str]) -> datetime | None:
 
 
 def _stated(value: Any) -> bool | None:
-    """Whether a level, as a word or a number, is one of an error; None where it is no level."""
+    """Return whether a level, as a word or a number, is an error level; None if it is no level."""
     if isinstance(value, Mapping):
         return next(
             (found for key in ("value", "name", "level") if (found := _stated(value.get(key))) is not None), None
@@ -314,7 +320,7 @@ def _stated(value: Any) -> bool | None:
         return None
     if isinstance(value, (int, float)) or (isinstance(value, str) and value.isdigit() and len(value) < 6):
         number = float(value)
-        # Of syslog, of pino and bunyan, of java.util.logging.
+        # Numbers of syslog, of pino and bunyan, of java.util.logging.
         if number < 8:
             return number <= 3
         if number < 100:
@@ -328,18 +334,17 @@ def _stated(value: Any) -> bool | None:
     return None
 
 
-def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] | None:
+def _of_json(line: str) -> tuple[str, bool | None, datetime | None, bool, str] | None:
     """
-    Of a line of JSON its message, its level, its time, whether the message is not a line itself, and the request it is
-    of.
+    Parse a JSON line: its message, level, time, whether the message needs no further parsing, and its request.
     """
     try:
-        found = json.loads(said)
+        found = json.loads(line)
     except (ValueError, RecursionError):
-        # Of a line that was cut as too long; inside of a text the quotes would be escaped.
-        cut = _CUT_LEVEL.search(said)
-        message = _CUT_MESSAGE.search(said)
-        return (message[1] if message else said, _stated(cut[1] or cut[2]), None, True, "") if cut else None
+        # The line was truncated; inside a string the quotes would be escaped.
+        cut = _CUT_LEVEL.search(line)
+        message = _CUT_MESSAGE.search(line)
+        return (message[1] if message else line, _stated(cut[1] or cut[2]), None, True, "") if cut else None
     if not isinstance(found, dict):
         return None
     if isinstance(found.get("log"), str) and "stream" in found:
@@ -347,7 +352,7 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
     if "MESSAGE" in found and ("PRIORITY" in found or "__REALTIME_TIMESTAMP" in found):
         words = found["MESSAGE"]
         if isinstance(words, list) and all(isinstance(n, int) and 0 <= n < 256 for n in words):
-            words = bytes(words).decode("utf-8", "replace")  # So the journal writes what is not printable.
+            words = bytes(words).decode("utf-8", "replace")  # The journal writes unprintable text as a list of bytes.
         level = (
             None
             if found.get("_TRANSPORT") == "stdout" and str(found.get("PRIORITY")) == "6"
@@ -383,13 +388,13 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
         return inner[0], level, _json_time(found), True, inner[0]
     words = " ".join(part for part in (ANSI.sub("", text), why.split("\n", 1)[0]) if part)
     if level is None and not words and not any(key in found for key in TIME_KEYS):
-        return said, None, None, True, ""
-    return words or said, level, _json_time(found), True, _request(found)
+        return line, None, None, True, ""
+    return words or line, level, _json_time(found), True, _request(found)
 
 
 def _request(found: dict[str, Any]) -> str:
-    """The request that a line of JSON is of, as METHOD PATH STATUS; empty where it is of none."""
-    asked, answer = (found[key] if isinstance(found.get(key), dict) else {} for key in ("req", "res"))
+    """Return the request of a JSON line, as METHOD PATH STATUS; empty if it has none."""
+    request, answer = (found[key] if isinstance(found.get(key), dict) else {} for key in ("req", "res"))
     status = next(
         (
             v
@@ -404,10 +409,10 @@ def _request(found: dict[str, Any]) -> str:
         ),
         None,
     )
-    proxied = found["proxy"] if isinstance(found.get("proxy"), dict) else {}  # As Vercel has it.
+    proxied = found["proxy"] if isinstance(found.get("proxy"), dict) else {}  # The format of Vercel.
     method, path = (
-        asked.get("method") or found.get("method") or proxied.get("method"),
-        asked.get("url") or found.get("url") or found.get("path") or proxied.get("path"),
+        request.get("method") or found.get("method") or proxied.get("method"),
+        request.get("url") or found.get("url") or found.get("path") or proxied.get("path"),
     )
     return (
         f"{method} {path} {status} "
@@ -433,7 +438,7 @@ def _text_time(value: Any) -> datetime | None:
 
 
 def _number_time(value: Any) -> datetime | None:
-    """An instant given as seconds, milliseconds, microseconds or nanoseconds since 1970."""
+    """Convert seconds, milliseconds, microseconds or nanoseconds since 1970 to an instant."""
     if isinstance(value, bool) or not (
         isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\d{9,20}(\.\d+)?", value))
     ):
@@ -445,37 +450,38 @@ def _number_time(value: Any) -> datetime | None:
     return None
 
 
-def _access(said: str) -> tuple[str, datetime | None] | None:
-    """A request with its status, as METHOD PATH STATUS and the rest, and its time; None where a line is none."""
-    if _TINY.match(said):
-        return said, None
-    found = _COMBINED.match(said) or _SHORT.match(said) or _GIN.match(said)
+def _access(line: str) -> tuple[str, datetime | None] | None:
+    """Parse an access line: METHOD PATH STATUS and the rest, and its time; None if the line is none."""
+    if _TINY.match(line):
+        return line, None
+    found = _COMBINED.match(line) or _SHORT.match(line) or _GIN.match(line)
     if not found:
         return None
     when = _text_time(found["at"].strip()) if found.groupdict().get("at") else None
     return f"{found['method']} {found['path']} {found['status']} {found['rest'].strip()}", when
 
 
-def _special(said: str) -> tuple[str, bool] | None:
-    found = next((f for form in _SPECIAL if (f := form.match(said))), None)
+def _special(line: str) -> tuple[str, bool] | None:
+    found = next((f for form in _SPECIAL if (f := form.match(line))), None)
     if not found:
         return None
-    return said if said.startswith("npm ") else found["text"], _OF_SPECIAL.get(
+    return line if line.startswith("npm ") else found["text"], _OF_SPECIAL.get(
         found["level"], found["level"].lower() in ERRORS
     )
 
 
-def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
+def _level(line: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
     """
-    What a line says without its level, whether that is one of an error (None where it states none), and a time among
-    its pairs.
+    Return a line's text without its level, whether the level is an error level, and a time among its pairs.
+
+    The second value is None if the line has no level.
     """
-    if special := _special(said):
+    if special := _special(line):
         return *special, None
-    if re.match(r"[\w.@/-]+=", said):
-        return _of_pairs(said)
+    if re.match(r"[\w.@/-]+=", line):
+        return _of_pairs(line)
     for form in (_HEAD, _LATER):
-        found = form.match(said)
+        found = form.match(line)
         if not found:
             continue
         name, is_boxed = found["name"].lower(), bool(found["open"] and found["close"])
@@ -487,10 +493,10 @@ def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
             level = None
         if level is None or (len(name) < 3 and not is_boxed):
             continue
-        begins = found.start("open") if form is _LATER else 0  # A tag before the level is a part of what the line says.
-        rest = said[:begins] + said[found.end() :].lstrip(" :|-")
-        is_named = name in PLAIN and not re.match(rf"(?i)\s*{_NOUN}", said[found.end() :])
-        # `Error: …` is the head of an exception, which says more.
+        begins = found.start("open") if form is _LATER else 0  # A tag before the level is part of the text.
+        rest = line[:begins] + line[found.end() :].lstrip(" :|-")
+        is_named = name in PLAIN and not re.match(rf"(?i)\s*{_NOUN}", line[found.end() :])
+        # `Error: …` begins an exception, and is kept in the text.
         with_colon = found["after"] == ":" and found["name"] != "Error"
         if is_boxed or (
             is_named
@@ -499,13 +505,13 @@ def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
             return rest, level, None
         if name == "log" and found["name"].isupper() and found["after"] == ":":
             return rest, False, None
-    return said, None, None
+    return line, None, None
 
 
-def _of_pairs(said: str) -> tuple[str, bool | None, datetime | None]:
-    """Of a line of key=value pairs its message and level; the first of a key counts, and quoted text is one value."""
+def _of_pairs(line: str) -> tuple[str, bool | None, datetime | None]:
+    """Parse a line of key=value pairs; the first value of a key counts, and quoted text is one value."""
     pairs: dict[str, str] = {}
-    for found in _PAIR.finditer(said):
+    for found in _PAIR.finditer(line):
         if found[1]:
             pairs.setdefault(found[1].lower(), found[2].strip('"'))
     level = next(
@@ -523,4 +529,4 @@ def _of_pairs(said: str) -> tuple[str, bool | None, datetime | None]:
     if not level and re.fullmatch(r"\d{3}", status) and method.isupper() and path.startswith("/"):
         return f"{method} {path} {status} ", False, when
     words = " ".join(pairs[key] for key in ("msg", "message", "event", "err", "error") if pairs.get(key))
-    return words if level is not None and words else said, level, when
+    return words if level is not None and words else line, level, when

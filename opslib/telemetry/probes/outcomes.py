@@ -1,28 +1,28 @@
 """
-List how a probe can end, and whose fault that is.
+List the outcomes of a probe, and who is at fault for each.
 
-Never a bool: a page of HTML with 200, a plan that does not cover the data and a quota that is used up are no downtime
-of the provider, and a provider that answers with nothing in it is no success of anybody's.
+An outcome is never a boolean. An HTML page with status 200, a plan that does not include the data and an exhausted
+quota are not downtime of the provider. An empty response is not a success.
 """
 
 from dataclasses import dataclass
 
-NOBODY, PROVIDER, OURS, PLAN, UNCLEAR = "nobody's", "the provider's", "ours", "the plan's", "unclear whose"
+NO_FAULT, PROVIDER, OURS, PLAN, UNCLEAR = "none", "the provider", "our side", "the plan", "unclear"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    How a look ended.
+    One way in which a probe can end.
 
     Attributes:
-        name: Its name in the store and in JSON.
-        fault: Whose it is: nobody's, the provider's, ours, the plan's, or unclear.
-        answered: Did it answer as one that is up? None where that cannot be said of it (our key, our plan, our quota, a
-            page of somebody else's).
-        usable: Was there what we asked for?
-        again: Is it worth asking again at once?
-        words: What is the matter, with the subject before it.
+        name: Its name in the database and in JSON.
+        fault: Who is at fault: none, the provider, our side, the plan, or unclear.
+        answered: Whether the response shows that the server is up. None where it shows neither (our key, our plan, our
+            quota, a page of another server).
+        usable: Whether the response holds the requested data.
+        again: Whether an immediate retry can help.
+        words: The problem as a predicate; the subject is put before it.
         advice: What to do about it.
     """
 
@@ -36,15 +36,15 @@ class Outcome:
 
 
 _ALL = (
-    Outcome("ok", NOBODY, True, True, False, "answers"),
+    Outcome("ok", NO_FAULT, True, True, False, "responds"),
     Outcome(
         "ok_empty",
         PROVIDER,
         True,
         False,
         False,
-        "answers, with nothing in it",
-        "Ask with another symbol; where all are empty, ask the provider.",
+        "returns an empty response",
+        "Try another symbol. If all are empty, contact the provider.",
     ),
     Outcome(
         "partial",
@@ -52,8 +52,8 @@ _ALL = (
         True,
         False,
         False,
-        "answers only a part of the chain",
-        "Trust no rate of this chain; ask the provider.",
+        "returns an incomplete option chain",
+        "Do not use rates computed from this chain. Contact the provider.",
     ),
     Outcome(
         "stale",
@@ -61,20 +61,18 @@ _ALL = (
         True,
         False,
         False,
-        "answers with old data",
-        "Compare with the other provider before trading on it.",
+        "returns stale data",
+        "Compare with the other provider before trading on this data.",
     ),
-    Outcome(
-        "server_5xx", PROVIDER, False, False, True, "answers with an error of its own (5xx)", "See its status page."
-    ),
+    Outcome("server_5xx", PROVIDER, False, False, True, "returns server errors (5xx)", "Check its status page."),
     Outcome(
         "timeout",
         PROVIDER,
         False,
         False,
         True,
-        "takes the connection and does not answer in time",
-        "See its status page; compare with how long the app waits.",
+        "accepts the connection but does not respond in time",
+        "Check its status page, and compare with the timeout of the app.",
     ),
     Outcome(
         "refused",
@@ -83,7 +81,7 @@ _ALL = (
         False,
         True,
         "refuses the connection",
-        "See whether it runs, and whether the address and port are right.",
+        "Check that it is running and that the address and port are correct.",
     ),
     Outcome(
         "reset",
@@ -91,8 +89,8 @@ _ALL = (
         False,
         False,
         True,
-        "tears the connection",
-        "See its status page, then what stands between us.",
+        "resets the connection",
+        "Check its status page, then proxies and firewalls on the way.",
     ),
     Outcome(
         "unreachable",
@@ -100,8 +98,8 @@ _ALL = (
         False,
         False,
         True,
-        "cannot be connected to: theirs, or the network between us",
-        "Check our own network: DNS, route, firewall.",
+        "cannot be reached: its own fault, or the network in between",
+        "Check our network: DNS, route, firewall.",
     ),
     Outcome(
         "dns",
@@ -109,8 +107,8 @@ _ALL = (
         False,
         False,
         True,
-        "has a name that cannot be resolved: its DNS, or ours",
-        "Check the name in the settings, then our DNS.",
+        "has a host name that does not resolve: its DNS or ours",
+        "Check the host name in the settings, then our DNS.",
     ),
     Outcome(
         "tls",
@@ -118,18 +116,18 @@ _ALL = (
         False,
         False,
         False,
-        "shows a certificate that cannot be trusted",
-        "Do not go on without it; see who answers at that address.",
+        "presents an untrusted TLS certificate",
+        "Do not disable verification. Check which server responds at that address.",
     ),
-    Outcome("bad_json", PROVIDER, False, False, True, "says JSON and sends none that can be read", "Ask the provider."),
+    Outcome("bad_json", PROVIDER, False, False, True, "returns invalid JSON", "Contact the provider."),
     Outcome(
         "wrong_content",
         UNCLEAR,
         None,
         False,
         False,
-        "answers with a page instead of data (200 proves nothing)",
-        "See whether the address is right, and what stands between us.",
+        "returns a web page instead of data",
+        "Check that the address is correct, and whether a proxy answers instead.",
     ),
     Outcome(
         "schema_mismatch",
@@ -137,8 +135,8 @@ _ALL = (
         None,
         False,
         False,
-        "answers JSON that is not what was asked for",
-        "See whether the address is right, and whether the provider has changed its answer.",
+        "returns JSON with an unexpected structure",
+        "Check that the address is correct, and whether the provider changed its response format.",
     ),
     Outcome(
         "too_large",
@@ -146,8 +144,8 @@ _ALL = (
         None,
         False,
         False,
-        "answers far more than was asked for",
-        "See whether the address is right.",
+        "returns a response larger than the size limit",
+        "Check that the address is correct.",
     ),
     Outcome(
         "redirected",
@@ -155,8 +153,8 @@ _ALL = (
         None,
         False,
         False,
-        "sends us elsewhere, where our key is not shown",
-        "Put the address it names into the settings, if it is the provider's.",
+        "redirects to another host, to which no API key is sent",
+        "If that host belongs to the provider, put its address into the settings.",
     ),
     Outcome(
         "auth_401",
@@ -164,8 +162,8 @@ _ALL = (
         None,
         False,
         False,
-        "does not accept our key (401)",
-        "Check the key; a new one needs a restart of the app too.",
+        "rejects our API key (401)",
+        "Check the API key. After a change, restart the app too.",
     ),
     Outcome(
         "no_key_401",
@@ -173,8 +171,8 @@ _ALL = (
         None,
         False,
         False,
-        "wants a key, and none is set",
-        "Set OPS_MASSIVE_TOKEN or OPS_TRADIER_TOKEN, or its file.",
+        "requires an API key, and none is set (401)",
+        "Set OPS_MASSIVE_TOKEN or OPS_TRADIER_TOKEN, or the matching _FILE variable.",
     ),
     Outcome(
         "ip_blocked_403",
@@ -182,8 +180,8 @@ _ALL = (
         None,
         False,
         False,
-        "does not let our address in (403)",
-        "Check the provider's list of allowed addresses.",
+        "blocks our IP address (403)",
+        "Check the provider's list of allowed IP addresses.",
     ),
     Outcome(
         "entitlement_403",
@@ -191,8 +189,8 @@ _ALL = (
         None,
         False,
         False,
-        "says that our plan does not cover this (403)",
-        "Check the plan; asking again changes nothing.",
+        "reports that our plan does not include this data (403)",
+        "Check the plan. A retry does not help.",
     ),
     Outcome(
         "denied_403",
@@ -200,8 +198,8 @@ _ALL = (
         None,
         False,
         False,
-        "refuses us without saying why (403)",
-        "Check our key, then our plan, then its list of allowed addresses.",
+        "denies access without giving a reason (403)",
+        "Check our API key, then our plan, then its list of allowed IP addresses.",
     ),
     Outcome(
         "rate_limited_429",
@@ -209,8 +207,8 @@ _ALL = (
         None,
         False,
         False,
-        "says that we ask too often (429)",
-        "Ask less often, or see who else uses the key.",
+        "rejects requests above its rate limit (429)",
+        "Send fewer requests, or check who else uses the API key.",
     ),
     Outcome(
         "not_found_404",
@@ -218,8 +216,8 @@ _ALL = (
         None,
         False,
         False,
-        "does not know what we ask for (404)",
-        "See whether the address is right.",
+        "returns HTTP 404 (not found)",
+        "Check that the address is correct.",
     ),
     Outcome(
         "client_4xx",
@@ -227,8 +225,8 @@ _ALL = (
         None,
         False,
         False,
-        "refuses our question (4xx)",
-        "See whether the address and the symbol are right.",
+        "rejects the request (4xx)",
+        "Check that the address and the symbol are correct.",
     ),
     Outcome(
         "quota_kept",
@@ -236,8 +234,8 @@ _ALL = (
         None,
         False,
         False,
-        "was not asked, to keep within its quota",
-        "Ask less often, or see who else uses the key.",
+        "was not probed, to stay within its quota",
+        "Send fewer requests, or check who else uses the API key.",
     ),
     Outcome(
         "forbidden_403",
@@ -245,8 +243,8 @@ _ALL = (
         None,
         False,
         False,
-        "refuses the socket before it opens (403): its token",
-        "Get a new token; see whether the app's key is there.",
+        "rejects the WebSocket handshake (403): its token is not valid",
+        "Get a new token, and check that the app has its API key.",
     ),
     Outcome(
         "closed",
@@ -254,8 +252,8 @@ _ALL = (
         False,
         False,
         False,
-        "closes the socket",
-        "Refresh the app's page: it tries once, then never again.",
+        "closes the connection",
+        "Refresh the app's page: it reconnects only once.",
     ),
     Outcome(
         "silent",
@@ -263,9 +261,9 @@ _ALL = (
         False,
         False,
         False,
-        "holds the socket open and says nothing",
-        "See the app's log for its upstream; once new connections are served, refresh the app's pages: they "
-        "do not notice.",
+        "keeps the connection open but sends no messages",
+        "Check the app's log for its upstream. Once new connections are served, refresh the app's pages: they do not "
+        "reconnect by themselves.",
     ),
     Outcome(
         "renewed",
@@ -273,8 +271,8 @@ _ALL = (
         True,
         False,
         False,
-        "serves new connections, and those from before no longer",
-        "Refresh the app's pages: the connections that they hold are not served again.",
+        "serves new connections but no longer the older ones",
+        "Refresh the app's pages: their connections are not served again.",
     ),
     Outcome(
         "gone",
@@ -282,21 +280,21 @@ _ALL = (
         False,
         False,
         False,
-        "has no such process",
-        "See whether the app was restarted, and whether OPS_APP_PID names its pid file.",
+        "is not running",
+        "Check whether the app was restarted, and whether OPS_APP_PID names its PID file.",
     ),
-    Outcome("absent", OURS, None, False, False, "is not there", "See whether the setting names the right place."),
+    Outcome("absent", OURS, None, False, False, "is not available", "Check that the setting names the right place."),
     Outcome(
         "starved",
         OURS,
         None,
         False,
         False,
-        "was not judged: our own process could not run meanwhile",
-        "See what else this machine does.",
+        "was not evaluated: the collector process was stalled during the probe",
+        "Check the load of the machine that runs the collector.",
     ),
-    Outcome("stopped", NOBODY, True, True, False, "was stopped"),
+    Outcome("stopped", NO_FAULT, True, True, False, "was stopped"),
 )
 OUTCOMES = {outcome.name: outcome for outcome in _ALL}
-# What a network of ours that is gone looks like: nothing can be connected to.
+# The outcomes of a probe while our network is down: no connection can be opened.
 TRANSPORT = frozenset({"refused", "unreachable", "dns"})

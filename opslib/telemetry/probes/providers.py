@@ -1,8 +1,8 @@
 """
-Ask Massive, Tradier and the app, and read their answers.
+Define the probe requests to Massive, Tradier and the app, and read their responses.
 
-Three questions are kept apart: is it there (liveness), may we have the data (entitlement), is the data new
-(freshness). The last two are asked in one, of the option data itself: the first can be well while they are not.
+Three things are tested: the server responds (liveness), our plan includes the data (entitlement), and the data is
+recent (freshness). One request for option data tests the last two, which can fail while the first passes.
 """
 
 import json
@@ -20,7 +20,7 @@ from opslib.telemetry.probes.http import ProbeReading, ProbeRequest
 
 PAGE_LIMIT, MOST_PAGES = "250", 60
 FEW = "50"
-LISTENED_TO = 8  # So many contracts are asked for on the socket: one alone may be silent on a good day.
+LISTENED_TO = 8  # Contracts subscribed to on the WebSocket: a single one may have no messages on a normal day.
 CHAIN_BYTES = 16 << 20
 
 
@@ -29,17 +29,17 @@ def _bearer(token: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def _skew_s(theirs: datetime, middle: datetime) -> float:
-    """By how much is their clock ahead of ours?"""
+    """Return by how many seconds their clock is ahead of ours."""
     return round((theirs - middle).total_seconds(), 2)
 
 
 class Moment(NamedTuple):
     """
-    The moment at which the age of an answer's data is judged.
+    The moment for which the age of data is computed.
 
     Attributes:
         at: By the clock that dates the data.
-        open_s: For how many seconds the market has been open; None while it is closed.
+        open_s: The seconds since the market opened; None while it is closed.
     """
 
     at: datetime
@@ -48,15 +48,14 @@ class Moment(NamedTuple):
 
 def by_calendar(subject: str, middle: datetime) -> Moment:
     """
-    The moment by our own clock and calendar, where nothing is known of the provider's clock and of what it says of the
-    market.
+    Return the moment by our clock and calendar, without regard to the provider's clock and market status.
     """
     opened = market_calendar.open_since(middle)
     return Moment(middle, None if opened is None else (middle - opened).total_seconds())
 
 
 def no_comparison(results: list[Any]) -> dict[str, int]:
-    """Compare the contracts of a probe with nothing."""
+    """Compare the contracts of a probe with nothing; the default."""
     return {}
 
 
@@ -67,12 +66,12 @@ def questions(
     compare: Callable[[list[Any]], dict[str, int]] = no_comparison,
 ) -> list[ProbeRequest]:
     """
-    What is to be asked, of whatever the settings name? One question for each; none of what they do not name.
+    List the probe requests for everything in the settings.
 
     Args:
-        moment: Given a provider and the middle of an attempt, the moment at which its data is judged.
-        compare: What differs between the contracts of Massive's answer and those of an earlier one, to be kept with the
-            sample.
+        moment: Returns the moment at which data is evaluated, for a provider and the middle of an attempt.
+        compare: Returns the differences between the contracts of Massive's response and an earlier one; they are stored
+            with the sample.
     """
     found = []
     if settings.massive_url:
@@ -105,7 +104,7 @@ def questions(
             )
         )
         if settings.symbols:
-            # Its data is delayed, and nothing in an answer says so.
+            # The sandbox has delayed data, which its responses do not state.
             sandbox = "sandbox" in str(urlsplit(base).hostname)
 
             def quoted(payload: Any, middle: datetime) -> ProbeReading:
@@ -129,23 +128,23 @@ def questions(
 
 
 def _versioned(url: str) -> str:
-    """Tradier's address, whether or not its version was given with it."""
+    """Return Tradier's address with its version."""
     return url if urlsplit(url).path.rstrip("/").endswith("/v1") else f"{url}/v1"
 
 
 def _massive_clock(payload: Any, middle: datetime) -> ProbeReading:
     if _massive_error(payload):
-        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
-    told = payload.get("serverTime")  # Nothing but the market is needed: the vendor promises none of its fields.
+        return ProbeReading("server_5xx", detail={"said": "an error object with status 200"})
+    stated = payload.get("serverTime")  # Only the market field is required: the vendor guarantees no field.
     return ProbeReading(
         "ok",
         detail={"market": str(payload["market"])[:20]}
-        | ({"skew_s": _skew_s(datetime.fromisoformat(told), middle)} if told else {}),
+        | ({"skew_s": _skew_s(datetime.fromisoformat(stated), middle)} if stated else {}),
     )
 
 
 def _massive_error(payload: Any) -> bool:
-    """An error with 200 is no answer, and not an empty one."""
+    """Return whether a response with status 200 is an error, which is not an empty response."""
     return (
         isinstance(payload, dict)
         and payload.get("status") in ("ERROR", "NOT_AUTHORIZED")
@@ -155,19 +154,19 @@ def _massive_error(payload: Any) -> bool:
 
 def _tradier_clock(payload: Any, middle: datetime) -> ProbeReading:
     if _tradier_error(payload):
-        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
-    told = payload["clock"]
+        return ProbeReading("server_5xx", detail={"said": "an error object with status 200"})
+    stated = payload["clock"]
     return ProbeReading(
         "ok",
         detail={
-            "market": str(told["state"])[:20],
-            "skew_s": _skew_s(datetime.fromtimestamp(told["timestamp"], UTC), middle),
+            "market": str(stated["state"])[:20],
+            "skew_s": _skew_s(datetime.fromtimestamp(stated["timestamp"], UTC), middle),
         },
     )
 
 
 def _tradier_error(payload: Any) -> bool:
-    """Tradier tells of trouble behind it with 200 and an error object."""
+    """Return whether a response of Tradier is an error object, which it may send with status 200."""
     return isinstance(payload, dict) and any(key in payload for key in ("error", "errors", "fault"))
 
 
@@ -175,13 +174,11 @@ def _aged(
     groups: list[list[tuple[float, bool]]], moment: Moment, limits: ProbeLimits, detail: dict[str, Any]
 ) -> ProbeReading:
     """
-    How old is what was seen? It is stale by its age in the open market: nobody quotes while that is closed.
+    Return whether data is stale, by its age during market hours; there are no quotes while the market is closed.
 
     Args:
-        groups: Of each kind of data its times (seconds since 1970), each with whether it is of a delayed plan, which
-            may
-            be later by as much. Of each kind the newest counts, and of the kinds the oldest: a new price hides no old
-                quote.
+        groups: For each kind of data its times (seconds since 1970), each with whether the plan delays it. The newest
+            of each kind counts, and the oldest of these, so that a new price does not hide an old quote.
     """
 
     def late(stamp: float, delayed: bool) -> float:
@@ -195,7 +192,7 @@ def _aged(
 
 
 def _stamp_s(found: Any) -> float | None:
-    """A time in nanoseconds (or a coarser unit that is plainly meant), as seconds."""
+    """Convert a time in nanoseconds (or a coarser unit, by its size) to seconds."""
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found) or found <= 0:
         return None
     seconds: float = found / 10 ** max(0, 3 * round((math.log10(found) - 9.2) / 3))
@@ -209,11 +206,11 @@ def _massive_data(
     if not isinstance(payload.get("status"), str) or not isinstance(results, list):
         raise KeyError("status, results")
     if _massive_error(payload):
-        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
+        return ProbeReading("server_5xx", detail={"said": "an error object with status 200"})
     if not results:
         return ProbeReading("ok_empty", detail={"contracts": 0})
     detail = {"contracts": len(results), "busiest": busiest(results, today(moment.at))} | compare(results)
-    # A contract that nobody trades has an old trade on a good day: trades tell of no age.
+    # Trades of rarely traded contracts are old on a normal day, so they are not used for the age.
     kinds = [
         [
             (s, part.get("timeframe") == "DELAYED")
@@ -224,12 +221,12 @@ def _massive_data(
     ]
     groups = [group for group in kinds if group]
     if not groups:
-        return ProbeReading("ok", None, detail | {"why": "no time on any quote: this plan has none"})
+        return ProbeReading("ok", None, detail | {"why": "no quote has a time: the plan does not include it"})
     return _aged(groups, moment, limits, detail)
 
 
 def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
-    """Which contracts are sure to be heard of? Those most traded, of those that do not expire that day."""
+    """Return the contracts most likely to have messages: the most traded that do not expire that day."""
     known = [(r, r["details"]) for r in results if isinstance(r.get("details"), Mapping) and r["details"].get("ticker")]
     later = [(r, d) for r, d in known if str(d.get("expiration_date", "")) > day.isoformat()] or known
 
@@ -244,7 +241,7 @@ def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
 
 def _tradier_quotes(payload: Any, moment: Moment, limits: ProbeLimits, delayed: bool) -> ProbeReading:
     if _tradier_error(payload):
-        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
+        return ProbeReading("server_5xx", detail={"said": "an error object with status 200"})
     quotes = payload["quotes"]
     found = (quotes or {}).get("quote") if isinstance(quotes, dict) else None
     if not found:
@@ -254,17 +251,17 @@ def _tradier_quotes(payload: Any, moment: Moment, limits: ProbeLimits, delayed: 
         s for row in rows for s in (_stamp_s(row.get(key)) for key in ("trade_date", "bid_date", "ask_date")) if s
     ]
     if not stamps:
-        return ProbeReading("ok", None, {"why": "no time on the quote"})
+        return ProbeReading("ok", None, {"why": "the quote has no time"})
     return _aged([[(s, delayed) for s in stamps]], moment, limits, {})
 
 
 def _app_health(payload: Any, middle: datetime) -> ProbeReading:
-    told = datetime.fromisoformat(payload["timestamp"])
-    if told.tzinfo is None or isinstance(payload["uptime"], bool):
-        raise ValueError("timestamp without an offset, or no uptime")
+    stated = datetime.fromisoformat(payload["timestamp"])
+    if stated.tzinfo is None or isinstance(payload["uptime"], bool):
+        raise ValueError("timestamp without an offset, or invalid uptime")
     outcome = "ok" if payload["status"] == "ok" else "server_5xx"
     return ProbeReading(
-        outcome, float(payload["uptime"]), {"skew_s": _skew_s(told, middle), "said": str(payload["status"])[:40]}
+        outcome, float(payload["uptime"]), {"skew_s": _skew_s(stated, middle), "said": str(payload["status"])[:40]}
     )
 
 
@@ -274,21 +271,22 @@ def _app_metrics(payload: Any, middle: datetime) -> ProbeReading:
 
 def upstream_question(settings: Settings) -> ProbeRequest:
     """
-    What the app says of the socket behind its own: a version that does not say so answers with a page, or with 404. It
-    says so with 503, too.
+    Return the request for the app's own report of its upstream WebSocket.
+
+    A version of the app without this route responds with a web page or 404. The report may have status 503.
     """
     endpoint = "indices" if urlsplit(settings.app_ws_url).path.rstrip("/").endswith("/indices") else "options"
 
     def read(payload: Any, middle: datetime) -> ProbeReading:
-        told = payload["metrics"][endpoint]
-        error = {"error": str(told["lastError"])[:80]} if told.get("lastError") else {}
-        return ProbeReading("ok", float(told["totalClients"]), {"state": str(told["connectionState"])[:20]} | error)
+        report = payload["metrics"][endpoint]
+        error = {"error": str(report["lastError"])[:80]} if report.get("lastError") else {}
+        return ProbeReading("ok", float(report["totalClients"]), {"state": str(report["connectionState"])[:20]} | error)
 
     return ProbeRequest("upstream", "app", f"{settings.app_url}/api/ws-health", read, reads_5xx=True)
 
 
 def chain_question(settings: Settings, symbol: str, url: str | None = None) -> ProbeRequest:
-    """One page of a chain from Massive: the first, or the one that an answer named as the next."""
+    """Return the request for one page of a chain from Massive: the first, or the given next one."""
     first = f"{settings.massive_url}/v3/snapshot/options/{symbol}"
 
     def read(payload: Any, middle: datetime) -> ProbeReading:
@@ -306,23 +304,23 @@ def chain_question(settings: Settings, symbol: str, url: str | None = None) -> P
 
 
 def tradier_question(settings: Settings, what: str, symbol: str, probe: str = "chain", **params: str) -> ProbeRequest:
-    """One question about a symbol's options to Tradier: ``options/expirations``, ``options/chains``, or ``quotes``."""
+    """Return a request to Tradier about a symbol: ``options/expirations``, ``options/chains``, or ``quotes``."""
 
     def read(payload: Any, middle: datetime) -> ProbeReading:
         return (
-            ProbeReading("server_5xx", detail={"said": "an error object with 200"})
+            ProbeReading("server_5xx", detail={"said": "an error object with status 200"})
             if _tradier_error(payload)
             else ProbeReading("ok" if any(payload.values()) else "ok_empty")
         )
 
     name = "symbols" if what == "quotes" else "symbol"
-    asked = ((name, symbol.removeprefix("I:")), *params.items())
+    parameters = ((name, symbol.removeprefix("I:")), *params.items())
     return ProbeRequest(
         probe,
         "tradier",
         f"{_versioned(settings.tradier_url)}/markets/{what}",
         read,
-        asked,
+        parameters,
         _bearer(settings.secret("OPS_TRADIER_TOKEN")),
         json_only=False,
         most_bytes=CHAIN_BYTES,
@@ -330,9 +328,9 @@ def tradier_question(settings: Settings, what: str, symbol: str, probe: str = "c
 
 
 def expirations(payload: Any) -> list[str]:
-    """The days in Tradier's answer; one day comes as itself, none as null."""
-    told = payload.get("expirations") if isinstance(payload, dict) else None
-    dates = told.get("date") if isinstance(told, dict) else None
+    """Return the expiration days in Tradier's response, which has a single day as a string and none as null."""
+    listed = payload.get("expirations") if isinstance(payload, dict) else None
+    dates = listed.get("date") if isinstance(listed, dict) else None
     if not isinstance(dates, list):
         dates = [dates] if dates else []
     return [str(day) for day in dates]
@@ -340,30 +338,30 @@ def expirations(payload: Any) -> list[str]:
 
 def next_page(settings: Settings, payload: Any, seen: set[str]) -> str | None:
     """
-    Where does a chain go on? None at its end.
+    Return the URL of the next page of a chain; None at its end.
 
     Raises:
-        ValueError: It would lead to another host, which our key must not reach, or in a circle.
+        ValueError: It is on another host, which must not get our API key, or was read already.
     """
-    told = payload.get("next_url")
-    if not told:
+    given = payload.get("next_url")
+    if not given:
         return None
-    there, home = urlsplit(str(told)), urlsplit(settings.massive_url)
-    # Old addresses of the vendor still stand in its own answers: path and query are taken, the host never.
+    there, home = urlsplit(str(given)), urlsplit(settings.massive_url)
+    # The vendor's responses still contain its old host names: only path and query are used, never the host.
     if there.hostname not in (home.hostname, "api.polygon.io", "api.massive.com"):
-        raise ValueError("the next page is said to be on another host")
+        raise ValueError("the next page is on another host")
     url = f"{settings.massive_url}{there.path}" + (f"?{there.query}" if there.query else "")
     if url in seen:
-        raise ValueError("the next page is one that was read already")
+        raise ValueError("the next page was read already")
     seen.add(url)
     return url
 
 
 def today(at: datetime) -> date:
-    """Which day is it in New York?"""
+    """Return the date in New York."""
     return at.astimezone(NEW_YORK).date()
 
 
 def as_page(payload: Any) -> bytes:
-    """A page of a chain, to be kept."""
+    """Encode a page of a chain for storage."""
     return json.dumps(payload, separators=(",", ":")).encode()

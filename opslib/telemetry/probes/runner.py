@@ -1,9 +1,9 @@
 """
-Run every probe when it is due, and keep what it found.
+Run every probe when it is due, and store its samples.
 
-Every look has a task of its own: one that hangs or fails delays no other. What cannot be written waits in memory, so
-much of it, and is written when the store can be reached again. While the machine slept nobody looked: a look that the
-sleep cut in two is not kept, since the time that it took is nobody's.
+Every probe has a task of its own: one that hangs or fails delays no other. Samples that cannot be written wait in
+memory, up to a limit, until the database is available again. A probe during which the machine slept is not stored,
+since its duration is not valid.
 """
 
 import asyncio
@@ -39,33 +39,33 @@ from opslib.telemetry.probes.websocket import NOT_SERVED, WebSocketProbe
 
 EVERY_S = 5.0
 SLOW_S, PROCESS_S, UPSTREAM_S, HOST_S, CHAIN_S = 60.0, 15.0, 15.0, 300.0, 900.0
-# A version of the app that has no /api/ws-health is asked again after so long: it may have been deployed anew.
+# A version of the app without /api/ws-health is tried again after this time: a new version may have been deployed.
 ABSENT_S = 3600.0
-OF_QUOTA = 0.5  # The share of a provider's quota that looking whether it is there may use.
-MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
+OF_QUOTA = 0.5  # The share of a provider's quota that liveness probes may use.
+MOST_WAITING = 20_000  # Samples that wait for the database: more than an hour's.
 SLEPT_S = 2.0
-SETTLED_S = 20.0  # A socket that takes so long will not open.
+OPENED_WITHIN_S = 20.0  # A WebSocket that is not open by then will not open.
 RETRY_STORE_S = 1.0
-CONFIRM_S, CONFIRMED = 10.0, 3  # Until a probe has failed so often in a row it is repeated after so long.
-ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
-LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
-# For so long what providers said of the market is remembered, so that a reopening is seen.
+CONFIRM_S, CONFIRMED = 10.0, 3  # A failed probe is repeated after this time, until it failed this often in a row.
+ROUTE_REFUSED = ("denied_403", "auth_401")  # Outcomes of a single route, while the same key is accepted on others.
+LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # Outcomes that a stall of our own process can cause.
+# How long the market states of providers are kept, so that a reopening is detected.
 OUTSIDE_US = 2 * 3600 * SECOND
-# While the app's server does not answer it is asked so often: how long it is down is then known to the second.
+# The interval of probes while the app's server is down, so that the downtime is known to the second.
 FOLLOW_UP_S = 1.0
-# By then people are being notified: neither the log of a server nor the queue of one that hangs is filled.
+# By then people are notified; more probes would only fill the log or the queue of the server.
 MOST_FOLLOW_UPS = 45
 
 
 class ProbeRunner:
     """
-    Looks at everything that the settings name, each at its own pace.
+    Probes everything in the settings, each at its own interval.
 
     Args:
-        every_s: Seconds between two looks whether something is there; what has a quota may be looked at less often.
-        now: What time it is.
+        every_s: The interval of liveness probes, seconds; probes with a quota may have a longer one.
+        now: The clock.
         speed: See `clock.speed`.
-        chance: Jitter is drawn from it.
+        chance: The source of jitter.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ProbeRunner:
         self.prober = Prober(settings, now, speed, chance)
         self.speed = self.prober.speed
         self.samples = SampleStore(store, settings.app)
-        self._outside = ProbeHistory(settings.fallback)  # What the latest answers say of the time and of the market.
+        self._outside = ProbeHistory(settings.fallback)  # The latest responses about the time and the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
         self._logger = logs.of(settings.redact)
@@ -91,19 +91,19 @@ class ProbeRunner:
             settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at)
         )
         self._waiting: deque[Sample] = deque()
-        self._lost, self._told = 0, ""
+        self._lost, self._logged_problem = 0, ""
         self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
-        self._lag, self._beaten_s, self._latest_s = Lag(), 0.0, 0.0
+        self._lag, self._heartbeat_s, self._latest_s = Lag(), 0.0, 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._again: dict[str, asyncio.Task[None]] = {}  # One of each symbol.
-        self._chain_s: dict[str, float] = {}  # When each chain was last asked for, by the loop's clock.
+        self._again: dict[str, asyncio.Task[None]] = {}  # One per symbol.
+        self._chain_s: dict[str, float] = {}  # When each chain was last fetched, by the loop's clock.
         self._listened_on: date | None = None
         self._no_upstream_until_s = 0.0
 
-    def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
-        """Every look: its name, seconds between two of them, and how it is made."""
+    def probes(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
+        """List every probe: its name, its interval in seconds, and the function that runs it."""
         found: list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]] = []
         for question in self._questions:
             quick = question.probe in ("liveness", "health")
@@ -141,9 +141,9 @@ class ProbeRunner:
 
     async def once(self, only: Callable[[str], bool] = lambda name: True) -> list[Sample]:
         """
-        Each look once, all at the same time: what they saw, not kept.
+        Run each probe once, concurrently, and return the samples without storing them.
 
-        The socket is opened for it and closed again.
+        The WebSocket is opened for this and closed again.
         """
         stream = self._dialled() if self.stream and only("socket") else None
         if stream and self.stream:
@@ -151,16 +151,16 @@ class ProbeRunner:
         streaming = asyncio.create_task(stream.run()) if stream else None
         try:
             found = await asyncio.gather(
-                *(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name))
+                *(self._safely(name, probe) for name, _, probe in self.probes() if name != "socket" and only(name))
             )
             if stream:
-                found.append(await self._settled(stream))
+                found.append(await self._samples_once_open(stream))
         finally:
             await _ended(streaming)
         return [sample for samples in found for sample in samples]
 
     def _dialled(self) -> WebSocketProbe:
-        """A connection to the socket that expects messages while the market is open, also by what the providers say."""
+        """Create a WebSocket probe that expects messages while the market is open, also by the providers' reports."""
         stream = WebSocketProbe(self.prober, self.rules.probes)
         stream.open_since = self._open_since
         return stream
@@ -168,20 +168,20 @@ class ProbeRunner:
     def _open_since(self, at: datetime) -> datetime | None:
         return self._outside.open_since(clock.micros(at))
 
-    async def _settled(self, stream: WebSocketProbe) -> list[Sample]:
-        """What the socket says once it is open, or could not be opened."""
-        until_s = asyncio.get_running_loop().time() + SETTLED_S / self.speed
+    async def _samples_once_open(self, stream: WebSocketProbe) -> list[Sample]:
+        """Return the samples of the WebSocket once it is open, or could not be opened."""
+        until_s = asyncio.get_running_loop().time() + OPENED_WITHIN_S / self.speed
         while not (found := await self._socket(stream)) and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(0.05 / self.speed)
         return found
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look until stopped; then leave a last beat that says so, and nothing open."""
-        tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
+        """Probe until stopped; then store a last heartbeat that records the stop, and close everything."""
+        tasks = [asyncio.create_task(self._at_own_pace(name, every_s, probe)) for name, every_s, probe in self.probes()]
         self._loop = asyncio.get_running_loop()
-        self._beaten_s = self._loop.time()
+        self._heartbeat_s = self._loop.time()
         tasks += [
-            asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)),
+            asyncio.create_task(self._at_own_pace("beat", self.every_s, self._heartbeat)),
             asyncio.create_task(self._lag.run()),
         ]
         if follow_up := self._follow_up():
@@ -196,18 +196,19 @@ class ProbeRunner:
             for task in (*tasks, *self._again.values()):
                 task.cancel()
             await asyncio.gather(*tasks, *self._again.values(), return_exceptions=True)
-            self._put([self._beat_sample("stopped")])
+            self._put([self._heartbeat_sample("stopped")])
             self._stopped.set()
             await writing
             self.close()
 
     def fetch_chains_again(self) -> None:
         """
-        Fetch each chain now, or `chain_again_s` after the last time; may be called from any thread, and does nothing
-        while nothing runs.
+        Fetch each chain now, or `chain_again_s` after the last time.
+
+        May be called from any thread; does nothing while the runner is not running.
         """
         if loop := self._loop:
-            with suppress(RuntimeError):  # It may have been closed since.
+            with suppress(RuntimeError):  # The loop may have been closed since.
                 loop.call_soon_threadsafe(self._fetch_again)
 
     def _fetch_again(self) -> None:
@@ -225,34 +226,34 @@ class ProbeRunner:
         self._put(await self._safely(f"chain of {symbol}", partial(self.fetch_chain, symbol)))
 
     def close(self) -> None:
-        """Let go of the log, and of the thread that judges chains."""
+        """Close the log, and stop the thread that evaluates chains."""
         self.chain_probe.close()
         if self._log:
             self._log.close()
 
-    async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
+    async def _at_own_pace(self, name: str, every_s: float, probe: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
-        # Not all in the same instant.
+        # Random start, so that probes do not all run at the same instant.
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed
         failures, seldom = 0, every_s >= SLOW_S
-        confirmed = CONFIRMED if every_s == SLOW_S else 2  # What is seldom probed is large, too.
+        confirmed = CONFIRMED if every_s == SLOW_S else 2  # Probes with a long interval are also large.
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             self._latest_s = max(self._latest_s, (loop.time() - due_s) * self.speed)
-            samples = await self._keep_unless_slept(name, look)
+            samples = await self._keep_unless_slept(name, probe)
             failures = failures + 1 if any(s.last and not OUTCOMES[s.outcome].usable for s in samples) else 0
             if failures and seldom and (failures < confirmed or every_s > SLOW_S):
-                # What is probed seldom, and failed, is probed again soon: nothing rests on a single probe.
+                # A failed probe with a long interval is repeated soon, so that no result rests on a single probe.
                 due_s = loop.time() + (CONFIRM_S if failures < confirmed else SLOW_S) / self.speed
                 continue
-            # What was missed while one look took long is not made up for: the next is due on the grid again.
+            # Probes missed during a slow one are not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
 
-    async def _keep_unless_slept(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+    async def _keep_unless_slept(self, name: str, probe: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """Probe once, and keep the samples unless the machine slept meanwhile."""
         loop = asyncio.get_running_loop()
         wall, mono_s = self.now(), loop.time()
-        samples = [self._under_lag(sample, mono_s) for sample in await self._safely(name, look)]
+        samples = [self._under_lag(sample, mono_s) for sample in await self._safely(name, probe)]
         slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
         if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
             self._put(samples)
@@ -260,10 +261,9 @@ class ProbeRunner:
 
     def _under_lag(self, sample: Sample, began_s: float) -> Sample:
         """
-        A sample with the time that our own process lost while it was taken, where that is more than is borne.
+        Add the time that our process lost during a sample, if it is more than allowed.
 
-        What an answer says is not affected by that. That none came in time says nothing where most of the time was
-        ours.
+        The content of a response is still valid. A timeout is not, if our process lost most of the time.
         """
         now_s, ago_s = asyncio.get_running_loop().time(), (clock.micros(self.now()) - sample.ts_us) / SECOND
         ended_s = max(began_s, now_s - max(0.0, ago_s) / self.speed)
@@ -271,7 +271,7 @@ class ProbeRunner:
         if sample.outcome == "silent" and sample.value is not None:
             took_s = min(sample.value, self.rules.probes.silent_after_s) / self.speed
         lost_s, lost_in_all_s = self._lag.lost_s(ended_s - took_s, ended_s), self._lag.lost_s(began_s, ended_s)
-        # What one attempt lost was taken from the time of the next.
+        # Time lost in one attempt is missing in the next.
         vain = sample.outcome in LAG_MAKES and (
             doubtful(took_s, lost_s) or (sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s))
         )
@@ -279,17 +279,17 @@ class ProbeRunner:
             return sample
         outcome = STARVED if vain else sample.outcome
         return sample._replace(
-            outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)})
+            outcome=outcome, detail=self._json(sample.details() | {"lag_s": round(lost_s * self.speed, 2)})
         )
 
-    async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
-        """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
+    async def _safely(self, name: str, probe: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+        """Run one probe; an internal failure is logged once while it lasts, and recorded in the heartbeat."""
         try:
-            samples = await look()
-        except Exception as problem:  # Whatever it is, the other looks go on.
+            samples = await probe()
+        except Exception as problem:  # Whatever failed, the other probes continue.
             words = f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 120)}"
             if self._failing.get(name) != words:
-                self._logger.warning(f"the look at {name} failed: {words}")
+                self._logger.warning(f"the probe {name!r} failed: {words}")
             self._failing[name] = words
             return []
         self._failing.pop(name, None)
@@ -301,7 +301,7 @@ class ProbeRunner:
 
     async def _ask(self, question: ProbeRequest) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
-        samples += await self.prober.look(question)
+        samples += await self.prober.probe(question)
         if (
             question.probe == "data"
             and question.subject == "tradier"
@@ -312,26 +312,27 @@ class ProbeRunner:
         if question.probe == IS_THERE[question.subject]:
             self._outside.forget(clock.micros(self.now()) - OUTSIDE_US)
             self._outside.add(samples)
-        if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
+        if question.probe == "data" and (contracts := samples[-1].details().get("busiest")):
             self._listen_to(contracts)
-        if question.probe == "data" and "gone" in samples[-1].told() and self._loop:
+        if question.probe == "data" and "gone" in samples[-1].details() and self._loop:
             self._fetch_again()
         if question.probe == "health":
             self._saw_app(samples[-1])
         return [
-            self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples
+            self._of_plan(sample, ROUTE_REFUSED if "route" in sample.details() else ("denied_403",))
+            for sample in samples
         ]
 
     async def _acquaint(self, subject: str) -> list[Sample]:
         """
-        Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is.
+        Probe a provider's clock first if it is unknown, since the age of its data depends on it.
         """
         if self._outside.skew_s(subject, clock.micros(self.now())) is not None:
             return []
         return await self._ask(next(q for q in self._questions if (q.probe, q.subject) == (IS_THERE[subject], subject)))
 
     def _of_plan(self, sample: Sample, refusals: tuple[str, ...]) -> Sample:
-        """A refusal of one route by a provider that accepts our key on another is a matter of the plan."""
+        """Classify a denied route as a limit of the plan if the provider accepts our key on another route."""
         if sample.outcome not in refusals or sample.subject not in IS_THERE:
             return sample
         well = self._outside.now(IS_THERE[sample.subject], sample.subject, clock.micros(self.now()))
@@ -339,11 +340,10 @@ class ProbeRunner:
 
     def _moment(self, subject: str, middle: datetime) -> Moment:
         """
-        The moment at which a provider's data is judged, by what the latest answers say of the time and of the market.
+        Return the moment at which a provider's data is evaluated, from the latest reports of time and market.
 
-        Where our own clock is off, it is corrected. Where only the provider's is, or it is not sure whose
-        is, nothing says which clock dates its data: then the earliest moment counts, so that it is stale by every
-        clock.
+        If our clock is off, it is corrected. If only the provider's is off, or it is not sure which one, it is unknown
+        which clock dates the data: then the earliest moment counts, so that data is stale only if it is by every clock.
         """
         at_us = clock.micros(middle)
         clocks, opened = (
@@ -359,10 +359,9 @@ class ProbeRunner:
 
     async def _socket(self, stream: WebSocketProbe) -> list[Sample]:
         """
-        How the socket stands; that it says nothing, or nothing new, counts only once the market has been open for as
-        long.
+        Probe the WebSocket; missing or old messages count only after the market has been open for as long.
         """
-        return [self._unless_closed(sample) for sample in await stream.look()]
+        return [self._unless_closed(sample) for sample in await stream.sample()]
 
     def _unless_closed(self, sample: Sample) -> Sample:
         after_s = {
@@ -381,11 +380,10 @@ class ProbeRunner:
 
     async def _options(self) -> list[Sample]:
         """
-        Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of
-        the first.
+        Request options from the fallback as the app would: the expirations, and the chain of the first.
 
         Returns:
-            How that ended, as samples of its data, where it is not usable; nothing where it is.
+            The samples of its data if they are not usable; else nothing.
         """
         symbol = self.settings.symbols[0]
         samples, payload = await self._route("options/expirations", symbol, includeAllRoots="true")
@@ -397,12 +395,12 @@ class ProbeRunner:
     async def _route(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
         question = providers.tradier_question(self.settings, what, symbol, "data", **params)
         found = [answer async for answer in self.prober.attempts(question)]
-        return [sample._replace(detail=self._json(sample.told() | {"route": what})) for sample, _ in found], found[-1][
-            1
-        ]
+        return [sample._replace(detail=self._json(sample.details() | {"route": what})) for sample, _ in found], found[
+            -1
+        ][1]
 
     def _saw_app(self, sample: Sample) -> None:
-        """Follow up on the app's server from a probe that shows it down to one that does not."""
+        """Start or stop the follow-up probes of the app's server, by one of its samples."""
         if is_down(sample):
             self._app_down.set()
         else:
@@ -410,9 +408,9 @@ class ProbeRunner:
 
     def _follow_up(self) -> Callable[[], Awaitable[Sample]] | None:
         """
-        How the app's server is asked once more: by one request, or by its process where it has no address.
+        Return the follow-up probe of the app's server: one request, or its process if it has no address.
 
-        None where neither is configured.
+        None if neither is configured.
         """
         health = next((q for q in providers.questions(self.settings, self.rules.probes) if q.probe == "health"), None)
 
@@ -432,15 +430,15 @@ class ProbeRunner:
 
     async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
         """
-        While the app's server is down, ask it each second, not waiting for the answers before: what resumes answers
-        them all.
+        Probe the app's server each second while it is down, without waiting for earlier responses.
+
+        A server that resumes responds to all of them.
         """
 
         async def once() -> list[Sample]:
             sample = await follow_up()
             if not is_down(sample):
-                # Only a probe at its own pace says that it is down: an attempt that began before it was back ends
-                # later.
+                # Only a regular probe can set it to down: an attempt that began before the server was back ends later.
                 self._app_down.clear()
             return [sample._replace(probe=FOLLOW_UP)]
 
@@ -456,7 +454,7 @@ class ProbeRunner:
 
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
         """
-        Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones.
+        Set the contracts to subscribe to, if none are set today, or if these are surely better.
         """
         day = providers.today(self.now())
         if self.stream and (surely or self._listened_on != day):
@@ -464,16 +462,16 @@ class ProbeRunner:
             self.stream.contracts, self._listened_on = (*contracts, *indices), day
 
     async def _upstream(self) -> list[Sample]:
-        """What the app says of the socket behind its own; nothing where it does not answer, or has no such route."""
+        """Probe the app's report of its upstream; no sample if it does not respond or has no such route."""
         now_s = asyncio.get_running_loop().time() * self.speed
         if now_s < self._no_upstream_until_s:
             return []
-        sample = (await self.prober.look(providers.upstream_question(self.settings)))[-1]
+        sample = (await self.prober.probe(providers.upstream_question(self.settings)))[-1]
         if sample.outcome != "ok":
             absent = OUTCOMES[sample.outcome].answered is None
             self._no_upstream_until_s = now_s + ABSENT_S if absent else 0.0
             return []
-        if self.stream and sample.told()["state"] in NOT_SERVED:
+        if self.stream and sample.details()["state"] in NOT_SERVED:
             self.stream.suspected = True
         return [sample]
 
@@ -485,26 +483,26 @@ class ProbeRunner:
 
     async def _host(self) -> list[Sample]:
         at_us = clock.micros(self.now())
-        seen = await host.looks(self.settings)
+        seen = await host.run_checks(self.settings)
         at_us = max(at_us, clock.micros(self.now()))
         return [
             Sample(
                 at_us,
                 "host",
                 "app",
-                {True: "ok", False: "server_5xx", None: "absent"}[look.ok],
-                detail=self._json({"name": look.name, "told": look.told}),
+                {True: "ok", False: "server_5xx", None: "absent"}[check.ok],
+                detail=self._json({"name": check.name, "told": check.result}),
             )
-            for look in seen
+            for check in seen
         ]
 
     async def read_log(self) -> list[Sample]:
-        """What is new in the app's log? Its value is the errors since the last look."""
+        """Read new lines of the app's log; the value of the sample is the number of errors since the last one."""
         if self._log is None:
             last = await asyncio.to_thread(self.samples.last, "log", clock.micros(self.now()), None, "app")
-            self._log = Log(self.settings.app_log, last.told().get("cursor", "") if last else "")
+            self._log = Log(self.settings.app_log, last.details().get("cursor", "") if last else "")
         try:
-            told = read_log(await self._log.new())
+            summary = read_log(await self._log.new())
         except OSError as problem:
             return [
                 Sample(
@@ -515,13 +513,13 @@ class ProbeRunner:
                     detail=self._json({"why": problem.strerror or problem.__class__.__name__}),
                 )
             ]
-        detail = told.as_json() | {"cursor": self._log.cursor}
+        detail = summary.as_json() | {"cursor": self._log.cursor}
         return [
-            Sample(clock.micros(self.now()), "log", "app", "ok", None, float(told.errors), detail=self._json(detail))
+            Sample(clock.micros(self.now()), "log", "app", "ok", None, float(summary.errors), detail=self._json(detail))
         ]
 
     async def fetch_chain(self, symbol: str) -> list[Sample]:
-        """Fetch a whole chain in market hours. Its value is how many contracts it has."""
+        """Fetch a whole chain in market hours; the value of the sample is its number of contracts."""
         if self._outside.open_since(clock.micros(self.now())) is None:
             return []
         self._chain_s[symbol] = asyncio.get_running_loop().time()
@@ -530,11 +528,11 @@ class ProbeRunner:
             self._listen_to(providers.busiest(results, providers.today(self.now())), surely=True)
         return [sample]
 
-    async def _beat(self) -> list[Sample]:
-        return [self._beat_sample("ok")]
+    async def _heartbeat(self) -> list[Sample]:
+        return [self._heartbeat_sample("ok")]
 
-    def _beat_sample(self, outcome: str) -> Sample:
-        """Our own heartbeat; its value is the memory that we hold, in MB."""
+    def _heartbeat_sample(self, outcome: str) -> Sample:
+        """Create a heartbeat sample; its value is the memory of this process in MB."""
         import psutil
 
         loop, mine = asyncio.get_running_loop(), psutil.Process()
@@ -542,7 +540,7 @@ class ProbeRunner:
         drift_s = now.timestamp() - loop.time() * self.speed
         stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
         self._drift_s = drift_s
-        lost_s, self._beaten_s = self._lag.lost_s(self._beaten_s, loop.time()) * self.speed, loop.time()
+        lost_s, self._heartbeat_s = self._lag.lost_s(self._heartbeat_s, loop.time()) * self.speed, loop.time()
         late_s, self._latest_s = self._latest_s, 0.0
         detail: dict[str, Any] = {
             "every_s": self.every_s,
@@ -577,7 +575,7 @@ class ProbeRunner:
 
     async def _write(self) -> None:
         """
-        Write what comes, until a last time when stopping; what the store cannot take then is lost, and that is said.
+        Write samples until stopped; samples that cannot be written at the end are lost, which is logged.
         """
         while not self._stopped.is_set():
             await self._written.wait()
@@ -587,27 +585,29 @@ class ProbeRunner:
                     await asyncio.wait_for(self._stopped.wait(), RETRY_STORE_S)
                 self._written.set()
         if not await self._flush():
-            self._logger.error(f"{len(self._waiting)} samples could not be kept")
+            self._logger.error(
+                f"{len(self._waiting)} samples were lost: the database could not be written before the stop"
+            )
 
     async def _flush(self) -> bool:
-        """Write what waits; False where the store cannot be written."""
+        """Write the waiting samples; return False if the database cannot be written."""
         batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
             await asyncio.to_thread(self.samples.keep, batch)
         except StoreError as problem:
             self._waiting.extendleft(reversed(batch))
-            if self._told != str(problem):
-                self._told = str(problem)
-                self._logger.error(f"{problem} {len(batch)} samples wait for it.")
+            if self._logged_problem != str(problem):
+                self._logged_problem = str(problem)
+                self._logger.error(f"{problem} {len(batch)} samples are waiting to be written.")
             return False
-        if self._told:
-            self._logger.warning(f"the store can be written again; {len(batch)} samples that waited are kept")
-            self._told = ""
+        if self._logged_problem:
+            self._logger.warning(f"the database can be written again; {len(batch)} waiting samples were written")
+            self._logged_problem = ""
         return True
 
 
 async def _ended(task: "asyncio.Task[None] | None") -> None:
-    """Cancel a task and wait until it is over."""
+    """Cancel a task and wait until it has ended."""
     if task is None:
         return
     task.cancel()

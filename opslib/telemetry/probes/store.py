@@ -1,4 +1,4 @@
-"""Keep the samples of our own probes in the database: one row an attempt, only ever added."""
+"""Store the samples of our probes in the database: one row per attempt, only ever added."""
 
 import json
 import zlib
@@ -16,20 +16,20 @@ from opslib.telemetry.probes.outcomes import OUTCOMES
 
 class Sample(NamedTuple):
     """
-    One attempt of one look.
+    One attempt of a probe.
 
     Attributes:
-        ts_us: When its outcome was in hand, microseconds since 1970 UTC.
-        probe: Which look: liveness, data, health, metrics, upstream, socket, log, process, chain, host, beat,
+        ts_us: When the attempt ended, microseconds since 1970 UTC.
+        probe: The probe: liveness, data, health, metrics, upstream, socket, log, process, chain, host, beat,
             follow_up.
-        subject: Whom it is about: massive, tradier, app, collector, a symbol.
+        subject: What was probed: massive, tradier, app, collector, a symbol.
         outcome: How it ended; a name of `outcomes.OUTCOMES`.
-        seconds: How long it took, to the last byte; None where nothing is timed.
-        value: The one number it measured, in the unit of its probe; None where there is none.
+        seconds: Duration to the last byte; None if it is not timed.
+        value: The measured number, in the unit of the probe; None if there is none.
         attempt: 1 for the first.
-        last: Does the look end with it? Its outcome is the look's then.
-        detail: Whatever else was seen, as JSON, without secrets.
-        known_at_us: When it came into the store; 0 before.
+        last: Whether it is the last attempt, whose outcome is that of the probe.
+        detail: Further details as JSON, without secrets.
+        known_at_us: When it was stored; 0 before.
     """
 
     ts_us: int
@@ -43,23 +43,23 @@ class Sample(NamedTuple):
     detail: str = "{}"
     known_at_us: int = 0
 
-    def told(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """
-        What else was seen.
+        Return the details.
 
         Raises:
-            DamagedCell: The store has something else there.
+            DamagedCell: The stored value is not valid.
         """
         return _detail(self.probe, self.outcome, self.detail)
 
     @property
     def iv_atm(self) -> float | None:
-        """The volatility at the money of a chain; None where it was not read, or says none."""
-        return self.told().get("iv_atm") if self.outcome == "ok" else None
+        """The at-the-money volatility of a chain; None if it is unknown."""
+        return self.details().get("iv_atm") if self.outcome == "ok" else None
 
 
 _NUMBER, _TEXT, _COUNTS = int | float | None, str | None, dict[str, int]
-# What a detail holds under a name, where it does; other names are only shown.
+# The types of details that are used; other details are only shown.
 _KINDS: dict[str, Any] = {
     "quota_left": _NUMBER,
     "skew_s": _NUMBER,
@@ -113,14 +113,14 @@ def _detail(probe: str, outcome: str, detail: str) -> dict[str, Any]:
                 else ("missing", "gamma_zero", "delta_out_of_bounds")
             )
         if lacking := [name for name in required if name not in found]:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
+            raise ValueError(f"{', '.join(lacking)} is missing")
         for name, value in found.items():
             if not fits(value, _KINDS.get(name, Any)) or (
                 isinstance(value, int | float) and not -LARGEST < value < LARGEST
             ):
                 raise ValueError(f"{name} is {str(value)[:40]}")
         if outcome != "ok" and not fits(found.get("status", 0), int):
-            raise ValueError("its status is no number")
+            raise ValueError("status is not a number")
         return found
 
 
@@ -128,17 +128,17 @@ _COLUMNS = [SAMPLES.c[name] for name in Sample._fields]
 
 
 class SampleStore:
-    """What our own looks at one app and its providers saw."""
+    """The samples of one app and its providers."""
 
     def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
     def keep(self, samples: Iterable[Sample], *, known_at_ts: bool = False) -> None:
         """
-        Keep samples, in one transaction.
+        Store samples in one transaction.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was stored.
         """
         rows = [sample._asdict() for sample in samples]
         if not rows:
@@ -159,10 +159,10 @@ class SampleStore:
         known_at_ts: bool = False,
     ) -> None:
         """
-        Keep what `made` returns for the samples that a probe already has in (start, end], in one transaction.
+        Store what `made` returns for the existing samples of a probe in (start, end], in one transaction.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was stored.
         """
         s = SAMPLES.c
         query = (
@@ -182,10 +182,10 @@ class SampleStore:
         self, provider: str, symbol: str, pages: Sequence[bytes], sample: Sample, *, known_at_ts: bool = False
     ) -> bool:
         """
-        Keep a chain of a file with the sample that says what it is worth, unless it is kept already; whether it is new.
+        Store a chain of a file with its sample, unless it exists already, and return whether it is new.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was stored.
         """
         c, body = CHAINS.c, zlib.compress(b"[" + b",".join(pages) + b"]", 6)
         same = sa.select(c.body).where(
@@ -212,7 +212,7 @@ class SampleStore:
         return True
 
     def between(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Sample]:
-        """What was seen after one instant, up to and at another, in order of time."""
+        """Return the samples of (start, end] in order of time."""
         s = SAMPLES.c
         query = (
             sa.select(*_COLUMNS)
@@ -223,8 +223,9 @@ class SampleStore:
 
     def extent(self, start_us: int, end_us: int, known_at_us: int | None = None) -> tuple[int, int]:
         """
-        How many samples are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0,
-        0 of none.
+        Return the number of samples in (start, end] as known at a moment (None: all), and their newest row.
+
+        It is (0, 0) if there are none.
         """
         s = SAMPLES.c
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(
@@ -240,8 +241,9 @@ class SampleStore:
         self, after_seq: int, start_us: int, end_us: int, known_at_us: int | None = None
     ) -> tuple[int, list[Sample]]:
         """
-        What was written after a row, of what was seen in (start, end], by the order of writing, as known at a moment
-        (None: all); and the last row of them.
+        Return the last row and the samples of (start, end] that were written after a row, in the order of writing.
+
+        They are those known at a moment (None: all).
         """
         s = SAMPLES.c
         query = (
@@ -251,11 +253,11 @@ class SampleStore:
         )
         query = query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            found = [(row[0], _sample(row[1:])) for row in connection.execute(query)]
+            found = [(row[0], sample_of(row[1:])) for row in connection.execute(query)]
         return max([after_seq, *(seq for seq, _ in found)]), [sample for _, sample in found]
 
     def chains_of(self, symbol: str, start_us: int, end_us: int) -> list[Sample]:
-        """What became of the chains of a symbol after one instant, up to and at another, in order of time."""
+        """Return the chain samples of a symbol in (start, end] in order of time."""
         s = SAMPLES.c
         query = (
             sa.select(*_COLUMNS)
@@ -267,7 +269,7 @@ class SampleStore:
     def last(
         self, probe: str, upto_us: int, known_at_us: int | None = None, subject: str | None = None
     ) -> Sample | None:
-        """The last sample of a probe at or before an instant; None where there is none."""
+        """Return the last sample of a probe at or before an instant; None if there is none."""
         s = SAMPLES.c
         query = (
             sa.select(*_COLUMNS)
@@ -280,10 +282,10 @@ class SampleStore:
 
     def keep_chain(self, ts_us: int, provider: str, symbol: str, outcome: str, pages: Sequence[bytes]) -> None:
         """
-        Keep the pages of a chain just as they came.
+        Store the pages of a chain unchanged.
 
         Raises:
-            StoreError: Nothing was kept.
+            StoreError: Nothing was stored.
         """
         body = zlib.compress(b"[" + b",".join(pages) + b"]", 6)
         with self.store.committing() as connection:
@@ -304,10 +306,10 @@ class SampleStore:
         self, symbol: str, upto_us: int, known_at_us: int | None = None, provider: str = ""
     ) -> tuple[int, str, list[dict[str, Any]]] | None:
         """
-        The last chain of a symbol at or before an instant, of one provider, or (empty) of any, also from a file.
+        Return the last chain of a symbol at or before an instant, of one provider or (empty) of any source.
 
         Returns:
-            When it was fetched, how that ended, its pages; None where there is none.
+            When it was fetched, the outcome, its pages; None if there is none.
         """
         c = CHAINS.c
         query = (
@@ -333,11 +335,11 @@ class SampleStore:
         if known_at_us is not None:
             query = query.where(SAMPLES.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            return [_sample(row) for row in connection.execute(query)]
+            return [sample_of(row) for row in connection.execute(query)]
 
 
-def _sample(row: Sequence[Any]) -> Sample:
-    """A row as a sample; refused where it ended in no way that there is, or measured what cannot be."""
+def sample_of(row: Sequence[Any]) -> Sample:
+    """Convert a row to a sample; an unknown outcome or an impossible number is a damaged cell."""
     found = Sample._make(row)
     if found.outcome not in OUTCOMES:
         raise damaged("samples.outcome", found.outcome, "an outcome such as ok")

@@ -1,14 +1,13 @@
 """
-Hold the app's WebSocket as seen from outside: whether it opens, answers pings, says anything, and how it closes.
+Probe the app's WebSocket: whether it opens, answers pings, sends messages, and how it closes.
 
-Open proves nothing: when the app loses its upstream with 1006 its clients stay open and hear no more, for ever, while
-who connects anew is served. So the age of the last message counts, and a connection that hears nothing, or does not
-answer
-two pings, is closed and dialled again: then it is known whether only old connections are dead, or all.
+An open connection proves nothing: when the app loses its upstream with code 1006, its clients stay connected and never
+receive messages again, while new connections are served. So the age of the last message counts. A connection without
+messages, or with two unanswered pings, is replaced by a new one: this shows whether only old connections are dead, or
+all.
 
-What the app is subscribed to goes to each of its pages and into its log, so we ask for the quietest that proves life:
-the minute aggregates of a few contracts. Only where these stay away are their quotes asked for, until the first one
-comes.
+Messages of our subscriptions go to all pages of the app and into its log. So the probe subscribes to little: the minute
+aggregates of a few contracts. Only if these stay away does it subscribe to quotes, until the first message arrives.
 """
 
 import asyncio
@@ -28,54 +27,55 @@ from opslib.telemetry.probes.http import ATTEMPT_S, Prober, ProbeReading, ProbeR
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
-BACKOFF_S, LONGEST_S = 1.0, 10.0  # A restart of the app ends within a minute for us too.
-TICK_S = 1.0  # So often is it checked for how long nothing was heard.
-UNANSWERED = 2  # So many pings without an answer, one after the other, and the connection is dead.
-# For so long is it reported that old connections are dead, once a new one is served: by then people are notified.
+BACKOFF_S, LONGEST_S = 1.0, 10.0  # After a restart of the app, the probe reconnects within a minute.
+TICK_S = 1.0  # Interval of the check for missing messages.
+UNANSWERED = 2  # After this many unanswered pings in a row the connection is dead.
+# How long dead old connections are reported once a new one is served: by then people are notified.
 RENEWED_S = 120.0
-NOT_SERVED = ("disconnected", "error")  # What the app calls an upstream that it has lost.
+NOT_SERVED = ("disconnected", "error")  # States that the app reports for a lost upstream.
 DEFAULT_PATH = "/ws/options"
 LARGEST_MESSAGE = 4 << 20
+# These words are stored in samples and compared with them, so they stay the same.
 NO_TOKEN, NO_PONG = "no token for the socket", "open, and no answer to a ping"
 
 
 class WebSocketProbe:
     """
-    One connection to the app's WebSocket, held for as long as it can be, and told of when asked.
+    A long-lived connection to the app's WebSocket, with samples on request.
 
     Args:
-        prober: Whose settings, clock and jitter are used; it also fetches the socket's token.
-        limits: What is silent, and what is old.
+        prober: Provides settings, clock and jitter; it also fetches the WebSocket's token.
+        limits: The limits of missing and old messages.
     """
 
     def __init__(self, prober: Prober, limits: ProbeLimits):
         self._prober, self._limits = prober, limits
         self._socket: Any = None
         self._state, self._detail = "opening", dict[str, Any]()
-        self._heard_s: float | None = None
+        self._received_s: float | None = None
         self._old_s: float | None = None
         self._subscribed_s: float | None = None
         self._subscribed: set[str] = set()
-        self._checking_s: float | None = None  # Since when quotes are asked for, because nothing was heard.
-        self._unanswered: list[float] = []  # When each ping was sent that has no answer, in a row.
-        # The first connection that was given up, and its unanswered ping, where it was that.
+        self._checking_s: float | None = None  # Since when it is subscribed to quotes, because no messages arrived.
+        self._unanswered: list[float] = []  # The times of unanswered pings in a row.
+        # The first abandoned connection, and its unanswered ping, if that was the reason.
         self._left: tuple[Any, Any] | None = None
-        self._judging = False  # Whether it is being found out if that one is served too.
-        # Since when the connections before this one are dead; None where they are not.
+        self._testing = False  # Whether that connection is being tested.
+        # Since when the connections before this one are dead; None if they are not.
         self._dead_s: float | None = None
-        self._tried = 0  # Connections since then that heard nothing either.
+        self._tried = 0  # Connections since then that received no messages either.
         # When a new connection was served, and since when the old ones are dead.
         self._renewed: tuple[float, float] | None = None
         self._losses = 0
-        self.contracts: tuple[str, ...] = ()  # What to subscribe to, once something is known to be traded.
-        self.suspected = False  # Whether the app says that it has lost its upstream.
+        self.contracts: tuple[str, ...] = ()  # What to subscribe to, once traded contracts are known.
+        self.suspected = False  # Whether the app reports that it lost its upstream.
         self.open_since: Callable[[datetime], datetime | None] = market_calendar.open_since
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time() * self._prober.speed
 
     async def run(self) -> None:
-        """Connect, listen, and come back after every loss, until cancelled."""
+        """Connect, receive, and reconnect after every loss, until cancelled."""
         try:
             while True:
                 await self._live()
@@ -86,11 +86,11 @@ class WebSocketProbe:
             self._leave(None)
 
     async def _live(self) -> None:
-        """One connection, from its opening to its end; how it ended stands in `_state`."""
+        """Run one connection from its opening to its end; `_state` is how it ended."""
         import websockets
 
         settings, within_s = self._prober.settings, ATTEMPT_S / self._prober.speed
-        # A query of the settings' own; where it holds a token, the app is asked for none.
+        # A query from the settings; if it holds a token, none is requested from the app.
         given = settings.secret(SOCKET) or ""
         token, lacking = ("", None) if "token" in dict(parse_qsl(given)) else await self._token()
         if lacking:
@@ -104,7 +104,7 @@ class WebSocketProbe:
         tls = {"ssl": tls_context(settings.ca_file)} if url.startswith("wss:") else {}
         query = "&".join(part for part in (given, urlencode({"token": token}) if token else "") if part)
         try:
-            # Only the scheme of a proxy could be told apart from the app's own answers here, so none is used.
+            # Responses of a proxy could not be distinguished from those of the app, so no proxy is used.
             socket = await _connect()(
                 url + (f"?{query}" if query else ""),
                 open_timeout=within_s,
@@ -126,16 +126,18 @@ class WebSocketProbe:
             return
         except websockets.InvalidMessage as problem:
             torn = isinstance(problem.__cause__, (ConnectionError, EOFError))
-            self._is("reset" if torn else "wrong_content", {} if torn else {"why": "what answers is no WebSocket"})
+            self._is(
+                "reset" if torn else "wrong_content", {} if torn else {"why": "the server is not a WebSocket server"}
+            )
             return
         except websockets.InvalidHandshake:
-            self._is("wrong_content", {"why": "what answers is no WebSocket"})
+            self._is("wrong_content", {"why": "the server is not a WebSocket server"})
             return
         except TimeoutError:
-            taken = await self._taken(url, within_s)
+            is_accepted = await self._is_accepted(url, within_s)
             self._is(
-                "timeout" if taken else "unreachable",
-                {"why": "takes the connection and does not answer the upgrade"} if taken else {},
+                "timeout" if is_accepted else "unreachable",
+                {"why": "accepts the connection but does not answer the upgrade"} if is_accepted else {},
             )
             return
         except (OSError, websockets.WebSocketException, EOFError) as problem:
@@ -149,7 +151,7 @@ class WebSocketProbe:
                 await asyncio.shield(_closed(socket))
 
     async def _listen(self, socket: Any) -> None:
-        """Hear everything that is said, until it is closed, or given up because it is dead."""
+        """Receive messages until the connection is closed, or abandoned because it is dead."""
         import websockets
 
         self._socket, self._subscribed_s, self._checking_s, self._state = socket, None, None, "open"
@@ -157,16 +159,16 @@ class WebSocketProbe:
         try:
             while self._state == "open":
                 await self._subscribe(socket)
-                told: list[dict[str, Any]] = []
+                events: list[dict[str, Any]] = []
                 with suppress(TimeoutError):
                     async with asyncio.timeout(TICK_S / self._prober.speed):
-                        told = _events(await socket.recv())
-                if not told:
-                    self._bear_silence()
+                        events = _events(await socket.recv())
+                if not events:
+                    self._handle_silence()
                     continue
-                self._heard_s, self._losses, self._checking_s, self.suspected = self._now_s(), 0, None, False
-                await self._judge_left()
-                stamps = [s for event in told if (s := _stamp_s(event))]
+                self._received_s, self._losses, self._checking_s, self.suspected = self._now_s(), 0, None, False
+                await self._test_abandoned()
+                stamps = [s for event in events if (s := _stamp_s(event))]
                 self._old_s = max(0.0, self._prober.now().timestamp() - max(stamps)) if stamps else None
         except websockets.ConnectionClosed as closed:
             if self._state == "open":
@@ -175,7 +177,7 @@ class WebSocketProbe:
 
     @property
     def _topics(self) -> list[str]:
-        """What is asked for: minute aggregates, and where nothing was heard, quotes (of an index its values)."""
+        """The subscriptions: minute aggregates, and without messages also quotes (for an index, its values)."""
         kinds = ("AM",) if self._checking_s is None else ("AM", "V" if self._of_indices else "Q")
         return [
             f"{kind}.{contract}"
@@ -190,26 +192,26 @@ class WebSocketProbe:
 
     async def _subscribe(self, socket: Any) -> None:
         """
-        Ask for messages, once something is known to ask for: a socket that nobody asked anything of is silent, and
-        well.
+        Subscribe to messages, once contracts are known.
+
+        Without a subscription, a connection without messages is healthy.
         """
-        wanted = self._topics
-        if wanted and self._subscribed_s is None:
+        topics_now = self._topics
+        if topics_now and self._subscribed_s is None:
             self._subscribed_s = self._now_s()
         for action, topics in (
-            ("unsubscribe", self._subscribed - {*wanted}),
-            ("subscribe", {*wanted} - self._subscribed),
+            ("unsubscribe", self._subscribed - {*topics_now}),
+            ("subscribe", {*topics_now} - self._subscribed),
         ):
             for topic in sorted(topics):
-                # Text, never a list: an older app dies of a list; and one by one, since a text with a colon is one
-                # topic.
+                # A string, never a list, since an older app crashes on a list; and one by one, since a string with a
+                # colon is one topic.
                 await socket.send(json.dumps({"action": action, "params": topic}))
-        self._subscribed = {*wanted}
+        self._subscribed = {*topics_now}
 
-    def _bear_silence(self) -> None:
+    def _handle_silence(self) -> None:
         """
-        Nothing was said for a moment: where that has lasted too long, ask for more, and where that is not heard either,
-        give up.
+        Handle missing messages: after too long, subscribe to more; if that brings none either, abandon the connection.
         """
         now_s, subscribed_s = self._now_s(), self._subscribed_s
         if subscribed_s is None or self.open_since(self._prober.now()) is None:
@@ -218,7 +220,7 @@ class WebSocketProbe:
                 self._dead_s, self._tried = None, 0
                 self._leave(None)
             return
-        since_s = max(subscribed_s, self._heard_s or 0.0)
+        since_s = max(subscribed_s, self._received_s or 0.0)
         if self._checking_s is None:
             if now_s - since_s > self._limits.silent_after_s or self.suspected or self._dead_s is not None:
                 self._checking_s = now_s
@@ -230,8 +232,8 @@ class WebSocketProbe:
             self._is("silent" if self._tried else "opening", {"tried": self._tried} if self._tried else {})
 
     @staticmethod
-    async def _taken(url: str, within_s: float) -> bool:
-        """Is the port at least connected to?"""
+    async def _is_accepted(url: str, within_s: float) -> bool:
+        """Return whether the port accepts a connection."""
         parts = urlsplit(url)
         try:
             async with asyncio.timeout(within_s):
@@ -245,9 +247,9 @@ class WebSocketProbe:
 
     async def _token(self) -> tuple[str, str | None]:
         """
-        A token for the socket, from the app itself; or what stood in the way.
+        Request a token for the WebSocket from the app; return the token, or the outcome that prevented it.
 
-        None is needed where no app is named to ask.
+        Without an app address no token is needed.
         """
         if not self._prober.settings.app_url:
             return "", None
@@ -264,8 +266,8 @@ class WebSocketProbe:
             read,
             method="POST",
         )
-        samples = await self._prober.look(question)
-        # An app that answers its web page there has no such token; the socket itself will say whether it wants one.
+        samples = await self._prober.probe(question)
+        # An app that returns a web page there has no such token; the handshake shows whether one is required.
         return (
             (found[-1], None)
             if found
@@ -275,12 +277,12 @@ class WebSocketProbe:
     def _is(self, state: str, detail: dict[str, Any]) -> None:
         self._state, self._detail = state, detail
 
-    async def look(self) -> list[Sample]:
+    async def sample(self) -> list[Sample]:
         """
-        How does it stand now? A round trip where it is open; its value is the age of the last message, in seconds.
+        Return a sample of the current state, with a round trip if it is open; its value is the age of the last message.
 
-        Where only new connections are served, the value is the age of the last message to the old ones. Nothing is
-        returned while it opens, and while it is being tried whether a new connection is served.
+        The age is in seconds. If only new connections are served, it is that of the last message to the old ones. No
+        sample is returned while it opens, and while a new connection is being tested.
         """
         began_s, socket = self._now_s(), self._socket
         outcome, seconds, detail = self._state, None, dict(self._detail)
@@ -290,7 +292,7 @@ class WebSocketProbe:
             outcome, seconds, detail = await self._round_trip(socket, began_s)
         elif self._losses > 1:
             detail["losses"] = self._losses
-        age_s = None if self._heard_s is None else max(0.0, self._now_s() - self._heard_s)
+        age_s = None if self._received_s is None else max(0.0, self._now_s() - self._received_s)
         now = self._prober.now()
         if outcome == "ok" and self._dead_s is not None:
             if not self._tried:
@@ -302,10 +304,10 @@ class WebSocketProbe:
             and self._old_s > self._limits.stale_after_s + self._limits.delayed_by_s
             and self.open_since(now) is not None
         ):
-            outcome, detail["why"] = "stale", f"what it says is {self._old_s / 60:.0f} min old"
+            outcome, detail["why"] = "stale", f"its messages are {self._old_s / 60:.0f} min old"
         elif outcome == "ok" and self._renewed and self._now_s() - self._renewed[0] <= RENEWED_S:
             outcome, age_s = "renewed", self._now_s() - self._renewed[1]
-        told = self._prober.settings.redact(json.dumps(detail, sort_keys=True))
+        shown = self._prober.settings.redact(json.dumps(detail, sort_keys=True))
         return [
             Sample(
                 clock.micros(now),
@@ -314,7 +316,7 @@ class WebSocketProbe:
                 outcome,
                 seconds,
                 None if age_s is None else round(age_s, 1),
-                detail=told,
+                detail=shown,
             )
         ]
 
@@ -337,27 +339,28 @@ class WebSocketProbe:
             return "closed", None, {"code": closed.rcvd.code if closed.rcvd else 1006}
         self._unanswered = []
         if self._left is not None and self._left[1] is not None:
-            await self._judge_left()
+            await self._test_abandoned()
         return "ok", self._now_s() - began_s, {}
 
-    async def _judge_left(self) -> None:
+    async def _test_abandoned(self) -> None:
         """
-        A new connection is served: find out whether the one that was given up is served too, or only new ones are.
+        Test whether the abandoned connection is served too, now that a new one is.
         """
-        if self._dead_s is None or self._judging:
+        if self._dead_s is None or self._testing:
             return
-        self._judging = True
+        self._testing = True
         try:
             if self._left is None or not await self._is_served(*self._left):
                 self._renewed = self._now_s(), self._dead_s
         finally:
-            self._judging, self._dead_s, self._tried = False, None, 0
+            self._testing, self._dead_s, self._tried = False, None, 0
             self._leave(None)
 
     async def _is_served(self, socket: Any, answer: Any) -> bool:
         """
-        Whether a connection that was given up answers its ping by now, or is sent something: the app sends the same to
-        all.
+        Return whether an abandoned connection answers its ping by now, or receives a message.
+
+        The app sends the same messages to all connections.
         """
         import websockets
 
@@ -374,8 +377,7 @@ class WebSocketProbe:
 
     def _leave(self, left: tuple[Any, Any] | None) -> None:
         """
-        Keep a connection that is given up open beside the next, with its unanswered ping; whichever was kept before is
-        let go of.
+        Keep an abandoned connection open beside the next one, with its unanswered ping; close the one kept before.
         """
         if self._left is not None:
             self._left[0].transport.abort()
@@ -384,7 +386,7 @@ class WebSocketProbe:
 
 @functools.cache
 def _connect() -> Any:
-    """A connection that follows nobody elsewhere: our token would go with it."""
+    """Create a connection class without redirects, since our token would be sent too."""
     import websockets
 
     class Here(websockets.connect):
@@ -395,7 +397,7 @@ def _connect() -> Any:
 
 
 def _events(message: str | bytes) -> list[dict[str, Any]]:
-    """What a message says of a market; nothing where it only speaks of the connection."""
+    """Return the market events in a message; none if it is only about the connection."""
     try:
         found = json.loads(message)
     except (ValueError, RecursionError):
@@ -408,11 +410,11 @@ def _events(message: str | bytes) -> list[dict[str, Any]]:
 
 
 def _stamp_s(event: dict[str, Any]) -> float | None:
-    """When was an event, in seconds since 1970, by its own word (milliseconds)?"""
-    told = event.get("t", event.get("e"))
-    return told / 1000 if isinstance(told, (int, float)) and not isinstance(told, bool) and told > 1e12 else None
+    """Return the time of an event in seconds since 1970, from its own timestamp (milliseconds)."""
+    stamp = event.get("t", event.get("e"))
+    return stamp / 1000 if isinstance(stamp, (int, float)) and not isinstance(stamp, bool) and stamp > 1e12 else None
 
 
 async def _closed(socket: Any) -> None:
-    """Let go of a connection, whatever state it is in."""
+    """Close a connection in any state."""
     await socket.close()

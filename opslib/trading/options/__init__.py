@@ -1,4 +1,4 @@
-"""Read option chains, price them and judge their Greeks."""
+"""Read option chains, price them and evaluate their Greeks."""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +6,14 @@ from opslib.foundation import lazy
 
 if TYPE_CHECKING:
     from opslib.trading.options.chain import read as read_chain
-    from opslib.trading.options.chain_quality import judge as judge_chain
+    from opslib.trading.options.chain_quality import evaluate_chain
 else:
     __getattr__ = lazy.names(
         __name__,
         {
             "read_chain": "chain:read",
-            "judge_chain": "chain_quality:judge",
+            "evaluate_chain": "chain_quality:evaluate_chain",
         },
     )
 
-__all__ = ["judge_chain", "read_chain"]
+__all__ = ["evaluate_chain", "read_chain"]

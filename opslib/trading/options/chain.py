@@ -1,4 +1,4 @@
-"""Hold a chain of options as one frame, whoever sent it, with what is missing and why."""
+"""Hold an option chain from any vendor as one frame, with the reason for every missing value."""
 
 import json
 import re
@@ -51,9 +51,9 @@ NUMBERS = (
 TIMES = ("as_of", "expiry", "quote_ts", "underlying_ts", "greeks_ts")
 FIELDS = TEXTS + NUMBERS + TIMES
 COLUMNS = (*FIELDS, "why_missing", "symbol_says", "place")
-SENT = ("iv", "delta", "gamma", "theta", "vega")  # What a vendor works out, and may fail to.
+SENT = ("iv", "delta", "gamma", "theta", "vega")  # The figures that a vendor computes, and may fail to.
 SENTINELS = frozenset({-999.0, -9999.0, -99.0, -99999.0, 999999.0})
-UNSOLVED_IV = 1e-4  # A solver's way to say that it found none; seen as 0 and as 0.00001.
+UNSOLVED_IV = 1e-4  # Solvers send 0 or 0.00001 if they find no volatility.
 YEARS = (1970, 2200)  # Listed options began in 1973.
 MOST_STRIKE, MOST_NUMBER = 1e7, 1e15
 NOTHING = frozenset({"", "null", "none", "--", "-", "n/a", "na", "<na>"})
@@ -65,20 +65,18 @@ class Chain:
     The contracts of a chain.
 
     Attributes:
-        frame: One row a contract, columns `COLUMNS`. Times are UTC: `as_of` when the row was so, `expiry` the instant
-            at which it settles. Prices are dollars, Greeks and `iv` in whatever unit the feed has, all float, NaN for
-            absent.
-            `why_missing` says why a Greek or `iv` is absent: plan, no_quote, unsolvable, field_absent, null, sentinel;
-                empty
-            where nothing is. `symbol_says` is what the contract's symbol says otherwise than its row. `place` is its
-            row.
-        provider: Whose it is: massive, tradier, schwab, cboe, yahoo, or plain.
-        partial: Why contracts are missing, as far as the answer says so.
-        refused: What could not be read: its place and why.
-        sent: Fields that some row has, be it with nothing in it.
-        unread: Columns of a plain table that were not understood.
-        garbled: Of fields with cells that are no numbers: so many, and one of them.
-        after: Lines after the last contract of a plain table that are none of it.
+        frame: One row per contract, columns `COLUMNS`. Times are UTC: `as_of` is the time of the row, `expiry` the
+            instant at which it settles. Prices are dollars, Greeks and `iv` in the unit of the feed, all float, NaN if
+            absent. `why_missing` says why a Greek or `iv` is absent: plan, no_quote, unsolvable, field_absent, null,
+            sentinel; empty if nothing is missing. `symbol_says` is what the contract's symbol contradicts in its row.
+            `place` is its row.
+        provider: The provider: massive, tradier, schwab, cboe, yahoo, or plain.
+        partial: Why contracts are missing, as far as the response says so.
+        refused: The rows that could not be read: place and reason.
+        sent: Fields that at least one row has, even if empty.
+        unread: Columns of a plain table that were not recognised.
+        garbled: Fields with cells that are not numbers: the count, and one of them.
+        after: Lines after the last contract of a plain table that do not belong to it.
     """
 
     frame: "DataFrame"
@@ -92,13 +90,13 @@ class Chain:
 
     @property
     def as_of(self) -> datetime:
-        """The last instant that a row is of."""
+        """The latest time of any row."""
         newest: datetime = self.frame["as_of"].max().to_pydatetime()
         return newest
 
     @property
     def by_underlying(self) -> "list[Chain]":
-        """The chain of each underlying by itself, by name; what was refused is of none of them."""
+        """The chain of each underlying, by name; rejected rows belong to none of them."""
         frames = [found.reset_index(drop=True) for _, found in self.frame.groupby("underlying", sort=True)]
         return [self] if len(frames) == 1 else [replace(self, frame=frame, refused=()) for frame in frames]
 
@@ -109,63 +107,63 @@ class Chain:
 
 def read(path: Path, as_of: datetime | None = None) -> Chain:
     """
-    What does a file hold? Massive's, Tradier's, TD Ameritrade's, Schwab's or Yahoo's JSON (with comments or without),
-    Cboe's page of quotes, contracts in JSON of another nesting, plain CSV or Parquet; compressed by gzip or not.
+    Read the chain in a file.
+
+    It may be the JSON of Massive, Tradier, TD Ameritrade, Schwab or Yahoo (with or without comments), Cboe's quote
+    page, contracts in JSON of another nesting, plain CSV or Parquet; gzip-compressed or not.
 
     Args:
-        as_of: When it was so, where the file does not say.
+        as_of: The time of the chain, if the file does not state it.
 
     Raises:
-        ImportRefused: It cannot be read, or holds no contract.
-        UsageError: It does not say when it was so, and neither does anybody else.
+        ImportRefused: The file cannot be read, or holds no contract.
+        UsageError: Neither the file nor the caller states the time of the chain.
     """
     return parsed(files.read_bytes(path), str(path), as_of)
 
 
 def parsed(content: bytes, name: str, as_of: datetime | None = None) -> Chain:
-    """The same as `read`, of bytes that came from somewhere else."""
+    """Read a chain as `read` does, from bytes of another source."""
     if content[:4] == b"PAR1":
         return _table(tables.of_parquet(content, name), name, as_of)
     try:
-        told = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
-        raise ImportRefused(f"{name} is neither text in UTF-8 nor Parquet; a chain was wanted.") from None
-    if re.match(r"\s*(\{|//|/\*|\[\s*([{\[\]]|//|/\*))", told):
-        return _of_json(told, name, as_of)
-    header = vendors.cboe_header(tables.cells(told, ",", name, 12))
+        raise ImportRefused(f"{name} is neither UTF-8 text nor Parquet; an option chain was expected.") from None
+    if re.match(r"\s*(\{|//|/\*|\[\s*([{\[\]]|//|/\*))", text):
+        return _of_json(text, name, as_of)
+    header = vendors.cboe_header(tables.cells(text, ",", name, 12))
     if header is not None:
-        return of_rows("cboe", vendors.cboe(tables.cells(told, ",", name), header), name, as_of=as_of)
-    table, after = tables.of_csv(told, name)
+        return of_rows("cboe", vendors.cboe(tables.cells(text, ",", name), header), name, as_of=as_of)
+    table, after = tables.of_csv(text, name)
     return replace(_table(table, name, as_of), after=after)
 
 
-def _of_json(told: str, name: str, as_of: datetime | None) -> Chain:
+def _of_json(text: str, name: str, as_of: datetime | None) -> Chain:
     try:
-        payload = json.loads(told, parse_constant=str)  # NaN, as some write it, is kept as what it says.
+        payload = json.loads(text, parse_constant=str)  # A literal NaN is kept as text.
     except RecursionError:
-        raise ImportRefused(f"{name} is JSON nested deeper than any chain.") from None
+        raise ImportRefused(f"{name} is JSON nested too deeply; an option chain was expected.") from None
     except ValueError:
         try:
-            payload = json.loads(vendors.without_comments(told), parse_constant=str)
+            payload = json.loads(vendors.without_comments(text), parse_constant=str)
         except (ValueError, RecursionError) as problem:
-            lines = [line for line in told.splitlines() if line.strip()]
-            try:  # A page a line.
+            lines = [line for line in text.splitlines() if line.strip()]
+            try:  # One page per line.
                 payload = [json.loads(line, parse_constant=str) for line in lines] if len(lines) > 1 else None
             except (ValueError, RecursionError):
                 payload = None
             if payload is None:
-                raise ImportRefused(
-                    f"{name} is no JSON that can be read: {formatting.single_line(str(problem))}."
-                ) from None
+                raise ImportRefused(f"{name} is not valid JSON: {formatting.single_line(str(problem))}.") from None
     return of_payload(payload, name, as_of)
 
 
 def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
     """
-    The chain in a vendor's answer, or in a list of its pages; else the contracts in it, however they are nested.
+    Return the chain in a vendor's response, or in a list of its pages; else the contracts in it, at any nesting.
 
     Raises:
-        ImportRefused: Nothing in it is a contract.
+        ImportRefused: It contains no contract.
     """
     found = vendors.rows_of(payload)
     if found is not None:
@@ -174,7 +172,7 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
             provider,
             rows,
             name,
-            partial=partial or ("" if rows else formatting.single_line(nested_json.said(payload), 120)),
+            partial=partial or ("" if rows else formatting.single_line(nested_json.error_message(payload), 120)),
             as_of=as_of,
         )
     rows = nested_json.rows(payload)
@@ -186,13 +184,13 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
         else:
             shown = type(payload).__name__
         words = (
-            nested_json.said(payload) or next((v for v in payload.values() if isinstance(v, str)), "")
+            nested_json.error_message(payload) or next((v for v in payload.values() if isinstance(v, str)), "")
             if isinstance(payload, Mapping)
             else ""
         )
         raise ImportRefused(
-            f"{name} holds no chain that we know: an answer of Massive, Tradier, Schwab or Yahoo, or "
-            f"contracts with a strike, was wanted, found JSON with {formatting.single_line(shown)!r}"
+            f"{name} holds no chain of a known format: a response of Massive, Tradier, Schwab or Yahoo, or "
+            f"contracts with a strike, was expected, found JSON with {formatting.single_line(shown)!r}"
             f"{f', which says {formatting.single_line(words, 120)!r}' if words else ''}."
         )
     import pandas
@@ -201,21 +199,21 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
 
 
 def of_rows(provider: str, rows: Any, name: str, *, partial: str = "", as_of: datetime | None = None) -> Chain:
-    """The chain of a reader's rows; see `vendors`."""
+    """Create a chain from the rows of a reader in `vendors`."""
     import pandas
 
     rows = list(rows)
     if not rows:
-        raise ImportRefused(f"{name} holds no contract of {provider}'s chain. {partial or 'Was the symbol right?'}")
+        raise ImportRefused(f"{name} holds no contract of {provider}'s chain. {partial or 'Check the symbol.'}")
     absent = object()
     frame = pandas.DataFrame(
         {field: pandas.Series([row.get(field, absent) for row in rows], dtype=object) for field in FIELDS}
     )
-    return _settled(frame, absent, provider, name, partial, as_of)
+    return _converted(frame, absent, provider, name, partial, as_of)
 
 
 def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
-    """The chain of a plain table, by the usual names of its columns; with a call and a put on each line too."""
+    """Create the chain of a plain table by its column names, also with a call and a put on each line."""
     table = tables.by_contract(table)
     names = tables.named_columns(table)
     frame = table[list(names)].rename(columns=names)
@@ -227,7 +225,7 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     if lacks and not ("symbol" in frame and tables.names_contracts(frame["symbol"])):
         raise ImportRefused(
             f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were "
-            f"wanted, found {formatting.single_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}."
+            f"expected, found {formatting.single_line(', '.join(table.columns))}. Missing: {', '.join(lacks)}."
         )
     absent = object()
     frame = frame.astype(object)
@@ -235,12 +233,14 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
         if field not in frame:
             frame.insert(len(frame.columns), field, [absent] * len(frame))
     provider = "yahoo" if "contractSymbol" in table.columns and "inTheMoney" in table.columns else "plain"
-    found = _settled(frame.reset_index(drop=True), absent, provider, name, "", as_of)
+    found = _converted(frame.reset_index(drop=True), absent, provider, name, "", as_of)
     return replace(found, unread=tuple(c for c in table.columns if c not in names))
 
 
-def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial: str, as_of: datetime | None) -> Chain:
-    """Cells into numbers and times, with what is missing and why; rows that name no contract are refused."""
+def _converted(
+    raw: "DataFrame", absent: object, provider: str, name: str, partial: str, as_of: datetime | None
+) -> Chain:
+    """Convert cells into numbers and times, with the reasons for missing values; reject rows that name no contract."""
     import numpy as np
     import pandas
 
@@ -269,7 +269,7 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
         and not any(named)
         and len(set(frame["symbol"])) <= max(1, len(raw) // tables.LEAST_OF_ONE)
     ):
-        # A column `symbol` that names what the contracts are of.
+        # This column `symbol` names the underlying, not the contract.
         frame["underlying"], frame["symbol"] = frame["symbol"], ""
     frame["root"] = [
         r or (n[0] if n else u.removeprefix("I:")) for r, n, u in zip(frame["root"], named, frame["underlying"])
@@ -287,15 +287,15 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     frame["ends"] = [str(day) for day in days]
     for i, (side, day) in enumerate(zip(sides, days)):
         if not side:
-            bad[i] = f"type is {show('cp', i)}, call or put was wanted"
+            bad[i] = f"type is {show('cp', i)}; call or put was expected"
         elif day is None:
-            told = raw["expiry"][i]
-            why = AMBIGUOUS if isinstance(told, str) and is_ambiguous(told) else "a date was wanted"
-            bad[i] = f"expiration is {show('expiry', i)}, {why}"
+            cell = raw["expiry"][i]
+            why = AMBIGUOUS if isinstance(cell, str) and is_ambiguous(cell) else "a date was expected"
+            bad[i] = f"expiration is {show('expiry', i)}; {why}"
         elif not YEARS[0] <= day.year <= YEARS[1]:
-            bad[i] = f"expiration is {show('expiry', i)}, a date from {YEARS[0]} to {YEARS[1]} was wanted"
+            bad[i] = f"expiration is {show('expiry', i)}; a date from {YEARS[0]} to {YEARS[1]} was expected"
         elif not 0 < strikes[i] <= MOST_STRIKE:
-            bad[i] = f"strike is {show('strike', i)}, a number above 0 was wanted"
+            bad[i] = f"strike is {show('strike', i)}; a number above 0 was expected"
     frame["symbol_says"] = [
         ""
         if not n or not s or np.isnan(k)
@@ -310,9 +310,9 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     keep = bad == ""
     refused = tuple((f"{name}:{i + 1}", str(bad[i])) for i in np.flatnonzero(~keep))
     if not keep.any():
-        raise ImportRefused(f"{name} holds no contract that can be read: {refused[0][0]}: {refused[0][1]}.")
+        raise ImportRefused(f"{name} holds no readable contract: {refused[0][0]}: {refused[0][1]}.")
     if as_of is not None and (earlier := keep & (frame["as_of"] <= day_end(as_of)).to_numpy()).any():
-        keep = earlier  # Of a file of many days those that had been.
+        keep = earlier  # If the file has many days, keep those up to `as_of`.
     instants = [settles(day, root) if ok else pandas.NaT for day, root, ok in zip(days, frame["root"], keep)]
     frame["expiry"] = pandas.to_datetime(pandas.Series(instants, index=frame.index), utc=True)
     frame["multiplier"] = frame["multiplier"].where(frame["multiplier"] > 0)
@@ -323,7 +323,7 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
 
 
 def _cell(cell: Any) -> Any:
-    """A cell as it stood; None where it is some way to say nothing."""
+    """Return a cell unchanged, or None if it only says that there is no value."""
     if cell is None or isinstance(cell, (str, int, bool, dict, list)):
         return cell
     try:
@@ -343,14 +343,17 @@ def _text(cell: Any) -> str:
         cell = cell.decode("utf-8", "replace")
     try:
         return str(cell).strip()
-    except ValueError:  # A whole number of more digits than Python writes.
+    except ValueError:  # Python refuses to write an integer with that many digits.
         return "a number of thousands of digits"
 
 
 def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
     """
-    Cells as floats, NaN for what is none; of each why (empty, field_absent, null, sentinel); and those that are no way
-    to write a number.
+    Convert cells into floats, NaN for a missing value.
+
+    Returns:
+        The floats; the reason for each missing one (empty, field_absent, null, sentinel); the cells that are not
+        numbers.
     """
     import numpy as np
 
@@ -360,7 +363,7 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
             why[i] = "field_absent"
             continue
         if cell is None or (isinstance(cell, str) and cell.strip().lower() in NOTHING):
-            # A float that is no number came as one: in JSON, or in a table's own way to say that there is nothing.
+            # A float NaN was a NaN in JSON, or the table's own mark for a missing value.
             why[i] = "null"
             continue
         try:
@@ -381,35 +384,42 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
     return values, why, odd
 
 
-def _number(told: str) -> float:
-    """A number as people write it: 1,234.50, $1.20, 22.97 %; a comma that sets no thousands apart is none of ours."""
-    told = told.replace("\N{MINUS SIGN}", "-").replace("$", "").removesuffix("USD").strip()
-    if "," in told:
-        if not re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", told):
+def _number(text: str) -> float:
+    """
+    Parse a number as people write it: 1,234.50, $1.20, 22.97 %.
+
+    Raises:
+        ValueError: It is not a number, or a comma does not separate thousands.
+    """
+    text = text.replace("\N{MINUS SIGN}", "-").replace("$", "").removesuffix("USD").strip()
+    if "," in text:
+        if not re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", text):
             raise ValueError
-        told = told.replace(",", "")
-    if "_" in told:
+        text = text.replace(",", "")
+    if "_" in text:
         raise ValueError
-    return float(told[:-1]) / 100 if told.endswith("%") else float(told)
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
 def _moments(frame: "DataFrame", provider: str, name: str, as_of: datetime | None) -> "Series":
     """
-    Of which moment is each row? Of what the file says; a date alone is that day's close. Where each contract has a
-    moment of its own, and none two of a day, they are quotes of one chain, which is of the newest.
+    Return the time of each row as the file states it; a date alone means that day's close.
+
+    If each contract has a time of its own, and no contract appears twice on a day, the rows are the quotes of one
+    chain, which gets the newest of these times.
     """
     import pandas
 
     if provider in ("massive", "tradier", "schwab"):
         frame["as_of"] = frame[["quote_ts", "underlying_ts"]].max(axis=1).max()
-    told = {at: pandas.Timestamp(day_end(at.to_pydatetime())) for at in frame["as_of"].dropna().unique()}
-    # A date that a file gives in UTC is that date, not the evening before in New York.
+    instants = {at: pandas.Timestamp(day_end(at.to_pydatetime())) for at in frame["as_of"].dropna().unique()}
+    # A date given in UTC means that date, not the evening before in New York.
     if provider in ("plain", "yahoo"):
-        told |= {at: pandas.Timestamp(close_of(at.date())) for at in told if at.time() == time(0)}
-    found = pandas.to_datetime(frame["as_of"].map(told), utc=True).astype("datetime64[us, UTC]")
+        instants |= {at: pandas.Timestamp(close_of(at.date())) for at in instants if at.time() == time(0)}
+    found = pandas.to_datetime(frame["as_of"].map(instants), utc=True).astype("datetime64[us, UTC]")
     if found.isna().any():
         if as_of is None:
-            raise UsageError(f"{name} does not say when it was so: give --as-of.")
+            raise UsageError(f"{name} does not state the time of the chain. Add --as-of.")
         found = found.fillna(pandas.Timestamp(day_end(as_of)))
     days = found.dt.tz_convert(NEW_YORK).dt.date
     contract = [frame[n] for n in ("root", "symbol", "strike", "cp")] + [frame["ends"], days]
@@ -445,7 +455,7 @@ def _instant(at: datetime, zone: tzinfo) -> Any:
 
 
 def _why(frame: "DataFrame", lacking: dict[str, Any]) -> Any:
-    """Why is a Greek or a volatility missing? Of several reasons the one that says most."""
+    """Return why a Greek or a volatility is missing; of several reasons the most informative."""
     import numpy as np
 
     supplied = [field for field in SENT if (lacking[field] != "field_absent").any()]
@@ -459,8 +469,8 @@ def _why(frame: "DataFrame", lacking: dict[str, Any]) -> Any:
         why = np.where(here & (why == ""), lacking[field], why)
         gone |= here
     unquoted = ~(frame["bid"].to_numpy() > 0)
-    said = np.any([lacking[field] == "sentinel" for field in (*supplied, "bid", "ask")], axis=0)
+    is_sentinel = np.any([lacking[field] == "sentinel" for field in (*supplied, "bid", "ask")], axis=0)
     unsolved = frame["iv"].to_numpy() < UNSOLVED_IV if "iv" in supplied else np.zeros(len(frame), dtype=bool)
     why = np.where(gone & unquoted & (why != ""), "no_quote", why)
     why = np.where(unsolved & (why == ""), "unsolvable", why)
-    return np.where(said, "sentinel", why)
+    return np.where(is_sentinel, "sentinel", why)

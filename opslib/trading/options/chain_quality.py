@@ -1,8 +1,8 @@
 """
-Judge which Greeks of a chain are right.
+Evaluate the Greeks of a chain.
 
-Everything is judged on **core** contracts, quoted, unexpired and neither deep in nor out of the money: outside of them
-a gamma of 0 and a volatility of none are what a healthy feed sends.
+Everything is evaluated on **core** contracts: quoted, unexpired and neither deep in nor far out of the money. For other
+contracts a healthy feed also sends a gamma of 0 and no volatility.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from opslib.trading.options.contract_checks import (
     EPSILON_DELTA,
     Case,
     ContractFaults,
+    check_age,
+    check_rows,
+    check_together,
+    check_values,
     doubled,
-    judge_age,
-    judge_rows,
-    judge_together,
-    judge_values,
 )
 from opslib.trading.options.fair_value import FairValue, model_values, pairs
 from opslib.trading.options.units import DOCUMENTED, FACTORS, IV_RANGE, USUAL, detected, iv_unit
@@ -37,16 +37,16 @@ else:
     Array = Any
 
 EXAMPLES, COLUMNS_SHOWN = 3, 12
-AGREES = 2.0  # Times, at the edge of the core: from 0 or from 1, whichever is nearer.
-# Up to this delta, by the price of the other side, a vendor that found a volatility has a delta too; measured 0.91.
+AGREES = 2.0  # Factor at the edge of the core, measured from 0 or from 1, whichever is nearer.
+# Up to this delta, by the price of the other side, a vendor that found a volatility also has a delta; measured 0.91.
 DEEP = 0.85
-# Vendors who promise every figure; of others only what they send is wanted.
+# Vendors that document every figure; other vendors are evaluated only on what they send.
 PROMISED = ("massive", "tradier", "schwab")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault: its check, how bad, how many contracts, and the worst of them by name."""
+    """One kind of fault: its check, its severity, the number of contracts, and the worst of them by name."""
 
     check: str
     severity: str
@@ -57,23 +57,23 @@ class Finding:
 @dataclass(frozen=True, eq=False)
 class ChainQuality:
     """
-    What the Greeks of a chain are worth.
+    The evaluation of a chain's Greeks.
 
     Attributes:
-        chain: As it was read.
-        theory: What was reckoned of it.
+        chain: The chain as it was read.
+        fair_value: The model values computed from it.
         core: Which rows are core contracts.
-        faults: Of each row what is wrong with it.
-        raw_valid: Contracts valid by the guide's reading: nothing missing, gamma not 0, |delta| ≤ 1, IV from 1 % to 500
-            %.
+        faults: The faults of each row.
+        raw_valid: Contracts that are valid by the guide's method: nothing missing, gamma not 0, |delta| ≤ 1, IV from 1
+            % to 500 %.
         covered: Contracts with every Greek that the feed has.
-        units: In which unit each figure is; None where it cannot be told.
+        units: The unit of each figure; None if it could not be determined.
         findings: Every fault, the most frequent first.
-        notes: What is worth knowing and no fault.
+        notes: Remarks that are not faults.
     """
 
     chain: Chain
-    theory: FairValue
+    fair_value: FairValue
     core: Array
     faults: ContractFaults
     raw_valid: int
@@ -84,33 +84,33 @@ class ChainQuality:
 
     @property
     def as_of(self) -> datetime:
-        """Of when it is."""
+        """The time of the chain."""
         return self.chain.as_of
 
     @property
     def core_count(self) -> int:
-        """How many contracts were judged?"""
+        """Number of evaluated contracts."""
         return int(self.core.sum())
 
     @property
     def flagged(self) -> int:
-        """How many of them have a fault?"""
+        """Number of evaluated contracts with a fault."""
         return int((self.core & ~self.faults.clean).sum())
 
     def core_with(self, check: str) -> int:
-        """How many core contracts have that fault?"""
+        """Return the number of core contracts with this fault."""
         return int((self.core & (self.faults.codes == CODES[check])).sum())
 
     def weighted(self, weights: Array) -> float | None:
-        """The valid rate of the core, each contract by its weight; None where nothing weighs."""
+        """Return the valid rate of the core, weighted by contract; None if all weights are zero."""
         import numpy as np
 
         weights = np.where(self.core & (weights > 0), weights, 0.0)
         total = float(weights.sum())
         return float(weights[self.faults.clean].sum()) / total if total else None
 
-    def told(self, limits: ChainLimits) -> list[Finding]:
-        """Those findings that are more than a good chain has."""
+    def significant(self, limits: ChainLimits) -> list[Finding]:
+        """Return the findings that exceed what a healthy chain has."""
         core = self.core_count
         return [
             f
@@ -121,22 +121,22 @@ class ChainQuality:
         ]
 
 
-def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None) -> ChainQuality:
+def evaluate_chain(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None) -> ChainQuality:
     """
-    Which Greeks of a chain are right?
+    Evaluate the Greeks of a chain.
 
     Args:
-        limits: Within what they may be off.
-        fetched_at: When it was fetched; without it, quotes are as old as the newest of them is newer.
+        limits: The tolerances.
+        fetched_at: When it was fetched; without it, the age of a quote is measured against the newest quote.
     """
     import numpy as np
 
-    # Cells from outside are of any size, and what overflows is no fault of the reckoning.
+    # Cells from outside may have any size, so overflows are expected.
     with np.errstate(all="ignore"):
-        return _judge(chain, limits, fetched_at)
+        return _evaluate(chain, limits, fetched_at)
 
 
-def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> ChainQuality:
+def _evaluate(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> ChainQuality:
     import numpy as np
 
     frame = chain.frame
@@ -149,7 +149,7 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
     faults.mark(
         other,
         "calls_puts_swapped",
-        lambda i: f"its symbol {single_line(frame['symbol'].iloc[i], 30)} is of a {symbol.iloc[i]}",
+        lambda i: f"its symbol {single_line(frame['symbol'].iloc[i], 30)} is that of a {symbol.iloc[i]}",
     )
     faults.mark(
         (symbol != "").to_numpy(dtype=bool),
@@ -165,12 +165,12 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
     faults.mark(
         listing_checks.mislabelled(grid, contrary),
         "calls_puts_swapped",
-        lambda i: f"delta {column['delta'][i]:g} of a {frame['cp'].iloc[i]}, which is listed already",
+        lambda i: f"delta {column['delta'][i]:g} of a {frame['cp'].iloc[i]} that is already listed",
     )
-    if (swapped := faults.has("calls_puts_swapped")).any():  # From here on they are what their figures are.
+    if (swapped := faults.has("calls_puts_swapped")).any():  # From here on they count as the side of their figures.
         grid = listing_checks.grid(frame, call ^ swapped)
     size = frame["multiplier"].to_numpy(dtype=float)
-    theory = model_values(
+    fair_value = model_values(
         frame,
         grid,
         faults.clean
@@ -178,13 +178,13 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
         & ~listing_checks.repeated(grid, size, faults.clean)
         & ~(column["bid"] > column["ask"]),
     )
-    core = _core(frame, column, theory, limits) & ~late
-    iv = iv_unit(column["iv"], theory, core & faults.clean, limits)
+    core = _core(frame, column, fair_value, limits) & ~late
+    iv = iv_unit(column["iv"], fair_value, core & faults.clean, limits)
     column["iv"] /= FACTORS["iv"][iv or "decimal"]
     faults.mark(
-        doubled(column, theory, core & faults.clean & ~contrary, limits),
+        doubled(column, fair_value, core & faults.clean & ~contrary, limits),
         "strike_mismatch",
-        lambda i: f"its figures are of strike {theory.strike[i] / 2:g}",
+        lambda i: f"its figures belong to strike {fair_value.strike[i] / 2:g}",
     )
     faults.mark(
         listing_checks.repeated(grid, size, faults.clean),
@@ -192,14 +192,14 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
         lambda i: f"listed again in row {frame['place'].iloc[i]}",
     )
     supplied = [name for name in SENT if chain.provider in PROMISED or name in chain.sent]
-    case, units = _case(frame, column, theory, core, faults, limits)
+    case, units = _case(frame, column, fair_value, core, faults, limits)
     units["iv"] = iv
-    judge_rows(case, supplied)
-    judge_age(case, fetched_at)
-    if not judge_values(case):  # Between neighbours of which many are of another moment nothing can be told.
-        judge_together(case)
-    known = core & np.isfinite(theory.forward)
-    extra = _judge_listing(chain, grid, core, faults)
+    check_rows(case, supplied)
+    check_age(case, fetched_at)
+    if not check_values(case):  # If many contracts are from another moment, neighbours cannot be compared.
+        check_together(case)
+    known = core & np.isfinite(fair_value.forward)
+    extra = _check_listing(chain, grid, core, faults)
     for name, unit in units.items():
         if unit not in (None, DOCUMENTED.get((chain.provider, name), USUAL[name])):
             extra.append(
@@ -207,7 +207,7 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
                     "units",
                     "error",
                     int(core.sum()),
-                    (f"every {name} is {unit.replace('_', ' ')}; {USUAL[name].replace('_', ' ')} was wanted",),
+                    (f"every {name} is {unit.replace('_', ' ')}; {USUAL[name].replace('_', ' ')} was expected",),
                 )
             )
     findings = _merged([_finding(chain, check, faults) for check in faults.says] + extra)
@@ -223,27 +223,27 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
         & ~(np.abs(column["delta"]) > 1)
         & ~((column["iv"] < IV_RANGE[0]) | (column["iv"] > IV_RANGE[1]))
     )
-    # Of what a contract should be worth nothing is known without a forward, so that none can be called right.
+    # Without a forward the fair value of a contract is unknown, so it is not evaluated.
     return ChainQuality(
         chain,
-        theory,
+        fair_value,
         known,
         faults,
         int(raw.sum()),
         int(covered.sum()),
         units,
         findings,
-        _notes(chain, theory, core & ~known),
+        _notes(chain, fair_value, core & ~known),
     )
 
 
-def _core(frame: Any, column: dict[str, Array], theory: FairValue, limits: ChainLimits) -> Array:
+def _core(frame: Any, column: dict[str, Array], fair_value: FairValue, limits: ChainLimits) -> Array:
     """
-    The contracts whose figures have to be right, as a mask of rows: quoted, unexpired, and tradable by what their
-    quotes imply.
+    Return the contracts whose figures have to be right, as a mask of rows.
 
-    A vendor's own delta can bring a contract in, never keep it out: one that contradicts the quotes (0, 1, none,
-    impossible) changes nothing. It only says on which side of the edge a contract is, where it agrees with the quotes.
+    They are quoted, unexpired, and tradable by what their quotes imply. A vendor's own delta can add a contract, never
+    remove one: a delta that contradicts the quotes (0, 1, none, impossible) changes nothing. It only decides on which
+    side of the edge a contract is if it agrees with the quotes.
     """
     import numpy as np
 
@@ -251,33 +251,35 @@ def _core(frame: Any, column: dict[str, Array], theory: FairValue, limits: Chain
     rows = np.arange(len(size))
     unread = (frame["why_missing"] == "sentinel").to_numpy(dtype=bool)
     with np.errstate(all="ignore"):
-        implied = np.abs(theory.delta_mid(rows))
+        implied = np.abs(fair_value.delta_mid(rows))
         moved = [
-            np.abs(theory._replace(spot=theory.spot * (1 + step)).delta_mid(rows))
+            np.abs(fair_value._replace(spot=fair_value.spot * (1 + step)).delta_mid(rows))
             for step in (limits.spot_off, -limits.spot_off)
         ]
-        depth = np.where(theory.call, 1.0, -1.0) * (theory.spot - theory.strike)  # Above 0 in the money.
-        calls, puts = pairs(theory.grid, np.ones(len(size), dtype=bool))
+        depth = np.where(fair_value.call, 1.0, -1.0) * (fair_value.spot - fair_value.strike)  # Above 0 in the money.
+        calls, puts = pairs(fair_value.grid, np.ones(len(size), dtype=bool))
         theirs = np.full(len(size), np.nan)
         theirs[calls], theirs[puts] = 1 - implied[puts], 1 - implied[calls]
         theirs = np.where((depth > 0) | np.isnan(implied), theirs, np.nan)
         model = np.where(np.isfinite(theirs), theirs, implied)
         inside = _between(model, limits)
-        # Nobody can tell the volatility of a price that is all exercise, and none is wanted; a value that says itself
-        # that it is none is.
+        # A price that is all intrinsic value implies no volatility, so none is expected. A value that is marked as
+        # missing is still a fault.
         least = np.where(unread, spread / 4, spread)
-        tells = theory.mid - np.maximum(depth, 0.0) > np.where(
-            depth > 0, np.maximum(least, limits.spot_off * theory.spot), least
+        is_known = fair_value.mid - np.maximum(depth, 0.0) > np.where(
+            depth > 0, np.maximum(least, limits.spot_off * fair_value.spot), least
         )
-        tells |= unread & np.isnan(theory.mid)
+        is_known |= unread & np.isnan(fair_value.mid)
         # The vendor did find one.
-        tells |= (column["iv"] >= IV_RANGE[0]) & (model <= DEEP) & ((depth <= 0) | np.isfinite(theirs))
-        # So near to its end a contract is wanted only where a spot of another second would not change that.
-        tells &= (theory.years * 365 >= limits.least_days) | (_between(moved[0], limits) & _between(moved[1], limits))
+        is_known |= (column["iv"] >= IV_RANGE[0]) & (model <= DEEP) & ((depth <= 0) | np.isfinite(theirs))
+        # This close to expiry a contract is core only if a slightly different spot would not change that.
+        is_known &= (fair_value.years * 365 >= limits.least_days) | (
+            _between(moved[0], limits) & _between(moved[1], limits)
+        )
         agrees = np.abs(np.log(np.minimum(size, 1 - size) / np.minimum(model, 1 - model))) <= np.log(AGREES)
-        wanted = inside & tells & ~(agrees & ~_between(size, limits))
-    claimed = _between(size, limits) | ((size > 1) & np.isnan(theory.forward))
-    sent: Array = ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (wanted | claimed)
+        wanted = inside & is_known & ~(agrees & ~_between(size, limits))
+    claimed = _between(size, limits) | ((size > 1) & np.isnan(fair_value.forward))
+    sent: Array = ((bid > 0) | (np.isnan(bid) & unread)) & (fair_value.years > 0) & (wanted | claimed)
     return sent
 
 
@@ -286,18 +288,23 @@ def _between(size: Array, limits: ChainLimits) -> Array:
 
 
 def _case(
-    frame: Any, column: dict[str, Array], theory: FairValue, core: Array, faults: ContractFaults, limits: ChainLimits
+    frame: Any,
+    column: dict[str, Array],
+    fair_value: FairValue,
+    core: Array,
+    faults: ContractFaults,
+    limits: ChainLimits,
 ) -> tuple[Case, dict[str, str | None]]:
-    """The chain with what was recomputed of its core, its figures in the usual units; and in which units they were."""
+    """Return the chain with recomputed core figures in the usual units, and the units that it had."""
     import numpy as np
 
     iv, rows = column["iv"], np.flatnonzero(core)
     with np.errstate(all="ignore"):
-        near = np.abs(np.log(iv / theory.iv_mid)) < np.log(np.sqrt(FACTORS["iv"]["percent"]))
-    # A row whose own volatility is of another unit, or none, is recomputed with its price's.
-    own = np.where((near | np.isnan(theory.iv_mid)) & (iv >= IV_RANGE[0]), iv, theory.iv_mid)[rows]
+        near = np.abs(np.log(iv / fair_value.iv_mid)) < np.log(np.sqrt(FACTORS["iv"]["percent"]))
+    # A row without a volatility, or with one in another unit, is recomputed with the volatility that its price implies.
+    own = np.where((near | np.isnan(fair_value.iv_mid)) & (iv >= IV_RANGE[0]), iv, fair_value.iv_mid)[rows]
     parts = []
-    for found in (theory.greeks(own, rows), *theory.between(own, rows)):
+    for found in (fair_value.greeks(own, rows), *fair_value.between(own, rows)):
         part = {name: np.full(len(core), np.nan) for name in ("price", "delta", "gamma", "theta", "vega")}
         for name, values in zip(part, found):
             part[name][rows] = values
@@ -306,16 +313,16 @@ def _case(
     for name, unit in units.items():
         if unit not in (None, USUAL[name]):
             column[name] /= FACTORS[name][unit]
-    return Case(frame, column, theory, core, faults, limits, *parts), units
+    return Case(frame, column, fair_value, core, faults, limits, *parts), units
 
 
-def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults: ContractFaults) -> list[Finding]:
-    """What is not there, and what could not be read?"""
+def _check_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults: ContractFaults) -> list[Finding]:
+    """Return the findings about missing contracts and unreadable rows."""
     import numpy as np
 
     aside = faults.has("expired", "strike_mismatch")
-    roots = range(int(grid.root.max()) + 1)  # What has expired may be of any moment of the file.
-    # Of a doubled strike the half.
+    roots = range(int(grid.root.max()) + 1)  # An expired contract may belong to any time of the file.
+    # For a doubled strike also the half of it.
     known = {
         (root, float(grid.strike[i]) / part, bool(grid.call[i]))
         for i in np.flatnonzero(aside)
@@ -336,7 +343,7 @@ def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults:
         else []
     )
     if chain.partial or len(gone) > len(chain.refused):
-        told = [
+        missing = [
             f"{_group(chain, int(np.argmax(grid.group == group)))} {'call' if call else 'put'} {k:g}: not listed"
             for group, k, call in gone[:EXAMPLES]
         ]
@@ -345,7 +352,7 @@ def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults:
                 "incomplete",
                 "error",
                 max(len(gone), 1),
-                tuple(([chain.partial] if chain.partial else []) + told)[:EXAMPLES],
+                tuple(([chain.partial] if chain.partial else []) + missing)[:EXAMPLES],
             )
         )
     return found
@@ -357,7 +364,7 @@ def _group(chain: Chain, i: int) -> str:
 
 
 def _finding(chain: Chain, check: str, faults: ContractFaults) -> Finding:
-    """The rows with one fault, the worst of them by name."""
+    """Return the finding about the rows with one fault, with the worst of them by name."""
     import numpy as np
 
     def named(i: int) -> str:
@@ -370,7 +377,7 @@ def _finding(chain: Chain, check: str, faults: ContractFaults) -> Finding:
 
 
 def _merged(findings: list[Finding]) -> tuple[Finding, ...]:
-    """One finding a check, the most frequent first."""
+    """Return one finding per check, the most frequent first."""
     found: dict[str, Finding] = {}
     for f in findings:
         known = found.get(f.check)
@@ -382,8 +389,8 @@ def _merged(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found.values(), key=lambda f: (-f.count, f.check)))
 
 
-def _notes(chain: Chain, theory: FairValue, unpriced: Array) -> tuple[str, ...]:
-    """What is worth knowing and no fault? `unpriced` are the rows that nothing tells a forward of."""
+def _notes(chain: Chain, fair_value: FairValue, unpriced: Array) -> tuple[str, ...]:
+    """Return the remarks that are not faults; `unpriced` are the rows without a known forward."""
     import numpy as np
 
     frame, sent, found = chain.frame, chain.sent, []
@@ -399,46 +406,46 @@ def _notes(chain: Chain, theory: FairValue, unpriced: Array) -> tuple[str, ...]:
         if not sent.intersection(fields)
     ]
     if "Greeks" in lacks and "volatilities" not in lacks:
-        found.append("this feed has no Greeks: its volatilities and prices alone were judged")
+        found.append("this feed has no Greeks: only its volatilities and prices were evaluated")
     if lacks and chain.unread:
         found.append(
-            f"no column of {', nor of '.join(lacks)} was recognised; not understood: {listed_columns(chain.unread)}"
+            f"no column for {' or '.join(lacks)} was recognised; unknown columns: {listed_columns(chain.unread)}"
         )
     if chain.garbled:
-        found.append(f"cells that are no numbers: {', '.join(chain.garbled)}")
+        found.append(f"cells that are not numbers: {', '.join(chain.garbled)}")
     if chain.after:
         found.append(
-            f"{len(chain.after):,} lines after the last contract were passed over: {single_line(chain.after[0], 60)!r}"
+            f"{len(chain.after):,} lines after the last contract were skipped: {single_line(chain.after[0], 60)!r}"
         )
     days = sorted({str(at.tz_convert(NEW_YORK).date()) for at in frame["expiry"][unpriced]})
     if days:
         found.append(
-            f"{int(unpriced.sum()):,} contracts were not judged: neither an underlying's price nor pairs of "
-            f"call and put tell the forward of {', '.join(days[:EXAMPLES])}"
+            f"{int(unpriced.sum()):,} contracts were not evaluated: there is neither an underlying's price nor enough "
+            f"call and put pairs for the forward of {', '.join(days[:EXAMPLES])}"
             f"{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}"
         )
-    elif not theory.spotted.any() and theory.parity.any():
-        found.append("the underlying's price is not given: forwards are those of put-call parity")
+    elif not fair_value.spotted.any() and fair_value.parity.any():
+        found.append("the underlying's price is missing: forwards come from put-call parity")
     unquoted = int((~(frame["bid"] > 0)).sum())
     if unquoted and frame["bid"].notna().any():
-        found.append(f"{unquoted:,} contracts have no bid: nobody trades them, and nobody can tell their volatility")
+        found.append(f"{unquoted:,} contracts have no bid: they are not traded, and their volatility is unknown")
     settled = int(((frame["expiry"] <= frame["as_of"]) & ~listing_checks.expired(frame)).sum())
     if settled:
-        found.append(f"{settled:,} contracts have settled that day")
+        found.append(f"{settled:,} contracts settled that day")
     first, last = market_calendar.covered()
     years = frame["expiry"].dt.tz_convert(NEW_YORK).dt.year.to_numpy()
     assumed = np.flatnonzero((years < first.year) | (years > last.year))
     if len(assumed):
         days = sorted({str(frame["expiry"].iloc[i].tz_convert(NEW_YORK).date()) for i in assumed})
         found.append(
-            f"{len(assumed):,} contracts rest on an assumed regular session, as the session calendar has the "
-            f"years {first.year} to {last.year}: those of {', '.join(days[:EXAMPLES])}"
+            f"{len(assumed):,} contracts use an assumed regular session, because the session calendar covers only "
+            f"{first.year} to {last.year}: those of {', '.join(days[:EXAMPLES])}"
             f"{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}"
         )
     return tuple(found)
 
 
 def listed_columns(names: Sequence[str]) -> str:
-    """Names of columns from outside, the first of them."""
+    """Return the first names of a list of columns from outside, for people."""
     shown = ", ".join(repr(single_line(name, 30)) for name in names[:COLUMNS_SHOWN])
     return f"{shown} and {len(names) - COLUMNS_SHOWN} more" if len(names) > COLUMNS_SHOWN else shown

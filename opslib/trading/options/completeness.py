@@ -1,7 +1,4 @@
-"""
-Judge whether a provider lists the contracts that it listed before: in a whole chain, and in the few contracts of a
-minute's probe.
-"""
+"""Check that a provider still lists the contracts that it listed before, in whole chains and in probes."""
 
 import math
 from collections import Counter
@@ -14,12 +11,12 @@ from opslib.foundation.config.limits import ChainLimits
 SIDES = {"call": "put", "put": "call"}
 GREEKS = ("delta", "gamma", "theta", "vega")
 LEAST_MOVED = 3  # Fewer contracts than this may have moved by chance.
-# A provider whose contracts come in another order each time makes no more chains be fetched than these.
+# At most this many chains are fetched because of a provider that lists its contracts in a new order each time.
 MOST_IN_VAIN = 3
 
 
 def listed(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Count the contracts of a chain: of each expiry, and those that lack their call or put; of Massive's answer."""
+    """Count the contracts in Massive's response: per expiry, and those without their call or put."""
     found = Counter[tuple[str, str, float, str]]()
     for result in results:
         details = result.get("details")
@@ -39,16 +36,16 @@ def listed(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def why_partial(now: Mapping[str, Any], before: Mapping[str, Any] | None, day: date, limits: ChainLimits) -> str:
     """
-    Why a chain that came to its end is only a part of the chain; empty where it is whole, or too small to tell.
+    Return why a chain is only partial; empty if it is complete, or too small to decide.
 
     Args:
-        now, before: What `listed` counted, of this chain and of the last whole one of the same session, None where
+        now, before: What `listed` counted, for this chain and for the last complete one of the same session; None if
             there is none.
         day: Contracts that expire by then may be gone.
     """
     total = sum(now["expiries"].values())
-    # A feed that has one side alone from the start may be meant so; one that loses a side is compared with its last
-    # whole chain.
+    # A feed that always has only one side may be meant that way; one that loses a side differs from its last complete
+    # chain.
     if total >= limits.whole_from and limits.missing_share * total < now["unpaired"] < total:
         return f"{now['unpaired']} of {total} contracts lack their call or put"
     wanted = {
@@ -56,17 +53,17 @@ def why_partial(now: Mapping[str, Any], before: Mapping[str, Any] | None, day: d
     }
     count, there = sum(wanted.values()), sum(min(n, now["expiries"].get(expiry, 0)) for expiry, n in wanted.items())
     if count >= limits.whole_from and count - there > limits.missing_share * count:
-        return f"{count - there} of {count} contracts of the last whole chain are gone"
+        return f"{count - there} of {count} contracts of the last complete chain are missing"
     return ""
 
 
 class Comparison:
     """
-    The few contracts of each minute's probe, compared with those of the last probe before a whole chain.
+    Compare the few contracts of each probe with those of the last probe before a complete chain.
 
     Args:
         limits: How many may be gone or changed.
-        changed_by: A volatility that is so many times what it was has changed, and Greeks may have with it.
+        changed_by: A volatility that differs by this factor has changed, and Greeks may have changed with it.
     """
 
     def __init__(self, limits: ChainLimits, changed_by: float):
@@ -76,7 +73,9 @@ class Comparison:
         self._differs, self._in_vain = False, 0
 
     def of(self, results: Iterable[Any]) -> dict[str, int]:
-        """How many contracts of the baseline are gone, and how many have other Greeks; empty where it is as it was."""
+        """
+        Count the contracts of the baseline that are gone, and those with other Greeks; empty if nothing has changed.
+        """
         now = {
             str(d["ticker"]): r
             for r in results
@@ -93,14 +92,13 @@ class Comparison:
         return {} if self._in_vain >= MOST_IN_VAIN else {"gone": gone, "moved": moved, "of": len(self._baseline)}
 
     def confirm(self) -> None:
-        """Take the last probe as what a whole chain was fetched beside."""
+        """Use the last probe as the baseline, because a complete chain was fetched beside it."""
         self._in_vain += self._differs
         self._baseline, self._differs = self._last, False
 
     def _moved(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         """
-        Whether a tradable contract's Greeks are out of bounds, gone, or so many times what they were, while its
-        volatility is not.
+        Return whether a tradable contract's Greeks are invalid, gone or changed a lot while its volatility is not.
         """
         old, new = _greeks(before), _greeks(now)
         volatility, volatility_now = _number(before.get("implied_volatility")), _number(now.get("implied_volatility"))
@@ -119,14 +117,14 @@ class Comparison:
 
 
 def _greeks(result: Mapping[str, Any]) -> dict[str, float]:
-    """The Greeks that a contract has."""
+    """Return the Greeks that a contract has."""
     found = result.get("greeks")
     known = {name: _number(found.get(name)) for name in GREEKS} if isinstance(found, Mapping) else {}
     return {name: value for name, value in known.items() if value is not None}
 
 
 def _number(found: Any) -> float | None:
-    """A finite number; None where it is none."""
+    """Return a finite number; None for anything else."""
     return (
         float(found)
         if isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)

@@ -1,4 +1,4 @@
-"""Read the name of an option contract, the day on which it expires, and the instant at which it settles."""
+"""Parse the name of an option contract, its expiration day, and the instant at which it settles."""
 
 import re
 from collections.abc import Iterable
@@ -29,32 +29,33 @@ _MONTH_DAY = re.compile(r"(?:[a-z]{3,9}[ ,]+)?([a-z]{3})[a-z]*\.?[ -]?(\d{1,2})(
 _TIME_OF_DAY = re.compile(
     r"(.+?)[ T,]+(?:at |@ )?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([ap])\.?m\.?)?(?: e[sd]?t)?", re.IGNORECASE
 )
-AMBIGUOUS = "it can be read with the month first or with the day first; write it as 2026-03-27"
+AMBIGUOUS = "this may be month first or day first; write it as 2026-03-27"
 
 
-def read_day(told: str, day_first: bool | None = None) -> date | None:
+def read_day(text: str, day_first: bool | None = None) -> date | None:
     """
-    A day as people and vendors write it, besides ISO 8601: 01/05/2016, 11-18-2024, 18.11.2024, 20160105, 2024/11/18,
-    Nov 18 2024, 18-Nov-24.
+    Parse a day as people and vendors write it, besides ISO 8601.
+
+    Such as 01/05/2016, 11-18-2024, 18.11.2024, 20160105, 2024/11/18, Nov 18 2024, 18-Nov-24.
 
     Args:
-        day_first: Whether its column has the day before the month; None where nothing says so. With slashes the month
-            is then first.
+        day_first: Whether its column has the day before the month; None if unknown. With slashes the month is then
+            first.
 
     Returns:
-        None where it is no such day, or one that can be read in two ways.
+        The day; None if the text is not a day, or is ambiguous.
     """
-    told = told.strip().lower()
-    if found := _NUMERIC.fullmatch(told):
+    text = text.strip().lower()
+    if found := _NUMERIC.fullmatch(text):
         one, two, year = int(found[1]), int(found[3]), int(found[4])
         if day_first is None and found[2] != "/" and one <= 12 and two <= 12 and one != two:
             return None
         day, month = (one, two) if day_first or (one > 12 and day_first is None) else (two, one)
-    elif found := _ISO_LIKE.fullmatch(told):
+    elif found := _ISO_LIKE.fullmatch(text):
         year, month, day = int(found[1]), int(found[2] or found[4]), int(found[3] or found[5])
-    elif (found := _DAY_MONTH.fullmatch(told)) and found[2] in _MONTHS:
+    elif (found := _DAY_MONTH.fullmatch(text)) and found[2] in _MONTHS:
         year, month, day = int(found[3]), _MONTHS[found[2]], int(found[1])
-    elif (found := _MONTH_DAY.fullmatch(told)) and found[1] in _MONTHS:
+    elif (found := _MONTH_DAY.fullmatch(text)) and found[1] in _MONTHS:
         year, month, day = int(found[3]), _MONTHS[found[1]], int(found[2])
     else:
         return None
@@ -66,8 +67,7 @@ def read_day(told: str, day_first: bool | None = None) -> date | None:
 
 def is_day_first(cells: Iterable[str]) -> bool | None:
     """
-    Whether the days of a column have the day before the month, by those that can be read in one way only; None where
-    none tells.
+    Return whether the days of a column have the day before the month, by its unambiguous days; None if there is none.
     """
     pairs = {(int(found[1]) > 12, int(found[3]) > 12) for cell in cells if (found := _NUMERIC.match(cell.strip()))} - {
         (False, False),
@@ -76,17 +76,17 @@ def is_day_first(cells: Iterable[str]) -> bool | None:
     return pairs == {(True, False)} if len(pairs) == 1 else None
 
 
-def is_ambiguous(told: str) -> bool:
-    """Whether a day of numbers can be read with the month first and with the day first."""
-    found = _NUMERIC.fullmatch(told.strip())
+def is_ambiguous(text: str) -> bool:
+    """Return whether a numeric day may be read with the month first or with the day first."""
+    found = _NUMERIC.fullmatch(text.strip())
     return found is not None and int(found[1]) <= 12 and int(found[3]) <= 12
 
 
-def read_moment(told: str, day_first: bool | None = None) -> datetime | None:
-    """A day as of `read_day`, with or without a time of day; its wall clock without a zone. None where it is none."""
-    told = told.strip()
-    found = _TIME_OF_DAY.fullmatch(told)
-    day = read_day(found[1] if found else told, day_first)
+def read_moment(text: str, day_first: bool | None = None) -> datetime | None:
+    """Parse a day as `read_day` does, with or without a time of day; a naive wall clock time, None if invalid."""
+    text = text.strip()
+    found = _TIME_OF_DAY.fullmatch(text)
+    day = read_day(found[1] if found else text, day_first)
     if day is None:
         return None
     if not found:
@@ -100,7 +100,7 @@ def read_moment(told: str, day_first: bool | None = None) -> datetime | None:
 
 
 def named(symbol: str) -> tuple[str, date, str, float] | None:
-    """Root, expiration, side and strike as a contract's symbol has them; None where it is no such symbol."""
+    """Return root, expiration, side and strike from a contract's symbol; None if it is not such a symbol."""
     return _parse_symbol(symbol) if symbol else None
 
 
@@ -111,12 +111,12 @@ def _parse_symbol(symbol: str) -> tuple[str, date, str, float] | None:
         found, thousandth = _TDA.match(symbol.upper()), 1
     if not found:
         return None
-    told = found[2]
+    digits = found[2]
     try:
         day = (
-            date(2000 + int(told[:2]), int(told[2:4]), int(told[4:]))
+            date(2000 + int(digits[:2]), int(digits[2:4]), int(digits[4:]))
             if thousandth == 1000
-            else date(2000 + int(told[4:]), int(told[:2]), int(told[2:4]))
+            else date(2000 + int(digits[4:]), int(digits[:2]), int(digits[2:4]))
         )
         return found[1], day, "call" if found[3] == "C" else "put", float(found[4]) / thousandth
     except ValueError:
@@ -124,13 +124,13 @@ def _parse_symbol(symbol: str) -> tuple[str, date, str, float] | None:
 
 
 @lru_cache(maxsize=20_000)
-def _written_day(told: str, day_first: bool | None) -> date | None:
-    if found := read_moment(told, day_first):
+def _written_day(text: str, day_first: bool | None) -> date | None:
+    if found := read_moment(text, day_first):
         return found.date()
-    if is_ambiguous(told) or (at := vendors.stamp(told)) is None:
+    if is_ambiguous(text) or (at := vendors.stamp(text)) is None:
         return None
     try:
-        # An instant in UTC that is a day's beginning there names that day; any other is in New York.
+        # Midnight in UTC means that date; any other instant means its date in New York.
         return (
             at.date()
             if at.astimezone(UTC).time() == time(0) or at.tzinfo is NEW_YORK
@@ -142,9 +142,9 @@ def _written_day(told: str, day_first: bool | None) -> date | None:
 
 def day_of(cell: Any, named: tuple[str, date, str, float] | None, day_first: bool | None = None) -> date | None:
     """
-    On which day does a contract expire?
+    Return the day on which a contract expires.
 
-    As its cell says; where that holds nothing (None), as its symbol does; None of neither.
+    The cell counts; if it is empty, the symbol; None if both are empty.
     """
     if cell is None or cell == "":
         return named[1] if named else None
@@ -158,8 +158,10 @@ def day_of(cell: Any, named: tuple[str, date, str, float] | None, day_first: boo
 @lru_cache(maxsize=20_000)
 def settles(day: date, root: str = "") -> datetime:
     """
-    At which instant do the contracts of a day settle? At the close of its session, of half days at theirs; the monthly
-    ones of an index that settles in the morning, at its opening. A day without a session is the one before.
+    Return the instant at which the contracts of a day settle.
+
+    That is the close of its session, also on half days. Monthly contracts of an index that settles in the morning
+    settle at the open. For a day without a session, the session before it counts.
     """
     session = market_calendar.session(day)
     if session is None and day.weekday() >= 5:
@@ -171,12 +173,12 @@ def settles(day: date, root: str = "") -> datetime:
 
 
 def close_of(day: date) -> datetime:
-    """When a day's session closes; 16:00 in New York where it has none. UTC."""
+    """Return when a day's session closes; 16:00 New York if it has none. UTC."""
     session = market_calendar.session(day)
     return session.closes if session else datetime.combine(day, market_calendar.CLOSE, NEW_YORK).astimezone(UTC)
 
 
 def day_end(as_of: datetime) -> datetime:
-    """A moment that is a day's beginning names that day, whose figures are of its close; any other is itself."""
+    """Return the close of the day for a midnight in New York; any other instant unchanged."""
     local = as_of.astimezone(NEW_YORK)
     return close_of(local.date()) if local.time() == time(0) else as_of

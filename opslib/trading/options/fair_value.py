@@ -1,8 +1,8 @@
 """
 Compute fair values and Greeks of a chain's contracts from the prices of the chain itself.
 
-No rate and no dividend is assumed: put-call parity near the money gives each expiration's forward, and the least rate
-and yield that lead from the spot to it serve. An American option's early exercise is Bjerksund and Stensland's.
+No rate and no dividend is assumed: put-call parity near the money gives each expiration's forward, and the smallest
+rate and yield that lead from the spot to it are used. Early exercise is valued by Bjerksund and Stensland.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,31 +18,30 @@ else:
     Array = Any
 
 YEAR_S = 365 * 86_400
-# So many pairs, with call and put closest in price, tell a forward; their median is not moved by a few bad ones.
+# The forward is the median over this many pairs with the closest call and put prices, robust against a few bad ones.
 NEAREST = 10
 LEAST_PAIRS = 3
 FAR_OFF = 0.3
-# Of the forward: where no pair is nearer, what one of the two is worth is mostly its exercise, and early exercise blurs
-# parity.
+# Share of the forward: farther from the money, most of a price is intrinsic value, and early exercise distorts parity.
 NEAR_MONEY = 0.03
-MOST_RATE = 0.05  # A year, beside what the forward tells: what dollars have earned at most these twenty years.
-DIVIDEND = (0.01, 0.05)  # Of the spot: what one quarter may bring.
-MOST_CARRY = 0.15  # A year: where spot and forward lie further apart, the spot is of another moment.
-# Index roots; all else is American unless its row says otherwise.
+MOST_RATE = 0.05  # Per year, beyond what the forward implies: the highest dollar rate of the last twenty years.
+DIVIDEND = (0.01, 0.05)  # Share of the spot: the range of one quarter's dividend.
+MOST_CARRY = 0.15  # Per year: if spot and forward are farther apart, the spot is from another moment.
+# Index roots with European options; all others are American unless the row says otherwise.
 EUROPEAN = frozenset({"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "MRUT", "XEO", "XND"})
 
 
 class FairValue(NamedTuple):
     """
-    Of each row of a chain, as arrays.
+    Model values of each row of a chain, as arrays.
 
     Attributes:
-        grid: Where each row stands among the others.
-        european: Whether it can be exercised at its end alone.
-        years: Until it settles; below 0 when it has.
-        mid, spot, forward, rate, carry: Prices in dollars; rate and yield continuous, a year.
-        iv_mid: The volatility that its mid implies; NaN where none does, or nobody bids.
-        parity, spotted: Whether its forward is told by prices, and its spot by the feed.
+        grid: The position of each row among the others.
+        european: Whether it can only be exercised at expiry.
+        years: Time until it settles; negative if it has settled.
+        mid, spot, forward, rate, carry: Prices in dollars; rate and yield continuous, per year.
+        iv_mid: The volatility that its mid implies; NaN if there is none, or no bid.
+        parity, spotted: Whether its forward comes from prices, and its spot from the feed.
     """
 
     grid: Grid
@@ -68,11 +67,11 @@ class FairValue(NamedTuple):
         return self.grid.strike
 
     def at_half(self) -> "FairValue":
-        """The same with every strike halved."""
+        """Return the same values with every strike halved."""
         return self._replace(grid=self.grid._replace(strike=self.grid.strike / 2))
 
     def delta_mid(self, rows: Array) -> Array:
-        """The deltas of some rows at the volatilities that their mids imply."""
+        """Return the deltas of some rows at the volatilities that their mids imply."""
         return pricing.european(
             self.call[rows],
             self.spot[rows],
@@ -84,7 +83,7 @@ class FairValue(NamedTuple):
         ).delta
 
     def greeks(self, iv: Array, rows: Array | None = None) -> Greeks:
-        """How the contracts should move at a volatility; of some rows, or of all."""
+        """Return price and Greeks at a volatility, for some rows or for all."""
         import numpy as np
 
         rows = np.arange(len(self.call)) if rows is None else rows
@@ -100,8 +99,10 @@ class FairValue(NamedTuple):
 
     def between(self, iv: Array, rows: Array) -> tuple[Greeks, Greeks]:
         """
-        Between which figures may a right one lie, at a volatility? Nothing in a chain tells the rate, nor whether its
-        vendor reckons with early exercise; where nothing tells the forward either, the rate moves it.
+        Return the lowest and the highest valid figures at a volatility.
+
+        A chain does not show the rate, nor whether its vendor models early exercise. If it does not show the forward
+        either, the rate moves it.
         """
         import numpy as np
 
@@ -117,8 +118,8 @@ class FairValue(NamedTuple):
                 at._replace(european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows) for at in (self, other)
             ]
         low, high = (Greeks(*(bound(v, axis=0) for v in zip(*found))) for bound in (np.min, np.max))
-        # Until its dividend is paid, time brings who is short of a stock the interest alone; and a forward told by few
-        # prices tells too high a rate at times.
+        # Before a dividend is paid, a short stock position earns only interest; and a forward from few prices sometimes
+        # implies too high a rate.
         for rate in (0.0, MOST_RATE):
             waits = (
                 self._replace(
@@ -136,13 +137,13 @@ class FairValue(NamedTuple):
         return low, high
 
     def implied(self, rows: Array) -> Array:
-        """The volatilities that the mids of some rows imply."""
+        """Return the volatilities that the mids of some rows imply."""
         given = [a[rows] for a in (self.call, self.mid, self.forward, self.strike, self.years, self.discount)]
         return pricing.implied(*given)
 
     @property
     def discount(self) -> Array:
-        """What a dollar at settlement is worth."""
+        """The value today of a dollar at settlement."""
         import numpy as np
 
         factor: Array = np.exp(-self.rate * self.years)
@@ -151,12 +152,12 @@ class FairValue(NamedTuple):
 
 def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
     """
-    What can be reckoned of a chain's contracts?
+    Compute the model values of a chain's contracts.
 
     Args:
-        frame: As of `chain.Chain`.
-        grid: Where its rows stand.
-        sound: Which rows may tell a forward: those of whose side, strike and price nothing is known to be wrong.
+        frame: As in `chain.Chain`.
+        grid: The position of its rows.
+        sound: The rows that may be used for the forward: no fault is known in their side, strike and price.
     """
     import numpy as np
 
@@ -169,7 +170,7 @@ def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
     spot[~(spot > 0)] = np.nan
     forward = _forwards(grid, mid, spot, sound & (bid > 0))
     spotted, parity = spot > 0, ~np.isnan(forward)
-    guessed = ~spotted & ~parity  # Their spot is about the forward of the first expiration that has one.
+    guessed = ~spotted & ~parity  # Their spot is approximated by the forward of the first expiration that has one.
     spot = np.where(spotted, spot, np.where(parity, forward, _first_forwards(grid, forward, years)))
     spotted = spotted | (guessed & (spot > 0))
     with np.errstate(all="ignore"):
@@ -180,7 +181,7 @@ def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
         slope = np.where(np.isnan(forward), np.median(known) if len(known) else 0.0, np.nan_to_num(slope))
         forward = np.where(np.isnan(forward), spot * np.exp(slope * years), forward)
     gap = np.abs(slope) * years
-    # So short a time, or so old a spot, that a rate would mean nothing.
+    # The time is so short, or the spot so old, that a rate would be meaningless.
     elsewhere = ~((np.abs(slope) <= MOST_CARRY) | ((gap > DIVIDEND[0]) & (gap < DIVIDEND[1])))
     spot = np.where(elsewhere, forward, spot)
     slope = np.where(elsewhere, 0.0, slope)
@@ -192,7 +193,7 @@ def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
 
 
 def _first_forwards(grid: Grid, forward: Array, years: Array) -> Array:
-    """Of each row the forward of its root's first expiration that has one; NaN where none has."""
+    """Return for each row the forward of its root's first expiration that has one; NaN if there is none."""
     import numpy as np
     import pandas
 
@@ -202,9 +203,7 @@ def _first_forwards(grid: Grid, forward: Array, years: Array) -> Array:
 
 
 def pairs(grid: Grid, among: Array) -> tuple[Array, Array]:
-    """
-    Rows of the calls, and of the puts of the same group and strike, where there are both among some rows (a mask).
-    """
+    """Return the rows of the calls, and of the puts with the same group and strike, among some rows (a mask)."""
     ours = grid.order[among[grid.order]]
     first, second = ours[:-1], ours[1:]
     same = (
@@ -217,23 +216,23 @@ def pairs(grid: Grid, among: Array) -> tuple[Array, Array]:
 
 
 def _forwards(grid: Grid, mid: Array, spot: Array, usable: Array) -> Array:
-    """Each row's forward, by parity where call and put cost most nearly the same; NaN where too few pairs tell it."""
+    """Return each row's forward, by parity at the closest call and put prices; NaN if there are too few pairs."""
     import numpy as np
     import pandas
 
     calls, puts = pairs(grid, usable & np.isfinite(mid))
     apart = mid[calls] - mid[puts]
     group, far, forward = grid.group[calls], np.abs(apart), grid.strike[calls] + apart
-    # A strike that is wrong tells a forward that cannot be.
+    # A wrong strike implies an impossible forward.
     far = np.where(np.abs(np.log(np.maximum(forward, 1e-9) / spot[calls])) > FAR_OFF, np.inf, far)
     by = np.lexsort((far, group))
-    told = pandas.DataFrame({"group": group[by], "far": far[by], "forward": forward[by], "above": apart[by] > 0})
-    told = told[(told.groupby("group").cumcount() < NEAREST) & np.isfinite(told["far"])]
-    found = told.groupby("group").agg(
+    nearest = pandas.DataFrame({"group": group[by], "far": far[by], "forward": forward[by], "above": apart[by] > 0})
+    nearest = nearest[(nearest.groupby("group").cumcount() < NEAREST) & np.isfinite(nearest["far"])]
+    found = nearest.groupby("group").agg(
         forward=("forward", "median"), pairs=("forward", "size"), far=("far", "min"), above=("above", "mean")
     )
-    # On both sides of the forward: what can be exercised early is worth more than parity says, on one side more than on
-    # the other.
+    # Pairs must lie on both sides of the forward, because early exercise raises prices more on one side than on the
+    # other.
     known = found.loc[
         (found["pairs"] >= LEAST_PAIRS)
         & (found["far"] <= NEAR_MONEY * found["forward"])

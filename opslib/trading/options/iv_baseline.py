@@ -11,24 +11,23 @@ from opslib.foundation.config.limits import ChainLimits
 from opslib.foundation.formatting import NEW_YORK
 from opslib.trading.options.chain_quality import ChainQuality
 
-AT_THE_MONEY = (0.4, 0.6)  # Sizes of delta.
+AT_THE_MONEY = (0.4, 0.6)  # Absolute delta.
 MONTH_DAYS = 30.0
 
 
 def counted(quality: ChainQuality) -> dict[str, Any]:
     """
-    What does a chain come to?
+    Summarise a chain.
 
     Returns:
         Counts: contracts, quoted, core, flagged, each fault of the core, those that expire that day and those of them
-            without gamma; units; medians of iv, theta
-        and vega over the core as the feed has them, None of nothing; `iv_atm`, decimal, of the expiration nearest a
-        month away.
+        without gamma; units; medians of iv, theta and vega over the core in the feed's units, None without values;
+        `iv_atm`, decimal, of the expiration nearest a month away.
     """
     frame, core, faults = quality.chain.frame, quality.core, quality.faults
     kinds = {check: n for check in faults.says if (n := quality.core_with(check))}
     days = [frame[name].dt.tz_convert(NEW_YORK).dt.date for name in ("expiry", "as_of")]
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "contracts": len(frame),
         "quoted": int((frame["bid"] > 0).sum()),
         "core": quality.core_count,
@@ -38,38 +37,38 @@ def counted(quality: ChainQuality) -> dict[str, Any]:
         "expires_today": int((days[0] == days[1]).sum()),
         "expiring_zero": int(((days[0] == days[1]) & (frame["gamma"].fillna(0.0) == 0)).sum()),
     }
-    told |= {name: kinds.get(name, 0) for name in ("missing", "gamma_zero", "delta_out_of_bounds")}
+    summary |= {name: kinds.get(name, 0) for name in ("missing", "gamma_zero", "delta_out_of_bounds")}
     for name in ("iv", "theta", "vega"):
         values = frame.loc[core, name].dropna()
-        told[f"median_{name}"] = round(float(values.median()), 6) if len(values) else None
-    told["iv_atm"] = iv_atm(quality)
-    return told
+        summary[f"median_{name}"] = round(float(values.median()), 6) if len(values) else None
+    summary["iv_atm"] = iv_atm(quality)
+    return summary
 
 
 def iv_atm(quality: ChainQuality) -> float | None:
     """
-    The volatility at the money, decimal, of the expiration nearest a month away; None where nothing sound tells it.
+    Return the volatility at the money, decimal, of the expiration nearest a month away; None without valid contracts.
     """
     import numpy as np
 
-    theory = quality.theory
-    rows = np.flatnonzero(quality.core & quality.faults.clean & np.isfinite(theory.iv_mid))
-    size = np.abs(theory.delta_mid(rows))
+    fair_value = quality.fair_value
+    rows = np.flatnonzero(quality.core & quality.faults.clean & np.isfinite(fair_value.iv_mid))
+    size = np.abs(fair_value.delta_mid(rows))
     rows = rows[(size >= AT_THE_MONEY[0]) & (size <= AT_THE_MONEY[1])]
     if not len(rows):
         return None
-    away = np.abs(theory.years[rows] * 365 - MONTH_DAYS)
-    return round(float(np.median(theory.iv_mid[rows[away == away.min()]])), 6)
+    away = np.abs(fair_value.years[rows] * 365 - MONTH_DAYS)
+    return round(float(np.median(fair_value.iv_mid[rows[away == away.min()]])), 6)
 
 
 @dataclass(frozen=True, slots=True)
 class IvBaseline:
     """
-    Between which volatilities at the money is a symbol usually?
+    The usual range of a symbol's volatility at the money.
 
     Attributes:
-        days: So many days before are held.
-        low, high: Decimal; None until enough days are.
+        days: Number of earlier days available.
+        low, high: Decimal; None until enough days are available.
     """
 
     days: int
@@ -77,18 +76,18 @@ class IvBaseline:
     high: float | None = None
 
     def outside(self, iv: float | None) -> bool | None:
-        """Is a volatility outside of it? None while that is not known."""
+        """Return whether a volatility is outside the range; None while the range is unknown."""
         return None if iv is None or self.low is None or self.high is None else not self.low <= iv <= self.high
 
 
 def iv_baseline(chains: Iterable[tuple[int, float | None]], as_of: datetime, limits: ChainLimits) -> IvBaseline:
     """
-    What was usual for a symbol before a day?
+    Compute the usual IV range of a symbol before a day.
 
     Args:
-        chains: When each of its chains was fetched (microseconds) and its `iv_atm`, any number a day; each day's last
-            counts, of as many days as a band needs.
-        as_of: Only the days before its own count.
+        chains: When each of its chains was fetched (microseconds) and its `iv_atm`, any number per day; each day's last
+            one counts, over as many days as the baseline needs.
+        as_of: Only days before its date count.
     """
     today = as_of.astimezone(NEW_YORK).date()
     last: dict[Any, float] = {}

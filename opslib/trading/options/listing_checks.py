@@ -1,4 +1,4 @@
-"""Find contracts that a chain should not list, lists twice, under the other side, or does not list."""
+"""Find contracts of a chain that are expired, duplicated, mislabelled or missing."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-ONE_SIDED = 0.5  # Where so few of a chain's core contracts have their counterpart, nobody meant to list both.
-HOLE = 1.9  # Times the distance to the strikes on either side.
-ONE_HOLE = 0.8  # Of the strikes that are missing.
-MANY = 5  # Strikes beyond those that an expiration lists, though its last one is traded.
+ONE_SIDED = 0.5  # If fewer core contracts than this share have their counterpart, the feed lists only one side.
+HOLE = 1.9  # Factor on the distance between the neighbouring strikes.
+ONE_HOLE = 0.8  # Share of the missing strikes.
+MANY = 5  # Missing strikes beyond the last listed one of an expiration, although that one is traded.
 
 
 class Grid(NamedTuple):
     """
-    Where each row of a chain stands among the others.
+    The position of each row of a chain among the others.
 
     Attributes:
-        root: Of which root and moment it is, as a number.
-        group: Of which expiration of these; the next number is the next expiration.
+        root: Its root and time, as a number.
+        group: Its expiration within these; the next number is the next expiration.
         strike, call: Its strike in dollars, and whether it is a call.
-        order: Rows by group, strike and side, calls first; of equal ones the earlier first.
+        order: Rows by group, strike and side, calls first; equal ones in file order.
     """
 
     root: Array
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
 
 
 def grid(frame: "DataFrame", call: Array) -> Grid:
-    """Where does each row stand? `call` says which rows are calls, whatever they are listed as."""
+    """Compute the positions of the rows; `call` says which rows count as calls, whatever they are listed as."""
     import numpy as np
 
     def by(*names: str) -> Array:
@@ -47,7 +47,7 @@ def grid(frame: "DataFrame", call: Array) -> Grid:
 
 def expired(frame: "DataFrame") -> Array:
     """
-    Which contracts were settled on a day before, and are listed still?
+    Return the contracts that settled on an earlier day and are still listed.
 
     Those of the day itself are listed until its end.
     """
@@ -58,7 +58,7 @@ def expired(frame: "DataFrame") -> Array:
 
 
 def repeated(grid: Grid, multiplier: Array, among: Array) -> Array:
-    """Which rows list a contract that a row before them lists? An adjusted contract is another one."""
+    """Return the rows that list a contract again; an adjusted contract is a different one."""
     import numpy as np
 
     size = np.nan_to_num(multiplier, nan=100.0)
@@ -77,8 +77,9 @@ def repeated(grid: Grid, multiplier: Array, among: Array) -> Array:
 
 def mislabelled(grid: Grid, wrong: Array) -> Array:
     """
-    Of contracts whose figures are of the other side: which are listed as one that is there already, while their own is
-    not?
+    Return the contracts that are listed under the other side.
+
+    Their figures are those of the other side, they duplicate a listed contract, and their own contract is missing.
     """
     import numpy as np
 
@@ -99,15 +100,15 @@ def missing_contracts(
     grid: Grid, listed: Array, core: Array, elsewhere: set[tuple[int, float, bool]]
 ) -> list[tuple[int, float, bool]]:
     """
-    Which contracts of the core are not there, though the chain lists both sides and their neighbours?
+    Return the missing contracts of the core, if the chain lists both sides and their neighbours.
 
     Args:
-        listed: Rows that are what they say.
-        core: Of all rows the tradable ones.
-        elsewhere: Contracts that are there under a wrong expiration or strike: root, strike, and whether a call.
+        listed: Rows without a fault in what they name.
+        core: Which of all rows are tradable.
+        elsewhere: Contracts listed under a wrong expiration or strike: root, strike, and whether a call.
 
     Returns:
-        Of each the group, the strike, and whether it is a call.
+        For each the group, the strike, and whether it is a call.
     """
     import numpy as np
 
@@ -118,20 +119,17 @@ def missing_contracts(
     starts = np.flatnonzero(np.concatenate([[True], (group[1:] != group[:-1]) | (strike[1:] != strike[:-1])]))
     calls, puts, traded = (np.logical_or.reduceat(what[rows], starts) for what in (grid.call, ~grid.call, core))
     cells = Cells(grid.root[rows][starts], group[starts], strike[starts], traded)
-    judged = cells.core
-    if not judged.any() or (calls & puts)[judged].mean() < ONE_SIDED:
+    core_cells = cells.core
+    if not core_cells.any() or (calls & puts)[core_cells].mean() < ONE_SIDED:
         return []
-    alone = np.flatnonzero(judged & (calls != puts))
+    alone = np.flatnonzero(core_cells & (calls != puts))
     gone = [(int(cells.root[i]), int(cells.group[i]), float(cells.strike[i]), not bool(calls[i])) for i in alone]
     gone += [(root, group, k, call) for root, group, k in _holes(cells, elsewhere) for call in (True, False)]
     return [(group, k, call) for root, group, k, call in gone if (root, k, call) not in elsewhere]
 
 
 class Cells(NamedTuple):
-    """
-    Each strike of each expiration that is listed, by both: of which root and group, and whether a core contract stands
-    there.
-    """
+    """Each strike of each expiration that is listed: its root and group, and whether it has a core contract."""
 
     root: Array
     group: Array
@@ -141,10 +139,10 @@ class Cells(NamedTuple):
 
 def _holes(cells: Cells, elsewhere: set[tuple[int, float, bool]]) -> list[tuple[int, int, float]]:
     """
-    Strikes that both neighbouring expirations list and one between does not, where its own leave one hole, or stop
-    short of the money.
+    Return strikes that both neighbouring expirations list and the one between them does not.
 
-    Strikes that are missing here and there were never listed: exchanges do not list all of them for each expiration.
+    They count if they leave one hole between its own strikes, or if its strikes end short of the money. Scattered
+    missing strikes were never listed: exchanges do not list every strike for every expiration.
     """
     import numpy as np
 
@@ -164,7 +162,7 @@ def _holes(cells: Cells, elsewhere: set[tuple[int, float, bool]]) -> list[tuple[
         if len(own) < 4 or not len(missing):
             continue
         gaps, at = np.diff(own), np.searchsorted(own, missing)
-        for j in np.unique(at):  # Between the strikes j - 1 and j; at either end, beyond all.
+        for j in np.unique(at):  # Between the strikes j - 1 and j; at either end, beyond all strikes.
             hole = missing[at == j]
             core = hole[(hole >= traded.min()) & (hole <= traded.max())] if len(traded) else hole[:0]
             if 1 < j < len(own) - 1:
@@ -172,16 +170,16 @@ def _holes(cells: Cells, elsewhere: set[tuple[int, float, bool]]) -> list[tuple[
             else:
                 lost = j in (0, len(own)) and len(core) >= MANY and bool(cells.core[lo if j == 0 else hi - 1])
             lost = lost and (at == j).mean() >= ONE_HOLE
-            truly = np.setdiff1d(hole, moved.get(root, []))  # What is there under a wrong name is not lost.
+            truly = np.setdiff1d(hole, moved.get(root, []))  # A contract under a wrong name is not missing.
             found += [(root, int(groups[i]), float(k)) for k in truly] if lost and len(truly) > len(hole) / 2 else []
     return found
 
 
 def _suspects(cells: Cells, groups: Array, starts: Array) -> list[int]:
     """
-    Which expirations, between two others of their root, lack strikes that both of these list?
+    Return the expirations that lack strikes which the expirations before and after them list.
 
-    As places in `groups`.
+    As positions in `groups`.
     """
     import numpy as np
 

@@ -1,9 +1,9 @@
 """
-Find the contracts in JSON whose nesting is no vendor's that `vendors` has.
+Find contracts in JSON with a nesting that `vendors` does not know.
 
-Lists of contracts, tables by column (as pandas writes them, or one list a column), and maps by symbol, expiration,
-strike or side, inside of whatever else. What stands around a contract, such as its underlying's price, is taken with
-it.
+It reads lists of contracts, tables by column (as pandas writes them, or one list per column), and maps by symbol,
+expiration, strike or side, inside any other structure. Values around a contract, such as its underlying's price, are
+added to it.
 """
 
 import re
@@ -17,7 +17,7 @@ from opslib.trading.options.contracts import SIDES, named, read_moment
 Row = dict[str, Any]
 MOST_DEPTH = 16
 LEAST_COLUMNS = 3
-# What may be said once for many contracts.
+# Fields that may be stated once for many contracts.
 SURROUNDING = frozenset(
     {
         "underlying",
@@ -45,15 +45,15 @@ _TICKER = re.compile(r"\^?[A-Z][A-Z0-9.]{0,5}")
 
 def rows(payload: Any) -> list[Row]:
     """
-    Every contract in some JSON, as a table's row: its own cells under their own names, nested ones as ``outer.inner``.
+    Return every contract in a JSON value as a table row; nested cells are named ``outer.inner``.
 
-    Empty where nothing looks like a contract: no strike, and no symbol that names a contract.
+    Empty if nothing looks like a contract: no strike, and no symbol that names a contract.
     """
-    return list(_walk(payload, {}, 0))
+    return list(_rows_in(payload, {}, 0))
 
 
-def said(payload: Any, depth: int = 0) -> str:
-    """What a payload says went wrong, in its own words; empty where it says nothing."""
+def error_message(payload: Any, depth: int = 0) -> str:
+    """Return the error message that a payload contains; empty if there is none."""
     if depth > MOST_DEPTH or not isinstance(payload, (Mapping, list)):
         return ""
     if isinstance(payload, Mapping):
@@ -62,12 +62,12 @@ def said(payload: Any, depth: int = 0) -> str:
             if isinstance(found, str) and found:
                 return found
     children = list(payload.values() if isinstance(payload, Mapping) else payload)[:50]
-    return next((words for child in children if (words := said(child, depth + 1))), "")
+    return next((words for child in children if (words := error_message(child, depth + 1))), "")
 
 
 @lru_cache(maxsize=2_000)
 def _fields(keys: tuple[str, ...]) -> dict[str, str]:
-    """Our name of each key that has one."""
+    """Return our name of each key that has one."""
     return vendors.plain(keys)
 
 
@@ -75,22 +75,22 @@ def _plain(key: Any) -> str:
     return re.sub(r"[^a-z0-9]", "", str(key).lower())
 
 
-def _walk(found: Any, around: Row, depth: int) -> Iterator[Row]:
+def _rows_in(found: Any, around: Row, depth: int) -> Iterator[Row]:
     if depth > MOST_DEPTH:
         return
     if isinstance(found, list):
         if found and all(isinstance(line, list) for line in found) and all(isinstance(cell, str) for cell in found[0]):
-            yield from _walk([dict(zip(found[0], line)) for line in found[1:]], around, depth + 1)
+            yield from _rows_in([dict(zip(found[0], line)) for line in found[1:]], around, depth + 1)
             return
         for item in found:
-            yield from _walk(item, around, depth + 1)
+            yield from _rows_in(item, around, depth + 1)
     elif isinstance(found, Mapping):
         yield from _of_mapping({str(key): value for key, value in found.items()}, around, depth)
 
 
 def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
     if isinstance(found.get("columns"), list) and isinstance(found.get("data"), list):  # As pandas splits a table.
-        yield from _walk(
+        yield from _rows_in(
             [dict(zip(map(str, found["columns"]), line)) for line in found["data"] if isinstance(line, list)],
             around,
             depth + 1,
@@ -130,11 +130,11 @@ def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
             }
     for key, value in found.items():
         if isinstance(value, (list, Mapping)):
-            yield from _walk(value, inner | _of_key(key, inner), depth + 1)
+            yield from _rows_in(value, inner | _of_key(key, inner), depth + 1)
 
 
 def _describes_one(found: Row) -> bool:
-    """Whether a mapping has what names its contract in a mapping of its own."""
+    """Return whether a mapping has a nested mapping that names its contract."""
     parts = [
         _fields(tuple(map(str, part))) | {"": str(part.get("symbol", ""))}
         for key, part in found.items()
@@ -148,7 +148,7 @@ def _deep_fields(found: Row) -> frozenset[str]:
 
 
 def _flat(found: Mapping[str, Any], before: str = "", depth: int = 0) -> Row:
-    """A contract's cells, nested ones under the names of all that they stand in."""
+    """Return a contract's cells, nested ones named by all their outer keys."""
     row: Row = {}
     for key, value in found.items():
         if isinstance(value, Mapping) and depth < 4:
@@ -159,7 +159,7 @@ def _flat(found: Mapping[str, Any], before: str = "", depth: int = 0) -> Row:
 
 
 def _of_columns(found: Row, first: str, around: Row, depth: int) -> Iterator[Row]:
-    """Rows of a table that is written by column: a list each, or a map of places each."""
+    """Yield the rows of a table written by column: a list per column, or a map of places per column."""
     wanted = found[first]
     places = list(wanted) if isinstance(wanted, Mapping) else list(range(len(wanted)))
     columns = {key: value for key, value in found.items() if _is_alike(value, wanted)}
@@ -167,7 +167,7 @@ def _of_columns(found: Row, first: str, around: Row, depth: int) -> Iterator[Row
         {key: value for key, value in found.items() if not isinstance(value, (list, Mapping))}
     )
     for place in places:
-        yield from _walk(
+        yield from _rows_in(
             {key: value.get(place) if isinstance(value, Mapping) else value[place] for key, value in columns.items()},
             inner,
             depth + 1,
@@ -175,12 +175,12 @@ def _of_columns(found: Row, first: str, around: Row, depth: int) -> Iterator[Row
 
 
 def _is_alike(one: Any, other: Any) -> bool:
-    """Whether two values are columns of one table."""
+    """Return whether two values are columns of one table."""
     return type(one) is type(other) and len(one) == len(other)
 
 
 def _surrounding(scalars: Mapping[str, Any]) -> Row:
-    """What the scalars around contracts say of each of them, under our names."""
+    """Return what the scalars around contracts state about each of them, under our names."""
     found: Row = {}
     ours = _fields(tuple(scalars))
     for key, value in scalars.items():
@@ -203,7 +203,11 @@ def _surrounding(scalars: Mapping[str, Any]) -> Row:
 
 
 def _of_key(key: str, around: Row) -> Row:
-    """What the key of a map says of the contracts below it: their side, symbol, expiration, strike or underlying."""
+    """
+    Return what the key of a map states about the contracts below it.
+
+    That is their side, symbol, expiration, strike or underlying.
+    """
     if key.lower() in SIDES:
         return {"cp": SIDES[key.lower()]}
     if named(key):

@@ -1,9 +1,9 @@
 """
 Price an option and its Greeks (Black and Scholes; Bjerksund and Stensland for early exercise).
 
-Everything takes and gives numpy arrays of one shape, or numbers; years are of 365 days, volatilities decimal. Units are
-those of Massive's answers: delta and gamma a dollar of the underlying, theta a calendar day, vega a point of
-volatility.
+All functions take and return numpy arrays of one shape, or numbers. Years have 365 days, volatilities are decimal.
+Units are those of Massive's responses: delta and gamma per dollar of the underlying, theta per calendar day, vega per
+point of volatility.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,11 +15,11 @@ else:
 
 DAYS_A_YEAR = 365
 POINT = 0.01
-BUMP = 1e-4  # Of the value that is moved, where a slope has no formula: the best between rounding and curvature.
+BUMP = 1e-4  # Relative step of a numerical slope: the best compromise between rounding and curvature.
 
 
 class Greeks(NamedTuple):
-    """A price in dollars, and how it moves."""
+    """A price in dollars, and its Greeks."""
 
     price: Array
     delta: Array
@@ -30,14 +30,14 @@ class Greeks(NamedTuple):
 
 def european(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Greeks:
     """
-    Black, Scholes and Merton (1973): what is an option worth that is exercised at its end or never?
+    Price an option that can only be exercised at expiry, by Black, Scholes and Merton (1973).
 
     Args:
         call: True for a call, False for a put.
-        rate, carry: Continuous, a year; `carry` is the dividend yield.
+        rate, carry: Continuous, per year; `carry` is the dividend yield.
 
     Returns:
-        NaN where years or sigma are not above 0.
+        NaN if years or sigma are not above 0.
     """
     import numpy as np
     from scipy.special import ndtr
@@ -64,10 +64,9 @@ def american_price(
     call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array
 ) -> Array:
     """
-    Bjerksund and Stensland (1993): about what is an option worth that can be exercised at any time?
+    Price an option that can be exercised at any time, by Bjerksund and Stensland (1993), approximately.
 
-    A put is the call with spot and strike, rate and carry exchanged. Where waiting costs nothing it is the European
-    price.
+    A put is the call with spot and strike, rate and carry exchanged. If waiting costs nothing it is the European price.
     """
     import numpy as np
     from scipy.special import ndtr
@@ -91,7 +90,7 @@ def american_price(
             grows = (-r + gamma * b + gamma * (gamma - 1) * v2 / 2) * years
             d = -(np.log(s / upto) + (b + (gamma - 0.5) * v2) * years) / spread
             kappa = 2 * b / v2 + 2 * gamma - 1
-            # In powers of s over the trigger, which is near 1, since beta may be in the hundreds.
+            # Use powers of s / trigger, which is near 1, because beta may be in the hundreds.
             value: Array = np.exp(grows) * (
                 ndtr(d) - (trigger / s) ** kappa * ndtr(d - 2 * np.log(trigger / s) / spread)
             )
@@ -107,9 +106,7 @@ def american_price(
 
 
 def american(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Greeks:
-    """
-    The same as `european`, for options that can be exercised at any time: slopes of `american_price`, by differences.
-    """
+    """Price an option as `european`, with early exercise: numerical slopes of `american_price`."""
     import numpy as np
 
     call, spot, strike, years, rate, carry, sigma = np.broadcast_arrays(call, spot, strike, years, rate, carry, sigma)
@@ -140,9 +137,9 @@ def american(call: Array, spot: Array, strike: Array, years: Array, rate: Array,
 
 def implied(call: Array, price: Array, forward: Array, strike: Array, years: Array, discount: Array) -> Array:
     """
-    With what volatility is a European option worth this price (Black, 1976)? NaN where none gives it.
+    Return the volatility at which a European option has this price (Black, 1976); NaN if there is none.
 
-    The solving is pyvolr's, by Jäckel's "Let's be rational": own Newton steps leave a third of a real chain unsolved.
+    Solved by pyvolr (Jäckel, "Let's be rational"); simple Newton steps leave a third of a real chain unsolved.
     """
     import numpy as np
     from pyvolr import black76

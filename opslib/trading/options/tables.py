@@ -1,7 +1,7 @@
 """
-Read CSV and Parquet into plain tables of cells, within bounds, and tell which column holds what.
+Read CSV and Parquet into plain tables of cells, within size limits, and recognise their columns.
 
-A table of calls and puts side by side comes with one contract a row. Cells are left as they stood.
+A table with calls and puts side by side is converted to one contract per row. Cells stay unchanged.
 """
 
 import csv
@@ -18,9 +18,9 @@ from opslib.trading.options.contracts import named
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MOST_CELLS = 30_000_000  # A market of 600,000 contracts in 50 columns.
+MOST_CELLS = 30_000_000  # Enough for a market of 600,000 contracts in 50 columns.
 MOST_CELL_CHARACTERS = 1_000_000
-HEADER_WITHIN = 25  # Lines: a preamble may stand above the names of columns.
+HEADER_WITHIN = 25  # Lines in which the header is searched, because a preamble may precede it.
 DELIMITERS = ",;\t|"
 _HALF = re.compile(
     r"(?i:(?P<before>c|p|calls?|puts?)[_ .](?P<one>.+)|(?P<two>.+)[_ .](?P<after>c|p|calls?|puts?))"
@@ -40,38 +40,39 @@ _OF_UNDERLYING = (
     "company",
     "root",
 )
-LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
+LEAST_OF_ONE = 4  # With at least this many rows per name, a name is that of an underlying, not of a contract.
 _QUOTE = frozenset({"bid", "ask", "iv", "delta"})
 
 
-def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
+def of_csv(text: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
     """
-    The table in a CSV, all cells text: separated by comma, semicolon, tab or bar, with or without lines above its
-    header.
+    Return the table in a CSV, all cells text.
+
+    It is separated by comma, semicolon, tab or bar, with or without lines above its header.
 
     Returns:
-        The table, and the lines after its last contract that are none of it (totals, terms of use).
+        The table, and the lines after its last contract that do not belong to it (totals, terms of use).
 
     Raises:
-        ImportRefused: No line has the names of a chain's columns, or nothing follows it.
+        ImportRefused: No line has the column names of a chain, or nothing follows it.
     """
     import pandas
 
-    lines = told.splitlines()[:HEADER_WITHIN]
+    lines = text.splitlines()[:HEADER_WITHIN]
     delimiter = next((line[4:5] for line in lines[:1] if line[:4].lower() == "sep=" and len(line.strip()) == 5), "")
     rows: list[list[str]] = []
     for mark in delimiter or DELIMITERS:
-        first = cells(told, mark, name, HEADER_WITHIN)
+        first = cells(text, mark, name, HEADER_WITHIN)
         header = next((i for i, line in enumerate(first) if _is_header(line)), None)
         if header is not None:
-            rows = cells(told, mark, name)[header:]
+            rows = cells(text, mark, name)[header:]
             break
     else:
         shown = next((line for line in lines if line.strip()), "")
         raise ImportRefused(
             f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, "
-            f"or the contract's symbol, was expected, found {single_line(shown[:200])!r}. Name its columns so "
-            f"and try again."
+            f"or the contract's symbol, was expected, found {single_line(shown[:200])!r}. Rename its columns and try "
+            f"again."
         )
     names = [cell.strip() or f"column {i}" for i, cell in enumerate(rows[0], 1)]
     body = [line for line in rows[1:] if any(cell.strip() for cell in line)]
@@ -80,12 +81,12 @@ def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
     )
     body, after = body[:end], tuple(mark.join(line).strip(f"{mark} ") for line in body[end:])
     if not body:
-        raise ImportRefused(f"{name} has the names of columns, and no row.")
+        raise ImportRefused(f"{name} has a header and no row; at least one row was expected.")
     width = max(len(names), max(map(len, body)))
-    names += [f"column {i}" for i in range(len(names) + 1, width + 1)]  # Of cells beyond the header.
+    names += [f"column {i}" for i in range(len(names) + 1, width + 1)]  # For cells beyond the header.
     if width * len(body) > MOST_CELLS:
         raise ImportRefused(
-            f"{name} has {len(body):,} rows of up to {width:,} cells; up to {MOST_CELLS:,} cells are read. Split it."
+            f"{name} has {len(body):,} rows of up to {width:,} cells; at most {MOST_CELLS:,} cells are read. Split it."
         )
     rows = [[*map(str.strip, line), *[""] * (width - len(line))] for line in body]
     if (
@@ -100,28 +101,28 @@ def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
     return pandas.DataFrame(rows, columns=names, dtype=object), after
 
 
-def cells(told: str, delimiter: str, name: str, most: int | None = None) -> list[list[str]]:
+def cells(text: str, delimiter: str, name: str, most: int | None = None) -> list[list[str]]:
     """
-    The cells of a CSV, of its first lines or of all.
+    Return the cells of a CSV, of its first lines or of all.
 
     Raises:
-        ImportRefused: It is no CSV that can be read.
+        ImportRefused: It is not valid CSV.
     """
     found: list[list[str]] = []
     try:
-        for line in csv.reader(io.StringIO(told, newline=""), delimiter=delimiter):
+        for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
             found.append(line)
             if most is not None and len(found) >= most:
                 break
     except csv.Error as problem:
         if most is not None:
             return found
-        raise ImportRefused(f"{name} is no CSV that can be read: line {len(found) + 1:,}: {problem}.") from None
+        raise ImportRefused(f"{name} is not valid CSV: line {len(found) + 1:,}: {problem}.") from None
     return found
 
 
 def _is_header(line: Sequence[str]) -> bool:
-    """Whether the cells of a line are the names of a chain's columns."""
+    """Return whether the cells of a line are the column names of a chain."""
     if len(line) < 2:
         return False
     ours = set(vendors.plain([_half(cell.strip())[1] for cell in line]).values())
@@ -134,10 +135,10 @@ def _is_header(line: Sequence[str]) -> bool:
 
 def of_parquet(content: bytes, name: str) -> "DataFrame":
     """
-    The table in a Parquet file.
+    Return the table in a Parquet file.
 
     Raises:
-        ImportRefused: It cannot be read, or expands to more than a table may hold.
+        ImportRefused: It cannot be read, or expands beyond the size limit.
     """
     import pyarrow
     from pyarrow import parquet
@@ -151,7 +152,7 @@ def of_parquet(content: bytes, name: str) -> "DataFrame":
             > 16 * MOST_CELLS
         ):
             raise ImportRefused(
-                f"{name} expands to {rows:,} rows of {len(columns):,} columns; up to {MOST_CELLS:,} cells are "
+                f"{name} expands to {rows:,} rows of {len(columns):,} columns; at most {MOST_CELLS:,} cells are "
                 f"read. Split it."
             )
         texts = [
@@ -161,7 +162,7 @@ def of_parquet(content: bytes, name: str) -> "DataFrame":
             or pyarrow.types.is_large_string(field.type)
             or pyarrow.types.is_binary(field.type)
         ]
-        # One long text that many rows share is kept once.
+        # A long text that many rows share is kept once in memory.
         table = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts).read()
         found: DataFrame = table.to_pandas(ignore_metadata=True, timestamp_as_object=True).astype(object)
     except (
@@ -174,17 +175,17 @@ def of_parquet(content: bytes, name: str) -> "DataFrame":
         NotImplementedError,
         MemoryError,
     ) as problem:
-        raise ImportRefused(f"{name} is no Parquet that can be read: {single_line(str(problem))}.") from None
+        raise ImportRefused(f"{name} is not valid Parquet: {single_line(str(problem))}.") from None
     if not len(found):
-        raise ImportRefused(f"{name} has the names of columns, and no row.")
+        raise ImportRefused(f"{name} has a header and no row; at least one row was expected.")
     return found
 
 
 def by_contract(table: "DataFrame") -> "DataFrame":
-    """A table with one contract a row, its columns' names text and each there once."""
+    """Return a table with one contract per row and unique column names."""
     import pandas
 
-    # Of Cboe's files the quotes of 15:45, not those after the close.
+    # Cboe's files have quotes of 15:45 and after the close; those of 15:45 are used.
     table = table.set_axis(
         [re.sub(r"(?i)_1545$", "", str(c).strip().strip("[]").strip()) for c in table.columns], axis=1
     )
@@ -195,7 +196,7 @@ def by_contract(table: "DataFrame") -> "DataFrame":
     }
     if all(_QUOTE & set(vendors.plain(half.values()).values()) for half in halves.values()):
         common = [c for c in table.columns if not any(c in half for half in halves.values())]
-        # One delta for both sides can be right for one of them at most, and nothing tells which.
+        # A single delta for both sides can be right for at most one of them, and the file does not say for which.
         both = {c: f"{c} of both sides" for c, field in vendors.plain(common).items() if field == "delta"}
         table, common, parts = table.rename(columns=both), [both.get(c, c) for c in common], []
         for side, half in halves.items():
@@ -206,7 +207,7 @@ def by_contract(table: "DataFrame") -> "DataFrame":
 
 
 def _half(column: str) -> tuple[str, str]:
-    """Of which side a column is by its name, and what its name is without that; side empty where it is of both."""
+    """Return the side that a column's name states, and the rest of the name; the side is empty if it covers both."""
     found = _HALF.fullmatch(column)
     if not found:
         return "", column
@@ -216,8 +217,9 @@ def _half(column: str) -> tuple[str, str]:
 
 def named_columns(table: "DataFrame") -> dict[str, str]:
     """
-    Which of our fields each column holds: by its name, and of columns that may be the contract's symbol or its
-    underlying's by what is in them.
+    Return our field of each column, by its name.
+
+    A column that may hold the contract's symbol or its underlying's is recognised by its content.
     """
     names = vendors.plain(table.columns)
     of_symbol = [
@@ -226,22 +228,22 @@ def named_columns(table: "DataFrame") -> dict[str, str]:
         if names.get(c) in ("symbol", "underlying", "root")
         or re.sub(r"[^a-z]", "", c.lower()) in vendors.USUAL["symbol"]
     ]
-    told = next((c for c in of_symbol if names_contracts(table[c])), None)
-    if told is not None and names.get(told) != "symbol":
+    named_column = next((c for c in of_symbol if names_contracts(table[c])), None)
+    if named_column is not None and names.get(named_column) != "symbol":
         other = next((c for c, field in names.items() if field == "symbol"), None)
         if other is not None:
             del names[other]
             if "underlying" not in names.values():
                 names[other] = "underlying"
-        names[told] = "symbol"
-    if told is None and not {"underlying", "symbol", "root"} & set(names.values()):
+        names[named_column] = "symbol"
+    if named_column is None and not {"underlying", "symbol", "root"} & set(names.values()):
         rest = [c for c in table.columns if c not in names and any(word in c.lower() for word in _OF_UNDERLYING)]
         names |= next(({c: "underlying"} for c in rest if _is_shared(table[c])), {})
     return names
 
 
 def _is_shared(cells: "Any") -> bool:
-    """Whether a column has a name in each cell, and few of them."""
+    """Return whether a column has a name in each cell, and few distinct names."""
     words = {str(cell).strip() for cell in cells}
     return (
         "" not in words
@@ -251,7 +253,7 @@ def _is_shared(cells: "Any") -> bool:
 
 
 def names_contracts(cells: "Any") -> bool:
-    """Whether a column holds symbols that name contracts."""
+    """Return whether a column holds symbols of contracts."""
     return any(named(str(cell).strip()) for cell in _some(cells))
 
 

@@ -1,4 +1,4 @@
-"""Detect the units of a feed, by its figures beside what was recomputed."""
+"""Detect the units of a feed by comparing its figures with recomputed ones."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ FACTORS = {
     "iv": {"decimal": 1.0, "percent": 100.0, "x0.01": 0.01},
 }
 USUAL = {"gamma": "per_dollar", "theta": "per_day", "vega": "per_point", "iv": "decimal"}
-DOCUMENTED = {("schwab", "iv"): "percent"}  # What a vendor promises, where it is not the usual.
-# From one unit to another.
+DOCUMENTED = {("schwab", "iv"): "percent"}  # Documented units of a vendor that differ from the usual ones.
+# Conversion factors between units.
 TIMES = {
     "gamma": (100.0, 0.01),
     "theta": (100.0, 252.0, 365.0, 0.01, 1 / 252, 1 / 365),
@@ -34,33 +34,33 @@ TIMES = {
 }
 LEAST_FOR_UNITS = 5
 NEARLY_ALL = 0.75
-IV_RANGE = (0.01, 5.0)  # The guide's.
+IV_RANGE = (0.01, 5.0)  # As in the guide.
 
 
-def iv_unit(iv: Array, theory: FairValue, core: Array, limits: ChainLimits) -> str | None:
-    """In which unit are a feed's volatilities, beside those that its prices imply? None where too few tell."""
+def iv_unit(iv: Array, fair_value: FairValue, core: Array, limits: ChainLimits) -> str | None:
+    """Return the unit of a feed's volatilities, compared with those that prices imply; None with too few values."""
     import numpy as np
 
     with np.errstate(all="ignore"):
-        return _unit("iv", iv / theory.iv_mid, core, limits)
+        return _unit("iv", iv / fair_value.iv_mid, core, limits)
 
 
 def detected(
     column: dict[str, Array], given: dict[str, Array], core: Array, limits: ChainLimits
 ) -> dict[str, str | None]:
     """
-    In which unit is each Greek of a feed, by the median of its ratio to what was recomputed?
+    Return the unit of each Greek of a feed, by the median of its ratio to the recomputed value.
 
-    None where too few tell.
+    None with too few values.
     """
     import numpy as np
 
     units: dict[str, str | None] = {}
     with np.errstate(all="ignore"):
         for name in ("theta", "vega", "gamma"):
-            # What is rounded more says nothing of its unit.
-            told = np.where(np.abs(column[name]) > digit(column[name]) * 5, column[name], np.nan)
-            units[name] = _unit(name, told / given[name], core, limits)
+            # A heavily rounded value does not show its unit.
+            precise = np.where(np.abs(column[name]) > digit(column[name]) * 5, column[name], np.nan)
+            units[name] = _unit(name, precise / given[name], core, limits)
     return units
 
 
@@ -76,7 +76,7 @@ def _unit(name: str, ratio: Array, core: Array, limits: ChainLimits) -> str | No
 
 
 def elsewhere(name: str, value: Array, wanted: Array, step: float, limits: ChainLimits) -> Array:
-    """Which values are what was wanted, but for the factor of another unit?"""
+    """Return the values that match the expected ones except for the factor of another unit."""
     import numpy as np
 
     apart = np.abs(value - wanted) > np.maximum((limits.unit_within - 1) * np.abs(wanted), 1.5 * step)
@@ -87,12 +87,12 @@ def elsewhere(name: str, value: Array, wanted: Array, step: float, limits: Chain
 
 
 def digit(values: Array) -> float:
-    """The smallest step in which nearly all of a feed's figures are sent."""
+    """Return the smallest step in which nearly all of a feed's figures are sent."""
     import numpy as np
 
     some = values[np.isfinite(values) & (values != 0)][:5000]
     if not len(some):
-        return 1e-4  # All that is known of a feed that sends nothing but 0: it is not finer than others.
+        return 1e-4  # The feed sends only zeros; assume that it is not finer than other feeds.
     for digits in range(9):
         if (np.abs(some * 10**digits - np.round(some * 10**digits)) < 1e-6).mean() >= NEARLY_ALL:
             return 10.0**-digits

@@ -1,8 +1,8 @@
 """
-Read the formats of vendors: Massive, Tradier, TD Ameritrade and Schwab, Yahoo, Cboe's page of quotes.
+Read the formats of vendors: Massive, Tradier, TD Ameritrade and Schwab, Yahoo, Cboe's quote page.
 
-Each reader gives one dict a contract, under the names of `chain.FIELDS`, its cells just as they stood; a name that is
-not there was not sent. What the cells mean is `chain`.
+Each reader returns one dict per contract, with the names of `chain.FIELDS` and unchanged cells; a missing name was not
+sent. `chain` interprets the cells.
 """
 
 import re
@@ -81,13 +81,13 @@ _CBOE = {
 
 
 def _take(source: Any, names: Mapping[str, Sequence[str]]) -> Row:
-    """The cells that are there, under our names."""
+    """Return the cells that exist, under our names."""
     source = _map(source)
     return {ours: source[name] for ours, theirs in names.items() for name in reversed(theirs) if name in source}
 
 
 def several(found: Any) -> list[Any]:
-    """What a vendor sends as one object where there is one, as null where there is none, and else as a list."""
+    """Return a list for a value that a vendor sends as one object, as null, or as a list."""
     if isinstance(found, list):
         return found
     if found is None:
@@ -96,7 +96,7 @@ def several(found: Any) -> list[Any]:
 
 
 def is_massive(payload: Any) -> bool:
-    """Is it Massive's snapshot, a page or several, or its contracts alone?"""
+    """Return whether a payload is Massive's snapshot, one page or several, or only its contracts."""
     first = payload[0] if isinstance(payload, list) and payload else payload
     if not isinstance(first, Mapping):
         return False
@@ -112,7 +112,7 @@ def is_massive(payload: Any) -> bool:
 
 
 def massive(payload: Any) -> tuple[list[Row], str]:
-    """Contracts of Massive's snapshot, and why some are missing, as far as the answer says so."""
+    """Return the contracts of Massive's snapshot, and why some are missing, as far as the response says so."""
     pages = several(payload)
     whole = [p for p in pages if isinstance(p, Mapping) and "details" not in p]
     contracts = [
@@ -120,20 +120,17 @@ def massive(payload: Any) -> tuple[list[Row], str]:
     ]
     partial = ""
     if whole and whole[-1].get("next_url"):
-        partial = f"the last of {len(whole)} page(s) says that there is another"
+        partial = f"the last of {len(whole)} page(s) says that another page follows"
     if broken := [
         (i, p)
         for i, p in enumerate(pages, 1)
         if not isinstance(p, Mapping) or p.get("status") in ("ERROR", "NOT_AUTHORIZED", "NOT_FOUND")
     ]:
-        said = (
-            (broken[0][1].get("error") or broken[0][1].get("message") or "")
-            if isinstance(broken[0][1], Mapping)
-            else ""
-        )
-        partial = (
-            f"page {broken[0][0]} is an error instead of contracts{f': {single_line(str(said), 120)}' if said else ''}"
-        )
+        number, page = broken[0]
+        message = (page.get("error") or page.get("message")) if isinstance(page, Mapping) else ""
+        partial = f"page {number} is an error without contracts"
+        if message:
+            partial += f": {single_line(str(message), 120)}"
     return [_massive_row(c) for c in contracts], partial
 
 
@@ -163,7 +160,7 @@ def _massive_row(contract: Any) -> Row:
 
 
 def is_tradier(payload: Any) -> bool:
-    """Is it Tradier's chain, of one expiration or several?"""
+    """Return whether a payload is Tradier's chain, of one expiration or several."""
     parts = several(payload)
     chains = [part["options"] for part in parts if isinstance(part, Mapping) and "options" in part]
     return (
@@ -174,7 +171,7 @@ def is_tradier(payload: Any) -> bool:
 
 
 def is_tradier_options(payload: Any) -> bool:
-    """Is it the list of contracts that stands in Tradier's chain, by itself?"""
+    """Return whether a payload is only the list of contracts of Tradier's chain."""
     return (
         isinstance(payload, list)
         and bool(payload)
@@ -185,7 +182,7 @@ def is_tradier_options(payload: Any) -> bool:
 
 
 def tradier(payload: Any) -> list[Row]:
-    """Contracts of Tradier's chain; with the underlying's quote where one stands beside it."""
+    """Return the contracts of Tradier's chain, with the underlying's quote if the payload has one."""
     rows, parts = [], several(payload)
     quotes = [part["quotes"] for part in parts if isinstance(part.get("quotes"), Mapping)]
     prices = {
@@ -221,12 +218,12 @@ def tradier(payload: Any) -> list[Row]:
 
 
 def is_schwab(payload: Any) -> bool:
-    """Is it the chain of TD Ameritrade or Schwab?"""
+    """Return whether a payload is the chain of TD Ameritrade or Schwab."""
     return isinstance(payload, Mapping) and ("callExpDateMap" in payload or "putExpDateMap" in payload)
 
 
 def schwab(payload: Mapping[str, Any]) -> list[Row]:
-    """Contracts of TD Ameritrade's or Schwab's chain; its volatilities are percent."""
+    """Return the contracts of TD Ameritrade's or Schwab's chain; its volatilities are percent."""
     asset = _map(payload.get("underlying"))
     shared = {
         "underlying": payload.get("symbol") or asset.get("symbol"),
@@ -252,13 +249,13 @@ def schwab(payload: Mapping[str, Any]) -> list[Row]:
 
 
 def is_yahoo(payload: Any) -> bool:
-    """Is it Yahoo's chain?"""
+    """Return whether a payload is Yahoo's chain."""
     parts = [_map(part).get("optionChain") for part in several(payload)]
     return bool(parts) and all(isinstance(part, Mapping) and "result" in part for part in parts)
 
 
 def yahoo(payload: Any) -> list[Row]:
-    """Contracts of Yahoo's chain: implied volatilities, no Greeks."""
+    """Return the contracts of Yahoo's chain: implied volatilities, no Greeks."""
     rows = []
     for result in [_map(r) for part in several(payload) for r in several(part["optionChain"]["result"])]:
         shared = _take(
@@ -276,7 +273,7 @@ def yahoo(payload: Any) -> list[Row]:
 
 
 def _map(found: Any) -> Mapping[str, Any]:
-    """A mapping as it is; nothing of anything else, so that a shape that was not expected gives no rows."""
+    """Return a mapping unchanged, and an empty one for anything else, so that an unexpected shape yields no rows."""
     return found if isinstance(found, Mapping) else {}
 
 
@@ -286,12 +283,13 @@ _MONTHS = {
 _DATED = re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2}),? (\d{4})(?:,? (?:at|@) (\d{1,2}):(\d{2}) ?([AP]M)?)?")
 
 
-def written_date(told: str) -> datetime | None:
+def written_date(text: str) -> datetime | None:
     """
-    A date in words, such as ``September 25, 2025 at 9:05 PM EDT`` or ``Wed Oct 01 2025``, in New York; None where there
-    is none.
+    Parse a date in words, in New York; None if there is none.
+
+    Such as ``September 25, 2025 at 9:05 PM EDT`` or ``Wed Oct 01 2025``.
     """
-    found = _DATED.search(told)
+    found = _DATED.search(text)
     month = _MONTHS.get(found[1].lower()) if found else None
     if not found or not month:
         return None
@@ -305,7 +303,7 @@ def written_date(told: str) -> datetime | None:
 
 
 def cboe_header(lines: Sequence[Sequence[str]]) -> int | None:
-    """In which of the first lines do the columns of Cboe's page of quotes stand? None where it is none."""
+    """Return the line that holds the column names of Cboe's quote page; None if there is none."""
     for i, line in enumerate(lines[:12]):
         names = [cell.strip().lower() for cell in line]
         if "calls" in names and "puts" in names and "strike" in names:
@@ -314,12 +312,16 @@ def cboe_header(lines: Sequence[Sequence[str]]) -> int | None:
 
 
 def cboe(lines: Sequence[Sequence[str]], header: int) -> Iterator[Row]:
-    """Contracts of Cboe's page of quotes: a call and a put on each line, under lines that say of what and when."""
-    told = [cell.strip() for line in lines[:header] for cell in line]
-    price = next((cell.partition(":")[2].strip() for cell in told if cell.lower().startswith("last:")), None)
-    # In an older layout, beside the name.
-    price = price or next((cell for cell in told[1:3] if re.fullmatch(r"[\d,]+\.\d+", cell)), None)
-    at = next((found for cell in told if (found := written_date(cell))), None)
+    """
+    Yield the contracts of Cboe's quote page.
+
+    Each line has a call and a put; the lines above state the underlying and the time.
+    """
+    above = [cell.strip() for line in lines[:header] for cell in line]
+    price = next((cell.partition(":")[2].strip() for cell in above if cell.lower().startswith("last:")), None)
+    # In an older layout the price is beside the name.
+    price = price or next((cell for cell in above[1:3] if re.fullmatch(r"[\d,]+\.\d+", cell)), None)
+    at = next((found for cell in above if (found := written_date(cell))), None)
     names = [cell.strip().lower() for cell in lines[header]]
     middle, puts = names.index("strike"), names.index("puts")
     halves = {"call": (names.index("calls"), middle), "put": (puts, len(names))}
@@ -339,26 +341,26 @@ def cboe(lines: Sequence[Sequence[str]], header: int) -> Iterator[Row]:
             yield row | ({"as_of": at.astimezone(UTC).isoformat()} if at else {})
 
 
-def without_comments(told: str) -> str:
-    """JSON without the comments that people write into it; what stands in a string stays."""
-    return re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', lambda m: m[1] or "", told, flags=re.DOTALL)
+def without_comments(text: str) -> str:
+    """Remove comments from JSON, except inside strings."""
+    return re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', lambda m: m[1] or "", text, flags=re.DOTALL)
 
 
 def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
     """
-    A time as vendors write it: seconds, milliseconds, microseconds or nanoseconds since 1970, ISO 8601 or words; None
-    of none.
+    Parse a time as vendors write it; None if it is not a time.
 
-    Without an offset it is in `zone`.
+    It may be seconds, milliseconds, microseconds or nanoseconds since 1970, ISO 8601 or words. Without an offset it is
+    in `zone`.
     """
     try:
         number = float(cell)
     except (TypeError, ValueError, OverflowError):
-        told = str(cell or "").strip()[:80]
+        text = str(cell or "").strip()[:80]
         try:
-            found = datetime.fromisoformat(told) if told else None
+            found = datetime.fromisoformat(text) if text else None
         except ValueError:
-            return written_date(told)
+            return written_date(text)
         return found.replace(tzinfo=zone) if found and found.tzinfo is None else found
     if not 1e8 < number < 5e18:
         return None
@@ -383,7 +385,7 @@ WRAPPERS = (
 
 
 def _candidates(payload: Any) -> Iterator[Any]:
-    """A payload, and what it is wrapped in taken off, layer by layer."""
+    """Yield a payload, then its content without each wrapper around it."""
     for _ in range(6):
         yield payload
         inner = [
@@ -395,9 +397,7 @@ def _candidates(payload: Any) -> Iterator[Any]:
 
 
 def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
-    """
-    Whose chain is it, its contracts, and why some are missing where it says so; None where it is nobody's we know.
-    """
+    """Return the provider of a payload, its contracts, and why some are missing; None for an unknown format."""
     for found in _candidates(payload):
         if is_schwab(found):
             return "schwab", schwab(found), ""
@@ -456,7 +456,9 @@ UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
 
 def _tokens(name: str) -> list[str]:
     """
-    The words of a column's name, without units in brackets: ``bidPrice``, ``Bid Price (USD)``, ``last_quote.bid``.
+    Return the words of a column's name, without units in brackets.
+
+    Such as ``bidPrice``, ``Bid Price (USD)``, ``last_quote.bid``.
     """
     bare = re.sub(r"\(.*?\)|\[.*?\]", " ", name)
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", bare)
@@ -465,18 +467,17 @@ def _tokens(name: str) -> list[str]:
 
 def plain(names: Iterable[str]) -> dict[str, str]:
     """
-    Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that
-    fits.
+    Return our field of each column of a plain table, by its usual names; the first match counts.
 
-    First by the whole name, then without words that say nothing of what is in it, such as ``price``, ``best`` or
-    ``usd``.
+    First by the whole name, then without words such as ``price``, ``best`` or ``usd``, which do not identify the
+    content.
     """
     names = list(dict.fromkeys(names))
     found: dict[str, str] = {}
     whole = {"".join(word for word in _tokens(name) if word not in UNITS): name for name in reversed(names)} | {
         re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)
     }
-    if "actsymbol" in whole and "vol" in whole:  # DoltHub's word for it.
+    if "actsymbol" in whole and "vol" in whole:  # DoltHub's name for it.
         found[whole["vol"]] = "iv"
     for ours, usual in USUAL.items():
         if ours not in found.values():

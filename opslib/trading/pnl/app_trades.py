@@ -1,10 +1,10 @@
 """
-Read the app's own trades (JSON, or the same columns as CSV), a row for each round trip.
+Read the app's own trades (JSON, or CSV with the same columns), one row per round trip.
 
-The app places no orders: its prices are quotes, so what a trade would have cost is a model's to say. Costs beside a
-trade are what was paid, live and in a backtest; but where a slippage stands beside them, as the app writes it, they are
-a calculator's: of a backtest what it took into account, of live trades nothing that anybody paid. What a backtest said
-of a trade may stand beside it (``backtest_net_pct``, ``backtest_commission_usd``, ``backtest_slippage_usd``).
+The app places no orders: its prices are quotes, and a cost model computes what a trade would have cost. Costs in a row
+are actual costs, live and in a backtest. But if a slippage is stated with them, as the app does, a calculator computed
+them: in a backtest they are the costs that it assumed, and for live trades nobody paid them. A row may also hold the
+backtest's result of its trade (``backtest_net_pct``, ``backtest_commission_usd``, ``backtest_slippage_usd``).
 """
 
 import json
@@ -35,11 +35,11 @@ _SLIPPAGE = ("slippage_usd", "slippage")
 
 
 def layout(names: list[str]) -> str | None:
-    """Are these columns of trades, or of fills? None where they are neither."""
+    """Return the layout of these columns: trades, backtest percents or fills; None if it is none of them."""
     known = {plain(c) for c in names}
 
-    def has(wanted: Iterable[str]) -> bool:
-        return any(plain(n) in known for n in wanted)
+    def has(names: Iterable[str]) -> bool:
+        return any(plain(n) in known for n in names)
 
     if has(ENTRY_PRICE) and has(EXIT_PRICE):
         return TRADES
@@ -50,14 +50,14 @@ def layout(names: list[str]) -> str | None:
 
 def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     """
-    Put one row into a book.
+    Read one row into a file of fills.
 
     Raises:
-        BadFill: It cannot be read, for every reason at once.
+        BadFill: The row is rejected, with all reasons at once.
     """
     row = Row(number, _flat(cells), book.style)
     if book.backtest and not row.word(*ENTRY_PRICE) and row.word(*_NET_PCT, *_OWN_PCT) and row.word(*_IDS):
-        _said(row, book)
+        _read_result(row, book)
         return
     found = _trade(row, book)
     row.done()
@@ -65,14 +65,14 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
 
 
 def _flat(cells: Mapping[str, object]) -> dict[str, object]:
-    """A trade with its contract's columns beside its own, which come first."""
+    """Merge a trade's contract columns with its own columns, which take precedence."""
     contract = cells.get("contract")
-    if isinstance(contract, str) and contract.lstrip().startswith("{"):  # As databases keep it.
+    if isinstance(contract, str) and contract.lstrip().startswith("{"):  # Databases store it as JSON.
         try:
             contract = json.loads(contract)
         except (ValueError, RecursionError):
             raise BadFill(
-                [f"contract is {formatting.single_line(repr(contract), 40)}; a contract as JSON was wanted"]
+                [f"contract is {formatting.single_line(repr(contract), 40)}; a contract as JSON was expected"]
             ) from None
     inner = contract if isinstance(contract, Mapping) else {}
     return {f"contract.{k}": v for k, v in inner.items()} | dict(cells)
@@ -80,29 +80,28 @@ def _flat(cells: Mapping[str, object]) -> dict[str, object]:
 
 def _calculated(row: Row) -> bool:
     """
-    Do costs stand beside a slippage?
+    Return whether costs are stated with a slippage.
 
-    Then somebody calculated them, as the app does: who was filled paid none apart.
+    Then a calculator computed them, as the app does: an actual fill has no separate slippage.
     """
     return bool(row.word(*_SLIPPAGE))
 
 
 def _trade(row: Row, book: FillsFile) -> list[Fill]:
-    """
-    The fills of one trade: its entry, each part that was sold on the way, its exit; none of one that was not entered.
-    """
+    """Return the fills of one trade: its entry, each partial exit, its exit; none if it was not entered."""
     state = row.word("state", "status").lower()
     if state in ("watching", "loaded"):
-        if (note := "trades that were only watched or loaded, never entered, are passed over") not in book.notes:
+        if (note := "trades that were only watched or loaded, and never entered, are skipped") not in book.notes:
             book.notes.append(note)
         return []
     if state and state not in STATES:
-        row.refuse(f"{row.name('state', 'status')} is {state!r}; one of {', '.join(STATES)} was wanted")
+        near = formatting.nearest(state, STATES)
+        row.refuse(f"{row.name('state', 'status')} is {state!r}; one of {', '.join(STATES)} was expected.{near}")
     name, what = row.word(*_IDS) or f"row {row.number}", columns.traded(row, book, app=True)
-    told = row.word(*HELD).lower()
-    if told not in ("", "long", "short", "buy", "sell"):
-        row.refuse(f"{row.name(*HELD)} is {told!r}; long or short was wanted")
-    short = told in ("short", "sell")
+    held = row.word(*HELD).lower()
+    if held not in ("", "long", "short", "buy", "sell"):
+        row.refuse(f"{row.name(*HELD)} is {held!r}; long or short was expected")
+    short = held in ("short", "sell")
     price, quantity = (
         row.number_of(*ENTRY_PRICE, needed=True, least=ZERO) or ZERO,
         row.number_of(*QUANTITY, above=ZERO) or Decimal(1),
@@ -116,7 +115,7 @@ def _trade(row: Row, book: FillsFile) -> list[Fill]:
         and not book.backtest
         and _calculated(row)
         and (row.word(*COMMISSION) or row.word(*FEES))
-        and (note := "costs beside a slippage are a calculation and not what was paid: the model stands for them")
+        and (note := "costs stated with a slippage are calculated, not actual: the cost model is used instead")
         not in book.notes
     ):
         book.notes.append(note)
@@ -126,41 +125,40 @@ def _trade(row: Row, book: FillsFile) -> list[Fill]:
         fills.append(_leg(row, at, what, "buy" if short else "sell", "close", part, at_price, (None, None), name))
         left -= part
     if left < 0:
-        row.refuse(f"updates: more was trimmed than the {quantity} that were bought; at most 100 % was wanted")
+        row.refuse(f"updates: the trims exceed the quantity {quantity}; at most 100 % in total was expected")
     if exit_price is not None and left > 0:
         ended = executions.when(row, EXIT_AT)
         if ended < begun:
             row.refuse(
                 f"{row.name(*EXIT_AT)} is {formatting.iso(ended)}, before {row.name(*ENTRY_AT)} "
                 f"{formatting.iso(begun)}; "
-                f"an exit after its entry was wanted"
+                f"an exit after its entry was expected"
             )
         fills.append(
             _leg(row, ended, what, "buy" if short else "sell", "close", left, exit_price, quote(row, "exit"), name)
         )
     elif exit_price is None and left > 0 and (state in DONE or (not state and row.word(*EXIT_AT))):
-        row.refuse(f"{row.name(*EXIT_PRICE)} is empty; a trade that was exited has one")
-    if paid:  # Of the whole trade: its opening bears them, and whatever is closed its share.
+        row.refuse(f"{row.name(*EXIT_PRICE)} is empty; a price was expected, because the trade was exited")
+    if paid:  # The costs of the whole trade belong to its opening; what is closed gets its share.
         nothing = {"commission": None, "blank": True} if costs["blank"] else {"commission": ZERO}
         fills = [f._replace(paid=True, **(nothing if i else costs)) for i, f in enumerate(fills)]
-    said, took = row.number_of(*_NET_PCT), _assumed(row, book)
+    net_pct, took = row.number_of(*_NET_PCT), _assumed(row, book)
     for f in fills:
         columns.within_reason(row, f.quantity, f.price, f.multiplier)
     if name in book.lots:
         row.refuse(
-            f"{row.name(*_IDS)} is {name!r}, as in row {book.lots[name]}: a duplicate; each trade once was wanted"
+            f"{row.name(*_IDS)} is {name!r}, as in row {book.lots[name]}: a duplicate; each trade was expected once"
         )
     row.done()
     book.lots[name] = row.number
-    if said is not None or (book.backtest and took != (None, None)):
-        book.promises[name] = BacktestResult(name, said, *took)
+    if net_pct is not None or (book.backtest and took != (None, None)):
+        book.backtest_results[name] = BacktestResult(name, net_pct, *took)
     return fills
 
 
 def _assumed(row: Row, book: FillsFile) -> tuple[Decimal | None, Decimal | None]:
     """
-    The commission and the slippage that a backtest took into account; of a live trade only what is called the
-    backtest's.
+    Return the commission and slippage that a backtest assumed; for a live trade only columns named as the backtest's.
     """
     own = book.backtest and (_calculated(row) or not row.word(*ENTRY_PRICE))
     commission, slippage = (
@@ -171,11 +169,11 @@ def _assumed(row: Row, book: FillsFile) -> tuple[Decimal | None, Decimal | None]
     return (commission if fees is None else (commission or ZERO) + fees), slippage
 
 
-def _said(row: Row, book: FillsFile) -> None:
-    """What a backtest said of a trade that it tells no prices of."""
-    name, said, costs = row.word(*_IDS), row.number_of(*_NET_PCT, *_OWN_PCT, needed=True), _assumed(row, book)
+def _read_result(row: Row, book: FillsFile) -> None:
+    """Read a row with a backtest's result of a trade without prices."""
+    name, net_pct, costs = row.word(*_IDS), row.number_of(*_NET_PCT, *_OWN_PCT, needed=True), _assumed(row, book)
     row.done()
-    book.promises[name] = BacktestResult(name, said, *costs)
+    book.backtest_results[name] = BacktestResult(name, net_pct, *costs)
 
 
 def _leg(
@@ -208,14 +206,14 @@ def _leg(
 
 
 def _trims(row: Row, quantity: Decimal) -> list[tuple[datetime, Decimal, Decimal]]:
-    """What was sold on the way: when, how much of the original size, at which price."""
+    """Return the partial exits: when, how much of the original size, at which price."""
     updates, found = row.cells.get("updates"), []
     if isinstance(updates, str) and not updates.strip():
         updates = None
     if updates is not None and not (
         isinstance(updates, list) and all(isinstance(update, Mapping) for update in updates)
     ):
-        row.refuse(f"updates is {formatting.single_line(repr(updates), 40)}; a list of objects was wanted")
+        row.refuse(f"updates is {formatting.single_line(repr(updates), 40)}; a list of objects was expected")
         return []
     for update in updates or []:
         if update.get("type") != "trim":
@@ -229,11 +227,14 @@ def _trims(row: Row, quantity: Decimal) -> list[tuple[datetime, Decimal, Decimal
         except ValueError as problem:
             row.refuse(
                 f"updates: a trim has {formatting.single_line(str(problem), 40)!r}; timestamp, trimPercent "
-                f"and price were wanted"
+                f"and price were expected"
             )
             continue
         if share is None or price is None or not 0 < share <= 100 or price < 0:
-            row.refuse(f"updates: a trim of {share} % at {price}; more than 0 and at most 100 % at a price was wanted")
+            row.refuse(
+                f"updates: a trim of {share} % at {price}; more than 0 and at most 100 %, at a price of at least 0, "
+                f"was expected"
+            )
             continue
         found.append((at, quantity * share / 100, price))
     return found

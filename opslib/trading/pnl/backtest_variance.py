@@ -1,9 +1,9 @@
 """
 Compare live trades with a backtest, and decompose the difference.
 
-Trades are paired one by one. A gap is backtest minus live, in percentage points of each one's own base and in dollars;
-its sign is kept, since a live result better than the backtest is an error of the model too. The difference in dollars
-(live minus backtest) is taken apart into five terms that add up to it exactly: see `decomposed`.
+Trades are paired one by one. A gap is backtest minus live, in percentage points of each one's own base and in dollars.
+Its sign is kept, because a live result better than the backtest is a model error too. The difference in dollars (live
+minus backtest) is decomposed into terms that add up to it exactly: see `decomposed`.
 """
 
 import math
@@ -27,14 +27,14 @@ TERMS = ("size", "timing", "slippage", "fill", "prices", "commission")
 
 class Side(NamedTuple):
     """
-    One leg of one of the two, live or backtest, as the decomposition sees it.
+    One leg of a live or backtest trade, as the decomposition uses it.
 
     Attributes:
         sign: 1 bought first, -1 sold first.
-        quantity, multiplier: Contracts, and units of one.
-        entry, exit: Prices at which it was filled, or by the model would have been.
-        mid_entry, mid_exit: The middle of the market when it was asked for; None where nothing tells it.
-        half_entry, half_exit: Half the spread that was to be paid, by the quote or the model.
+        quantity, multiplier: Contracts, and units per contract.
+        entry, exit: Prices at which it was filled, or would have been filled by the model.
+        mid_entry, mid_exit: The mid price when the order was sent; None if unknown.
+        half_entry, half_exit: Half the spread to be paid, by the quote or the model.
         costs: Commission and fees, dollars.
     """
 
@@ -51,22 +51,22 @@ class Side(NamedTuple):
 
     @property
     def net(self) -> Decimal:
-        """Its result after costs, dollars."""
+        """Result after costs, dollars."""
         return self.sign * self.multiplier * self.quantity * (self.exit - self.entry) - self.costs
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """
-    A difference in dollars, live minus backtest, in its terms, which add up to it.
+    A difference in dollars, live minus backtest, in terms that add up to it.
 
     Attributes:
-        size: Another quantity, at the backtest's result a contract.
-        timing: Other mids, at the live quantity.
-        slippage: Other spreads.
-        fill: Fills beyond the touch (below 0), or better than it.
-        prices: Timing, slippage and fill in one, where nothing tells the mid when the order was sent.
-        commission: Other commission and fees, at the live quantity.
+        size: A different quantity, at the backtest's result per contract.
+        timing: Different mids, at the live quantity.
+        slippage: Different spreads.
+        fill: Fills worse (negative) or better than the quote.
+        prices: Timing, slippage and fill together, if the mid when the order was sent is unknown.
+        commission: Different commission and fees, at the live quantity.
     """
 
     size: Decimal = ZERO
@@ -85,20 +85,20 @@ class Parts:
         return Parts(*(getattr(self, term) + getattr(other, term) for term in TERMS))
 
     def in_cents(self) -> dict[str, Decimal]:
-        """Each term to the cent, so that the cents add up too: what rounding leaves over goes to the largest term."""
-        told = {term: getattr(self, term).quantize(CENT) for term in TERMS}
-        over = self.sum.quantize(CENT) - sum(told.values(), ZERO)
-        told[max(TERMS, key=lambda term: abs(told[term]))] += over
-        return told
+        """Return each term in cents so that the cents add up; the largest term absorbs the rounding difference."""
+        cents = {term: getattr(self, term).quantize(CENT) for term in TERMS}
+        over = self.sum.quantize(CENT) - sum(cents.values(), ZERO)
+        cents[max(TERMS, key=lambda term: abs(cents[term]))] += over
+        return cents
 
 
 def decomposed(backtest: Side, live: Side) -> Parts:
     """
-    What is a leg's difference made of?
+    Decompose a leg's difference.
 
-    Size comes first, at the backtest's result a contract; what prices and costs did is told at the live quantity, so
-    the
-    cross terms stand with them. Identically: size + timing + slippage + fill + commission = live.net - backtest.net.
+    Size comes first, at the backtest's result per contract. The effects of prices and costs are computed at the live
+    quantity, so they include the cross terms. Identity: size + timing + slippage + fill + commission = live.net -
+    backtest.net.
     """
     m, s, q = live.multiplier, live.sign, live.quantity
     scale = backtest.multiplier / m if backtest.multiplier != m else Decimal(1)
@@ -127,19 +127,20 @@ def decomposed(backtest: Side, live: Side) -> Parts:
 
 
 def _nothing(other: Side) -> Side:
-    """A leg that the other one of the two has not: no contracts of it, at the same prices."""
+    """Return the empty counterpart of a leg that only one of the two has: no contracts, at the same prices."""
     return other._replace(quantity=ZERO, costs=ZERO)
 
 
-def side(leg: Leg, model: CostModel, first: bool = True, said: BacktestResult | None = None) -> Side:
+def side(leg: Leg, model: CostModel, first: bool = True, stated: BacktestResult | None = None) -> Side:
     """
-    A leg as the decomposition sees it; `first`, where a round trip is charged as one, bears that, and what a backtest
-    `said` of its costs.
+    Return a leg as the decomposition uses it.
+
+    The `first` leg of a round trip bears what is charged per round trip, and the costs in the `stated` backtest result.
     """
     paid = model.as_paid and leg.paid
     found = costs.priced(leg, model)
     m = found[2] if found else Decimal(1)
-    if model.multiplier is None or found is None:  # By the cash, so that nothing is lost to a price that was rounded.
+    if model.multiplier is None or found is None:  # Use the cash, because a price may be rounded.
         entry, exit_ = -leg.side * leg.entry_value / (leg.quantity * m), leg.side * leg.exit_value / (leg.quantity * m)
     else:
         entry, exit_ = found[0], found[1]
@@ -152,7 +153,7 @@ def side(leg: Leg, model: CostModel, first: bool = True, said: BacktestResult | 
             ((q[1] - q[0]) / 2 if q[0] is not None and q[1] is not None else ZERO)
             for q in (costs.quote(leg, "entry"), costs.quote(leg, "exit"))
         ]
-        if not leg.traded:  # The clearing house closed it: no order, no market.
+        if not leg.traded:  # The clearing house closed it, without an order.
             mids[1], halves[1] = exit_, ZERO
         charged = (costs.paid(leg, model) or ZERO) - leg.fees
     else:
@@ -162,11 +163,11 @@ def side(leg: Leg, model: CostModel, first: bool = True, said: BacktestResult | 
         charged = costs.charged(leg, model, first) + (
             model.fees_per_contract * (leg.quantity + leg.traded) if costs.per_contract(leg) else ZERO
         )
-    if said is not None and said.commission is not None:
-        charged = said.commission if first else ZERO
-    if said is not None and said.slippage is not None:
+    if stated is not None and stated.commission is not None:
+        charged = stated.commission if first else ZERO
+    if stated is not None and stated.slippage is not None:
         entry, exit_ = entry - leg.side * halves[0], exit_ + leg.side * halves[1]
-        halves = [(said.slippage if first else ZERO) / (leg.quantity * m) / 2] * 2
+        halves = [(stated.slippage if first else ZERO) / (leg.quantity * m) / 2] * 2
         entry, exit_ = entry + leg.side * halves[0], exit_ - leg.side * halves[1]
     return Side(leg.side, leg.quantity, m, entry, exit_, mids[0], mids[1], halves[0], halves[1], charged)
 
@@ -174,17 +175,16 @@ def side(leg: Leg, model: CostModel, first: bool = True, said: BacktestResult | 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """
-    A live trade and what the backtest said of it.
+    A live trade and its backtest result.
 
     Attributes:
-        gap_pp: Backtest minus live, percentage points; None where one of them has no base.
+        gap_pp: Backtest minus live, percentage points; None if one of them has no base.
         gap_usd: Backtest minus live, dollars.
-        parts: Of live minus backtest.
-        backtest_net_pct: As the backtest has it.
-        priced: Whether the backtest told its prices and quantities, not only a percent.
-        by_size: How much of the commission term a charge by the order, whatever its size, comes to at a smaller size; 0
-            or below.
-        contracts: Of live and of the backtest; None where the backtest tells none.
+        parts: The terms of live minus backtest.
+        backtest_net_pct: As the backtest states it.
+        priced: Whether the backtest has prices and quantities, not only a percent.
+        by_size: The part of the commission term that comes from charges per order at a smaller size; 0 or negative.
+        contracts: Of live and of the backtest; None if the backtest states none.
     """
 
     live: Trade
@@ -204,23 +204,21 @@ def _leg_key(leg: Leg) -> tuple[str, str, int]:
 
 def _by_size(ours: Iterable[Side], theirs: Iterable[Side]) -> Decimal:
     """
-    What fixed charges cost more because the position is smaller: up to what the backtest was charged, they did not fall
-    with its size.
+    Return the extra cost of fixed charges at a smaller position, up to what the backtest was charged.
 
-    A commission of $10 an order on 1 contract instead of 10 is $9 more than the backtest's at that size, and no dearer
-    broker.
+    A commission of $10 per order on 1 contract instead of 10 is $9 more than the backtest's at that size, without a
+    more expensive broker.
     """
-    (paid, size), (charged, wanted) = (
-        (sum((s.costs for s in sides), ZERO), sum((s.quantity for s in sides), ZERO))
-        for sides in (list(ours), list(theirs))
-    )
-    if not wanted or size >= wanted:
+    live, backtest = list(ours), list(theirs)
+    paid, charged = (sum((s.costs for s in sides), ZERO) for sides in (live, backtest))
+    size, planned = (sum((s.quantity for s in sides), ZERO) for sides in (live, backtest))
+    if not planned or size >= planned:
         return ZERO
-    return -max(ZERO, min(paid, charged) - charged * size / wanted)
+    return -max(ZERO, min(paid, charged) - charged * size / planned)
 
 
 def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, int], Side]) -> Parts:
-    """The legs of both set against each other: by their symbol and side, else by their place."""
+    """Decompose the legs of both trades, matched by symbol and side, else by position."""
     if len(ours) == len(theirs) and not set(ours) & set(theirs):
         theirs = dict(zip(ours, theirs.values()))
     total = Parts()
@@ -228,22 +226,24 @@ def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, 
         live = ours[key] if key in ours else _nothing(theirs[key])
         other = theirs[key] if key in theirs else _nothing(ours[key])
         if live.sign != other.sign:
-            # Bought in one and sold in the other: nothing to compare but the result.
+            # It was bought in one and sold in the other, so only the results can be compared.
             total += Parts(prices=live.net - other.net)
         else:
             total += decomposed(other, live)
     return total
 
 
-def against(live: Trade, backtest: Trade, model: CostModel, said: BacktestResult | None = None) -> Pair:
+def against(live: Trade, backtest: Trade, model: CostModel, stated: BacktestResult | None = None) -> Pair:
     """
-    A live trade beside the backtest's own: with the costs that the backtest took into account, where it `said` so; else
-    both by one reading (what was paid, where it was).
+    Pair a live trade with the backtest's own trade.
+
+    The backtest's side has the costs of its `stated` result; without them, both use the same cost model (actual costs
+    where known).
     """
-    ours, theirs = costs.result(live, model), costs.assumed(costs.result(backtest, model), said)
-    its_pct = said.net_pct if said is not None and said.net_pct is not None else theirs.net_pct
+    ours, theirs = costs.result(live, model), costs.assumed(costs.result(backtest, model), stated)
+    its_pct = stated.net_pct if stated is not None and stated.net_pct is not None else theirs.net_pct
     gap = None if ours.net_pct is None or its_pct is None else its_pct - ours.net_pct
-    its_sides = {_leg_key(leg): side(leg, model, i == 0, said) for i, leg in enumerate(backtest.legs)}
+    its_sides = {_leg_key(leg): side(leg, model, i == 0, stated) for i, leg in enumerate(backtest.legs)}
     our_sides = {_leg_key(leg): side(leg, model, i == 0) for i, leg in enumerate(live.legs)}
     sizes = sum((s.quantity for s in our_sides.values()), ZERO), sum((s.quantity for s in its_sides.values()), ZERO)
     return Pair(
@@ -258,22 +258,22 @@ def against(live: Trade, backtest: Trade, model: CostModel, said: BacktestResult
     )
 
 
-def against_backtest_percent(live: Trade, said: BacktestResult, model: CostModel) -> Pair:
+def against_backtest_percent(live: Trade, stated: BacktestResult, model: CostModel) -> Pair:
     """
-    A live trade beside the percent that a backtest told of it.
+    Pair a live trade with the percent that a backtest states for it.
 
-    Its dollars are that percent of our base. Its costs tell commission and slippage apart where it told them; the rest
-    is prices: the percent says nothing of the size, so that it is taken as the same.
+    Its dollars are that percent of the live base. Commission and slippage are separate terms if the backtest states
+    them; the rest is prices. A percent does not show the size, so the same size is assumed.
     """
     ours = costs.result(live, model)
-    if said.net_pct is None or ours.net_pct is None or ours.net_base is None:
-        return Pair(live, ours, None, ZERO, Parts(), said.net_pct, priced=False)
-    gap = said.net_pct - ours.net_pct
-    difference = ours.net - said.net_pct / 100 * ours.net_base
-    commission = -(ours.costs - said.commission) if said.commission is not None else ZERO
+    if stated.net_pct is None or ours.net_pct is None or ours.net_base is None:
+        return Pair(live, ours, None, ZERO, Parts(), stated.net_pct, priced=False)
+    gap = stated.net_pct - ours.net_pct
+    difference = ours.net - stated.net_pct / 100 * ours.net_base
+    commission = -(ours.costs - stated.commission) if stated.commission is not None else ZERO
     slippage = (
-        -(ours.slippage - said.slippage)
-        if said.slippage is not None and ours.slippage is not None and not ours.inside
+        -(ours.slippage - stated.slippage)
+        if stated.slippage is not None and ours.slippage is not None and not ours.inside
         else ZERO
     )
     return Pair(
@@ -282,7 +282,7 @@ def against_backtest_percent(live: Trade, said: BacktestResult, model: CostModel
         gap,
         -difference,
         Parts(slippage=slippage, commission=commission, prices=difference - slippage - commission),
-        said.net_pct,
+        stated.net_pct,
         priced=False,
     )
 
@@ -295,27 +295,26 @@ def _likeness(trade: Trade) -> tuple[object, ...]:
 
 def _same(live: Trade, backtest: Trade) -> bool:
     """
-    May two trades of one name be the same?
+    Return whether two trades with the same name can be the same trade.
 
-    Order numbers are of two accounts, so that everything must agree besides. The file's own name of a trade says itself
-    that it is the same, with other legs too; only of another underlying it cannot be.
+    Order numbers belong to two accounts, so everything else must agree too. The file's own trade name is enough, also
+    with other legs, unless the underlyings differ.
     """
     if live.underlying and backtest.underlying and live.underlying != backtest.underlying:
         return False
-    told = [sorted((leg.side, leg.multiplier or ZERO) for leg in t.legs) for t in (live, backtest)]
-    return told[0] == told[1] or bool(live.legs[0].lot and backtest.legs[0].lot)
+    shapes = [sorted((leg.side, leg.multiplier or ZERO) for leg in t.legs) for t in (live, backtest)]
+    return shapes[0] == shapes[1] or bool(live.legs[0].lot and backtest.legs[0].lot)
 
 
 def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, Trade]], list[Trade], list[Trade]]:
     """
-    Which trades are the same?
+    Pair live trades with backtest trades.
 
-    By the name that both files give, where they share one and the underlying agrees (of an order number also sides,
-    multipliers and the number of legs); the others by symbol, side, multiplier and day of entry (New York), those
-    nearest in time first.
+    First by the name that both files give, if the underlying agrees (for an order number also sides, multipliers and
+    the number of legs). The others by symbol, side, multiplier and day of entry (New York), the nearest in time first.
 
     Returns:
-        Pairs; live trades that the backtest has not; the backtest's that were never made.
+        Pairs; live trades that the backtest does not have; backtest trades that were not made.
     """
     names: dict[str, Trade] = {t.name: t for t in backtest if t.legs[0].lot or t.legs[0].order}
     pairs, left = list[tuple[Trade, Trade]](), list[Trade]()
@@ -349,13 +348,13 @@ def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, 
 
 class GapStatistics(NamedTuple):
     """
-    Gaps of many trades.
+    Statistics of the gaps of many trades.
 
     Attributes:
-        n: How many.
-        mean, absolute: Their mean, and that of their sizes.
-        deviation: Their standard deviation; None of fewer than two.
-        low, high: Between which the true mean lies, with the rule's confidence, by Student's t; None likewise.
+        n: Number of gaps.
+        mean, absolute: Their mean, and the mean of their absolute values.
+        deviation: Their standard deviation; None with fewer than two.
+        low, high: The t interval of the mean at the rule's confidence; None with fewer than two.
     """
 
     n: int
@@ -367,44 +366,43 @@ class GapStatistics(NamedTuple):
 
 
 def spread(gaps: Iterable[Decimal | float], confidence: float) -> GapStatistics | None:
-    """What do gaps amount to? None of none."""
-    told = [float(gap) for gap in gaps]
-    if not told:
+    """Compute the statistics of gaps; None without gaps."""
+    values = [float(gap) for gap in gaps]
+    if not values:
         return None
-    mean, n = math.fsum(told) / len(told), len(told)
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in told) / (n - 1)) if n > 1 else None
+    mean, n = math.fsum(values) / len(values), len(values)
+    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1)) if n > 1 else None
     low, high = t_interval(mean, deviation, n, confidence) if deviation is not None else (None, None)
-    return GapStatistics(n, mean, statistics.fmean(abs(x) for x in told), deviation, low, high)
+    return GapStatistics(n, mean, statistics.fmean(abs(x) for x in values), deviation, low, high)
 
 
 def compared(
     live: list[Trade],
     backtest: list[Trade] | None,
-    promises: Mapping[str, BacktestResult],
+    backtest_results: Mapping[str, BacktestResult],
     model: CostModel,
-    beside: Mapping[str, BacktestResult] = MappingProxyType({}),
+    stated_results: Mapping[str, BacktestResult] = MappingProxyType({}),
 ) -> tuple[list[Pair], list[Trade], list[Trade]]:
     """
-    Every live trade beside what the backtest said of it: the backtest's own trade, else the percent it told of it by
-    name.
+    Pair every live trade with its backtest result: the backtest's own trade, else the percent that it states by name.
 
     Args:
-        backtest: Its trades; None where only percents are told.
-        promises: What it said, by the trade's name.
-        beside: What stands beside the live trades themselves, by their name; it counts where the backtest says nothing.
+        backtest: Its trades; None if only percents are known.
+        backtest_results: Its results, by the trade's name.
+        stated_results: Backtest results in the file of the live trades, by name; used if the backtest has no result.
 
     Returns:
-        Pairs; live trades without a partner; the backtest's without one.
+        Pairs; live trades without a partner; backtest trades without one.
     """
     priced = {t.name for t in backtest or []}
-    percents = {name for name, said in promises.items() if said.net_pct is not None and name not in priced}
-    told = [against_backtest_percent(t, promises[t.name], model) for t in live if t.name in percents]
+    percents = {name for name, stated in backtest_results.items() if stated.net_pct is not None and name not in priced}
+    pairs = [against_backtest_percent(t, backtest_results[t.name], model) for t in live if t.name in percents]
     same, alone, phantom = paired([t for t in live if t.name not in percents], backtest or [])
-    if backtest is None and not promises and not beside:
+    if backtest is None and not backtest_results and not stated_results:
         return [], [], []
-    told += [against_backtest_percent(t, beside[t.name], model) for t in alone if t.name in beside]
+    pairs += [against_backtest_percent(t, stated_results[t.name], model) for t in alone if t.name in stated_results]
     return (
-        [*told, *(against(ours, theirs, model, promises.get(theirs.name)) for ours, theirs in same)],
-        [t for t in alone if t.name not in beside],
+        [*pairs, *(against(ours, theirs, model, backtest_results.get(theirs.name)) for ours, theirs in same)],
+        [t for t in alone if t.name not in stated_results],
         phantom,
     )

@@ -1,7 +1,7 @@
 """
-Read a cell of a broker's file as an exact number, an instant or a column's plain name.
+Read a cell of a broker's file as an exact number, an instant or a plain column name.
 
-Numbers are US dollars and counts as US files write them. What cannot be read is refused with a reason, never guessed.
+Numbers are US dollars and counts in US notation. A cell that cannot be read is rejected with a reason, never guessed.
 """
 
 import re
@@ -13,8 +13,8 @@ from opslib.foundation import time_parsing
 from opslib.foundation.errors import UsageError
 
 LARGEST = Decimal("1e12")
-SMALLEST = Decimal("1e-12")  # What is nearer to 0 is no price and no count; float noise of it would break exact sums.
-NONE = ("", "--", "-", "n/a", "na", "none", "null")  # How files write that there is nothing.
+SMALLEST = Decimal("1e-12")  # A smaller value is not a price or a count, but float noise that would break exact sums.
+NONE = ("", "--", "-", "n/a", "na", "none", "null")  # How files write a missing value.
 DOLLARS = ("usd", "us$", "$", "us dollar", "us dollars", "u.s. dollar", "u.s. dollars", "dollar", "dollars")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FIRST_YEAR, LAST_YEAR = 1970, 2199
@@ -38,43 +38,46 @@ _ZONES = {"z": "+00:00", "utc": "+00:00", "gmt": "+00:00", "et": "", "est": "-05
 
 
 class ForeignCurrency(ValueError):
-    """A cell is money of another currency than US dollars; its text says which."""
+    """A cell holds money in a currency other than US dollars; its text is the currency."""
 
 
 class DecimalComma(ValueError):
-    """A cell is a number written with a decimal comma."""
+    """A cell holds a number with a decimal comma."""
 
 
 class SerialDate(ValueError):
-    """A cell is a day counted by a spreadsheet, not a date."""
+    """A cell holds a spreadsheet's day number instead of a date."""
 
 
 @lru_cache(maxsize=10_000)
 def plain(name: str) -> str:
     """
-    A column's name without its case, spaces, signs and unit of US dollars: ``Price ($)`` and ``Price (USD)`` are
-    ``price``.
+    Normalise a column's name: without case, spaces, signs and a unit of US dollars.
+
+    ``Price ($)`` and ``Price (USD)`` are ``price``.
     """
     name = re.sub(r"(?i)[(\[]\s*(usd|us\$|\$)\s*[)\]]", "", name)
     return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("%", "pct"))
 
 
 def words(name: str) -> list[str]:
-    """The words of a column's name, in lower case: ``IBCommissionCurrency`` is ``ib``, ``commission``, ``currency``."""
+    """
+    Return the words of a column's name in lower case: ``IBCommissionCurrency`` is ``ib``, ``commission``, ``currency``.
+    """
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return re.findall(r"[a-z]+", apart.lower())
 
 
 def number(found: object) -> Decimal | None:
     """
-    Read a cell as an exact number; None of nothing.
+    Read a cell as an exact number; None if it is empty.
 
-    Thousands separators, a dollar sign, ``USD``, brackets or a trailing minus for less than nothing are understood.
+    It accepts thousands separators, a dollar sign, ``USD``, and brackets or a trailing minus for negative numbers.
 
     Raises:
-        ForeignCurrency: It is money of another currency.
+        ForeignCurrency: It is money in another currency.
         DecimalComma: It has a decimal comma.
-        ValueError: It is something else.
+        ValueError: It is not a number.
     """
     if found is None:
         return None
@@ -116,10 +119,7 @@ def _amount(cell: str) -> Decimal:
 
 
 def foreign(cell: str) -> str:
-    """
-    The currency that a cell names beside its figure, where it is not the US dollar: ``£12``, ``12 EUR``, ``C$5``; else
-    empty.
-    """
+    """Return the currency in a cell if it is not the US dollar: ``£12``, ``12 EUR``, ``C$5``; else an empty text."""
     if not any(c.isdigit() for c in cell) or (not cell.isascii() and not re.search("[€£¥₹₩₽₿]", cell)):
         return ""
     rest = re.sub(r"[\d.,+\-()\s]", "", cell)
@@ -129,33 +129,35 @@ def foreign(cell: str) -> str:
 
 @lru_cache(maxsize=10_000)
 def unit_of(name: str) -> str:
-    """The currency other than the US dollar that a column's name has in brackets, as ``Price (GBP)``; else empty."""
+    """
+    Return the currency in brackets in a column's name, if it is not the US dollar, as ``Price (GBP)``; else empty.
+    """
     found = re.search(r"[(\[]\s*([^)\]]{1,4})\s*[)\]]", name)
-    told = found[1].strip() if found else ""
-    return told if told.lower() not in (*DOLLARS, "p", "kr") and _CURRENCY.fullmatch(told) else ""
+    text = found[1].strip() if found else ""
+    return text if text.lower() not in (*DOLLARS, "p", "kr") and _CURRENCY.fullmatch(text) else ""
 
 
 def has_decimal_comma(found: object) -> bool:
-    """Whether a cell is a number that can only be meant with a decimal comma, such as ``12,50`` or ``1.234,5``."""
+    """Return whether a cell is a number with an unambiguous decimal comma, such as ``12,50`` or ``1.234,5``."""
     return (
         isinstance(found, str) and len(found) < 60 and bool(_DECIMAL_COMMA.fullmatch(found.strip().replace("−", "-")))
     )
 
 
 def day_and_month(found: object) -> tuple[int, int] | None:
-    """The two figures of a date whose order is in doubt, as they stand in it; None of any other cell."""
+    """Return the two numbers of a date whose order is ambiguous, as written; None for any other cell."""
     cell = _effective(found)
     date = _DATE.match(cell)
     return (int(date["a"]), int(date["b"])) if date and date["a"] and date["sep"] != "." else None
 
 
 def is_time_of_day(found: object) -> bool:
-    """Whether a cell is a time without a day: ``10:01:00``, ``3:36 PM``, ``101500``."""
+    """Return whether a cell is a time without a day: ``10:01:00``, ``3:36 PM``, ``101500``."""
     return isinstance(found, str) and bool(_TIME.fullmatch(found.strip()))
 
 
 def _effective(found: object) -> str:
-    """The text of a cell; of ``03/09/2026 as of 03/06/2026`` the day from which it counts."""
+    """Return the text of a cell; for ``03/09/2026 as of 03/06/2026`` the effective day."""
     if isinstance(found, str):
         cell = found.strip()
     elif type(found) is int:
@@ -167,17 +169,17 @@ def _effective(found: object) -> str:
 
 def moment(found: object, day_first: bool = False) -> datetime:
     """
-    Read a cell as an instant, UTC: ISO 8601, ``12/29/2020 3:36 PM``, ``11-18-2024``, ``18-Nov-2024``,
-    ``20241118;101500``.
+    Read a cell as an instant, UTC.
 
-    Without an offset or zone (UTC, ET, EST, EDT) it is New York.
+    Such as ISO 8601, ``12/29/2020 3:36 PM``, ``11-18-2024``, ``18-Nov-2024``, ``20241118;101500``. Without an offset or
+    zone (UTC, ET, EST, EDT) it is in New York.
 
     Args:
         day_first: Whether ``03/04/2026`` is the third of April.
 
     Raises:
-        SerialDate: It is a spreadsheet's count of days.
-        ValueError: It is no time, or of no year from 1970 to 2199.
+        SerialDate: It is a spreadsheet's day number.
+        ValueError: It is not a time, or not in the years 1970 to 2199.
     """
     cell = _effective(found)
     if re.fullmatch(r"[2-6]\d{4}(\.\d+)?", cell) or (isinstance(found, float) and 20_000 <= found < 70_000):

@@ -1,8 +1,8 @@
 """
-Know how brokers call the columns of fills, and which of a row's columns hold costs, its own cash and what was traded.
+Recognise the columns of fills, and read the costs, the cash and the instrument of a row.
 
-Names are compared without case, spaces and signs. A cost that is not recognised is refused by its name, never taken for
-0.
+Names are compared without case, spaces and signs. A cost that is not recognised is rejected by its name, never counted
+as 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -199,7 +199,7 @@ GROSS = (
     "consideration",
 )
 CASH_SIGNED = {"ibcommission", "comm/fee"}  # Interactive Brokers books a cost below 0 and a rebate above it.
-POSITION_SIGNED = {"trademoney"}  # Its figure is above 0 for what was bought.
+POSITION_SIGNED = {"trademoney"}  # Its figure is positive for a purchase.
 _COST_WORDS = {
     "fee",
     "fees",
@@ -266,34 +266,33 @@ ALL = frozenset(
     for name in names
 )
 EXACT = Decimal("0.009")
-MOST, MOST_UNITS = Decimal(10**9), Decimal(10**6)  # Beyond them exact sums of many rows would not fit.
-NO_MULTIPLIER = "no multiplier is told: 100 is taken, as options usually have"
-NO_CONTRACT = "some options are named by their underlying alone: those of one symbol are taken for one contract"
+MOST, MOST_UNITS = Decimal(10**9), Decimal(10**6)  # Larger values would overflow exact sums of many rows.
+NO_MULTIPLIER = "the file has no multiplier: 100 is assumed, as usual for options"
+NO_CONTRACT = "some options are named only by their underlying: options with the same symbol count as one contract"
 
 
 @lru_cache(maxsize=10_000)
 def looks_like_cost(column: str) -> bool:
-    """Whether a column's name speaks of a fee, a commission, a charge or a tax that is not among those recognised."""
-    told = set(words(column))
-    speaks = bool(told & _COST_WORDS) or (
-        "cost" in told and bool(told & {"transaction", "trading", "trade", "execution"})
+    """Return whether a column's name means a fee, a commission, a charge or a tax that is not recognised."""
+    found = set(words(column))
+    is_cost = bool(found & _COST_WORDS) or (
+        "cost" in found and bool(found & {"transaction", "trading", "trade", "execution"})
     )
-    return speaks and not told & _NO_COST_WORDS and plain(column) not in ALL
+    return is_cost and not found & _NO_COST_WORDS and plain(column) not in ALL
 
 
 def stated_costs(row: Row) -> dict[str, Any]:
     """
-    The costs that a row states, as cash: commission, fees, and whether its commission was left blank; empty without
-    such a column.
+    Return the costs that a row states, as cash: commission, fees, and whether its commission is blank.
 
-    Commission is None where one figure holds both. Every column of fees counts.
+    Empty without such a column. Commission is None if one figure holds both. Every column of fees counts.
     """
     for key, column in row.names.items():
         cell = str(row.cells[key] or "").strip()
         if looks_like_cost(column) and any(digit.isdigit() for digit in cell) and _sure(cell) != 0:
             row.refuse(
-                f"{row.name(key)} is {formatting.single_line(cell, 40)}: it looks like a cost and is not recognised, "
-                f"so the costs of this row are unknown. Rename it Fees or Commission, or drop it"
+                f"{row.name(key)} is {formatting.single_line(cell, 40)}: it looks like a cost but is not recognised, "
+                f"so the costs of this row are unknown. Rename it Fees or Commission, or remove it"
             )
     if not any(row.has(*names) for names in (COMMISSION, COMBINED, FEES)):
         return {}
@@ -302,8 +301,8 @@ def stated_costs(row: Row) -> dict[str, Any]:
     if combined is not None and (commission or fees):
         if combined != (commission or ZERO) + (fees or ZERO):
             row.refuse(
-                f"{row.name(*COMBINED)} is {-combined}, but its parts come to "
-                f"{-(commission or ZERO) - (fees or ZERO)}; which counts is not clear"
+                f"{row.name(*COMBINED)} is {-combined}, but its parts add up to "
+                f"{-(commission or ZERO) - (fees or ZERO)}; equal amounts were expected"
             )
         combined = None
     if combined is not None or (row.has(*COMBINED) and commission is None and fees is None):
@@ -316,7 +315,9 @@ def stated_costs(row: Row) -> dict[str, Any]:
 
 def _cash(row: Row, names: tuple[str, ...]) -> Decimal | None:
     """
-    The sum of all columns of these names, as cash: people write a cost with either sign; None where all are blank.
+    Return the sum of all columns with these names, as cash; None if all are blank.
+
+    Files write a cost with either sign.
     """
     found = []
     for key in dict.fromkeys(plain(name) for name in names):
@@ -326,9 +327,7 @@ def _cash(row: Row, names: tuple[str, ...]) -> Decimal | None:
 
 
 def stated_cash(row: Row) -> list[tuple[str, Decimal, bool]]:
-    """
-    Every figure of its own cash that a row states: the column, the cash, and whether the column may be after costs.
-    """
+    """Return every cash figure that a row states: the column, the cash, and whether the column may be after costs."""
     found = []
     for names, net in ((NET, True), (GROSS, False)):
         for key in dict.fromkeys(plain(name) for name in names):
@@ -342,9 +341,9 @@ def stated_cash(row: Row) -> list[tuple[str, Decimal, bool]]:
 
 def rounding(price: Decimal, units: Decimal, rounded: bool) -> Decimal:
     """
-    How far cash may be from a price as it is written, times its units: less than a cent, where the price is exact.
+    Return the largest difference between cash and price times units: less than a cent if the price is exact.
 
-    A price with more than two digits is a mean, which was rounded. So may one of two digits be that is `rounded`.
+    A price with more than two digits is a rounded mean. A price with two digits may be rounded too, if `rounded`.
     """
     digits = max(-int(price.as_tuple().exponent), 0)
     return EXACT + Decimal(5).scaleb(-max(digits, 2) - 1) * units if rounded or digits > 2 else EXACT
@@ -354,11 +353,11 @@ def settle_cash(
     row: Row, side: str, quantity: Decimal, price: Decimal, multiplier: Decimal, costs: dict[str, Any], option: bool
 ) -> tuple[Decimal, dict[str, Any]]:
     """
-    The cash of a fill before costs, and its costs, held against what the row itself states of its cash.
+    Return the cash of a fill before costs, and its costs, checked against the cash that the row states.
 
-    A row whose own figure contradicts quantity × price × multiplier, before and after costs, is refused with both.
-    Where a price was rounded, the row's own cash counts. Where no column tells costs, what a figure after costs lacks
-    is its cost, within what brokers charge.
+    A row is rejected if its own figure contradicts quantity × price × multiplier, both before and after costs. If a
+    price was rounded, the row's own cash counts. If no column states costs, the difference in a figure after costs is
+    the cost, within what brokers charge.
     """
     computed = price * quantity * multiplier * (1 if side == "sell" else -1)
     value, paid = computed, (costs.get("commission") or ZERO) + (costs.get("fees") or ZERO)
@@ -369,29 +368,29 @@ def settle_cash(
     for key, stated, net in stated_cash(row):
         if key in row.style.unsigned:
             stated = abs(stated) if computed >= 0 else -abs(stated)
-        before, after = abs(stated - computed), abs(stated - computed - paid)
-        if min(before, after) <= EXACT:
+        off = min(abs(stated - computed), abs(stated - computed - paid))
+        if off <= EXACT:
             costs = costs or ({"commission": ZERO, "fees": ZERO, "blank": False} if net else {})
         elif net and not costs and (option or not row.style.rounded) and 0 < computed - stated <= most:
             costs = {"commission": None, "fees": stated - computed, "blank": False}
             paid = stated - computed
-        elif min(before, after) <= near:
+        elif off <= near:
             is_after = key in row.style.after_costs or (
                 key not in row.style.before_costs and net and key.startswith(("net", "total"))
             )
             if paid and net and not is_after and key not in row.style.before_costs:
                 row.refuse(
-                    f"{row.name(key)} is {_shown(stated)}; nothing in the file shows whether that is before "
-                    f"or after costs of {_shown(-paid)}, since the price is rounded"
+                    f"{row.name(key)} is {_shown(stated)}; because the price is rounded, the file does not show "
+                    f"whether that is before or after costs of {_shown(-paid)}"
                 )
             value = stated - paid if is_after else stated
             costs = costs or ({"commission": ZERO, "fees": ZERO, "blank": False} if net else {})
         else:
-            told = f", or {_shown(computed + paid)} after costs of {_shown(-paid)}" if paid else ""
+            after = f", or {_shown(computed + paid)} after costs of {_shown(-paid)}" if paid else ""
             row.refuse(
                 f"{row.name(key)} is {_shown(stated)}, but {_plainly(quantity)} at {_plainly(price)}"
-                f"{f' × {_plainly(multiplier)}' if multiplier != 1 else ''} come to {_shown(computed)}{told}; "
-                f"they were to agree to the cent"
+                f"{f' × {_plainly(multiplier)}' if multiplier != 1 else ''} amount to {_shown(computed)}{after}; "
+                f"agreement to the cent was expected"
             )
     return value, costs
 
@@ -400,11 +399,11 @@ def cash_conventions(
     columns: list[str], rows: Sequence[Mapping[str, object]]
 ) -> tuple[frozenset[str], frozenset[str], bool]:
     """
-    What the rows of a file show of their columns of cash, by those that agree with their price to the cent.
+    Determine the conventions of a file's cash columns, from rows that agree with their price to the cent.
 
     Returns:
-        The columns that are after costs; those that are before; whether prices are rounded to two digits, as several
-        rows show of which the cash is within half a cent a share.
+        The columns that are after costs; those that are before costs; whether prices are rounded to two digits, because
+        in several rows the cash is within half a cent per share.
     """
     keys = {plain(column): column for column in columns}
 
@@ -445,36 +444,41 @@ def _shown(value: Decimal) -> str:
 
 def traded(row: Row, book: FillsFile, app: bool = False) -> dict[str, Any]:
     """
-    What is traded: its name, whose price it follows, how many units it is of, and of an option its terms.
+    Return what is traded: its symbol, its underlying, its multiplier, and for an option its terms.
 
     Args:
-        app: Whether the row is one of the app's trades, which trades options only, so that one without a symbol is one.
+        app: Whether the row is one of the app's trades. The app trades only options, so a trade without a symbol is
+            one.
     """
     kinds = {name: row.word(name).lower() for name in KINDS if row.has(name)}
-    told, strict = set(kinds.values()) - {""}, {kinds[name] for name in STRICT_KINDS if kinds.get(name)}
+    stated_kinds, strict = set(kinds.values()) - {""}, {kinds[name] for name in STRICT_KINDS if kinds.get(name)}
     typed = kinds.get("instrument", "") in instruments.SHARE_WORDS | instruments.OPTION_WORDS | instruments.OTHER_WORDS
     symbol = row.word(*(SYMBOL[:2] if typed else SYMBOL), "underlying", "contract_symbol")
     described = row.word("description", "security description")
-    right = row.word(*RIGHT).upper()[:1] or next((w[0].upper() for w in told if w in ("call", "put", "c", "p")), "")
+    right = row.word(*RIGHT).upper()[:1] or next(
+        (w[0].upper() for w in stated_kinds if w in ("call", "put", "c", "p")), ""
+    )
     strike = row.number_of(*STRIKE, least=ZERO) or None
     expiry, stated = row.day(*EXPIRY), row.number_of(*MULTIPLIER, above=ZERO)
     root = row.word("underlying", "underlying_symbol", "root symbol") or symbol
     if right not in ("", "C", "P"):
-        row.refuse(f"{row.name(*RIGHT)} is {right!r}; C or P was wanted")
-    others = instruments.OTHER_WORDS & strict | _LOOSE_OTHERS & told
+        row.refuse(f"{row.name(*RIGHT)} is {right!r}; C or P was expected")
+    others = instruments.OTHER_WORDS & strict | _LOOSE_OTHERS & stated_kinds
     known = (
         instruments.SHARE_WORDS | instruments.OPTION_WORDS | instruments.FUTURE_WORDS | instruments.FUTURE_OPTION_WORDS
     )
     if others or strict - known:
         name = next(n for n, word in kinds.items() if word in others | (strict - known))
-        row.refuse(f"{row.name(name)} is {kinds[name]!r}; stock or option was wanted, nothing else is read")
-    future = symbol.startswith(("/", "./")) or bool(told & (instruments.FUTURE_WORDS | instruments.FUTURE_OPTION_WORDS))
+        row.refuse(f"{row.name(name)} is {kinds[name]!r}; stock or option was expected, other kinds are not read")
+    future = symbol.startswith(("/", "./")) or bool(
+        stated_kinds & (instruments.FUTURE_WORDS | instruments.FUTURE_OPTION_WORDS)
+    )
     if future:
         if stated is None:
             row.refuse(
-                f"{row.name(*MULTIPLIER)} is empty; a future's contract has its own, and none is taken for granted"
+                f"{row.name(*MULTIPLIER)} is empty; a number was expected, because each future has its own multiplier"
             )
-        option = bool(right or told & instruments.FUTURE_OPTION_WORDS)
+        option = bool(right or stated_kinds & instruments.FUTURE_OPTION_WORDS)
         return {
             "instrument": "future option" if option else "future",
             "symbol": symbol,
@@ -488,18 +492,18 @@ def traded(row: Row, book: FillsFile, app: bool = False) -> dict[str, Any]:
     if named and not instruments.contract(symbol) and symbol and not named.root.startswith(symbol.upper()):
         named = None
     if named:
-        for column, have, wanted in (
+        for column, have, stated_by_symbol in (
             (row.name(*EXPIRY), expiry, named.expiry),
             (row.name(*STRIKE), strike, named.strike),
             (row.name(*RIGHT), right, named.right),
         ):
-            if have and have != wanted:
-                row.refuse(f"{column} is {have}, but the symbol names {wanted}; they were to agree")
+            if have and have != stated_by_symbol:
+                row.refuse(f"{column} is {have}, but the symbol names {stated_by_symbol}; equal values were expected")
         symbol, root, right, strike, expiry = named.symbol, named.root, named.right, named.strike, named.expiry
-    shares = bool((strict if named else told) & instruments.SHARE_WORDS)
+    shares = bool((strict if named else stated_kinds) & instruments.SHARE_WORDS)
     option = bool(
         named
-        or told & instruments.OPTION_WORDS
+        or stated_kinds & instruments.OPTION_WORDS
         or right
         or (strike and expiry)
         or (stated not in (None, Decimal(1)) and not shares)
@@ -508,7 +512,7 @@ def traded(row: Row, book: FillsFile, app: bool = False) -> dict[str, Any]:
     if shares and (named or (strict and right and strike)):
         row.refuse(
             f"{next(row.name(n) for n, w in kinds.items() if w in instruments.SHARE_WORDS)} says shares, but "
-            f"the row names an option; they were to agree"
+            f"the row names an option; one instrument was expected"
         )
     if shares or not option:
         _shares(row, symbol, described, shares, stated)
@@ -533,8 +537,8 @@ def traded(row: Row, book: FillsFile, app: bool = False) -> dict[str, Any]:
     units = stated or (named.multiplier if named else None)
     if units is None and instruments.is_adjusted(root):
         row.refuse(
-            f"{row.name(*MULTIPLIER)} is empty; {root} is a mini or adjusted contract, which has its own, and "
-            f"none is taken for granted"
+            f"{row.name(*MULTIPLIER)} is empty; a number was expected, because {root} is a mini or adjusted contract "
+            f"with its own multiplier"
         )
     if units is None and NO_MULTIPLIER not in book.notes:
         book.notes.append(NO_MULTIPLIER)
@@ -550,59 +554,60 @@ def traded(row: Row, book: FillsFile, app: bool = False) -> dict[str, Any]:
 
 
 def _shares(row: Row, symbol: str, described: str, stated_so: bool, multiplier: Decimal | None) -> None:
-    """Refuse a row that nothing shows to be of shares."""
+    """Reject a row that is not clearly about shares."""
     name, upper = row.name(*SYMBOL), symbol.upper()
     if multiplier not in (None, Decimal(1)):
-        row.refuse(f"{row.name(*MULTIPLIER)} is {multiplier} for shares; 1 was wanted")
+        row.refuse(f"{row.name(*MULTIPLIER)} is {multiplier} for shares; 1 was expected")
     if instruments.names_an_option(symbol) or (
         not stated_so and described and instruments.describes_an_option(described)
     ):
         row.refuse(
-            f"{name} {symbol!r}{f' ({described})' if described else ''} seems to name an option, in a "
-            f"spelling that is not read; one such as AAPL 251219C00150000, or columns for strike, expiry and "
-            f"right, was wanted"
+            f"{name} {symbol!r}{f' ({described})' if described else ''} seems to name an option, in an unknown "
+            f"format; a symbol such as AAPL 251219C00150000, or columns for strike, expiry and right, was expected"
         )
     elif upper.lstrip("$") in instruments.INDICES:
-        row.refuse(f"{name} is {symbol!r}, an index, of which there are no shares; which option was traded was wanted")
+        row.refuse(f"{name} is {symbol!r}, an index, which has no shares; the symbol of an option was expected")
     elif symbol and not stated_so and not instruments.is_share_symbol(symbol):
         row.refuse(
             f"{name} is {symbol!r}; a symbol of shares such as AAPL, or of an option such as AAPL "
-            f"251219C00150000, was wanted"
+            f"251219C00150000, was expected"
         )
 
 
 def within_reason(row: Row, quantity: Decimal, price: Decimal | None, multiplier: Decimal | None) -> bool:
     """
-    Refuse a row of more than a thousand million units or dollars, or of a contract of more than a million units; says
-    whether it was not.
+    Reject a row with more than a billion units or dollars, or a contract of more than a million units.
+
+    Returns:
+        Whether the row is within these limits.
     """
     for names, value, most in ((QUANTITY, quantity, MOST), (PRICE, price, MOST), (MULTIPLIER, multiplier, MOST_UNITS)):
         if value is not None and value > most:
-            row.refuse(f"{row.name(*names)} is {formatting.single_line(str(value), 40)}; at most {most:,} was wanted")
+            row.refuse(f"{row.name(*names)} is {formatting.single_line(str(value), 40)}; at most {most:,} was expected")
             return False
     if abs(quantity * (price or ZERO) * (multiplier or ZERO)) >= LARGEST:
-        row.refuse(f"{quantity:f} at {price} come to a million million dollars or more; less was wanted")
+        row.refuse(f"{quantity:f} at {price} amount to a trillion dollars or more; less was expected")
         return False
     return True
 
 
 def quote(row: Row, what: str = "") -> tuple[Decimal | None, Decimal | None]:
-    """The bid and the ask when it was asked for; None where one of them is missing."""
+    """Return bid and ask at the time of the order; None for both if one of them is missing."""
     names = [(f"{what}_{end}", f"{what}{end.title()}") if what else (end,) for end in ("bid", "ask")]
     bid, ask = (row.number_of(*own, least=ZERO) for own in names)
     if bid is not None and ask is not None and ask < bid:
         row.refuse(
-            f"{row.name(*names[0])} {bid} is above {row.name(*names[1])} {ask}; a bid at or below its ask was wanted"
+            f"{row.name(*names[0])} {bid} is above {row.name(*names[1])} {ask}; a bid at or below the ask was expected"
         )
     return (bid, ask) if bid is not None and ask is not None else (None, None)
 
 
 def is_blank(cell: object) -> bool:
-    """Whether a cell says nothing."""
+    """Return whether a cell is empty."""
     return cell is None or str(cell).strip().lower() in NONE
 
 
 def negative(cell: object) -> bool | None:
-    """Whether a cell is a number below 0; None where it is no number, or 0."""
+    """Return whether a cell is a number below 0; None if it is not a number, or 0."""
     value = _sure(cell)
     return value < 0 if value else None

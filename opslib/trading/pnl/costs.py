@@ -1,11 +1,11 @@
 """
 Compute what a trade cost, as paid or by a model.
 
-Three readings, by name. ``real`` (the default): 100 units a contract, $0.65 a contract on each side, half the spread on
-each side; where a file tells what was paid, that. ``guide``: the operations guide's own sample, $1.30 a round trip and
-0.5 % of the entry, without a multiplier. ``app``: the calculator of the app, which charges a cent of fees a contract,
-at least half a dollar a side, the whole spread where it is quoted, 2 % less for "quality", and sets the net result
-against entry and entry costs. All money is exact.
+There are three cost models, by name. ``real`` (the default): 100 units per contract, $0.65 per contract on each side,
+half the spread on each side; actual costs if the file states them. ``guide``: the operations guide's own sample, $1.30
+per round trip and 0.5 % of the entry, without a multiplier. ``app``: the app's calculator, which charges a cent of fees
+per contract, at least half a dollar per side, the whole spread if it is quoted, 2 % less for "quality", and relates the
+net result to entry plus entry costs. All money is exact.
 """
 
 from dataclasses import dataclass, replace
@@ -21,18 +21,18 @@ class CostModel:
     How trading is charged. Money in dollars, spreads as a share of the price.
 
     Attributes:
-        per_contract_open, per_contract_close: Commission of one contract.
-        per_trade: Commission of a whole round trip, whatever its size.
-        fees_per_contract: Of clearing and regulators, on each side.
-        least, most: Of the commission of one leg's order; None is no such bound.
-        spread: Taken for the spread where none is quoted.
-        share: How much of a spread is paid at each end: a half, or all of it.
-        quality: By what slippage is multiplied for the quality of fills.
-        exits: Does leaving pay slippage too?
-        quotes: Are quotes used where they are told?
-        as_paid: Does what was paid come before what the model says?
-        multiplier: Taken for every contract; None is the contract's own.
-        costs_in_base: Is the net result set against the entry with its costs?
+        per_contract_open, per_contract_close: Commission per contract.
+        per_trade: Commission per round trip, at any size.
+        fees_per_contract: Clearing and regulatory fees, on each side.
+        least, most: Bounds of the commission of one leg's order; None if there is none.
+        spread: Assumed spread if none is quoted.
+        share: Share of a spread that is paid at each end: a half, or all of it.
+        quality: Factor on slippage for the quality of fills.
+        exits: Whether the exit pays slippage too.
+        quotes: Whether quotes are used if they are known.
+        as_paid: Whether actual costs take precedence over the model.
+        multiplier: Assumed for every contract; None means the contract's own.
+        costs_in_base: Whether the net result is relative to the entry including its costs.
     """
 
     name: str
@@ -52,15 +52,13 @@ class CostModel:
     costs_in_base: bool = False
 
     def commission(self, contracts: Decimal, opens: bool) -> Decimal:
-        """
-        What one leg's order of so many contracts is charged: by the order, so that its bounds hold for it as a whole.
-        """
+        """Return the commission of one leg's order; the bounds apply to the order as a whole."""
         charged = (self.per_contract_open if opens else self.per_contract_close) * contracts
         charged = charged if self.least is None or not contracts else max(charged, self.least)
         return charged if self.most is None else min(charged, self.most)
 
     def half_spread(self, price: Decimal, bid: Decimal | None, ask: Decimal | None) -> Decimal:
-        """What one unit loses at one end."""
+        """Return what one unit loses at one end, dollars."""
         spread = ask - bid if self.quotes and bid is not None and ask is not None else price * self.spread
         return spread * self.share * self.quality
 
@@ -88,15 +86,15 @@ PRESETS = {model.name: model for model in (REAL, GUIDE, APP)}
 @dataclass(frozen=True, slots=True)
 class Result:
     """
-    What came of a trade, in dollars; costs are above 0.
+    The result of a trade, in dollars; costs are positive.
 
     Attributes:
         gross: Before costs.
-        commission: None where the file tells it and fees as one figure, which then is `fees`.
-        slippage: Lost to the spread; None where no quote tells it.
-        inside: Is the slippage inside the prices already, as in every real fill? Then net does not lose it once more.
-        base: What percents are of, and `base_is` what that is; None where nothing can be.
-        net_base: What the net percent is of; the same but for the app's.
+        commission: None if the file states it and fees as one figure, which then is `fees`.
+        slippage: Lost to the spread; None if no quote is known.
+        inside: Whether the slippage is already inside the prices, as in every real fill; net then does not subtract it.
+        base: The base of percents, and `base_is` its name; None if there is none.
+        net_base: The base of the net percent; it differs only for the model ``app``.
     """
 
     gross: Decimal
@@ -115,51 +113,52 @@ class Result:
 
     @property
     def net(self) -> Decimal:
-        """After costs, and after slippage where the prices do not hold it already."""
+        """After costs, and after slippage if the prices do not contain it."""
         return self.gross - self.costs - (ZERO if self.inside or self.slippage is None else self.slippage)
 
     @property
     def gross_pct(self) -> Decimal | None:
-        """Before costs, % of the base; None where there is none."""
+        """Before costs, % of the base; None without a base."""
         return None if not self.base else self.gross / self.base * 100
 
     @property
     def net_pct(self) -> Decimal | None:
-        """After costs, % of the base; None where there is none."""
+        """After costs, % of the base; None without a base."""
         return None if not self.net_base else self.net / self.net_base * 100
 
 
 def priced(leg: Leg, model: CostModel) -> tuple[Decimal, Decimal, Decimal] | None:
-    """A leg's entry and exit price and its multiplier, as the model sees them; None where a price is not known."""
+    """Return a leg's entry price, exit price and multiplier by the model; None if a price is unknown."""
     entry, exit_, multiplier = leg.mean(leg.entry_units), leg.mean(leg.exit_units), model.multiplier or leg.multiplier
     return None if entry is None or exit_ is None or multiplier is None else (entry, exit_, multiplier)
 
 
 def quote(leg: Leg, end: str) -> tuple[Decimal | None, Decimal | None]:
-    """The mean bid and ask at the ``entry`` or the ``exit`` of a leg."""
+    """Return the mean bid and ask at the ``entry`` or the ``exit`` of a leg."""
     bid, ask = leg.mean(getattr(leg, f"{end}_bid")), leg.mean(getattr(leg, f"{end}_ask"))
     return (bid, ask) if bid is not None and ask is not None else (None, None)
 
 
 def ends(leg: Leg, model: CostModel) -> tuple[Decimal, Decimal]:
     """
-    What one unit of a leg loses to the spread by the model, at its entry and at its exit; nothing where no order closed
-    it.
+    Return what one unit of a leg loses to the spread by the model, at its entry and at its exit.
+
+    The exit is 0 if no order closed it.
     """
     found = priced(leg, model)
     if found is None:
         return ZERO, ZERO
     quotes = quote(leg, "entry"), quote(leg, "exit")
-    # The usual spread is one of options: of shares only what is quoted is known.
+    # The assumed spread applies to options; for shares only a quoted spread is used.
     entry, exit_ = (
-        model.half_spread(price, *told) if per_contract(leg) or (model.quotes and told[0] is not None) else ZERO
-        for price, told in zip(found, quotes)
+        model.half_spread(price, *quoted) if per_contract(leg) or (model.quotes and quoted[0] is not None) else ZERO
+        for price, quoted in zip(found, quotes)
     )
     return entry, exit_ * leg.traded / leg.quantity if model.exits and leg.quantity else ZERO
 
 
 def _slipped(leg: Leg) -> Decimal | None:
-    """What a real leg lost against the middle of its quotes, dollars; None where one is not told."""
+    """Return what a real leg lost against the mid of its quotes, dollars; None if a quote is unknown."""
     found, (bid, ask), (exit_bid, exit_ask) = priced(leg, REAL), quote(leg, "entry"), quote(leg, "exit")
     if found is None or bid is None or ask is None or exit_bid is None or exit_ask is None:
         return None
@@ -169,12 +168,12 @@ def _slipped(leg: Leg) -> Decimal | None:
 
 
 def per_contract(leg: Leg) -> bool:
-    """Is a leg charged by the contract? Options and futures are; shares are not."""
+    """Return whether a leg is charged per contract: options and futures are, shares are not."""
     return leg.instrument not in ("stock", "other")
 
 
 def charged(leg: Leg, model: CostModel, first: bool = False) -> Decimal:
-    """The commission of a leg by a model; the `first` of a trade bears what a whole round trip is charged."""
+    """Return the commission of a leg by a model; the `first` leg of a trade bears the charge per round trip."""
     if not per_contract(leg):
         return ZERO
     return (
@@ -185,29 +184,26 @@ def charged(leg: Leg, model: CostModel, first: bool = False) -> Decimal:
 
 
 def paid(leg: Leg, model: CostModel) -> Decimal | None:
-    """
-    The commission of a leg as it was paid, and by the model where the file left it blank; None where its fees hold it
-    too.
-    """
+    """Return the actual commission of a leg, by the model if the file left it blank; None if its fees include it."""
     if leg.commission is None:
         return None
     return (model.commission(leg.uncharged, True) if per_contract(leg) else ZERO) - leg.commission
 
 
-def assumed(found: Result, said: BacktestResult | None) -> Result:
-    """The same trade with the costs that a backtest says it took into account, where it says so."""
-    if said is None:
+def assumed(found: Result, stated: BacktestResult | None) -> Result:
+    """Return the same result with the costs that a backtest states it assumed."""
+    if stated is None:
         return found
-    found = found if said.commission is None else replace(found, commission=said.commission, fees=ZERO)
-    return found if said.slippage is None else replace(found, slippage=said.slippage, inside=False)
+    found = found if stated.commission is None else replace(found, commission=stated.commission, fees=ZERO)
+    return found if stated.slippage is None else replace(found, slippage=stated.slippage, inside=False)
 
 
 def result(trade: Trade, model: CostModel = REAL) -> Result:
     """
-    What came of a trade, by a reading of its costs?
+    Compute the result of a trade by a cost model.
 
-    Percents are of the premium that was paid or received; of a spread for which cash came in, of the larger of that and
-    what it can lose (its width), since a premium near zero makes any percent.
+    Percents are relative to the premium paid or received. For a credit spread the base is the larger of the credit and
+    the maximum loss (its width), because a premium near zero would inflate any percent.
     """
     as_paid = model.as_paid and all(leg.paid for leg in trade.legs)
     known = [priced(leg, model) for leg in trade.legs]
@@ -220,8 +216,8 @@ def result(trade: Trade, model: CostModel = REAL) -> Result:
             gross += leg.side * (prices[1] - prices[0]) * leg.quantity * prices[2]
             premium -= leg.side * prices[0] * leg.quantity * prices[2]
     if as_paid:
-        told = [paid(leg, model) for leg in trade.legs]
-        commission = None if None in told else sum((c for c in told if c is not None), ZERO)
+        commissions = [paid(leg, model) for leg in trade.legs]
+        commission = None if None in commissions else sum((c for c in commissions if c is not None), ZERO)
         fees = -sum((leg.fees for leg in trade.legs), ZERO)
         lost = [_slipped(leg) for leg in trade.legs]
         slippage = None if None in lost else sum((s for s in lost if s is not None), ZERO)

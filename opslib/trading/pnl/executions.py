@@ -1,8 +1,8 @@
 """
-Read a broker's list of executions, a row each, whichever of the usual layouts it has.
+Read a broker's list of executions, one row each, in any of the usual layouts.
 
 Among them are the histories of Schwab, Fidelity, E*TRADE, Interactive Brokers (Flex), Robinhood and Webull, and plain
-CSV or JSON with the usual names. What else an account does is other cash, or refused by name.
+CSV or JSON with the usual names. Other account activity is read as a cash movement, or rejected by name.
 """
 
 import re
@@ -20,7 +20,7 @@ from opslib.trading.pnl.fills import ZERO, CashMovement, Fill, FillsFile, Row, S
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAYOUT = "fills, a row each"
-DAYS_SHOWN = "dates such as {} are read as month/day/year; nothing in the file shows their order"
+DAYS_SHOWN = "dates such as {} are read as month/day/year, because the file does not show their order"
 DAY_FIRST = "dates are read as day/month/year, as {} shows"
 _SIDES = {
     "buy": ("buy", ""),
@@ -111,14 +111,18 @@ _WORDS = "buy, sell, one of buy to open, buy to close, sell to open, sell to clo
 
 
 def layout(columns: Iterable[str]) -> str | None:
-    """Whether these are columns of fills: a time, a symbol, a side, a quantity and a price; None where they are not."""
+    """
+    Return the layout of columns of fills: a time, a symbol, a side, a quantity and a price; None if one is missing.
+    """
     return None if missing(columns) else LAYOUT
 
 
 def missing(columns: Iterable[str]) -> list[str]:
-    """What columns of fills would need besides these."""
+    """Return the columns of fills that are missing."""
     known = {plain(column) for column in columns}
-    known -= {"type"} if known & {"bid", "ask"} else set()  # Beside a quote it is call or put, and the table a chain.
+    known -= (
+        {"type"} if known & {"bid", "ask"} else set()
+    )  # With quotes it means call or put, and the table is a chain.
     return [
         what
         for what, names in (
@@ -136,10 +140,10 @@ def style(
     columns: list[str], rows: Sequence[Mapping[str, object]], semicolons: bool = False
 ) -> tuple[Style, list[str]]:
     """
-    How the cells of a file must be read, by what all of its rows show, and what a reader must know of that.
+    Determine how the cells of a file must be read, from all of its rows; and notes about that for the user.
 
     Args:
-        semicolons: Whether these are between its cells, as where the comma is a decimal one.
+        semicolons: Whether the cells are separated by semicolons, as with decimal commas.
     """
     keys = {plain(column): column for column in columns}
 
@@ -158,16 +162,16 @@ def style(
     if day_first and not month_first:
         notes.append(DAY_FIRST.format(formatting.single_line(repr(day_first[0]), 40)))
     elif (
-        unsure := [cell for cell, pair in pairs if pair[0] != pair[1]]
+        ambiguous := [cell for cell, pair in pairs if pair[0] != pair[1]]
         if not month_first and not any("fees & comm" in column.lower() for column in columns)
         else []
     ):
-        notes.append(DAYS_SHOWN.format(formatting.single_line(repr(unsure[0]), 40)))
+        notes.append(DAYS_SHOWN.format(formatting.single_line(repr(ambiguous[0]), 40)))
     figures = of((*c.PRICE, *c.QUANTITY, *c.NET, *c.GROSS, *c.COMMISSION, *c.COMBINED, *c.FEES, *c.STRIKE))
-    told = [str(row.get(column)) for column in figures for row in rows if isinstance(row.get(column), str)]
-    # Where cells are parted by semicolons, 1,234 is a thousand only if some number has a decimal point.
-    comma = any(map(cells_module.has_decimal_comma, told)) or (
-        semicolons and any("," in cell for cell in told) and not any("." in cell for cell in told)
+    texts = [str(row.get(column)) for column in figures for row in rows if isinstance(row.get(column), str)]
+    # With semicolons as separators, 1,234 is a thousand only if some number has a decimal point.
+    comma = any(map(cells_module.has_decimal_comma, texts)) or (
+        semicolons and any("," in cell for cell in texts) and not any("." in cell for cell in texts)
     )
     bought = [row for row in rows if any(_side(str(row.get(column) or "")) == "buy" for column in of(c.SIDE))]
     unsigned = {
@@ -186,17 +190,17 @@ def style(
     ), notes
 
 
-def _side(told: str) -> str:
-    found = _action(told)
+def _side(text: str) -> str:
+    found = _action(text)
     return found[1] if found else ""
 
 
 @lru_cache(maxsize=10_000)
-def _action(told: str) -> tuple[str, str, str] | None:
+def _action(text: str) -> tuple[str, str, str] | None:
     """
-    What a broker's word for an action means: kind, side, effect; None where it means no trade and no end of an option.
+    Return kind, side and effect of a broker's action name; None if it is neither a trade nor the end of an option.
     """
-    cell = " ".join(re.sub(r"[_\-]", " ", told.lower()).split())
+    cell = " ".join(re.sub(r"[_\-]", " ", text.lower()).split())
     if cell in _SIDES:
         return "trade", *_SIDES[cell]
     if sentence := _SENTENCE.fullmatch(cell):
@@ -207,16 +211,16 @@ def _action(told: str) -> tuple[str, str, str] | None:
 
 
 def is_action(cell: str) -> bool:
-    """Whether a cell is a broker's word for a trade, or for the end of an option."""
+    """Return whether a cell is a broker's name for a trade, or for the end of an option."""
     return len(cell) > 1 and _action(cell) is not None
 
 
 def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     """
-    Put one row into a book.
+    Read one row into a file of fills.
 
     Raises:
-        BadFill: It cannot be read, for every reason at once.
+        BadFill: The row is rejected, with all reasons at once.
     """
     row = Row(number, cells, book.style)
     status = row.word(*c.STATUS).lower()
@@ -224,19 +228,19 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
         book.unfilled.append(number)
         return
     if status and status not in _FILLED:
-        row.refuse(f"{row.name(*c.STATUS)} is {status!r}; filled was wanted")
+        row.refuse(f"{row.name(*c.STATUS)} is {status!r}; filled was expected")
     if (level := row.word("LevelOfDetail").lower()) not in ("", "execution", "trade", "detail"):
         row.refuse(
-            f"{row.name('LevelOfDetail')} is {level!r}, which sums up or repeats executions; EXECUTION was wanted"
+            f"{row.name('LevelOfDetail')} is {level!r}, which sums up or repeats executions; EXECUTION was expected"
         )
     row.dollars_only()
-    told = row.word(*c.SIDE)
-    action = _action(told)
+    action_text = row.word(*c.SIDE)
+    action = _action(action_text)
     at = when(row)
-    if action is None and _CASH.search(re.sub(r"[_\-]|\((cash|margin|shares?)\)", " ", told.lower())):
-        found: Fill | CashMovement = _money(row, at, told, book)
+    if action is None and _CASH.search(re.sub(r"[_\-]|\((cash|margin|shares?)\)", " ", action_text.lower())):
+        found: Fill | CashMovement = _money(row, at, action_text, book)
     elif action is None:
-        row.refuse(f"{row.name(*c.SIDE)} is {told!r}; {_WORDS} was wanted")
+        row.refuse(f"{row.name(*c.SIDE)} is {action_text!r}; {_WORDS} was expected")
         c.traded(row, book)
         c.stated_costs(row)
         found = CashMovement(number, at, "", "", ZERO)
@@ -247,7 +251,7 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
 
 
 def is_day(cell: object) -> bool:
-    """Whether a cell is a date or a time, in any of the usual ways, whether or not its figures can be one."""
+    """Return whether a cell looks like a date or a time, even if its numbers are invalid."""
     if cells_module.is_time_of_day(cell) or cells_module.day_and_month(cell):
         return True
     try:
@@ -260,21 +264,21 @@ def is_day(cell: object) -> bool:
 
 
 def when(row: Row, names: tuple[str, ...] = c.AT) -> datetime:
-    """When a row happened, by its columns of these names; a day and a time in two of them are joined."""
-    told = [
+    """Return when a row happened, by its columns of these names; a day and a time in two columns are joined."""
+    stated = [
         (row.name(name), row.cells[plain(name)])
         for name in names
         if row.has(name) and not c.is_blank(row.cells[plain(name)])
     ]
-    if not told:
-        row.refuse(f"{row.name(*names)} is empty; a time was wanted")
+    if not stated:
+        row.refuse(f"{row.name(*names)} is empty; a time was expected")
         return EPOCH
-    clocks = [cell for _, cell in told if cells_module.is_time_of_day(cell)]
-    days = [(name, cell) for name, cell in told if not cells_module.is_time_of_day(cell)]
+    clocks = [cell for _, cell in stated if cells_module.is_time_of_day(cell)]
+    days = [(name, cell) for name, cell in stated if not cells_module.is_time_of_day(cell)]
     if not days:
         row.refuse(
-            f"{told[0][0]} is {formatting.single_line(repr(told[0][1]), 40)}, a time without a day, and no other "
-            f"column has the day; a date was wanted"
+            f"{stated[0][0]} is {formatting.single_line(repr(stated[0][1]), 40)}, a time without a day, and no other "
+            f"column has the day; a date was expected"
         )
         return EPOCH
     whole = [
@@ -289,60 +293,67 @@ def when(row: Row, names: tuple[str, ...] = c.AT) -> datetime:
     return row.instant(name, cell)
 
 
-def _money(row: Row, at: datetime, told: str, book: FillsFile) -> CashMovement:
-    """Cash that is no fill: its own figure says how much."""
+def _money(row: Row, at: datetime, action_text: str, book: FillsFile) -> CashMovement:
+    """Read a cash movement; its own figure states the amount."""
     stated = c.stated_cash(row)
     quantity = row.number_of(*c.QUANTITY)
-    if not stated or (quantity and (not stated[0][1] or re.search(r"transfer|journal|\bacat", told.lower()))):
+    if not stated or (quantity and (not stated[0][1] or re.search(r"transfer|journal|\bacat", action_text.lower()))):
         row.refuse(
-            f"{row.name(*c.SIDE)} is {told!r} and no cash is stated with it; what moves shares without cash is not read"
+            f"{row.name(*c.SIDE)} is {action_text!r} without a cash amount; an amount was expected, because transfers "
+            f"of shares are not read"
         )
     elif stated[0][0] in book.style.unsigned:
         row.refuse(
-            f"{row.name(stated[0][0])} of {told!r} has no sign in this file, so that it is not clear whether "
-            f"it was paid or received; cash that is paid is below 0"
+            f"{row.name(stated[0][0])} of {action_text!r} has no sign in this file, so it may be paid or received; a "
+            f"negative amount for paid cash was expected"
         )
     return CashMovement(
-        row.number, at, formatting.single_line(told.lower(), 60), row.word(*c.SYMBOL), stated[0][1] if stated else ZERO
+        row.number,
+        at,
+        formatting.single_line(action_text.lower(), 60),
+        row.word(*c.SYMBOL),
+        stated[0][1] if stated else ZERO,
     )
 
 
 def _quantity(row: Row, side: str) -> Decimal:
-    """How many; a sign says the same as the side, or is refused."""
+    """Read the quantity; its sign must agree with the side."""
     quantity = row.number_of(*c.QUANTITY, needed=True)
     if quantity == 0 or (quantity is not None and quantity < 0 and side == "buy"):
         row.refuse(
             f"{row.name(*c.QUANTITY)} is {formatting.single_line(repr(str(quantity)), 40)}"
-            f"{' for a buy' if quantity else ''}; a number above 0 was wanted"
+            f"{' for a buy' if quantity else ''}; a number above 0 was expected"
         )
     return abs(quantity) if quantity else Decimal(1)
 
 
 def _named(row: Row, what: Mapping[str, Any]) -> None:
     if not what["symbol"]:
-        row.refuse(f"{row.name(*c.SYMBOL)} is empty; what was traded was wanted")
+        row.refuse(f"{row.name(*c.SYMBOL)} is empty; a symbol was expected")
 
 
 def _end(row: Row, at: datetime, kind: str, book: FillsFile) -> Fill:
-    """What the clearing house did to an option: no price, no cash."""
+    """Read the end of an option by the clearing house: no price, no cash."""
     what = c.traded(row, book)
     _named(row, what)
     key = plain(next((name for name in c.QUANTITY if row.has(name)), "quantity"))
-    if isinstance(told := row.cells.get(key), str):
-        row.cells[key] = re.sub(r"(?<=\d)\s*[SL]$", "", told.strip())  # Robinhood: 2S are two that were short.
+    if isinstance(quantity_text := row.cells.get(key), str):
+        row.cells[key] = re.sub(
+            r"(?<=\d)\s*[SL]$", "", quantity_text.strip()
+        )  # Robinhood writes 2S for two short contracts.
     quantity = _quantity(row, "")
     costs = c.stated_costs(row)
     fees = (costs.get("commission") or ZERO) + (costs.get("fees") or ZERO)
     if what["instrument"] not in ("option", "future option"):
         row.refuse(
             f"{row.name(*c.SIDE)} is {row.word(*c.SIDE)!r}, but {row.name(*c.SYMBOL)} {what['symbol']!r} "
-            f"names no option; which contract it was of was wanted"
+            f"names no option; the symbol of an option was expected"
         )
     for name, stated, _ in c.stated_cash(row):
         if stated not in (ZERO, fees):
             row.refuse(
-                f"{row.name(name)} is {stated} for an option that ended by {kind}; 0 was wanted, since what "
-                f"it delivered stands in a row of its own"
+                f"{row.name(name)} is {stated} for an option that ended by {kind}; 0 was expected, because the "
+                f"delivery has a row of its own"
             )
     return Fill(
         row.number,
@@ -374,7 +385,7 @@ def _trade(row: Row, at: datetime, side: str, effect: str, book: FillsFile) -> F
             "c": "close",
         }.get(opened, "")
         if not effect:
-            row.refuse(f"{row.name(*c.EFFECT)} is {opened!r}; open or close was wanted")
+            row.refuse(f"{row.name(*c.EFFECT)} is {opened!r}; open or close was expected")
     what = c.traded(row, book)
     _named(row, what)
     quantity, price = _quantity(row, side), row.number_of(*c.PRICE, needed=True, least=ZERO) or ZERO

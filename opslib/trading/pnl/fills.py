@@ -1,9 +1,9 @@
 """
 Define a fill, and read the cells of a broker's row.
 
-A `Fill` is one execution of one leg of one order, or what a clearing house did to a position (it expired, was assigned,
-exercised, split). Money is `Decimal`, signed as cash: what comes in is positive. What a file does not tell is None.
-Who reads which file is `book`.
+A `Fill` is one execution of one leg of one order, or an action of the clearing house on a position (expired, assigned,
+exercised, split). Money is `Decimal`, signed as cash: incoming cash is positive. A value that a file does not state is
+None. `reader` decides which module reads which file.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,11 @@ class Style(NamedTuple):
 
     Attributes:
         day_first: Whether a date such as 03/04/2026 is the third of April.
-        decimal_comma: Whether some number has a decimal comma, so that no comma in a number is sure.
-        unsigned: The columns of cash that have no sign, also where cash was paid.
-        after_costs, before_costs: The columns of cash that some rows show to be so.
+        decimal_comma: Whether some number has a decimal comma, so that every comma in a number is ambiguous.
+        unsigned: The cash columns without a sign, also for paid cash.
+        after_costs, before_costs: The cash columns that are after or before costs, as some rows show.
         rounded: Whether prices of shares are rounded to cents, as several rows show.
-        ids_of_executions: Whether what may be the name of a trade is another in each row, so that it names no round
-            trip.
+        ids_of_executions: Whether the column that may name a trade differs in each row, so that it names no round trip.
     """
 
     day_first: bool = False
@@ -54,28 +53,28 @@ class Style(NamedTuple):
 
 class Fill(NamedTuple):
     """
-    One execution of one leg, or what was done to a position.
+    One execution of one leg, or an action of the clearing house on a position.
 
     Attributes:
-        row: Its line in the file; 0 where there is none.
+        row: Its line in the file; 0 if there is none.
         at: When, aware.
         kind: trade, expiration, assignment, exercise, cash settlement, or the corporate action by its name in the file.
         instrument: option, future option, stock, future, other.
-        symbol: What is held: two fills with the same are of one position. Spaces are one.
-        underlying: Whose price it follows.
-        side: buy, sell; empty where the file leaves it to the position.
-        effect: open, close; empty where the file leaves it to the position.
+        symbol: What is held: two fills with the same symbol belong to one position. Spaces are reduced to one.
+        underlying: The symbol whose price it follows.
+        side: buy, sell; empty if the file leaves it to the position.
+        effect: open, close; empty if the file leaves it to the position.
         quantity: Contracts or shares, above 0.
-        price: For one unit, as quoted; None where it cannot be told.
-        multiplier: Units of a contract; None where it cannot be told.
+        price: For one unit, as quoted; None if unknown.
+        multiplier: Units per contract; None if unknown.
         value: Cash before costs.
-        commission, fees: Cash, so a cost is negative; None where not told (`commission` also where `fees` holds both).
-        order: Its order; empty where it has none.
-        bid, ask: The quote when it was asked for; None where not told.
-        paid: Is it an execution, with costs as paid? Else its price is a quote, and what it would have cost is a
-            model's to say.
-        blank: Was its commission left blank beside others that were told? Then a model's stands for it.
-        lot: The trade that the file itself says it is of; empty where it says nothing of the kind.
+        commission, fees: Cash, so a cost is negative; None if not stated (`commission` also if `fees` holds both).
+        order: Its order; empty if it has none.
+        bid, ask: The quote when the order was sent; None if not stated.
+        paid: Whether it is an execution with actual costs. Otherwise its price is a quote, and a cost model computes
+            the costs.
+        blank: Whether its commission is blank although the column exists; the cost model is then used.
+        lot: The trade that the file itself assigns it to; empty if it assigns none.
         expiry, strike, right: Of an option: day, price, C or P.
     """
 
@@ -105,12 +104,12 @@ class Fill(NamedTuple):
 
     @property
     def total(self) -> Decimal:
-        """Cash after costs as paid."""
+        """Cash after actual costs."""
         return self.value + (self.commission or ZERO) + (self.fees or ZERO)
 
 
 class CashMovement(NamedTuple):
-    """Cash that is no fill: a dividend, a deposit, interest, a fee."""
+    """Cash that is not a fill: a dividend, a deposit, interest, a fee."""
 
     row: int
     at: datetime
@@ -120,7 +119,7 @@ class CashMovement(NamedTuple):
 
 
 class RejectedRow(NamedTuple):
-    """A row that was refused: its line, why (column, what was found, what was wanted), and the row as it stood."""
+    """A rejected row: its line, the reasons (column, what was found, what was expected), and its original text."""
 
     row: int
     reasons: tuple[str, ...]
@@ -129,11 +128,11 @@ class RejectedRow(NamedTuple):
 
 class BacktestResult(NamedTuple):
     """
-    What a backtest said of a trade, where it is told beside the trade itself.
+    A backtest's result of a trade, without the trade itself.
 
     Attributes:
-        net_pct: Its net result, %; None where its prices tell it.
-        commission, slippage: What it took into account, dollars; None where not told.
+        net_pct: Its net result, %; None if it is computed from prices.
+        commission, slippage: The costs that it assumed, dollars; None if not stated.
     """
 
     lot: str
@@ -145,18 +144,18 @@ class BacktestResult(NamedTuple):
 @dataclass
 class FillsFile:
     """
-    What a file of fills holds.
+    The content of a file of fills.
 
     Attributes:
         source: The file's name.
-        layout: Who wrote it, in words.
+        layout: The layout of the file, in words.
         fills: In order of time.
-        moneys: What is no fill.
-        promises: What a backtest said, by the trade's own name.
-        refused: What could not be read.
-        notes: What a reader must know of the file.
+        moneys: Cash movements.
+        backtest_results: Backtest results, by the trade's own name.
+        refused: The rejected rows.
+        notes: Remarks about the file for the user.
         lots: The row of each trade that has a name.
-        backtest: Is it a backtest's? Then what it says of costs is what it took into account.
+        backtest: Whether it is a backtest's file. Its costs are then the assumed ones.
         style: How its cells are to be read.
         unfilled: The rows of orders that were cancelled or are not filled yet.
     """
@@ -166,17 +165,15 @@ class FillsFile:
     backtest: bool = False
     fills: list[Fill] = field(default_factory=list)
     moneys: list[CashMovement] = field(default_factory=list)
-    promises: dict[str, BacktestResult] = field(default_factory=dict)
+    backtest_results: dict[str, BacktestResult] = field(default_factory=dict)
     refused: list[RejectedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lots: dict[str, int] = field(default_factory=dict)
     style: Style = Style()
     unfilled: list[int] = field(default_factory=list)
 
-    def settled(self) -> "FillsFile":
-        """
-        The same book with its fills in order of time; those of one instant as an account is kept: oldest row first.
-        """
+    def sorted_by_time(self) -> "FillsFile":
+        """Sort the fills by time; those of one instant by row, oldest first."""
         newest_first = len(self.fills) > 1 and self.fills[0].at > self.fills[-1].at
         order = list(reversed(self.fills)) if newest_first else self.fills
         self.fills = sorted(order, key=lambda f: f.at)
@@ -184,7 +181,7 @@ class FillsFile:
         return self
 
     def keep(self, found: Fill | CashMovement) -> None:
-        """Put what a row says into the book."""
+        """Add the content of a row."""
         if isinstance(found, CashMovement):
             self.moneys.append(found)
         else:
@@ -193,9 +190,9 @@ class FillsFile:
 
 class Row:
     """
-    One row of a file, whose cells are asked for by the names that a column may have.
+    One row of a file, whose cells are found by any of their usual column names.
 
-    What is wrong is collected, so that a row is refused with every reason at once: see `done`.
+    Problems are collected, so that a row is rejected with all reasons at once: see `done`.
     """
 
     def __init__(self, number: int, cells: Mapping[str, object], style: Style = Style()):
@@ -217,30 +214,30 @@ class Row:
         return (self.name(first), self.cells[plain(first)]) if first is not None else (self.name(*names), None)
 
     def name(self, *names: str) -> str:
-        """What the file itself calls a column of one of these names; the first of them where it has none."""
+        """Return the file's own name of a column with one of these names; the first of them if there is none."""
         return next(
             (formatting.single_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names),
             names[0],
         )
 
     def has(self, *names: str) -> bool:
-        """Has the file a column of one of these names?"""
+        """Return whether the file has a column with one of these names."""
         return any(plain(n) in self.cells for n in names)
 
     def refuse(self, why: str) -> None:
-        """Something is wrong with the row."""
+        """Record a reason to reject the row."""
         self.wrong.append(why)
 
     def word(self, *names: str) -> str:
-        """A text; empty where there is none."""
+        """Return a text; empty if there is none."""
         found = self._found(names)[1]
-        told = " ".join(str(found).split()) if found is not None else ""
-        return "" if told.lower() in NONE else formatting.single_line(told, 300)
+        text = " ".join(str(found).split()) if found is not None else ""
+        return "" if text.lower() in NONE else formatting.single_line(text, 300)
 
     def number_of(
         self, *names: str, needed: bool = False, least: Decimal | None = None, above: Decimal | None = None
     ) -> Decimal | None:
-        """A number; None where there is none, or where it was refused."""
+        """Return a number; None if there is none, or if it was rejected."""
         name, found = self._found(names)
         shown = formatting.single_line(repr(found), 40)
         try:
@@ -248,87 +245,85 @@ class Row:
                 raise DecimalComma(found)
             value = number(found)
         except ForeignCurrency as problem:
-            self.refuse(f"{name} is {shown}, in {problem}; US dollars were expected, and nothing here converts")
+            self.refuse(f"{name} is {shown}, in {problem}; US dollars were expected, amounts are not converted")
             return None
         except DecimalComma:
             self.refuse(
-                f"{name} is {shown}; in this file a comma may be a decimal one, a decimal point was expected. "
-                f"Export it with US number formats"
+                f"{name} is {shown}; this file may use decimal commas, decimal points were expected. Export it with "
+                f"US number formats"
             )
             return None
         except ValueError:
-            self.refuse(f"{name} is {shown}; a number was wanted")
+            self.refuse(f"{name} is {shown}; a number was expected")
             return None
         if value is None:
             if needed:
-                self.refuse(f"{name} is empty; a number was wanted")
+                self.refuse(f"{name} is empty; a number was expected")
             return None
         if (least is not None and value < least) or (above is not None and value <= above):
             self.refuse(
                 f"{name} is {shown}; {f'at least {least}' if least is not None else f'a number above {above}'}"
-                f" was wanted"
+                f" was expected"
             )
             return None
         return value
 
     def time(self, *names: str) -> datetime:
-        """A time; without an offset it is New York."""
+        """Return a time; without an offset it is in New York."""
         name, found = self._found(names)
         return self.instant(name, found)
 
     def instant(self, name: str, found: object) -> datetime:
-        """The instant of a cell that stands under this name; refused where it is none."""
+        """Return the instant of a cell under this name; reject the row if it is not a time."""
         try:
             return moment(found, self.style.day_first)
         except SerialDate:
             self.refuse(
-                f"{name} is {formatting.single_line(repr(found), 40)}, a spreadsheet's count of days; a date was "
-                f"expected. Give the column a date format and export again"
+                f"{name} is {formatting.single_line(repr(found), 40)}, a spreadsheet's day number; a date was "
+                f"expected. Format the column as a date and export again"
             )
         except ValueError:
             self.refuse(
                 f"{name} is {formatting.single_line(repr(found), 40)}; a time such as "
-                f"2025-10-23T17:33:29+0100 was wanted"
+                f"2025-10-23T17:33:29+0100 was expected"
             )
         return datetime(1970, 1, 1, tzinfo=UTC)
 
     def day(self, *names: str) -> date | None:
-        """A day; None where there is none."""
+        """Return a day; None if there is none."""
         name, found = self._found(names)
         if found is None or str(found).strip().lower() in NONE:
             return None
         try:
             return moment(found, self.style.day_first).astimezone(formatting.NEW_YORK).date()
         except ValueError:
-            self.refuse(f"{name} is {formatting.single_line(repr(found), 40)}; a day such as 10/24/25 was wanted")
+            self.refuse(f"{name} is {formatting.single_line(repr(found), 40)}; a day such as 10/24/25 was expected")
             return None
 
     def dollars_only(self) -> None:
         """
-        Refuse a row of which any column of currency, or the head of a column of money, names another than the US
-        dollar.
+        Reject a row if a currency column, or the header of a money column, names a currency other than the US dollar.
         """
         for key, name in self.names.items():
             if _names_currency(name):
-                told = " ".join(str(self.cells[key] or "").split())
-                if told.lower() not in (*NONE, *DOLLARS):
+                text = " ".join(str(self.cells[key] or "").split())
+                if text.lower() not in (*NONE, *DOLLARS):
                     self.refuse(
-                        f"{formatting.single_line(name.strip(), 60)} is {formatting.single_line(told, 40)!r}; "
-                        f"USD was wanted, "
-                        f"and nothing here converts"
+                        f"{formatting.single_line(name.strip(), 60)} is {formatting.single_line(text, 40)!r}; "
+                        f"USD was expected, amounts are not converted"
                     )
             elif code := cells_module.unit_of(name):
                 self.refuse(
-                    f"{formatting.single_line(name.strip(), 60)!r} is a column in {code}; USD was wanted, and nothing "
-                    f"here converts"
+                    f"{formatting.single_line(name.strip(), 60)!r} is a column in {code}; USD was expected, amounts "
+                    f"are not converted"
                 )
 
     def done(self) -> None:
         """
-        Nothing more is asked.
+        Finish reading the row.
 
         Raises:
-            BadFill: Something was wrong, each thing by its name.
+            BadFill: The row is rejected, with all reasons.
         """
         if self.wrong:
             raise BadFill(list(dict.fromkeys(self.wrong)))

@@ -1,8 +1,8 @@
 """
-Decide what a row of a broker's file is of: an option, shares, or something that is not read.
+Decide which instrument a row of a broker's file is about: an option, shares, or one that is not read.
 
-A row is an option only if something in it says so: a column for the kind of instrument, a symbol or a description that
-names a contract, or columns for strike and expiry. Otherwise it is shares. Everything else is named and refused.
+A row is an option only if the row says so: a column for the kind of instrument, a symbol or a description that names a
+contract, or columns for strike and expiry. Otherwise it is shares. Every other instrument is rejected by name.
 """
 
 import re
@@ -117,7 +117,7 @@ _SPELLINGS = [
 _LOOKS_LIKE_OPTION = re.compile(r"\b[CP]\s*\$?\d|\d{6}[CP]\d|\d\s*[CP]$|\b(?:CALL|PUT)S?\b.*\d|\d.*\b(?:CALL|PUT)S?\b")
 _TICKER = re.compile(r"\$?[A-Z]{1,6}(?:[.\-/ ][A-Z]{1,2})?|[A-Z]{1,4}\d?")
 _FUTURE = re.compile(r"[A-Z0-9]{1,3}[FGHJKMNQUVXZ]\d{1,2}")
-# Nobody can hold shares of these.
+# Indices, which have no shares.
 INDICES = frozenset(
     {"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "OEX", "XEO", "MRUT", "XND"}
 )
@@ -128,9 +128,7 @@ _PAIR = re.compile(
 
 
 class Contract(NamedTuple):
-    """
-    An option contract: its underlying's root, last day, C or P, strike, and the units that its description states.
-    """
+    """An option contract: its root, expiry, C or P, strike, and the units that its description states."""
 
     root: str
     expiry: date
@@ -140,19 +138,19 @@ class Contract(NamedTuple):
 
     @property
     def symbol(self) -> str:
-        """The clearing house's name of it, as ``TSLL 251024C00015000``."""
+        """The OCC symbol, as ``TSLL 251024C00015000``."""
         return f"{self.root} {self.expiry:%y%m%d}{self.right}{int(self.strike * 1000):08d}"
 
 
 @lru_cache(maxsize=10_000)
-def contract(told: str) -> Contract | None:
+def contract(text: str) -> Contract | None:
     """
-    Read the name of an option contract in any usual spelling; None where the text names none.
+    Parse the name of an option contract in any usual format; None if the text names none.
 
     Among them ``AAPL  251219C00150000``, ``.AAPL251219C150``, ``AAPL 12/19/2025 150.00 C``, ``SPY Dec 19 '25 $600
     Call``.
     """
-    cell = " ".join(told.upper().split())[:200]
+    cell = " ".join(text.upper().split())[:200]
     cell = re.sub(r"^(OPTION )?(EXPIRATION|ASSIGNMENT|EXERCISE)( FOR| OF)? ", "", cell)
     for spelling in _SPELLINGS:
         found = spelling.fullmatch(cell)
@@ -176,15 +174,15 @@ def contract(told: str) -> Contract | None:
 
 def _day(part: dict[str, str | None]) -> date | None:
     if packed := part.get("packed"):
-        told = f"20{packed}"
+        text = f"20{packed}"
     elif us := part.get("us"):
-        told = f"20{us[4:]}{us[:4]}"
+        text = f"20{us[4:]}{us[:4]}"
     else:
-        told = str(part["day"])
-        told = f"20{told}" if re.fullmatch(r"\d{6}", told) else told
+        text = str(part["day"])
+        text = f"20{text}" if re.fullmatch(r"\d{6}", text) else text
     try:
         return (
-            moment(told.replace("'", " ").replace("  ", " ").replace("-", " ") if re.search("[A-Z]", told) else told)
+            moment(text.replace("'", " ").replace("  ", " ").replace("-", " ") if re.search("[A-Z]", text) else text)
             .astimezone(NEW_YORK)
             .date()
         )
@@ -193,25 +191,31 @@ def _day(part: dict[str, str | None]) -> date | None:
 
 
 @lru_cache(maxsize=10_000)
-def names_an_option(told: str) -> bool:
-    """Whether a symbol or a description speaks of an option, also in a spelling that `contract` does not read."""
-    return bool(_LOOKS_LIKE_OPTION.search(" ".join(told.upper().split())[:200]))
+def names_an_option(text: str) -> bool:
+    """
+    Return whether a symbol or description seems to name an option, also in a format that `contract` does not read.
+    """
+    return bool(_LOOKS_LIKE_OPTION.search(" ".join(text.upper().split())[:200]))
 
 
-def describes_an_option(told: str) -> bool:
-    """Whether a description beside a plain symbol speaks of a call or a put with figures."""
-    return bool(re.search(r"\b(?:CALL|PUT)S?\b.*\d|\d.*\b(?:CALL|PUT)S?\b", told.upper()[:200]))
+def describes_an_option(text: str) -> bool:
+    """Return whether a description mentions a call or a put with numbers."""
+    return bool(re.search(r"\b(?:CALL|PUT)S?\b.*\d|\d.*\b(?:CALL|PUT)S?\b", text.upper()[:200]))
 
 
 @lru_cache(maxsize=10_000)
 def is_share_symbol(symbol: str) -> bool:
     """
-    Whether a symbol can be one of shares: a ticker, also with a class (BRK.B); no pair, future or number of a bond.
+    Return whether a symbol can be that of shares: a ticker, also with a class (BRK.B).
+
+    Currency pairs, futures and bond numbers are not.
     """
     cell = symbol.upper()
     return bool(_TICKER.fullmatch(cell)) and not _PAIR.fullmatch(cell) and not _FUTURE.fullmatch(cell)
 
 
 def is_adjusted(root: str) -> bool:
-    """Whether a root such as AAPL7 or TSLL1 is of a mini or adjusted contract, whose units are not the usual 100."""
+    """
+    Return whether a root such as AAPL7 or TSLL1 is that of a mini or adjusted contract, without the usual 100 units.
+    """
     return root[-1:].isdigit()

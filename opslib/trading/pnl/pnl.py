@@ -1,4 +1,4 @@
-"""Add up what fills came to: trades, costs, and the gap to a backtest, as figures."""
+"""Add up the results of fills: trades, costs, and the gap to a backtest."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,14 +20,14 @@ from opslib.trading.pnl.store import Known
 @dataclass(frozen=True)
 class Order:
     """
-    What one order came to, as the broker booked it.
+    The result of one order, as the broker booked it.
 
     Attributes:
-        name: Its number; a row without one stands by itself.
-        legs: How many symbols.
+        name: Its number; a row without one counts as an order.
+        legs: Number of symbols.
         contracts: Contracts and shares, over its legs.
-        value, commission, fees: Cash; `commission` is None where fees hold both.
-        model: What the broker's published rates come to for its option legs, as cash: each leg's order as a whole.
+        value, commission, fees: Cash; `commission` is None if fees hold both.
+        model: The broker's published rates for its option legs, as cash: each leg's order as a whole.
     """
 
     name: str
@@ -47,7 +47,9 @@ class Order:
 
 
 def orders(fills: Iterable[Fill]) -> list[Order]:
-    """Fills by their order: costs are charged by that, and split over its fills as it happens. In order of time."""
+    """
+    Group fills by their order, in order of time; costs are charged per order and split over its fills arbitrarily.
+    """
     groups: dict[str, list[Fill]] = {}
     for fill in fills:
         groups.setdefault(fill.order or f"row {fill.row}", []).append(fill)
@@ -61,8 +63,8 @@ def orders(fills: Iterable[Fill]) -> list[Order]:
             for (_, instrument, _), leg in legs.items()
             if instrument == "option" and leg[0].kind == "trade"
         ]
-        told = [f.commission for f in own]
-        commission = None if None in told else sum((c for c in told if c is not None), ZERO)
+        values = [f.commission for f in own]
+        commission = None if None in values else sum((c for c in values if c is not None), ZERO)
         found.append(
             Order(
                 name,
@@ -82,33 +84,32 @@ def orders(fills: Iterable[Fill]) -> list[Order]:
 @dataclass(frozen=True)
 class Pnl:
     """
-    What trades came to by one reading of their costs.
+    The results of trades by one cost model.
 
     Attributes:
-        trips: What became of the fills.
+        trips: The round trips of the fills.
         model: How trading is charged.
         rule: ``backtest_variance``.
-        backtest: The backtest's own trades; None where none were given.
-        promises: What a backtest said of trades, by their names.
-        chosen: The round trips that are meant; all of `trips`, or those of a window.
-        beside: What stands beside the live trades in their own file; it counts where the backtest says nothing.
-        found: What `backtest_variance.compared` came to, where it is known already; see `within`.
-        span: From when on trades count, in words, where the rule's window holds too few of them; see
-            `fill_figures.counted`.
+        backtest: The backtest's own trades; None if there are none.
+        backtest_results: Backtest results, by the trade's name.
+        chosen: The selected round trips: all of `trips`, or those of a window.
+        stated_results: Backtest results in the file of the live trades; they count if the backtest has no result.
+        found: The result of `backtest_variance.compared`, if it is known already; see `within`.
+        span: The period in words, if the rule's window has too few trades and was extended; see `fill_figures.counted`.
     """
 
     trips: RoundTrips
     model: CostModel
     rule: Rule
     backtest: list[Trade] | None
-    promises: Mapping[str, BacktestResult]
+    backtest_results: Mapping[str, BacktestResult]
     chosen: list[Trade]
-    beside: Mapping[str, BacktestResult] = field(default_factory=dict)
+    stated_results: Mapping[str, BacktestResult] = field(default_factory=dict)
     found: tuple[list[Pair], list[Trade], list[Trade]] | None = None
     span: str = ""
 
     def within(self, start: datetime, end: datetime | None = None) -> "Pnl":
-        """The trades that ended after `start`, up to and at `end`, paired with the backtest's as among all."""
+        """Select the trades that ended after `start`, up to and including `end`; pairs are those among all trades."""
 
         def inside(t: Trade) -> bool:
             return start < t.exited and (end is None or t.exited <= end)
@@ -124,26 +125,26 @@ class Pnl:
 
     @cached_property
     def results(self) -> list[tuple[Trade, Result]]:
-        """Each trade with what came of it."""
+        """Each trade with its result."""
         return [(trade, costs.result(trade, self.model)) for trade in self.chosen]
 
     @cached_property
     def shares(self) -> list[tuple[Trade, Result]]:
-        """Each round trip in what is no option, with what came of it."""
+        """Each round trip that is not in options, with its result."""
         return [(trade, costs.result(trade, self.model)) for trade in self.trips.stock]
 
     @property
-    def shares_told(self) -> str:
-        """What round trips in what is no option came to, in a sentence; empty where there are none."""
+    def shares_sentence(self) -> str:
+        """The result of round trips that are not in options, in a sentence; empty if there are none."""
         if not self.shares:
             return ""
         of = {"stock": "of shares", "future": "of futures"}
-        what = " and ".join(sorted({of.get(t.legs[0].instrument, "of what is no option") for t, _ in self.shares}))
+        what = " and ".join(sorted({of.get(t.legs[0].instrument, "of other instruments") for t, _ in self.shares}))
         gross, net = (sum((getattr(r, name) for _, r in self.shares), ZERO) for name in ("gross", "net"))
         unpaid = (
             ""
             if all(leg.paid for t, _ in self.shares for leg in t.legs)
-            else "; the file tells no costs of them, and none are assumed"
+            else "; the file states no costs for them, and none are assumed"
         )
         gross, spent, net = (formatting.dollars(float(v.quantize(CENT)) + 0.0) for v in (gross, gross - net, net))
         return (
@@ -152,36 +153,36 @@ class Pnl:
         )
 
     def total(self, name: str) -> Decimal | None:
-        """The sum of a figure over the trades; None where one of them has none."""
-        told = [getattr(result, name) for _, result in self.results]
-        return None if any(t is None for t in told) else sum(told, ZERO)
+        """Return the sum of a figure over the trades; None if one of them has none."""
+        values = [getattr(result, name) for _, result in self.results]
+        return None if any(t is None for t in values) else sum(values, ZERO)
 
     def mean(self, name: str) -> Decimal | None:
-        """The mean of a percent over the trades that have one; None of none."""
-        told = [getattr(result, name) for _, result in self.results if getattr(result, name) is not None]
-        return sum(told, ZERO) / len(told) if told else None
+        """Return the mean of a percent over the trades that have one; None without trades."""
+        values = [getattr(result, name) for _, result in self.results if getattr(result, name) is not None]
+        return sum(values, ZERO) / len(values) if values else None
 
     def weighted(self, name: str) -> Decimal | None:
-        """A sum as a percent of all premium together; None of none."""
-        told = [(getattr(result, name), result.base) for _, result in self.results if result.base]
-        base = sum((b for _, b in told if b), ZERO)
-        return sum((v for v, _ in told), ZERO) / base * 100 if base else None
+        """Return a sum as a percent of the total premium; None without premium."""
+        values = [(getattr(result, name), result.base) for _, result in self.results if result.base]
+        base = sum((b for _, b in values if b), ZERO)
+        return sum((v for v, _ in values), ZERO) / base * 100 if base else None
 
     @cached_property
     def _compared(self) -> tuple[list[Pair], list[Trade], list[Trade]]:
         return self.found or backtest_variance.compared(
-            self.chosen, self.backtest, self.promises, self.model, self.beside
+            self.chosen, self.backtest, self.backtest_results, self.model, self.stated_results
         )
 
     @property
     def pairs(self) -> list[Pair]:
-        """Live trades beside the backtest's."""
+        """Live trades with their backtest results."""
         return self._compared[0]
 
     @property
-    def wanted(self) -> bool:
-        """Is there a backtest to compare with?"""
-        return self.backtest is not None or bool(self.promises or self.beside)
+    def has_backtest(self) -> bool:
+        """Whether there is a backtest to compare with."""
+        return self.backtest is not None or bool(self.backtest_results or self.stated_results)
 
     @property
     def unmatched(self) -> dict[str, list[Trade]]:
@@ -189,12 +190,12 @@ class Pnl:
         return {"live": self._compared[1], "backtest": self._compared[2]}
 
     @property
-    def only_said(self) -> list[str]:
-        """The names of trades that a backtest tells a percent of, and that were never made."""
+    def only_in_backtest(self) -> list[str]:
+        """Names of trades that have only a backtest percent and were never made."""
         made = {t.name for t in (*self.trips.trades, *self.trips.partial, *(self.backtest or []))} | {
             leg.lot for leg in self.trips.open
         }
-        return [name for name in {**self.beside, **self.promises} if name not in made]
+        return [name for name in {**self.stated_results, **self.backtest_results} if name not in made]
 
     @property
     def gaps(self) -> list[Decimal]:
@@ -203,20 +204,20 @@ class Pnl:
 
     @cached_property
     def points(self) -> GapStatistics | None:
-        """The gaps in percentage points; None where there is none."""
+        """Statistics of the gaps in percentage points; None if there is none."""
         return backtest_variance.spread(self.gaps, self.rule.of("fills").confidence)
 
     @cached_property
     def dollars(self) -> GapStatistics | None:
-        """The gaps in dollars; None where there is none."""
+        """Statistics of the gaps in dollars; None if there is none."""
         return backtest_variance.spread([pair.gap_usd for pair in self.pairs], self.rule.of("fills").confidence)
 
     @property
     def weighted_pp(self) -> Decimal | None:
-        """The gap of all trades together, points of all premium: a cheap option counts as little as it cost."""
-        told = [(pair.gap_usd, pair.result.base) for pair in self.pairs if pair.result.base]
-        base = sum((b for _, b in told if b), ZERO)
-        return sum((g for g, _ in told), ZERO) / base * 100 if base else None
+        """The gap of all trades together, in points of the total premium, so that a cheap option counts little."""
+        values = [(pair.gap_usd, pair.result.base) for pair in self.pairs if pair.result.base]
+        base = sum((b for _, b in values if b), ZERO)
+        return sum((g for g, _ in values), ZERO) / base * 100 if base else None
 
     @property
     def parts(self) -> Parts:
@@ -229,15 +230,22 @@ def of(
     rule: Rule,
     model: CostModel = costs.REAL,
     backtest: Iterable[Fill] | None = None,
-    promises: Mapping[str, BacktestResult] | None = None,
-    beside: Mapping[str, BacktestResult] | None = None,
+    backtest_results: Mapping[str, BacktestResult] | None = None,
+    stated_results: Mapping[str, BacktestResult] | None = None,
 ) -> Pnl:
-    """What did all these fills come to?"""
+    """Compute the results of fills."""
     found = round_trips.round_trips(fills)
     theirs = None if backtest is None else round_trips.round_trips(backtest).trades
-    return Pnl(found, model, rule, theirs, promises or {}, found.trades, beside or {})
+    return Pnl(found, model, rule, theirs, backtest_results or {}, found.trades, stated_results or {})
 
 
 def of_known(known: Known, rule: Rule, model: CostModel = costs.REAL) -> Pnl:
-    """What did the fills come to that the store holds?"""
-    return of(sorted(known.fills, key=lambda f: f.at), rule, model, known.backtest, known.promises, known.beside)
+    """Compute the results of the fills in the database."""
+    return of(
+        sorted(known.fills, key=lambda f: f.at),
+        rule,
+        model,
+        known.backtest,
+        known.backtest_results,
+        known.stated_results,
+    )

@@ -1,4 +1,4 @@
-"""Define a leg and a trade; `trades` makes them of fills."""
+"""Define a leg and a trade; `round_trips` builds them from fills."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,23 +10,22 @@ from opslib.trading.pnl.fills import ZERO
 @dataclass
 class Leg:
     """
-    One symbol of a trade, from its opening to wherever it has come.
+    One symbol of a trade, from its opening to its current state.
 
     Attributes:
         side: 1 bought first, -1 sold first.
-        opened: How much was opened; `quantity` of it was closed, `left` is still held.
-        entry_value, exit_value: Cash before costs of what was closed; `open_value` of what is still held.
-        commission, fees: As paid for what was closed, as cash; `commission` is None where fees hold both.
-        entry_units, exit_units: Price × quantity of what was closed, for its mean price; None where a price is not
-            told.
-        entry_bid … exit_ask: Quote × quantity likewise; None where a quote is not told.
-        uncharged: Contracts of what was closed, counted on each side, whose commission the file left blank;
-            `open_uncharged` of what is held.
-        traded: How much was closed by fills that cost something, not by the clearing house.
-        entry_orders, exit_orders: How many orders it took.
+        opened: Opened quantity; `quantity` of it was closed, `left` is still held.
+        entry_value, exit_value: Cash before costs of the closed part; `open_value` of the part still held.
+        commission, fees: Actual costs of the closed part, as cash; `commission` is None if fees hold both.
+        entry_units, exit_units: Price × quantity of the closed part, for its mean price; None if a price is unknown.
+        entry_bid … exit_ask: Quote × quantity likewise; None if a quote is unknown.
+        uncharged: Closed contracts, counted on each side, whose commission the file left blank; `open_uncharged` for
+            the part still held.
+        traded: Quantity closed by trades, not by the clearing house.
+        entry_orders, exit_orders: Number of orders.
         ends: How it ended, in order: trade, expiration, …
-        names: Under which names it stood before.
-        unknown: Was it opened before the file, and only goes on in it under another name? Then no result is told of it.
+        names: Its earlier symbols.
+        unknown: Whether it was opened before the file and continues under another symbol; it then has no result.
     """
 
     symbol: str
@@ -70,7 +69,7 @@ class Leg:
     unknown: bool = False
 
     def mean(self, units: Decimal | None) -> Decimal | None:
-        """Price × quantity as the mean price; None where it cannot be known."""
+        """Return the mean price of a price × quantity; None if unknown."""
         return None if units is None or not self.quantity else units / self.quantity
 
     @property
@@ -86,7 +85,7 @@ class Trade:
 
     Attributes:
         name: The file's own name of it, else its order, else symbol and time.
-        legs: Its legs; of a spread more than one.
+        legs: Its legs; more than one for a spread.
     """
 
     name: str
@@ -94,7 +93,7 @@ class Trade:
 
     @property
     def partial(self) -> bool:
-        """Is some of it still held?"""
+        """Whether some of it is still held."""
         return any(leg.left for leg in self.legs)
 
     @property
@@ -104,16 +103,16 @@ class Trade:
 
     @property
     def exited(self) -> datetime:
-        """When the last of what was closed was closed."""
+        """When the last closed part was closed."""
         return max(leg.exited or leg.entered for leg in self.legs)
 
     @property
     def underlying(self) -> str:
-        """Whose price it follows."""
+        """The symbol whose price it follows."""
         return self.legs[0].underlying
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """What was traded, for people: ``TSLL 251024C00015000``, ``SPY, 2 legs``."""
         return (
             self.legs[0].symbol or self.legs[0].underlying or "option"
@@ -123,16 +122,16 @@ class Trade:
 
     @property
     def premium(self) -> Decimal:
-        """Cash at its opening, before costs: below 0 paid, above 0 received."""
+        """Cash at its opening, before costs: negative if paid, positive if received."""
         return sum((leg.entry_value for leg in self.legs), ZERO)
 
     @property
     def width(self) -> Decimal | None:
         """
-        What a spread can lose at most before its credit, in dollars; None where nothing covers what was sold.
+        The maximum loss of a spread before its credit, in dollars; None if what was sold is not covered.
 
-        Of puts and calls apart, what was sold is set against what was bought of the same right, by strike; an iron
-        condor can lose only on one side.
+        Puts and calls are treated separately: sold legs are matched with bought legs of the same right, by strike. An
+        iron condor can lose only on one side.
         """
         most = None
         for right in ("C", "P"):
@@ -148,7 +147,7 @@ class Trade:
                 leg.multiplier is None or leg.strike is None for leg in (*sold, *bought)
             ):
                 return None
-            # A put that was sold loses as far as to the one bought below it, a call as far as to the one above.
+            # A sold put loses down to the bought put below it, a sold call up to the bought call above it.
             apart = [
                 ((b.strike or ZERO) - (s.strike or ZERO)) * (1 if right == "C" else -1) for s, b in zip(sold, bought)
             ]

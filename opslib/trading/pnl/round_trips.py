@@ -2,10 +2,10 @@
 Match fills into round trips, first in first out.
 
 A leg is what one order opened in one symbol, with everything that closed it: fills, expiry, assignment. A trade is the
-option legs that were opened together: one order's, or those that the file itself calls one trade. Stock is kept apart.
-What is closed without having been opened in the file is never turned into an opening: it stands by itself, as `before`.
-A corporate action (special dividend, split, symbol change) closes at a value and opens again at its opposite: the
-position goes on under another name, with what it cost. Every cent of every fill ends in exactly one place.
+option legs that were opened together: those of one order, or those that the file itself calls one trade. Stock is kept
+separate. A close without an opening in the file never becomes an opening; it is kept as `before`. A corporate action
+(special dividend, split, symbol change) closes at a value and opens again at the opposite value: the position continues
+under another symbol, with its costs. Every cent of every fill is counted exactly once.
 """
 
 from collections import defaultdict
@@ -19,22 +19,22 @@ from opslib.trading.pnl.positions import Leg, Trade
 
 DONE_TO = ("expiration", "assignment", "exercise", "cash settlement")
 ORDINARY = ("trade", "delivery", *DONE_TO)
-ONE_EVENT = timedelta(minutes=10)  # The two halves of a corporate action stand no further apart.
+ONE_EVENT = timedelta(minutes=10)  # The two halves of a corporate action are at most this far apart.
 _GRAIN = Decimal("0.000001")
 
 
 @dataclass
 class RoundTrips:
     """
-    What became of fills.
+    The round trips of fills.
 
     Attributes:
-        trades: Round trips of options, by when they ended: whole ones, and the closed part of a single leg.
+        trades: Round trips of options, by when they ended: complete ones, and the closed part of a single leg.
         partial: Spreads of which only some legs are closed.
-        stock: Round trips in stock, futures and what else is no option.
-        open: Legs of which something is still held.
-        before: Fills that close what was opened before the file.
-        renamed: How many positions went on under another name.
+        stock: Round trips in stock, futures and other instruments that are not options.
+        open: Legs of which some is still held.
+        before: Fills that close a position opened before the file.
+        renamed: Number of positions that continued under another symbol.
     """
 
     trades: list[Trade] = field(default_factory=list)
@@ -46,7 +46,7 @@ class RoundTrips:
 
 
 class _Event:
-    """One thing that happens to a symbol: the fills of one order that nothing of another order stands between."""
+    """One event of a symbol: fills of one order without a fill of another order between them."""
 
     def __init__(self, fill: Fill, opens: Fill | None = None):
         self.fills, self.opens = [fill], opens
@@ -56,9 +56,7 @@ class _Event:
 
 
 def _part(whole: Decimal, quantity: Decimal, of: Decimal) -> Decimal:
-    """
-    The share of a sum that belongs to so much of a quantity; the last share is what is left, so that none is lost.
-    """
+    """Return the share of a sum for a part of a quantity; the last part gets the remainder, so that nothing is lost."""
     return whole if quantity >= of else (whole * quantity / of).quantize(_GRAIN)
 
 
@@ -73,8 +71,8 @@ def _add(a: Decimal | None, b: Decimal | None) -> Decimal | None:
     return None if a is None or b is None else a + b
 
 
-def _told(fill: Fill) -> Decimal | None:
-    """The commission of a fill; None where its fees hold it too, nothing where no cost is told."""
+def _commission_of(fill: Fill) -> Decimal | None:
+    """Return the commission of a fill; None if its fees include it, 0 if no cost is stated."""
     return None if fill.commission is None and fill.fees and not fill.blank else fill.commission or ZERO
 
 
@@ -88,7 +86,7 @@ def _key(fill: Fill) -> tuple[str, str, str]:
 
 def _events(fills: Iterable[Fill]) -> list[_Event]:
     """
-    What happened, in order; the two halves of a corporate action are one event, and so are neighbours of one order.
+    Return the events in order; the two halves of a corporate action are one event, and so are neighbours of one order.
     """
     fills = list(fills)
     halves = [f for f in fills if f.kind not in ORDINARY]
@@ -137,7 +135,7 @@ def _events(fills: Iterable[Fill]) -> list[_Event]:
 
 
 def _merged(event: _Event) -> Fill:
-    """The fills of an event as one, at their mean price."""
+    """Merge the fills of an event into one, at their mean price."""
     fills = event.fills
     if len(fills) == 1:
         return fills[0]
@@ -166,14 +164,14 @@ def _merged(event: _Event) -> Fill:
 
 
 class _Positions:
-    """What is held, as legs in the order in which they were opened."""
+    """The held positions, as legs in the order in which they were opened."""
 
     def __init__(self) -> None:
         self.held: dict[tuple[str, str, str], list[Leg]] = defaultdict(list)
         self.legs: list[Leg] = []
         self.found = RoundTrips()
 
-    def happens(self, event: _Event) -> None:
+    def apply(self, event: _Event) -> None:
         fill = _merged(event)
         if event.opens is not None:
             self._rename(fill, event.opens)
@@ -204,14 +202,14 @@ class _Positions:
             fill.at,
         )
         leg.opened = leg.left = fill.quantity
-        leg.open_value, leg.open_commission, leg.open_fees = fill.value, _told(fill), fill.fees or ZERO
+        leg.open_value, leg.open_commission, leg.open_fees = fill.value, _commission_of(fill), fill.fees or ZERO
         leg.open_uncharged = fill.quantity if fill.blank else ZERO
         leg.open_units, leg.open_bid, leg.open_ask = (_units(fill, p) for p in (fill.price, fill.bid, fill.ask))
         self.held[_key(fill)].append(leg)
         self.legs.append(leg)
 
     def _close(self, fill: Fill) -> Fill | None:
-        """Close what is held, the oldest first; gives back what found nothing to close."""
+        """Close held legs, the oldest first; return the part of the fill that had nothing to close."""
         legs = self.held[_key(fill)]
         if not fill.side and legs:
             side = legs[0].side
@@ -235,7 +233,7 @@ class _Positions:
         return fill
 
     def _rename(self, closing: Fill, opening: Fill) -> None:
-        """A position goes on under another name: what it cost goes with it, and no cash moves."""
+        """Continue a position under another symbol, with its costs and without cash."""
         side, left = -1 if closing.side == "buy" else 1, closing.quantity
         scale = opening.quantity / closing.quantity
         legs = self.held[_key(closing)]
@@ -245,7 +243,7 @@ class _Positions:
             left -= leg.left
             legs.remove(leg)
             leg.names.append(leg.symbol)
-            # What was closed under the old name counts in the new one's units, so that one mean price holds.
+            # The part closed under the old symbol is converted to the new units, so that one mean price is valid.
             leg.opened, leg.left, leg.quantity, leg.traded = (
                 q * scale for q in (leg.opened, leg.left, leg.quantity, leg.traded)
             )
@@ -264,7 +262,7 @@ class _Positions:
             )
             self.held[_key(opening)].append(leg)
         self.found.renamed += left < closing.quantity
-        if left > 0:  # The rest was opened before the file, or cannot be told apart from it.
+        if left > 0:  # The rest was opened before the file, or cannot be distinguished from such a position.
             rest = closing._replace(quantity=left)
             if (over := self._close(rest)) is not None:
                 self.found.before.append(over)
@@ -275,7 +273,7 @@ class _Positions:
 
 
 def _split(fill: Fill, take: Decimal) -> tuple[Fill, Fill | None]:
-    """A fill in two: so much of it, and the rest."""
+    """Split a fill in two: a part of its quantity, and the rest."""
     if take >= fill.quantity:
         return fill, None
     value = _part(fill.value, take, fill.quantity)
@@ -287,7 +285,7 @@ def _split(fill: Fill, take: Decimal) -> tuple[Fill, Fill | None]:
 
 
 def _closed(leg: Leg, part: Fill) -> None:
-    """So much of a leg is closed by a fill: its share of what the opening cost moves to what is realised."""
+    """Close a part of a leg by a fill: its share of the opening's cost moves to the realised part."""
     take = part.quantity
     for there, held in (
         ("entry_value", "open_value"),
@@ -303,7 +301,7 @@ def _closed(leg: Leg, part: Fill) -> None:
         setattr(leg, held, rest)
     done_to = part.kind in DONE_TO
     leg.exit_value += part.value
-    leg.commission = _add(leg.commission, _told(part))
+    leg.commission = _add(leg.commission, _commission_of(part))
     leg.fees += part.fees or ZERO
     leg.uncharged += take if part.blank else ZERO
     leg.exit_units = _add(
@@ -322,7 +320,7 @@ def _closed(leg: Leg, part: Fill) -> None:
 
 
 def _grouped(legs: list[Leg]) -> list[Trade]:
-    """The legs that were opened together, as trades."""
+    """Group the legs that were opened together into trades."""
     groups: dict[tuple[str, ...], list[Leg]] = {}
     for i, leg in enumerate(legs):
         apart = leg.instrument not in OPTIONS
@@ -341,13 +339,13 @@ def _grouped(legs: list[Leg]) -> list[Trade]:
 
 def round_trips(fills: Iterable[Fill]) -> RoundTrips:
     """
-    What became of fills?
+    Match fills into round trips.
 
-    Fills of one order in one symbol count as one, so their order within it changes nothing. No fills, no trades.
+    Fills of one order in one symbol count as one, so their order does not matter. Without fills there are no trades.
     """
     positions = _Positions()
     for event in _events(fills):
-        positions.happens(event)
+        positions.apply(event)
     found = positions.found
     found.open = [leg for leg in positions.legs if leg.left]
     for trade in _grouped(positions.legs):

@@ -1,9 +1,9 @@
 """
 Read tastytrade's export of an account's history, in both its layouts.
 
-The one of today has a row for each fill with ``Value``, ``Commissions`` and ``Fees`` as signed cash (columns ``Sub
-Type``, ``Order #``, ``Total`` and ``Currency`` came one after another, so each may be missing); its ``Average Price``
-is dollars a contract and never multiplied. The older one, tastyworks', has ``Transaction Code`` and ``Amount``, with
+The current layout has a row per fill with ``Value``, ``Commissions`` and ``Fees`` as signed cash. The columns ``Sub
+Type``, ``Order #``, ``Total`` and ``Currency`` were added over time, so each may be missing. Its ``Average Price`` is
+dollars per contract and never multiplied. The older layout, tastyworks', has ``Transaction Code`` and ``Amount``, with
 commission and fees as one positive ``Fees``, no order, and times without an offset. Columns are found by name.
 """
 
@@ -41,7 +41,7 @@ _ENDS = {
     "cash settled assignment": "cash settlement",
     "cash settled exercise": "cash settlement",
 }
-_TOLD = (
+_DESCRIBED = (
     ("cash settle", "cash settlement"),
     ("due to expiration", "expiration"),
     ("due to assignment", "assignment"),
@@ -59,7 +59,7 @@ _TYPES = "Trade, Receive Deliver or Money Movement"
 
 
 def layout(columns: list[str]) -> str | None:
-    """Which of the two layouts has these columns? None where neither has."""
+    """Return the layout of these columns; None if it is neither."""
     known = {c.strip().lower() for c in columns}
     if {"date", "type", "symbol", "instrument type", "value", "quantity"} <= known:
         return TODAY
@@ -68,10 +68,10 @@ def layout(columns: list[str]) -> str | None:
 
 def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     """
-    Put one row into a book.
+    Read one row into a file of fills.
 
     Raises:
-        BadFill: It cannot be read, for every reason at once.
+        BadFill: The row is rejected, with all reasons at once.
     """
     row = Row(number, cells, book.style)
     today = book.layout == TODAY
@@ -84,8 +84,8 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     for name in (name for name in cells if looks_like_cost(name)):
         if cost := row.number_of(name):
             row.refuse(
-                f"{row.name(name)} is {cost}: it looks like a cost and is not one of this layout, so the "
-                f"costs of this row are unknown. Drop the column, or add it to Fees"
+                f"{row.name(name)} is {cost}: it looks like a cost but does not belong to this layout, so the "
+                f"costs of this row are unknown. Remove the column, or add it to Fees"
             )
     row.done()
     book.keep(found)
@@ -104,34 +104,34 @@ def _money(row: Row, today: bool) -> CashMovement:
     return CashMovement(row.number, at, kind.lower(), row.word("Symbol"), value + costs if stated is None else stated)
 
 
-def _side(row: Row, told: str, needed: bool) -> tuple[str, str]:
-    found = _ACTIONS.get(told.replace("_", " ").lower().strip())
-    if found is None and (told or needed):
-        row.refuse(f"Action is {told!r}; one of {', '.join(a for a in _ACTIONS if ' ' in a)} was wanted")
+def _side(row: Row, text: str, needed: bool) -> tuple[str, str]:
+    found = _ACTIONS.get(text.replace("_", " ").lower().strip())
+    if found is None and (text or needed):
+        row.refuse(f"Action is {text!r}; one of {', '.join(a for a in _ACTIONS if ' ' in a)} was expected")
     return found or ("", "")
 
 
-def _kind(row: Row, kind: str, told: str, action: str) -> str:
-    """What happened, in our words: by its sub type, and where there is no such column, by its description."""
+def _kind(row: Row, kind: str, text: str, action: str) -> str:
+    """Return what happened, under our names, by the sub type or else by the description."""
     if kind == "trade":
         return "trade"
     if kind != "receive deliver":
-        row.refuse(f"Type is {kind!r}; {_TYPES} was wanted")
+        row.refuse(f"Type is {kind!r}; {_TYPES} was expected")
         return "trade"
-    told = told.lower()
-    if told in _ENDS:
-        return _ENDS[told]
-    if told in _ACTIONS:
+    text = text.lower()
+    if text in _ENDS:
+        return _ENDS[text]
+    if text in _ACTIONS:
         return "delivery"
     description = row.word("Description").lower()
-    said = told or next((ours for theirs, ours in _TOLD if theirs in description), "")
-    if not said and not action:
-        row.refuse("Sub Type and Action are empty; what became of the position was wanted")
-    return said or "delivery"
+    kind_text = text or next((ours for theirs, ours in _DESCRIBED if theirs in description), "")
+    if not kind_text and not action:
+        row.refuse("Sub Type and Action are empty; at least one of them was expected")
+    return kind_text or "delivery"
 
 
-def _instrument(row: Row, told: str, optional: bool) -> str:
-    if not told:
+def _instrument(row: Row, text: str, optional: bool) -> str:
+    if not text:
         if optional:
             if row.word("Symbol").startswith((".", "/")):
                 return "future option"
@@ -139,9 +139,9 @@ def _instrument(row: Row, told: str, optional: bool) -> str:
         if row.word("Symbol").startswith("/"):
             return "future"
         return "stock"
-    found = _INSTRUMENTS.get(told.lower())
+    found = _INSTRUMENTS.get(text.lower())
     if found is None:
-        row.refuse(f"Instrument Type is {told!r}; one of {', '.join(k.title() for k in _INSTRUMENTS)} was wanted")
+        row.refuse(f"Instrument Type is {text!r}; one of {', '.join(k.title() for k in _INSTRUMENTS)} was expected")
     return found or "other"
 
 
@@ -153,7 +153,7 @@ def _today(row: Row) -> Fill:
     right = row.word("Call or Put").upper()[:1]
     symbol = row.word("Symbol")
     if not symbol:
-        row.refuse("Symbol is empty; what was traded was wanted")
+        row.refuse("Symbol is empty; a symbol was expected")
     instrument = _instrument(row, row.word("Instrument Type"), bool(right))
     expiry, strike = row.day("Expiration Date"), row.number_of("Strike Price", above=ZERO)
     if known := _OCC.match(symbol):
@@ -161,26 +161,26 @@ def _today(row: Row) -> Fill:
         _agreeing(row, known, expiry, strike, right)
         right, strike = right or known[3], strike if strike is not None else Decimal(known[4]) / 1000
     if right not in ("", "C", "P"):
-        row.refuse(f"Call or Put is {right!r}; CALL or PUT was wanted")
+        row.refuse(f"Call or Put is {right!r}; CALL or PUT was expected")
     if instrument == "option" and (strike is None or not right):
-        row.refuse("Strike Price or Call or Put is empty; an option has both")
+        row.refuse("Strike Price or Call or Put is empty; both were expected for an option")
     quantity = row.number_of("Quantity", needed=True, above=ZERO) or Decimal(1)
     value = row.number_of("Value", needed=True) or ZERO
     average = row.number_of("Average Price")
     commission, fees = (row.number_of(name) or ZERO for name in ("Commissions", "Fees"))
     stated, column = row.number_of("Total"), row.number_of("Multiplier", above=ZERO)
-    # Whose difference is booked at the close, so that it may have either sign.
+    # A future's difference is booked at the close, so it may have either sign.
     if kind == "trade" and instrument != "future":
         _signed(row, side, value)
     if stated is not None:
         if abs(stated - value - commission - fees) > CENT:
             row.refuse(
-                f"Total is {stated}, but Value, Commissions and Fees come to {value + commission + fees}; "
-                f"they were to agree to the cent"
+                f"Total is {stated}, but Value, Commissions and Fees add up to {value + commission + fees}; "
+                f"agreement to the cent was expected"
             )
         fees = stated - value - commission
-    told = _PRICE.search(described)
-    quoted = Decimal(told[1].replace(",", "")) if told and any(c.isdigit() for c in told[1]) else None
+    text = _PRICE.search(described)
+    quoted = Decimal(text[1].replace(",", "")) if text and any(c.isdigit() for c in text[1]) else None
     price, multiplier = _priced(instrument, quantity, value, quoted, column, average)
     if kind in ("trade", "delivery"):
         _agreed(row, instrument, symbol, quantity, value, quoted, column or multiplier, "Value")
@@ -208,20 +208,22 @@ def _today(row: Row) -> Fill:
 
 
 def _agreeing(row: Row, known: re.Match[str], expiry: date | None, strike: Decimal | None, right: str) -> None:
-    """The symbol names the contract too: what the columns say of it must be the same."""
+    """Check that the columns agree with the contract that the symbol names."""
     pairs = (
         ("Expiration Date", expiry and f"{expiry:%y%m%d}", known[2]),
         ("Strike Price", strike, Decimal(known[4]) / 1000),
         ("Call or Put", right, known[3]),
     )
-    for column, told, named in pairs:
-        if told and told != named:
-            row.refuse(f"{column} is {told}, but Symbol names {named}; they were to agree")
+    for column, text, named in pairs:
+        if text and text != named:
+            row.refuse(f"{column} is {text}, but Symbol names {named}; equal values were expected")
 
 
 def _signed(row: Row, side: str, value: Decimal) -> None:
     if (side == "buy" and value > 0) or (side == "sell" and value < 0):
-        row.refuse(f"Value is {value} for a {side}; cash that is paid is below 0, cash that comes in above it")
+        row.refuse(
+            f"Value is {value} for a {side}; a {'negative' if side == 'buy' else 'positive'} amount was expected"
+        )
 
 
 def _agreed(
@@ -234,7 +236,7 @@ def _agreed(
     multiplier: Decimal | None,
     column: str,
 ) -> None:
-    """Refuse a row whose cash is not its price times its quantity, as far as a price that was rounded tells."""
+    """Reject a row whose cash is not its price times its quantity, within the rounding of the price."""
     units = Decimal(1) if instrument == "stock" else multiplier
     if instrument not in ("stock", "option") or quoted is None or units is None:
         return
@@ -242,7 +244,7 @@ def _agreed(
     if abs(abs(value) - computed) > max(CENT, rounding(quoted, quantity * units, instrument == "stock")):
         row.refuse(
             f"{column} is {value}, but {quantity:f} {symbol} at {quoted}"
-            f"{f' × {units:f}' if units != 1 else ''} come to {computed:f}; they were to agree"
+            f"{f' × {units:f}' if units != 1 else ''} amount to {computed:f}; equal amounts were expected"
         )
 
 
@@ -255,10 +257,10 @@ def _priced(
     average: Decimal | None,
 ) -> tuple[Decimal | None, Decimal | None]:
     """
-    The price of one unit, and how many of them a contract is.
+    Return the price of one unit, and the units per contract.
 
-    The cash says both: its size is price × quantity × multiplier. The column of futures' options says 1, whatever the
-    contract; so where the description names a price, the multiplier is what the cash makes it.
+    Cash is price × quantity × multiplier. The multiplier column of futures options is always 1, whatever the contract.
+    If the description states a price, the multiplier is therefore computed from the cash.
     """
     if instrument == "stock":
         return (abs(value) / quantity, Decimal(1)) if value else (quoted, Decimal(1))
@@ -282,10 +284,10 @@ def _priced(
 
 def _older(row: Row) -> Fill:
     row.dollars_only()
-    at, told = row.time("Date/Time"), row.word("Transaction Subcode")
+    at, text = row.time("Date/Time"), row.word("Transaction Subcode")
     side, effect = (row.word(name).lower() for name in ("Buy/Sell", "Open/Close"))
-    action = f"{side} to {effect}" if side and effect else side or (told if told.lower() in _ACTIONS else "")
-    kind = _kind(row, row.word("Transaction Code").lower(), told, action)
+    action = f"{side} to {effect}" if side and effect else side or (text if text.lower() in _ACTIONS else "")
+    kind = _kind(row, row.word("Transaction Code").lower(), text, action)
     side, effect = _side(row, action, kind in ("trade", "delivery"))
     root, right, strike, expiry = (
         row.word("Symbol"),
@@ -294,11 +296,11 @@ def _older(row: Row) -> Fill:
         row.day("Expiration Date"),
     )
     if not root:
-        row.refuse("Symbol is empty; what was traded was wanted")
+        row.refuse("Symbol is empty; a symbol was expected")
     if right not in ("", "C", "P"):
-        row.refuse(f"Call/Put is {right!r}; C or P was wanted")
+        row.refuse(f"Call/Put is {right!r}; C or P was expected")
     if right and (strike is None or expiry is None):
-        row.refuse("Strike or Expiration Date is empty; an option has both")
+        row.refuse("Strike or Expiration Date is empty; both were expected for an option")
     future = root.startswith(("/", "."))
     if right:
         instrument = "future option" if future else "option"
@@ -309,7 +311,7 @@ def _older(row: Row) -> Fill:
     quantity = row.number_of("Quantity", needed=True, above=ZERO) or Decimal(1)
     value, price = row.number_of("Amount", needed=True) or ZERO, row.number_of("Price", least=ZERO)
     fees = row.number_of("Fees") or ZERO
-    # Whose difference is booked at the close, so that it may have either sign.
+    # A future's difference is booked at the close, so it may have either sign.
     if kind == "trade" and instrument != "future":
         _signed(row, side, value)
     quoted = price

@@ -1,7 +1,4 @@
-"""
-Each channel against a real receiver on this machine: told when it says so, and not told when it fails, is slow, or
-never answers.
-"""
+"""Each kind of channel against a real receiver: confirmed deliveries, failures, slow and silent receivers."""
 
 import asyncio
 import json
@@ -38,7 +35,7 @@ STAFF = Contacts(lab_url="https://lab.example")
 
 
 def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
-    """What is written down of a message about Massive."""
+    """The stored body of a message about Massive."""
     began = round(NOW.timestamp() - 90) * US
     alert = {
         "alert": "availability-massive-page-1",
@@ -71,8 +68,8 @@ def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
     } | changed
 
 
-def told(kind: str = "firing", **changed: Any) -> Message:
-    """A message as people read it."""
+def notification(kind: str = "firing", **changed: Any) -> Message:
+    """The composed message."""
     return message.compose(body(kind, **changed), rules.load(), STAFF, None)
 
 
@@ -81,7 +78,7 @@ def found(tmp_path: Path, **secrets: str) -> Settings:
 
 
 def tell(channel: Channel, what: Message, settings: Settings, picture: bytes | None = None) -> str:
-    """Tell it; why it was not told, empty where it was."""
+    """Deliver a message; return why it failed, empty if it did not."""
     try:
         asyncio.run(channels.deliver(channel, what, settings, NOW, picture))
     except DeliveryFailed as problem:
@@ -113,7 +110,7 @@ def receiver(answer: Callable[[Request], Answer], state: str = "open") -> Iterat
 
 
 def over_http(tmp_path: Path, kind: str, url: str) -> tuple[Channel, Settings]:
-    """A channel of a kind that speaks HTTP, and its secret."""
+    """A channel of an HTTP kind, and the settings with its secret."""
     if kind == "slack":
         return Channel("x", "slack"), found(tmp_path, OPS_CHANNEL_X=f"{url}/services/{SECRET}")
     return Channel("x", kind, {"url": url}), found(tmp_path)
@@ -123,20 +120,17 @@ HTTP = ("slack", "pagerduty", "alertmanager", "webhook")
 
 
 @pytest.mark.parametrize("kind", HTTP)
-def test_what_arrives(tmp_path: Path, kind: str) -> None:
-    """
-    What arrives is what that kind of receiver takes: the sentence, the runbook, stable ids, the secret where it
-    belongs.
-    """
+def test_each_receiver_gets_its_format(tmp_path: Path, kind: str) -> None:
+    """Each kind of receiver gets the sentence, the runbook, stable ids, and the secret where it belongs."""
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(202)) as url:
         channel, settings = over_http(tmp_path, kind, url)
-        assert [tell(channel, told(k), settings) for k in ("firing", "over")] == ["", ""]
+        assert [tell(channel, notification(k), settings) for k in ("firing", "over")] == ["", ""]
     first, last = (json.loads(r.body) for r in got)
     assert all(r.method == "POST" and r.headers["content-type"] == "application/json" for r in got)
     match kind:
         case "slack":
-            assert got[0].path == f"/services/{SECRET}" and list(first) == ["text"]
+            assert got[0].path == f"/services/{SECRET}" and list(first) == ["text", "blocks"]
             assert (
                 first["text"].startswith("*[critical] availability of massive (0.00 %) &lt; 95.0 % for 1 min*")
                 and "<https://lab.example/lab/tree/runbooks/massive_down.ipynb|Open the runbook>" in first["text"]
@@ -175,55 +169,49 @@ def test_what_arrives(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (Answer(500, b"down"), "answered 500: down"),
-        (Answer(404), "answered 404"),
-        (Answer(302, headers={"Location": "http://127.0.0.1:1/"}), "answered 302"),
+        (Answer(500, b"down"), "HTTP 500: down"),
+        (Answer(404), "HTTP 404"),
+        (Answer(302, headers={"Location": "http://127.0.0.1:1/"}), "HTTP 302"),
         (Answer(fault="reset"), "could not be reached"),
-        (Answer(fault="hang"), "no answer within"),
-        (Answer(200, b"x" * 4000, fault="drip"), "no answer within"),
+        (Answer(fault="hang"), "no response within"),
+        (Answer(200, b"x" * 4000, fault="drip"), "no response within"),
     ],
 )
-def test_what_does_not_arrive(
+def test_an_unconfirmed_delivery_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer, why: str
 ) -> None:
-    """
-    Whatever else a receiver does than say yes in time, it was not told, and why is said, without the secret; then it is
-    well again, and told.
-    """
-    monkeypatch.setattr(channels, "PATIENCE_S", 0.4 if "no answer" in why else 10.0)
+    """Without a 2xx response in time the delivery fails with a reason and without the secret; the next one succeeds."""
+    monkeypatch.setattr(channels, "PATIENCE_S", 0.4 if "no response" in why else 10.0)
     answers = [answer]
     with receiver(lambda r: answers.pop() if answers else Answer(202)) as url:
         channel, settings = over_http(tmp_path, kind, url)
-        said = tell(channel, told(), settings)
+        said = tell(channel, notification(), settings)
         assert why in said and SECRET not in said and url not in said
         monkeypatch.setattr(channels, "PATIENCE_S", 10.0)
-        assert tell(channel, told(), settings) == ""
+        assert tell(channel, notification(), settings) == ""
 
 
 def test_a_receiver_that_is_not_there(tmp_path: Path) -> None:
-    """A port that refuses is told as such; so is an address that is none."""
+    """A closed port and an invalid address are reported as not reachable."""
     with receiver(lambda r: Answer(), "closed") as url:
         channel, settings = over_http(tmp_path, "webhook", url)
-        assert "could not be reached (ConnectError)" in tell(channel, told(), settings)
+        assert "could not be reached (ConnectError)" in tell(channel, notification(), settings)
     assert "could not be reached" in tell(
-        Channel("x", "slack"), told(), found(tmp_path, OPS_CHANNEL_X="not an address")
+        Channel("x", "slack"), notification(), found(tmp_path, OPS_CHANNEL_X="not an address")
     )
 
 
-def test_how_long_to_wait_is_heard(tmp_path: Path) -> None:
-    """A receiver that names a time to wait is left alone for that long."""
+def test_retry_after_is_respected(tmp_path: Path) -> None:
+    """A Retry-After of the receiver is respected."""
     with receiver(lambda r: Answer(429, b"slow down", headers={"Retry-After": "30"})) as url:
         channel, settings = over_http(tmp_path, "webhook", url)
         with pytest.raises(DeliveryFailed) as problem:
-            asyncio.run(channels.deliver(channel, told(), settings, NOW))
+            asyncio.run(channels.deliver(channel, notification(), settings, NOW))
     assert problem.value.wait_s == 30
 
 
 def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A hundred and fifty alerts of one message reach a pager that takes its time, each under a key that it accepts;
-    people are shown ten of them.
-    """
+    """150 alerts of one message reach PagerDuty, each under a valid key; people are shown ten of them."""
     made = body()
     made["alerts"] = [made["alerts"][0] | {"alert": f"{i}-" + "x" * (300 if i == 0 else 3)} for i in range(150)]
     what = message.compose(made, rules.load(), STAFF, None)
@@ -233,16 +221,18 @@ def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         channel, settings = over_http(tmp_path, "pagerduty", url)
         assert tell(channel, what, settings) == ""
     keys = {json.loads(r.body)["dedup_key"] for r in got}
-    assert len(keys) == 150 and max(map(len, keys)) <= 255 and "And 140 more" in what.plain and len(what.slack) < 4000
+    assert (
+        len(keys) == 150 and max(map(len, keys)) <= 255 and "140 more alerts" in what.plain and len(what.slack) < 4000
+    )
 
 
-def test_nobody_was_called_for_what_passed(tmp_path: Path) -> None:
-    """What began and ended untold opens nothing at a pager or an Alertmanager."""
+def test_missed_alerts_open_nothing(tmp_path: Path) -> None:
+    """Alerts that resolved before anyone was notified open nothing in PagerDuty or Alertmanager."""
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(202)) as url:
         for kind in ("pagerduty", "alertmanager"):
             channel, settings = over_http(tmp_path, kind, url)
-            assert tell(channel, told("passed"), settings) == ""
+            assert tell(channel, notification("passed"), settings) == ""
     assert got == []
 
 
@@ -298,23 +288,22 @@ def mailing(port: int, **more: Any) -> Channel:
 
 def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A mail has the sentence as its subject, text and HTML, the picture inside, an id that stays; a server that refuses
-    or never answers was not told, and is when it is well again.
+    A mail has subject, text, HTML, picture and a stable id; a server that rejects it or does not respond is a failure.
     """
     box, settings = Postbox(), settings_module.load(tmp_path, None, {})
     with mail_server(box) as port:
         assert (
-            tell(mailing(port), told(), settings, b"\x89PNG of a panel") == ""
-            and tell(mailing(port), told(), settings) == ""
+            tell(mailing(port), notification(), settings, b"\x89PNG of a panel") == ""
+            and tell(mailing(port), notification(), settings) == ""
         )
         box.answer = "451 later"
-        assert tell(mailing(port), told(), settings) == "answered 451: later"
+        assert tell(mailing(port), notification(), settings) == "the mail server responded 451: later"
         box.answer = "never"
         monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
-        assert "no answer within" in tell(mailing(port), told(), settings)
+        assert "no response within" in tell(mailing(port), notification(), settings)
         monkeypatch.setattr(channels, "PATIENCE_S", 20.0)
         box.answer = "250 taken"
-        assert tell(mailing(port), told("over"), settings) == ""
+        assert tell(mailing(port), notification("over"), settings) == ""
     first, again, last = box.mails
     assert (
         first["subject"] == "[critical] availability of massive (0.00 %) < 95.0 % for 1 min"
@@ -322,19 +311,34 @@ def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert (
         first["message-id"] == again["message-id"]
-        and last["subject"] == "[ok] over: availability of massive (now 99.80 %, at its worst 0.00 %)"
+        and last["subject"] == "[ok] resolved: availability of massive (now 99.80 %, worst 0.00 %)"
     )
     kinds = [part.get_content_type() for part in first.walk()]
     assert (
         kinds == ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png"]
         and "ops runbook open massive_down" in first.get_body(("plain",)).get_content()
     )
+    page = first.get_body(("html",)).get_content()
+    order = [
+        "<h1",
+        "◆ Critical: availability of massive (0.00 %) &lt; 95.0 %",
+        "Do first",
+        "Since",
+        "Whose fault",
+        "cid:panel",
+        "In a terminal",
+        "ops ack",
+    ]
+    places = [page.index(words) for words in order]
+    assert places == sorted(places) and 'alt="Chart: ' in page and "<link" not in page
+    # Mail clients that know no stylesheet show the inline colours; the stylesheet only adds dark ones.
+    assert page.count("<style") == page.count("@media") == 1 and "@media (prefers-color-scheme: dark)" in page
     assert "image/png" not in [part.get_content_type() for part in again.walk()]
-    assert tell(mailing(1), told(), settings) == "could not be told (ConnectionRefusedError)"
+    assert tell(mailing(1), notification(), settings) == "the mail could not be sent (ConnectionRefusedError)"
 
 
 def test_a_mail_with_a_password(tmp_path: Path) -> None:
-    """A password goes over TLS to a server whose certificate is trusted, and is not sent otherwise."""
+    """A password is sent only over TLS to a server with a trusted certificate."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -352,15 +356,15 @@ def test_a_mail_with_a_password(tmp_path: Path) -> None:
     ) as port:
         trusting = found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
         assert (
-            tell(mailing(port, tls="starttls", user="ops"), told(), trusting) == ""
+            tell(mailing(port, tls="starttls", user="ops"), notification(), trusting) == ""
             and seen == [SECRET.encode()]
             and len(box.mails) == 1
         )
-        assert "could not be told" in tell(mailing(port, tls="starttls", user="ops"), told(), found(tmp_path))
-        assert "not sent without TLS" in tell(mailing(port, user="ops"), told(), trusting)
+        assert "could not be sent" in tell(mailing(port, tls="starttls", user="ops"), notification(), found(tmp_path))
+        assert "not sent without TLS" in tell(mailing(port, user="ops"), notification(), trusting)
         refused = tell(
             mailing(port, tls="starttls", user="ops"),
-            told(),
+            notification(),
             found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"), OPS_CHANNEL_X="another-password"),
         )
         assert "535" in refused and "another-password" not in refused
@@ -369,30 +373,49 @@ def test_a_mail_with_a_password(tmp_path: Path) -> None:
 
 def test_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A command gets the message on its stdin and says by its exit that it was told; one that fails, hangs or is not there
-    was not, and is not left running.
+    A command gets the message on stdin; a failing, hanging or missing command is a failure and is not left running.
     """
     settings = settings_module.load(tmp_path, None, {})
 
     def run(*command):
-        return tell(Channel("x", "command", {"command": list(command)}), told(), settings)
+        return tell(Channel("x", "command", {"command": list(command)}), notification(), settings)
 
     assert run("sh", "-c", f"cat > '{tmp_path}/got'") == "" and json.loads((tmp_path / "got").read_text())[
         "title"
     ].startswith("[critical]")
-    assert run("sh", "-c", "echo no such pager >&2; exit 3") == "exit 3: no such pager"
+    assert run("sh", "-c", "echo no such pager >&2; exit 3") == "exit code 3: no such pager"
     assert "cannot be run" in run("/nowhere/pager") and run("true") == ""
     monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
-    assert "no answer within" in run("sh", "-c", f"echo $$ > '{tmp_path}/pid'; exec sleep 60")
+    assert "no response within" in run("sh", "-c", f"echo $$ > '{tmp_path}/pid'; exec sleep 60")
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
+def test_a_page_of_messages(tmp_path: Path) -> None:
+    """
+    A file is one page: each message follows the earlier ones, with its time and its chart; a folder that cannot be
+    written is a failure.
+    """
+    settings, channel = found(tmp_path), Channel("x", "file", {"path": "kept/messages.html"})
+    assert (
+        tell(channel, notification(), settings, b"PNG of a panel")
+        == tell(channel, notification("over"), settings)
+        == ""
+    )
+    page = (tmp_path / "kept" / "messages.html").read_text(encoding="utf-8")
+    assert page.count("<!doctype html>") == page.count("<h1") == 1 and page.count("<article") == page.count("<h2") == 2
+    assert page.index("◆ Critical: ") < page.index("✓ Resolved: ") and page.count("data:image/png;base64,") == 1
+    assert page.count("2026-03-10 15:24:00 UTC (11:24:00 New York)</p>") == 2 and SECRET not in page
+    (tmp_path / "kept").rename(tmp_path / "other")
+    (tmp_path / "kept").write_text("a file where the folder was")
+    assert "messages.html failed (" in tell(channel, notification(), settings)
+
+
 def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The terminal needs nothing, and shows no secret."""
+    """The terminal needs no configuration and shows no secret."""
     settings = found(tmp_path)
-    what = told()
+    what = notification()
     assert (
         tell(
             Channel("terminal", "terminal"),
@@ -407,42 +430,39 @@ def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (
         "[critical] availability of massive" in said
         and SECRET not in said
-        and "Take it: ops ack availability-massive-page-1" in said
+        and "Acknowledge: ops ack availability-massive-page-1" in said
     )
 
 
-def test_each_way_can_be_tried(tmp_path: Path) -> None:
-    """
-    A channel, or all channels of a role, are tried with a message that says that it is a trial; which was not told, and
-    why, is said.
-    """
+def test_each_channel_can_be_tested(tmp_path: Path) -> None:
+    """A channel, or all channels of a role, get a test message; failures are reported with their reason."""
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(500 if r.path == "/bad" else 204)) as url:
         ways = {
             "good": Channel("good", "webhook", {"url": url}),
             "bad": Channel("bad", "webhook", {"url": f"{url}/bad"}),
         }
-        staff = Contacts(
+        contacts = Contacts(
             {name: Role(name, (), ("good", "bad") if name == "Tech Lead" else ("good",)) for name in PATH}, ways
         )
         settings = settings_module.load(tmp_path, None, {})
-        assert [(name, bool(why)) for name, why in sender.test_delivery(settings, staff, "Tech Lead", NOW)] == [
+        assert [(name, bool(why)) for name, why in sender.test_delivery(settings, contacts, "Tech Lead", NOW)] == [
             ("good", False),
             ("bad", True),
         ]
         assert (
-            sender.test_delivery(settings, staff, "good", NOW) == [("good", "")]
-            and len(sender.test_delivery(settings, staff, "", NOW)) == 2
+            sender.test_delivery(settings, contacts, "good", NOW) == [("good", "")]
+            and len(sender.test_delivery(settings, contacts, "", NOW)) == 2
         )
         with pytest.raises(Exception, match="there is no channel or role 'Tech Led'.*Did you mean 'Tech Lead'"):
-            sender.test_delivery(settings, staff, "Tech Led", NOW)
-    assert "Nothing is wrong" in json.loads(got[0].body)["text"]
+            sender.test_delivery(settings, contacts, "Tech Led", NOW)
+    assert "This is a test message" in json.loads(got[0].body)["text"]
 
 
-def test_a_port_nobody_takes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mail server that accepts and says nothing is given up in time."""
+def test_a_silent_mail_server_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mail server that accepts the connection and does not respond times out."""
     monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "no answer within" in tell(
-            mailing(silent.getsockname()[1]), told(), settings_module.load(tmp_path, None, {})
+        assert "no response within" in tell(
+            mailing(silent.getsockname()[1]), notification(), settings_module.load(tmp_path, None, {})
         )

@@ -1,7 +1,4 @@
-"""
-Neighbours: what another monitor tells us, what we tell it; a real Prometheus and a real Alertmanager, where they are
-installed.
-"""
+"""External alerts: received from and sent to other monitors, with a real Prometheus and Alertmanager if installed."""
 
 import asyncio
 import json
@@ -60,10 +57,9 @@ def read(*alerts: Any) -> external_alerts.Batch:
     return external_alerts.read(json.dumps(alerts).encode(), NOW)
 
 
-def test_what_is_read() -> None:
+def test_an_alert_is_identified_by_its_labels() -> None:
     """
-    An alert is known by its labels; without an end it lasts five minutes; Go's empty time is none, and an empty label
-    is no label.
+    An alert is identified by its labels; without an end it lasts five minutes; empty times and labels count as missing.
     """
     one, same, other = read(alert(), alert(note=""), alert(instance="host2")).alerts
     assert one["fingerprint"] == same["fingerprint"] != other["fingerprint"] and one["starts_us"] == clock.micros(
@@ -75,8 +71,8 @@ def test_what_is_read() -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"{}", b"", b"3", b'"x"', b"[" * 100_000, b"[{]", b"\xff\xfe"])
-def test_what_is_no_list_is_refused_whole(body: bytes) -> None:
-    """Of what is no list in JSON nothing can be kept."""
+def test_a_body_that_is_no_list_is_rejected(body: bytes) -> None:
+    """A body that is not a JSON list is rejected as a whole."""
     with pytest.raises(BadAlerts, match="a list of alerts was expected"):
         external_alerts.read(body, NOW)
 
@@ -125,8 +121,8 @@ ODD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("odd", "words"), ODD.values(), ids=ODD)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_odd_alert_costs_no_other(odd: Any, words: str, place: int) -> None:
-    """One alert that is not valid is refused with its place and the reason; the others of its batch are kept."""
+def test_an_invalid_alert_rejects_no_other(odd: Any, words: str, place: int) -> None:
+    """An invalid alert is rejected with its place and reason; the others are stored."""
     good = [alert("One"), alert("Two")]
     good.insert(place, odd)
     found = read(*good)
@@ -141,8 +137,8 @@ def test_the_cases(name: str) -> None:
     found = external_alerts.read(body, NOW)
     assert len(found.alerts) == len(json.loads(body)) == 2 and found.refused == []
     if name.startswith("d01"):
-        told = found.alerts[0]["annotations"]["description"]
-        assert "characters)" in told and len(told) < external_alerts.LONGEST + 40 < len(
+        description = found.alerts[0]["annotations"]["description"]
+        assert "characters)" in description and len(description) < external_alerts.LONGEST + 40 < len(
             json.loads(body)[0]["annotations"]["description"]
         )
 
@@ -185,7 +181,7 @@ def test_what_alertmanager_takes_too() -> None:
     raw = b'[{"labels": {"alertname": "n", "a": "\xff\xfe"}, "n": ' + b"9" * 6000 + b"}]"
     assert len(external_alerts.read(raw, NOW).alerts) == 1
     many = read(*[{"labels": {"n": str(n)}} for n in range(external_alerts.MOST + 2)])
-    assert len(many.alerts) == external_alerts.MOST and "2 alerts are more than" in many.refused[0]
+    assert len(many.alerts) == external_alerts.MOST and "2 alerts were rejected" in many.refused[0]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +215,7 @@ def test_an_id_can_be_pasted(name: str, store_url: str) -> None:
         alert(f"{name}!", severity="critical", rule=texts) | {"annotations": {}},
     )
     desk.tells(20)
-    found = [a for _, body in desk.dispatch.deliveries() for a in body["alerts"]]
+    found = [a for _, body in desk.notifications.deliveries() for a in body["alerts"]]
     assert len({a["alert"] for a in found}) == 2
     for a in found:
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", a["alert"]) and len(a["alert"]) < 150
@@ -232,54 +228,56 @@ class Heard:
     def __init__(self, url: str):
         self.at = NOW
         self.store = Database(url, lambda: self.at)
-        self.dispatch = NotificationStore(self.store, "desk")
+        self.notifications = NotificationStore(self.store, "desk")
 
     def hears(self, *alerts: dict[str, Any]) -> None:
         found = external_alerts.read(json.dumps(alerts).encode(), self.at)
         assert found.refused == []
-        self.dispatch.heard(found.alerts)
+        self.notifications.store_external_alerts(found.alerts)
 
     def tells(self, after_s: float) -> list[tuple[str, str, str, str]]:
         self.at += timedelta(seconds=after_s)
-        made = [self.dispatch.message(name) for name in self.dispatch.plan(Contacts(), RULES)]
+        made = [self.notifications.message(name) for name in self.notifications.plan(Contacts(), RULES)]
         return [(m["kind"], m["severity"], a["rule"], a["how"]) for m in made for a in m["alerts"]]
 
 
-def test_a_neighbours_alert_lives(store_url: str) -> None:
+def test_an_external_alert_episode(store_url: str) -> None:
     """
-    A neighbour's alert is told once however often it is sent, its end when it says so; one whose sender falls silent
-    has ended, which is no recovery; one that comes back is told anew.
+    An external alert is notified once, then its end; if its sender stops it ends without recovery; when back, again.
     """
     desk = Heard(store_url)
     for _ in range(4):
         desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)))
         desk.tells(20)
     assert desk.tells(0) == []
-    (_only, told), *_ = desk.dispatch.deliveries()
-    assert (told["kind"], told["severity"], told["roles"], told["alerts"][0]["sentence"]) == (
+    (_only, notification), *_ = desk.notifications.deliveries()
+    assert (
+        notification["kind"],
+        notification["severity"],
+        notification["roles"],
+        notification["alerts"][0]["sentence"],
+    ) == (
         "firing",
         "critical",
         ["Tech Lead"],
-        "the disk of host1 is full; says another monitor",
-    ) and len(desk.dispatch.deliveries()) == 1
+        "the disk of host1 is full (reported by another monitor)",
+    ) and len(desk.notifications.deliveries()) == 1
     desk.hears(alert(severity="critical", ends=desk.at - timedelta(seconds=1)))
     assert desk.tells(1) == [("over", "critical", "DiskFull", "resolved")] and desk.tells(600) == []
     desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)) | {"startsAt": desk.at.isoformat()})
     assert desk.tells(16) == [("firing", "critical", "DiskFull", "")] and desk.tells(100) == []
-    assert desk.tells(200) == [("over", "critical", "DiskFull", "ended")] and desk.dispatch.standing() == []
+    assert desk.tells(200) == [("over", "critical", "DiskFull", "ended")] and desk.notifications.open_states() == []
 
 
-def test_what_began_and_ended_unseen(store_url: str) -> None:
-    """A neighbour's alert that began and ended while nobody planned is told of afterwards."""
+def test_missed_external_alert_is_summarised(store_url: str) -> None:
+    """An external alert that began and ended between two plans is reported afterwards."""
     desk = Heard(store_url)
     desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)))
     assert desk.tells(1000) == [("passed", "critical", "DiskFull", "ended")] and desk.tells(100) == []
 
 
-def test_what_is_not_worth_telling(store_url: str) -> None:
-    """
-    A neighbour's warning is told to nobody, nor is what was over before we heard of it; what says no severity is told.
-    """
+def test_external_warnings_are_not_notified(store_url: str) -> None:
+    """An external warning, or one that was over on arrival, notifies no one; without a severity it notifies."""
     desk = Heard(store_url)
     desk.hears(alert(severity="warning"), alert("Old", ends=NOW - timedelta(seconds=5)), alert("Plain"))
     assert desk.tells(20) == [("firing", "notify", "Plain", "")] and desk.tells(400) == [
@@ -412,7 +410,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
             return store.now()
 
         def hear():
-            return NotificationStore(store, "desk").heard(
+            return NotificationStore(store, "desk").store_external_alerts(
                 external_alerts.read(
                     json.dumps(
                         [alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]
@@ -519,13 +517,13 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
             "hook": Channel("hook", "webhook", {"url": f"{hook}/hook"}),
             "am": Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{am_port}"}),
         }
-        staff = Contacts({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
+        contacts = Contacts({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
         store._now = lambda: store_at() + timedelta(seconds=20)
-        notifying = NotificationTasks(store, settings, table, staff, store._now)
+        notifying = NotificationTasks(store, settings, table, contacts, store._now)
         made_ids = notifying.plan()
-        told = [a for name in made_ids for a in notifying.dispatch.message(name)["alerts"]]
-        assert [a["source"] for a in told if a["rule"] == "availability"] == ["page"] and [
-            a["source"] for a in told if a["rule"] == "OnlyTheyKnow"
+        sent = [a for name in made_ids for a in notifying.notifications.message(name)["alerts"]]
+        assert [a["source"] for a in sent if a["rule"] == "availability"] == ["page"] and [
+            a["source"] for a in sent if a["rule"] == "OnlyTheyKnow"
         ] == ["prometheus"]
 
         async def send() -> None:
@@ -536,7 +534,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
         asyncio.run(send())
         # Alertmanager's clock is the machine's: what we say of March is over there. That it took it is what counts
         # here.
-        assert {d.state for d, _ in notifying.dispatch.deliveries()} == {"sent"}
+        assert {d.state for d, _ in notifying.notifications.deliveries()} == {"sent"}
 
 
 def _heard(store: Database) -> set[str]:
@@ -548,7 +546,7 @@ def _heard(store: Database) -> set[str]:
         return {json.loads(labels)["alertname"] for labels in connection.execute(sa.select(FOREIGN.c.labels)).scalars()}
 
 
-def test_alertmanager_hears_ours(tmp_path: Path) -> None:
+def test_alertmanager_receives_our_alerts(tmp_path: Path) -> None:
     """
     An alert of ours fires in a real Alertmanager with its runbook, goes on firing there while it is told again, and is
     resolved there when it is over here.
@@ -567,13 +565,13 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
     def us(seconds):
         return clock.micros(now) + round(seconds * 1e6)
 
-    def told(kind: str) -> message.Message:
+    def notification(kind: str) -> message.Message:
         made = body(kind)
         made["alerts"][0] |= {"pending_us": us(-60), "fired_us": us(-30), "over_us": us(0) if kind == "over" else None}
         return message.compose(made, RULES, Contacts(), None)
 
     with receiver(lambda r: got.append(json.loads(r.body)) or Answer(200)) as hook, alertmanager(tmp_path, hook, port):
-        asyncio.run(channels.deliver(channel, told("firing"), settings, now))
+        asyncio.run(channels.deliver(channel, notification("firing"), settings, now))
         until(lambda: got)
         (stands,) = asked(f"http://127.0.0.1:{port}/api/v2/alerts")
         assert (
@@ -581,7 +579,7 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
             and stands["annotations"]["runbook"] == "massive_down"
             and stands["status"]["state"] == "active"
         )
-        asyncio.run(channels.deliver(channel, told("over"), settings, now))
+        asyncio.run(channels.deliver(channel, notification("over"), settings, now))
         until(lambda: got[-1]["status"] == "resolved")
 
 

@@ -1,7 +1,4 @@
-"""
-What people are notified of is the story as it was: whose requests fail, since when, how bad at that instant, and what
-works now.
-"""
+"""Notifications describe the fault correctly: whose requests fail, since when, how severe, and what works now."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +20,7 @@ HOUR = timedelta(hours=1)
 
 
 def page_alone(world: World) -> None:
-    """The page's requests to Massive fail; our own probes of it are answered."""
+    """The page's requests to Massive fail; our probes of it are answered."""
     world.fails["massive"] = 1.0
 
 
@@ -43,8 +40,7 @@ def test_whose_requests_fail(tmp_path: Path) -> None:
     desk = Desk(tmp_path, page_alone).live(BEGINS_S + 180)
     said = lines(desk.texts[0])
     assert (
-        desk.sent[0]["alerts"][0]["source"] == "page"
-        and "the requests that fail are the page's own" in said["Does not work"]
+        desk.sent[0]["alerts"][0]["source"] == "page" and "only the page's own requests fail" in said["Does not work"]
     )
     assert "option data from Massive" not in said.get("Still works", "")
 
@@ -60,7 +56,7 @@ def test_a_stop_of_the_apps_server_is_no_outage_of_massive(tmp_path: Path) -> No
     } <= {"app_down", "app_answers", "websocket_down"}
     alerts = {a["id"]: a for a in view(desk).alerts}
     found = [a for a in alerts.values() if a["rule"] == "availability" and a["source"] == "page"]
-    # By that no provider is left, which the app's server explains.
+    # "No provider is available" is inhibited by the app's server.
     roots = [alerts.get(a["inhibited_by"], {}).get("inhibited_by") or a["inhibited_by"] for a in found]
     assert found and all(str(root).startswith(("app_down-", "app_answers-")) for root in roots), roots
 
@@ -76,11 +72,8 @@ def restarted(world: World) -> None:
         world.born, world.uptime = 9_000.0, world.second - BEGINS_S - 20
 
 
-def test_a_clean_restart_notifies_nobody(tmp_path: Path) -> None:
-    """
-    Not of the app, and not of the providers whose requests the page counted as failed meanwhile; the restart is on
-    record.
-    """
+def test_a_clean_restart_notifies_no_one(tmp_path: Path) -> None:
+    """A clean restart notifies no one of the app or the providers, and is recorded."""
     desk = Desk(tmp_path, restarted).live(BEGINS_S + 720)
     assert desk.sent == [], desk.texts
     assert [t for t in desk.judge.record.transitions(clock.micros(desk.now)) if t[1] == "app_restarts"]
@@ -91,7 +84,7 @@ def test_since_is_when_it_began(tmp_path: Path) -> None:
     Massive fails from 09:45:00: the message, the status and the incident say so, though it took a minute to be sure.
     """
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
-    assert "Since 09:45:00 New York" in desk.texts[0]
+    assert "Since: 09:45:00 New York" in desk.texts[0]
     assert {a["since"] for a in view(desk).alerts if a["rule"] == "availability" and a["subject"] == "massive"} == {
         "2026-03-10T13:45:00.000Z"
     }
@@ -121,9 +114,9 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     the list shows peak and current severity.
     """
     desk = Desk(tmp_path, massive("server_5xx", errors=0), until_s=BEGINS_S + 240).live(BEGINS_S + 200)
-    chronicle = Incidents(desk.store, desk.settings, RULES)
-    chronicle.follow_alerts()
-    (incident,) = chronicle.all()
+    lifecycle = Incidents(desk.store, desk.settings, RULES)
+    lifecycle.follow_alerts()
+    (incident,) = lifecycle.all()
     opened, first = (
         incident.entries[0],
         next(
@@ -141,29 +134,26 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     )
     assert incident.peak == incident.current == "critical" != opened.body["severity"]
     desk.live(BEGINS_S + 1200)
-    chronicle.follow_alerts()
-    (incident,) = chronicle.all()
+    lifecycle.follow_alerts()
+    (incident,) = lifecycle.all()
     assert (incident.peak, incident.current) == ("critical", "none")
-    listed = incidents._listed([incident])
+    listed = incidents._list([incident])
     assert (
         listed.values[0]["peak_severity"] == "critical"
         and listed.values[0]["current_severity"] == "none"
-        and "severity now" in listed.words
+        and "peak" in listed.words
     )
 
 
 def blames_the_app(desk: Desk, length: timedelta = HOUR) -> bool:
     found = view(desk, length)
-    return any("not at massive" in s.words for s in found.sights) or any(
+    return any("not at massive" in s.words for s in found.summaries) or any(
         "not at massive" in s for s in found.panel("providers").sentences
     )
 
 
-def test_nobody_is_blamed_after_recovery(tmp_path: Path) -> None:
-    """
-    For the whole hour after an outage of Massive no panel sends people to the app: the page's failures and ours were of
-    the same time.
-    """
+def test_no_one_is_blamed_after_recovery(tmp_path: Path) -> None:
+    """For the hour after an outage of Massive no panel points at the app."""
     desk = Desk(tmp_path, massive("server_5xx"), until_s=BEGINS_S + 300)
     for after_s in (310, 360, 450, 590, 610, 900, 1500):
         desk.live(BEGINS_S + after_s)
@@ -244,7 +234,7 @@ def test_a_flag_is_no_message(tmp_path: Path) -> None:
     desk = Desk(tmp_path, ours_closed).live(BEGINS_S + 120)
     assert (
         "still counts its own connection as open" in lines(desk.texts[0])["Does not work"]
-        and "it works" not in lines(desk.texts[0])["Does not work"]
+        and "works: " not in lines(desk.texts[0])["Does not work"]
     )
 
 
@@ -261,7 +251,7 @@ def test_counts_that_stand_still_say_nothing(tmp_path: Path) -> None:
         ], late
         standing = {thing.about: thing for thing in impact.things(view(desk))}
         assert standing["massive"].state != "works" or name == "a"
-        assert "for the app's page" not in standing["massive"].words
+        assert "works: the app's page" not in standing["massive"].words
 
 
 def test_a_slow_server_does_not_work(tmp_path: Path) -> None:
@@ -272,8 +262,8 @@ def test_a_slow_server_does_not_work(tmp_path: Path) -> None:
         for text, sent in zip(desk.texts, desk.sent)
         if any(a["rule"] == "app_response_time" for a in sent["alerts"])
     )
-    assert "the app's server: it answers slowly, p95 3 s" in lines(text)["Does not work"], text
-    assert "the app's server" not in lines(text).get("Still works", "") + lines(text).get("Yet it works now", "")
+    assert "the app's server: it responds slowly, p95 3 s" in lines(text)["Does not work"], text
+    assert "the app's server" not in lines(text).get("Still works", "") + lines(text).get("Works again", "")
     assert lines(text)["Do first"].startswith(RULES["app_response_time"].action)
 
 
@@ -287,8 +277,8 @@ def test_a_fallback_without_options_is_missing(tmp_path: Path) -> None:
         text for text, sent in zip(desk.texts, desk.sent) if any(a["subject"] == "tradier" for a in sent["alerts"])
     )
     assert (
-        lines(text)["Do first"].startswith("Check what our plan with Tradier covers")
-        and "nobody serves options in its place" in text
+        lines(text)["Do first"].startswith("Check what our plan with Tradier includes")
+        and "no provider can replace Massive if it fails" in text
     ), text
 
 
@@ -308,22 +298,22 @@ def test_two_causes_are_both_named(tmp_path: Path) -> None:
     text = desk.texts[0]
     assert all(
         words in text.splitlines()[0]
-        for words in ("Neither provider serves", "Massive takes the connection", "Tradier does not accept our key")
+        for words in ("Neither provider is available", "Massive accepts the connection", "Tradier rejects our API key")
     ), text
     assert (
-        "Tradier: Check our key for Tradier" in lines(text)["Do first"]
+        "Tradier: Check our API key for Tradier" in lines(text)["Do first"]
         and "Massive: Check Massive's status page" in lines(text)["Do first"]
     )
-    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "other provider serves" not in text
+    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "other provider is available" not in text
 
 
-def test_nobody_serves_is_said_as_that(tmp_path: Path) -> None:
-    """Where no provider is left, no message sends a trader to see what serves."""
+def test_no_provider_available_is_stated(tmp_path: Path) -> None:
+    """If no provider is available, no message tells a trader to check which one is."""
     for name, fault in (("down", both("server_5xx")), ("refused", both("auth_401"))):
         desk = Desk(tmp_path / name, fault).live(BEGINS_S + 420)
         firing = [text for text, sent in zip(desk.texts, desk.sent) if sent["kind"] in ("firing", "rose")]
         assert firing and {lines(text)["For traders"] for text in firing} == {effects.NOBODY_SERVES}, firing
-        assert not [text for text in firing if "that the other provider serves" in text]
+        assert not [text for text in firing if "that the other provider is available" in text]
 
 
 def answers_nothing(world: World) -> None:
@@ -335,7 +325,7 @@ def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
     """That the page's requests succeed says nothing where the answers are empty."""
     desk = Desk(tmp_path, answers_nothing).live(BEGINS_S + 300)
     assert (
-        "it works" not in lines(desk.texts[0])["Does not work"]
+        "works: " not in lines(desk.texts[0])["Does not work"]
         and "option data from Massive (" in lines(desk.texts[0])["Does not work"]
     ), desk.texts[0]
 
@@ -346,11 +336,11 @@ def test_the_page_does_not_see_units_nor_missing_contracts(tmp_path: Path) -> No
     validation.
     """
     desk = Desk(tmp_path / "units", units).live(BEGINS_S + 240)
-    assert "in other units than usual" in lines(desk.texts[0])["Does not work"] and "Yet it works now" not in lines(
+    assert "in unusual units" in lines(desk.texts[0])["Does not work"] and "Works again" not in lines(desk.texts[0]), (
         desk.texts[0]
-    ), desk.texts[0]
+    )
     desk = Desk(tmp_path / "partial", partial).live(BEGINS_S + 300)
-    assert "only part of the chain comes" in lines(desk.texts[0])["Does not work"] and "Yet it works now" not in lines(
+    assert "chains are incomplete" in lines(desk.texts[0])["Does not work"] and "Works again" not in lines(
         desk.texts[0]
     ), desk.texts[0]
 
@@ -360,19 +350,19 @@ def test_the_newest_source_decides() -> None:
     By hand: of two sources the newest decides where the other is old, both are named where both are new; of none
     nothing is known.
     """
-    page, probe = impact.Said(True, "the app's page", 240.0), impact.Said(False, "our own probes", 4.0)
-    assert impact._judged("it", "prices", [page, probe]) == ("fails", "it (our own probes, 4 s ago)", "prices")
-    assert impact._judged("it", "prices", [page._replace(age_s=30.0), probe]) == (
+    page, probe = impact.Report(True, "the app's page", 240.0), impact.Report(False, "our probes", 4.0)
+    assert impact._combine("it", "prices", [page, probe]) == ("fails", "it (our probes, 4 s ago)", "prices")
+    assert impact._combine("it", "prices", [page._replace(age_s=30.0), probe]) == (
         "fails",
-        "it for our own probes, 4 s ago; for the app's page, 30 s ago it works",
+        "it (fails: our probes, 4 s ago; works: the app's page, 30 s ago)",
         "prices",
     )
-    assert impact._judged("it", "prices", [page, probe._replace(works=True)]) == (
+    assert impact._combine("it", "prices", [page, probe._replace(works=True)]) == (
         "works",
-        "it (our own probes, 4 s ago)",
+        "it (our probes, 4 s ago)",
         "prices",
     )
-    assert impact._judged("it", "prices", []).state == "unknown"
+    assert impact._combine("it", "prices", []).state == "unknown"
 
 
 def test_a_diagnosis_that_fails_blocks_nothing(
@@ -390,11 +380,11 @@ def test_a_diagnosis_that_fails_blocks_nothing(
         and not desk.sent[0]["alerts"][0]["headline"]
         and "Cause" not in lines(desk.texts[0])
     )
-    assert capsys.readouterr().err.count("could not be diagnosed (ZeroDivisionError: made up)") == 1
+    assert capsys.readouterr().err.count("the diagnosis failed (ZeroDivisionError: made up)") == 1
 
 
-def test_two_troubles_at_once_are_two_notifications(tmp_path: Path) -> None:
-    """That Massive is down explains no page that grows: people are notified of both, each by its own cause."""
+def test_two_problems_are_two_notifications(tmp_path: Path) -> None:
+    """An outage of Massive does not explain a growing page: people are notified of both, each with its cause."""
 
     def both(world: World) -> None:
         massive("server_5xx")(world)
@@ -410,8 +400,8 @@ def test_two_troubles_at_once_are_two_notifications(tmp_path: Path) -> None:
         if a["rule"] in ("availability", "memory")
     }
     assert named == {
-        ("availability", "Massive answers with errors of its own."),
-        ("memory", "The app's server, or its page, goes on growing."),
+        ("availability", "Massive returns server errors (5xx)."),
+        ("memory", "The memory of the app's server or page keeps growing."),
     }
 
 
@@ -447,7 +437,7 @@ def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
         "websocket_down",
     ) and found.confidence >= 0.9, found
     (prices,) = [thing for thing in impact.things(seen) if thing.about == "prices"]
-    assert prices.state == "fails" and "pages connected before 09:45:00 New York are not served" in prices.words
+    assert prices.state == "fails" and "pages connected before 09:45:00 New York receive no messages" in prices.words
     desk.page = PageOf(BEGINS_S + 900)  # It is refreshed.
     desk.live(BEGINS_S + 1200)
     assert desk.sent[-1]["kind"] == "over" and not [a for a in view(desk).alerts if a["rule"] == "websocket_down"], (
@@ -479,7 +469,7 @@ def test_a_page_that_is_served_is_not_accused(tmp_path: Path, healed: str) -> No
 
 
 def refused_while_starved(world: World) -> None:
-    """Our own collector gets too little time; two minutes later Massive says that we ask too often."""
+    """The collector is short of CPU time; two minutes later Massive rate-limits our requests."""
     world.lag_s = 2.0
     if world.second > BEGINS_S + 120:
         world.every("rate_limited_429", ("liveness", "massive"), ("data", "massive"))
@@ -495,9 +485,9 @@ def test_what_massive_answers_names_the_alert_though_our_machine_is_busy(tmp_pat
         text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "answers" for a in sent["alerts"])
     )
     assert diagnosis.diagnose(view(desk)).cause == "provider_rate_limited"
-    assert text.splitlines()[0].startswith("[notify] We ask Massive too often") and lines(text)["Cause"].startswith(
-        "provider_rate_limited of massive"
-    ), text
-    assert "monitor_down of collector" in lines(text)["Cause"] and lines(text)["Do first"].startswith(
-        "Ask Massive less often"
+    assert text.splitlines()[0].startswith("[notify] Massive rate-limits our requests") and lines(text)[
+        "Cause"
+    ].startswith("Massive rate-limits our requests, confidence"), text
+    assert "Also: Our collector is running but" in lines(text)["Cause"] and lines(text)["Do first"].startswith(
+        "Send fewer requests to Massive"
     )

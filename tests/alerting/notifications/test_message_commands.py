@@ -68,6 +68,12 @@ def spans(mrkdwn: str) -> list[str]:
     return [html.unescape(a or b) for a, b in re.findall(r"```(.+?)```|`([^`\n]+)`", mrkdwn)]
 
 
+def in_blocks(blocks: list[dict[str, Any]]) -> str:
+    """The markup of a Slack message's blocks."""
+    texts = [t for b in blocks for t in (b.get("text"), *b.get("fields", ()), *b.get("elements", ())) if t]
+    return "\n".join(t["text"] for t in texts if t["type"] == "mrkdwn")
+
+
 def copied(
     kind: str, what: Message, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
@@ -122,7 +128,9 @@ def copied(
     sent = [json.loads(r.body) for r in got]
     match kind:
         case "slack":
-            return [c for c in spans(sent[0]["text"]) if c.startswith("ops ")]
+            shown = [c for c in spans(in_blocks(sent[0]["blocks"])) if c.startswith("ops ")]
+            assert shown == [c for c in spans(sent[0]["text"]) if c.startswith("ops ")]
+            return shown
         case "pagerduty":
             return [
                 c
@@ -157,23 +165,25 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 def made(day: Day, kind: str) -> Message:
     """A message of a kind about the alert that fires, with free text that would be markup."""
-    (notice,) = [n for n in day.notifying.dispatch.standing() if n.rule == "availability" and n.subject == "massive"]
-    told = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | {
+    (notice,) = [
+        n for n in day.notifying.notifications.open_states() if n.rule == "availability" and n.subject == "massive"
+    ]
+    alert = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | {
         "alert": notice.alert,
         "sentence": MARKUP,
     }
     where = day.settings.where
-    staff = Contacts({name: Role(name, (MARKUP,)) for name in PATH}, lab_url="https://lab.example")
+    contacts = Contacts({name: Role(name, (MARKUP,)) for name in PATH}, lab_url="https://lab.example")
     if kind in KINDS:
-        return message.compose(body(kind, alerts=[told] * (12 if kind == "rose" else 1)), RULES, staff, None, where)
+        return message.compose(body(kind, alerts=[alert] * (12 if kind == "rose" else 1)), RULES, contacts, None, where)
     if kind == "missed job":
-        late = told | {
+        late = alert | {
             "rule": "schedule",
             "source": "schedule",
             "runbook": None,
             "again": ["report", "weekly", "--period", "2026-W10"],
         }
-        return message.compose(body("firing", alerts=[late]), RULES, staff, None, where)
+        return message.compose(body("firing", alerts=[late]), RULES, contacts, None, where)
     if kind == "report":
         page = "/x/a_b_c *d*.html"
         return message.compose(
@@ -183,7 +193,7 @@ def made(day: Day, kind: str) -> Message:
                 "kind": "report",
                 "severity": "notify",
                 "title": MARKUP,
-                "lines": [["", MARKUP], ["Stands in", page]],
+                "lines": [["", MARKUP], ["Report", page]],
                 "page": page,
                 "made_us": 1,
                 "roles": [],
@@ -191,17 +201,17 @@ def made(day: Day, kind: str) -> Message:
                 "alerts": [],
             },
             RULES,
-            staff,
+            contacts,
             None,
             where,
         )
     if kind == "trial":
-        return message.test_message("desk", "terminal", staff, where)
+        return message.test_message("desk", "terminal", contacts, where)
     return message.free_text(
         "desk",
         "desk-1",
         MARKUP,
-        staff,
+        contacts,
         (("SHA-256", Code("ab" * 32)), ("Read it", message.command("incident", "list", where=where))),
     )
 
@@ -265,7 +275,9 @@ def test_every_command_does_what_it_says(alive: Day) -> None:
         ended = shell(command, alive.settings.base)
         assert ended.returncode == 0 or ("report weekly" in command and ended.returncode == 3), (command, ended.stderr)
         if " ack " in command:
-            assert "is taken by" in ended.stdout and [by for by, _, _ in alive.notifying.dispatch.acks().values()]
+            assert "acknowledged by" in ended.stdout and [
+                by for by, _, _ in alive.notifying.notifications.acks().values()
+            ]
         if "runbook open" in command:
             assert (
                 list((alive.settings.outputs / "incidents" / incident.id).glob("01_massive_down.ipynb"))
@@ -299,11 +311,11 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
     store = Database(settings.url, lambda: at("10:30"))
     agenda = DueJobs.of(store, settings, Contacts())
     agenda.begin(at("07:00"))
-    found = agenda.told(at("10:30"), {})
-    NotificationStore(store, "two").heard(found)
+    found = agenda.alerts_of_missed(at("10:30"), {})
+    NotificationStore(store, "two").store_external_alerts(found)
     notifying = NotificationTasks(store, settings, RULES, Contacts(), lambda: at("10:30"))
     made = [notifying.sender.rendered(name) for name in notifying.plan()]
-    by_hand = {str(words) for m in made for head, words in m.lines if head == "By hand"}
+    by_hand = {str(words) for m in made for head, words in m.lines if head == "Run by hand"}
     where = f"--home '{home}' --app two"
     assert by_hand == {
         f"ops run '{home}/mine.ipynb' -p 'words=a b' -p deep=3 {where}",
@@ -367,7 +379,7 @@ def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory
     alert = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | dict.fromkeys(
         ("alert", "rule", "subject", "source", "sentence", "runbook"), outside
     )
-    staff = Contacts({name: Role(name, (outside,)) for name in PATH})
+    contacts = Contacts({name: Role(name, (outside,)) for name in PATH})
     if kind == "report":
         what = message.compose(
             {
@@ -383,18 +395,18 @@ def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory
                 "alerts": [],
             },
             RULES,
-            staff,
+            contacts,
             None,
         )
     elif kind == "said":
-        what = message.free_text("desk", "desk-1", outside, staff, ((outside, Code(outside)),))
+        what = message.free_text("desk", "desk-1", outside, contacts, ((outside, Code(outside)),))
     else:
-        what = message.compose(body(kind, alerts=[alert], group=outside, roles=[*PATH, outside]), RULES, staff, None)
+        what = message.compose(body(kind, alerts=[alert], group=outside, roles=[*PATH, outside]), RULES, contacts, None)
     mail = channels.mail(mailing(25), what, settings, NOW, None)
     parts = [
         what.plain,
         what.slack,
-        what.html,
+        what.html(),
         mail["subject"],
         mail["message-id"],
         *(part.get_content() for part in mail.walk() if not part.is_multipart()),

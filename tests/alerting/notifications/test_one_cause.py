@@ -1,4 +1,4 @@
-"""One cause, one notification, the right runbook: each cause of the contract against every rule that it sets off."""
+"""One cause gives one notification with the right runbook, for each cause and each rule that it triggers."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -122,7 +122,7 @@ def hanging(world: World) -> None:
 
 
 def impatient(world: World) -> None:
-    """The app gives up on Massive too early: its own requests fail, ours are answered."""
+    """The app's timeout for Massive is too short: its requests fail, our probes get responses."""
     world.fails["massive"], world.errors, world.page_errors = 1.0, 4, 4
 
 
@@ -215,7 +215,7 @@ def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
     """
     fault, wanted, subject, runbook = CAUSES[name]
     desk = Desk(tmp_path, fault).live(BEGINS_S + 600)
-    told = [
+    sent = [
         (
             m["kind"],
             m["severity"],
@@ -225,15 +225,15 @@ def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
         )
         for m in desk.sent
     ]
-    assert [m["kind"] for m in desk.sent if m["kind"] != "rose"] == ["firing"], told
+    assert [m["kind"] for m in desk.sent if m["kind"] != "rose"] == ["firing"], sent
     first = desk.sent[0]
-    assert {a["rule"] for a in first["alerts"]} <= wanted and {a["runbook"] for a in first["alerts"]} == {runbook}, told
-    assert subject is None or {a["subject"] for a in first["alerts"]} == {subject}, told
-    assert all({a["runbook"] for a in m["alerts"]} == {runbook} for m in desk.sent), told
+    assert {a["rule"] for a in first["alerts"]} <= wanted and {a["runbook"] for a in first["alerts"]} == {runbook}, sent
+    assert subject is None or {a["subject"] for a in first["alerts"]} == {subject}, sent
+    assert all({a["runbook"] for a in m["alerts"]} == {runbook} for m in desk.sent), sent
 
 
-def test_a_healthy_desk_notifies_nobody(tmp_path: Path) -> None:
-    """Half an hour without a fault is quiet, from its first minute on."""
+def test_a_healthy_desk_notifies_no_one(tmp_path: Path) -> None:
+    """Half an hour without a fault sends nothing, from the first minute on."""
     assert Desk(tmp_path, healthy).live(1800).sent == []
 
 
@@ -242,13 +242,10 @@ def test_a_healthy_desk_notifies_nobody(tmp_path: Path) -> None:
     [(network, {"our_network"}), (network_of_all, {"our_network"}), (app_down, {"app_down", "websocket_down"})],
     ids=["our network", "our network, and the page's", "the app's server"],
 )
-def test_what_was_explained_is_no_trouble_of_its_own_afterwards(
+def test_inhibited_alerts_are_not_notified_afterwards(
     tmp_path: Path, fault: Callable[[World], None], firsts: set[str]
 ) -> None:
-    """
-    In the twenty minutes after a trouble of four minutes nobody is notified of what its own alert explained, whatever
-    the other windows still hold.
-    """
+    """For 20 minutes after a fault of 4 minutes no one is notified of its inhibited effects."""
     desk = Desk(tmp_path, fault, until_s=BEGINS_S + 240).live(BEGINS_S + 240)
     while desk.second < BEGINS_S + 1500:
         desk.live(desk.second + 300)

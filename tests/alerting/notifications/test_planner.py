@@ -1,12 +1,10 @@
-"""
-When people are told, and of what: a difference between what is so and what was told, whatever happened in between.
-"""
+"""When a notification is due, to which roles and about what: the difference between current and notified state."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opslib.alerting.notifications.planner import AlertChange, Cause, NotificationState, Silence, due
+from opslib.alerting.notifications.planner import AlertChange, Cause, NotificationState, Silence, due_notifications
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import PATH
 
@@ -43,10 +41,10 @@ class Desk:
         }
         self.silences: list[Silence] = []
         self.acks: dict[str, tuple[str, int]] = {}
-        self.told: list[tuple[float, str, str, tuple[str, ...]]] = []
+        self.sent: list[tuple[float, str, str, tuple[str, ...]]] = []
 
     def happens(self, kind: str, at_s: float, severity: str = "critical", alert: str = "a") -> "Desk":
-        self.notices[alert].take(edge(kind, at_s, severity, alert))
+        self.notices[alert].apply(edge(kind, at_s, severity, alert))
         return self
 
     def quiet(self, from_s: float, until_s: float, **what: str) -> "Desk":
@@ -65,20 +63,19 @@ class Desk:
         return self
 
     def at(self, at_s: float) -> list[tuple[str, str]]:
-        found = due([n for n in self.notices.values() if n.open], self.silences, self.acks, STAFF, round(at_s * S))
-        self.told += [(at_s, t.kind, t.notice.alert, t.roles) for t in found]
+        found = due_notifications(
+            [n for n in self.notices.values() if n.open], self.silences, self.acks, STAFF, round(at_s * S)
+        )
+        self.sent += [(at_s, t.kind, t.state.alert, t.roles) for t in found]
         for telling in found:
             if telling.kind in ("over", "passed"):
-                telling.notice.closed()
-        return [(t.kind, t.notice.alert) for t in found]
+                telling.state.reset()
+        return [(t.kind, t.state.alert) for t in found]
 
 
 @pytest.mark.parametrize(("severity", "waits_s"), [("notify", 15), ("critical", 5), ("escalate", 5)])
-def test_fired_then_over(severity: str, waits_s: int) -> None:
-    """
-    What fires is told once after the wait for its group, a short one where it is critical, then its end, each to the
-    role that its rule names.
-    """
+def test_fired_then_resolved(severity: str, waits_s: int) -> None:
+    """A firing alert is notified once after the group wait, its resolution once; both go to the role of its rule."""
     desk = Desk().happens("fired", 100, severity)
     assert [desk.at(t) for t in (100, 99 + waits_s, 100 + waits_s, 101 + waits_s, 200)] == [
         [],
@@ -89,38 +86,37 @@ def test_fired_then_over(severity: str, waits_s: int) -> None:
     ]
     desk.happens("resolved", 300, severity)
     assert [desk.at(t) for t in (300, 301)] == [[("over", "a")], []] and all(
-        "Tech Lead" in roles for *_, roles in desk.told
+        "Tech Lead" in roles for *_, roles in desk.sent
     )
     assert not desk.notices["a"].open
 
 
-def test_what_becomes_worse_is_told_at_once() -> None:
-    """
-    A rise in severity waits for no group; what escalates is told to everybody, and so is its end; a fall is told to
-    nobody.
-    """
+def test_raised_severity_is_notified_at_once() -> None:
+    """A raised severity does not wait for a group; escalate notifies all roles; a lowered severity notifies no one."""
     desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
     assert desk.at(WAIT) == [("firing", "a")]
     desk.happens("rose", 100, "escalate")
-    assert desk.at(100) == [("rose", "a")] and set(desk.told[-1][3]) == set(PATH)
+    assert desk.at(100) == [("rose", "a")] and set(desk.sent[-1][3]) == set(PATH)
     desk.happens("fell", 200, "escalate")
     assert desk.at(200) == []
     desk.happens("fell", 210, "critical").happens("resolved", 300, "notify")
-    assert desk.at(300) == [("over", "a")] and set(desk.told[-1][3]) == set(PATH)
+    assert desk.at(300) == [("over", "a")] and set(desk.sent[-1][3]) == set(PATH)
 
 
-def test_who_rises_again_to_what_was_told_is_not_told_again() -> None:
-    """A severity that was told, left and reached again within one life is told once."""
+def test_severity_reached_again_is_not_notified_again() -> None:
+    """A severity that is left and reached again within one episode is notified once."""
     desk = Desk().happens("fired", 0, "critical")
     desk.at(WAIT)
     for t in range(60, 600, 60):
         desk.happens("fell" if t % 120 else "rose", t, "escalate")
         desk.at(t)
-    assert [kind for _, kind, *_ in desk.told] == ["firing", "rose"]
+    assert [kind for _, kind, *_ in desk.sent] == ["firing", "rose"]
 
 
 def test_one_message_for_a_group() -> None:
-    """What fires in one panel while its first alert waits, or stands, is of its group; two panels are two groups."""
+    """
+    Alerts of one panel that fire during the wait or while the group is open share a message; two panels are two groups.
+    """
     desk = Desk("a", "b").happens("fired", 0, alert="a").happens("fired", 10, alert="b")
     assert desk.at(WAIT) == [("firing", "a"), ("firing", "b")] and {n.group for n in desk.notices.values()} == {"a"}
     desk.notices["c"] = NotificationState("c", "gamma_zero", "app", "page", "greeks", "Trading Manager")
@@ -134,26 +130,20 @@ def test_one_message_for_a_group() -> None:
 
 
 @pytest.mark.parametrize(("severity", "expected"), [("critical", ["unheard"] * 3), ("notify", [])])
-def test_nobody_says_anything(severity: str, expected: list[str]) -> None:
-    """
-    A critical alert that nobody takes goes up the path, a role at a time, then to whoever is left; what is less waits
-    to be repeated.
-    """
+def test_unacknowledged_alert_escalates(severity: str, expected: list[str]) -> None:
+    """A critical alert without acknowledgement escalates role by role; a lower severity is only repeated."""
     desk = Desk().happens("fired", 0, severity)
     for minute in range(1, 90):
         desk.at(60 * minute)
-    assert [kind for _, kind, *_ in desk.told] == ["firing", *expected]
-    assert [roles for *_, roles in desk.told[1:]] == [("DevOps",), ("Trading Manager",), ("Junior Trader",)][
+    assert [kind for _, kind, *_ in desk.sent] == ["firing", *expected]
+    assert [roles for *_, roles in desk.sent[1:]] == [("DevOps",), ("Trading Manager",), ("Junior Trader",)][
         : len(expected)
     ]
     assert desk.at(90 * 60 + REPEAT) == [("repeat", "a")]
 
 
-def test_who_takes_it_is_left_alone() -> None:
-    """
-    An alert that somebody has taken is neither repeated nor passed on, but told when it becomes worse and when it is
-    over; taking its group takes it.
-    """
+def test_acknowledged_alert_is_not_repeated() -> None:
+    """An acknowledged alert is neither repeated nor escalated; a raised severity and the resolution are notified."""
     for taken in ("a", "g"):
         desk = Desk().happens("fired", 0)
         desk.at(WAIT)
@@ -166,8 +156,8 @@ def test_who_takes_it_is_left_alone() -> None:
         assert desk.at(50_000) == [("over", "a")]
 
 
-def test_who_takes_one_takes_all_that_fires_with_it() -> None:
-    """Taking any alert of a group takes the group; taking it while it is still pending counts."""
+def test_acknowledgement_covers_the_group() -> None:
+    """Acknowledging one alert acknowledges its group, also while the alert is pending."""
     desk = Desk("a", "b").happens("fired", 0, alert="a").happens("fired", 1, alert="b")
     desk.at(WAIT)
     desk.acks["b"] = ("Ann", 20 * S)
@@ -180,33 +170,27 @@ def test_who_takes_one_takes_all_that_fires_with_it() -> None:
     assert early.at(100 + WAIT) == [("firing", "a")] and early.at(100 + WAIT + AFTER) == []
 
 
-def test_what_was_less_for_a_while_is_told_again() -> None:
-    """
-    A severity that is reached again long after it was told is told again, to its own role, before anybody else is
-    called.
-    """
+def test_severity_reached_much_later_is_notified_again() -> None:
+    """A severity reached again long after its notification is notified again, to its own role first."""
     desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
     desk.at(WAIT)
     desk.happens("fell", 100, "critical")
     assert desk.at(100) == []
     desk.happens("rose", 4000, "critical")
-    assert desk.at(4000) == [("rose", "a")] and desk.told[-1][3] == ("Tech Lead",) and desk.at(4000 + AFTER - 1) == []
+    assert desk.at(4000) == [("rose", "a")] and desk.sent[-1][3] == ("Tech Lead",) and desk.at(4000 + AFTER - 1) == []
 
 
-def test_after_a_silence_what_still_fires_is_told_to_its_own() -> None:
-    """
-    What was told before a silence and still fires after it is told to its own role then, and nobody is called for the
-    time of the silence.
-    """
+def test_after_a_silence_a_firing_alert_is_repeated() -> None:
+    """An alert notified before a silence and still firing after it is repeated to its role, without escalation."""
     desk = Desk().happens("fired", 0)
     desk.at(WAIT)
     desk.quiet(100, 3700)
     assert not [t for s in range(100, 3700, 60) for t in desk.at(s)]
-    assert desk.at(3700) == [("repeat", "a")] and desk.told[-1][3] == ("Tech Lead",) and desk.at(3760) == []
+    assert desk.at(3700) == [("repeat", "a")] and desk.sent[-1][3] == ("Tech Lead",) and desk.at(3760) == []
 
 
-def test_what_was_taken_before_it_fired_anew() -> None:
-    """Who has taken an alert has not taken what becomes of it after it was over."""
+def test_acknowledgement_ends_with_the_episode() -> None:
+    """An acknowledgement does not cover the alert when it fires again after its end."""
     desk = Desk().happens("fired", 0, "critical")
     desk.at(WAIT)
     desk.acks["a"] = ("Ann", 20 * S)
@@ -217,11 +201,8 @@ def test_what_was_taken_before_it_fired_anew() -> None:
     assert desk.at(5000 + WAIT) == [("firing", "a")] and desk.at(5000 + WAIT + AFTER) == [("unheard", "a")]
 
 
-def test_a_silenced_alert_tells_nobody() -> None:
-    """
-    What fires and is over within a silence is never told; what still fires at its end is told then; what was told
-    before is over after it.
-    """
+def test_a_silenced_alert_notifies_no_one() -> None:
+    """An alert over within a silence is never notified; one that still fires is notified when the silence ends."""
     desk = Desk().quiet(0, 1000).happens("fired", 10)
     assert not [t for s in range(10, 500, 10) for t in desk.at(s)]
     desk.happens("resolved", 500)
@@ -236,22 +217,22 @@ def test_a_silenced_alert_tells_nobody() -> None:
     assert not [t for s in range(100, 1000, 10) for t in desk.at(s)] and desk.at(1000) == [("over", "a")]
 
 
-def test_a_silence_of_something_else_keeps_nothing_quiet() -> None:
-    """A silence holds only for the rule, subject and source that it names, and only from its beginning to its end."""
+def test_a_silence_matches_only_its_alerts() -> None:
+    """A silence holds only for its rule, subject and source, and only within its time."""
     for what in ({"rule": "errors"}, {"subject": "tradier"}, {"source": "probe"}):
         assert Desk().quiet(0, 1000, **what).happens("fired", 0).at(WAIT) == [("firing", "a")]
     assert Desk().quiet(0, WAIT).happens("fired", 0).at(WAIT) == [("firing", "a")]
     assert Desk().quiet(WAIT + 1, 1000).happens("fired", 0).at(WAIT) == [("firing", "a")]
 
 
-def test_what_began_and_ended_meanwhile() -> None:
-    """What fired and was over before anybody could be told is told once, afterwards; what is told late is told, too."""
+def test_missed_alert_is_summarised_once() -> None:
+    """An alert that was over before anyone could be notified is reported once afterwards."""
     desk = Desk("a", "b").happens("fired", 0).happens("resolved", 100).happens("fired", 50, alert="b")
     assert desk.at(5000) == [("passed", "a"), ("firing", "b")] and desk.at(5001) == [] and not desk.notices["a"].open
 
 
-def test_another_life_is_another_notice() -> None:
-    """After its end was told an alert that falls below and rises again within one life is told again."""
+def test_another_episode_is_another_notification() -> None:
+    """After its resolution was notified, an alert that fires again is notified again."""
     desk = Desk().happens("fired", 0, "notify")
     desk.at(WAIT)
     desk.happens("fell", 100, "notify")
@@ -260,8 +241,10 @@ def test_another_life_is_another_notice() -> None:
     assert desk.at(200 + WAIT) == [("firing", "a")]
 
 
-def test_what_a_neighbour_says_of_ours() -> None:
-    """What another monitor says of an alert that fires here is told by nobody twice; what only it sees is told."""
+def test_external_alert_of_our_rule_is_not_notified_twice() -> None:
+    """
+    An external alert of one of our firing alerts is not notified twice; one that only the external monitor has is.
+    """
     desk = Desk().happens("fired", 0)
     desk.notices["p"] = NotificationState("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
     desk.happens("fired", 0, alert="p")
@@ -294,10 +277,9 @@ def test_what_a_neighbour_says_of_ours() -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_told_is_so_in_the_end(steps: list[tuple[str, int]]) -> None:
+def test_every_beginning_gets_its_end(steps: list[tuple[str, int]]) -> None:
     """
-    Whatever happens, whoever was told of a beginning is told of its end, never an end without a beginning, and nothing
-    within a silence.
+    Whoever is notified of a beginning is notified of its end, never of an end alone, and of nothing within a silence.
     """
     desk, now, fires = Desk(), 0.0, set[str]()
     for what, after in steps:
@@ -314,16 +296,16 @@ def test_told_is_so_in_the_end(steps: list[tuple[str, int]]) -> None:
             desk.quiet(now, 10**6)
         elif what == "loud":
             desk.silences = [s._replace(until_us=min(s.until_us, round(now * S))) for s in desk.silences]
-        before = len(desk.told)
+        before = len(desk.sent)
         desk.at(now)
-        assert len(desk.told) == before or not any(s.from_us <= now * S < s.until_us for s in desk.silences)
+        assert len(desk.sent) == before or not any(s.from_us <= now * S < s.until_us for s in desk.silences)
     desk.silences = []
     for severity in sorted(fires):
         desk.happens("resolved", now + 1, severity)
     desk.at(now + 1)
     desk.at(now + 1 + WAIT)
     stands = False
-    for _, kind, *_ in desk.told:
+    for _, kind, *_ in desk.sent:
         assert stands == (kind not in ("firing", "passed"))
         stands = kind not in ("over", "passed")
     assert not stands and not desk.notices["a"].open
@@ -345,7 +327,7 @@ class Troubles(Desk):
         self.causes: dict[str, Cause] = {}
 
     def at(self, at_s: float) -> list[tuple[str, str]]:
-        found = due(
+        found = due_notifications(
             [n for n in self.notices.values() if n.open],
             self.silences,
             self.acks,
@@ -353,17 +335,17 @@ class Troubles(Desk):
             round(at_s * S),
             lambda n: self.causes.get(n.rule),
         )
-        self.told += [(at_s, t.kind, t.notice.alert, t.roles) for t in found]
+        self.sent += [(at_s, t.kind, t.state.alert, t.roles) for t in found]
         for telling in found:
             if telling.kind in ("over", "passed"):
-                telling.notice.closed()
-        return [(t.kind, t.notice.alert) for t in found]
+                telling.state.reset()
+        return [(t.kind, t.state.alert) for t in found]
 
 
 KEY = Cause(
     "provider_auth of massive",
     "words",
-    "Massive does not accept our key.",
+    "Massive rejects our API key.",
     "provider_availability",
     "answers",
     "DevOps",
@@ -371,10 +353,10 @@ KEY = Cause(
 
 
 @pytest.mark.parametrize("first", ["page", "probe"])
-def test_two_sources_are_one_trouble(first: str) -> None:
+def test_two_sources_are_one_problem(first: str) -> None:
     """
-    The same by the page and by our own probes is one message, whoever says so first; worse is one more; its end comes
-    with the last of them.
+    The same alert from the page and from probes is one message; a higher severity is another; the end comes with the
+    last.
     """
     second = {"page": "probe", "probe": "page"}[first]
     desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe"))
@@ -396,8 +378,8 @@ def test_two_sources_are_one_trouble(first: str) -> None:
     )
 
 
-def test_what_is_unheard_is_passed_on_once() -> None:
-    """Of two sources of one trouble one is repeated and goes up the path."""
+def test_two_sources_escalate_once() -> None:
+    """Of two sources of one problem only one is repeated and escalated."""
     desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe")).happens(
         "fired", 0, alert="page"
     )
@@ -405,18 +387,15 @@ def test_what_is_unheard_is_passed_on_once() -> None:
     desk.happens("fired", 60, alert="probe")
     for minute in range(1, 40):
         desk.at(60 * minute)
-    assert [(kind, alert) for _, kind, alert, _ in desk.told] == [
+    assert [(kind, alert) for _, kind, alert, _ in desk.sent] == [
         ("firing", "page"),
         ("unheard", "page"),
         ("unheard", "page"),
     ]
 
 
-def test_what_one_cause_sets_off_is_one_trouble() -> None:
-    """
-    An alert of another panel with the cause that people were notified of is sent only where it is more severe, to who
-    acts on the cause; another cause's is sent.
-    """
+def test_one_cause_is_one_problem() -> None:
+    """An alert with an already notified cause is sent only if it is more severe; an alert of another cause is sent."""
     desk = Troubles(
         of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"), of("memory", "memory", "page")
     )
@@ -424,7 +403,7 @@ def test_what_one_cause_sets_off_is_one_trouble() -> None:
     desk.happens("fired", 0, "notify", alert="errors")
     assert (
         desk.at(WAIT) == [("firing", "errors")]
-        and desk.told[-1][3] == ("DevOps",)
+        and desk.sent[-1][3] == ("DevOps",)
         and desk.notices["errors"].runbook == "provider_availability"
     )
     desk.happens("fired", 100, "notify", alert="answers")
@@ -435,8 +414,8 @@ def test_what_one_cause_sets_off_is_one_trouble() -> None:
     assert desk.at(300 + WAIT) == [("firing", "memory")]
 
 
-def test_the_same_cause_much_later_is_another_trouble() -> None:
-    """An alert that lingers from the first outage hides no second one: what fires long afterwards is sent."""
+def test_the_same_cause_much_later_is_another_problem() -> None:
+    """An alert that still fires from a first outage does not hide a later one of the same cause."""
     desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"))
     desk.causes = {"errors": KEY, "answers": KEY}
     desk.happens("fired", 0, alert="errors")
@@ -445,11 +424,8 @@ def test_the_same_cause_much_later_is_another_trouble() -> None:
     assert ("firing", "answers") in desk.at(2400 + WAIT)
 
 
-def test_a_story_without_its_cause_is_told_again_with_it() -> None:
-    """
-    Where people were notified of an effect before the diagnosis was sure, the alert of the cause is sent, for its
-    runbook is another.
-    """
+def test_a_cause_found_later_is_notified() -> None:
+    """If people were notified of an effect before the diagnosis was sure, the alert of the cause is sent, too."""
     desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers")).happens(
         "fired", 0, alert="errors"
     )
@@ -459,8 +435,8 @@ def test_a_story_without_its_cause_is_told_again_with_it() -> None:
     assert desk.at(100 + WAIT) == [("firing", "answers")]
 
 
-def test_a_silenced_trouble_hides_no_other() -> None:
-    """Who silences the effect is notified of the cause all the same."""
+def test_a_silenced_effect_does_not_hide_its_cause() -> None:
+    """If the effect is silenced, people are still notified of the cause."""
     desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"))
     desk.causes = {"errors": KEY, "answers": KEY}
     desk.happens("fired", 0, alert="errors")
@@ -471,11 +447,8 @@ def test_a_silenced_trouble_hides_no_other() -> None:
     assert desk.at(100 + WAIT) == [("firing", "answers")]
 
 
-def test_what_nothing_is_at_fault_for_is_held() -> None:
-    """
-    Nobody is notified of zeros that are right for contracts of today, nor of their end; where that is no longer the
-    cause, it is sent at once.
-    """
+def test_an_alert_without_a_fault_is_held_back() -> None:
+    """Zero gammas that are correct at expiry are not notified; once the cause changes the alert is sent at once."""
     expiry = KEY._replace(name="expiry", headline="Contracts expire today.", no_fault=True)
     desk = Troubles(of("zeros", "gamma_zero", "page", "greeks"))
     desk.causes = {"gamma_zero": expiry}

@@ -1,6 +1,5 @@
 """
-From alert to person: the demo's day told to the right roles, and no more than that; who watches the watcher; what a
-message says.
+From alert to person: the demo's day notifies the right roles, a dead collector is noticed, and texts are complete.
 """
 
 import asyncio
@@ -44,7 +43,7 @@ KEEPS_PASSED = "-all"
 class Day:
     """The demo's scripted day as a desk lives it: judged and told at every step of a clock that is set by hand."""
 
-    def __init__(self, home: Path, url: str, begins: str, keeps_passed: bool = False, **staff: Any):
+    def __init__(self, home: Path, url: str, begins: str, keeps_passed: bool = False, **contacts: Any):
         self.at = at(begins)
         self.settings = settings_module.load(home, None, {})
         self.store = Database(self.settings.url, lambda: self.at)
@@ -57,7 +56,7 @@ class Day:
         }
         roles = {name: Role(name, (), ("lead",) if name == "Tech Lead" else ("desk",)) for name in PATH}
         self.notifying = NotificationTasks(
-            self.store, self.settings, RULES, Contacts(roles, hooks, **staff), lambda: self.at
+            self.store, self.settings, RULES, Contacts(roles, hooks, **contacts), lambda: self.at
         )
 
     def _come(self) -> None:
@@ -71,12 +70,12 @@ class Day:
         while self.at < at(until):
             self.at += timedelta(seconds=step_s)
             self._come()
-            self.judge.judge()
+            self.judge.evaluate_due()
             self.notifying.plan()
             asyncio.run(self._send())
 
     async def _send(self) -> None:
-        for channel in self.notifying.staff.channels.values():
+        for channel in self.notifying.contacts.channels.values():
             while await self.notifying.sender.send(channel):
                 pass
 
@@ -92,21 +91,21 @@ def hook(got: list[tuple[str, dict[str, Any]]]) -> Any:
     """A receiver; what had begun and ended before a test's day began is let go of."""
 
     def answer(r: Request) -> Answer:
-        told = json.loads(r.body)
-        if told["kind"] != "passed" or KEEPS_PASSED in r.path:
-            got.append((r.path.strip("/").removesuffix(KEEPS_PASSED), told))
+        body = json.loads(r.body)
+        if body["kind"] != "passed" or KEEPS_PASSED in r.path:
+            got.append((r.path.strip("/").removesuffix(KEEPS_PASSED), body))
         return Answer(204)
 
     with receiver(answer) as url:
         yield url
 
 
-def test_an_outage_is_told_three_times(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+def test_an_outage_sends_three_notifications(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
     """
-    The demo's outage of Massive is told once when it fires, to the Tech Lead; once when it lasts, to everybody; once at
-    its end, to who was told; the errors and fallbacks that it causes are told to nobody.
+    The outage of Massive notifies the Tech Lead, then everybody as it lasts, then all of them at its end; its effects
+    notify no one.
     """
-    outage = next(t for t in scripted().troubles if t.name == "massive_outage")
+    outage = next(t for t in scripted().faults if t.name == "massive_outage")
     day = Day(tmp_path, hook, "11:15")
     day.live("12:30")
     assert [(where, m["kind"], m["severity"]) for where, m in got] == [
@@ -133,24 +132,23 @@ def test_an_outage_is_told_three_times(tmp_path: Path, hook: str, got: list[tupl
     )
 
 
-def test_what_was_acknowledged_is_not_passed_on(
+def test_an_acknowledged_alert_is_not_escalated(
     tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """The burst of broken Greeks is passed on up the path when nobody takes it, and not when somebody has."""
+    """The burst of bad Greeks escalates without acknowledgement, and does not with one."""
     for who, expected in (("", ["firing", "rose", "unheard"]), ("Ann", ["firing", "rose"])):
         got.clear()
         day = Day(tmp_path / (who or "nobody"), hook, "10:05")
         day.live("10:15")
         if who:
-            day.notifying.dispatch.ack(got[-1][1]["alerts"][0]["alert"], who)
+            day.notifying.notifications.ack(got[-1][1]["alerts"][0]["alert"], who)
         day.live("10:30", 30)
         assert [m["kind"] for _, m in got] == expected
 
 
-def test_told_late_when_nobody_was_there(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+def test_notified_late_after_a_downtime(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
     """
-    A desk whose processes were dead all morning tells of what is over in one message, afterwards, and of what still
-    fires at once, and that it is late.
+    After a morning without processes, resolved alerts come in one summary and firing ones at once, marked as late.
     """
     day = Day(tmp_path, hook, "09:31", keeps_passed=True)
     day.live("09:32", 60)
@@ -162,14 +160,13 @@ def test_told_late_when_nobody_was_there(tmp_path: Path, hook: str, got: list[tu
     ) == 1
     assert {a["rule"] for m in fires for a in m["alerts"]} == {
         "backtest_variance"
-    } and " late: until now nobody could be told" in fires[0]["text"]
-    assert "[late] began and ended while nobody could be told: 3 alerts" in passed[0]["text"]
+    } and " after the alert fired: before that, no one could be notified" in fires[0]["text"]
+    assert "[late] resolved before anyone was notified: 3 alerts" in passed[0]["text"]
 
 
 def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    While one channel fails the other is told; the failing one is tried again, ever later, and told in order when it is
-    well; what nobody took for a day is given up, and that is said.
+    While one channel fails the other is sent; the failing one is retried with increasing delay and expires after a day.
     """
     well: list[tuple[str, str]] = []
     broken = [True]
@@ -185,38 +182,38 @@ def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with receiver(answer) as url:
         day = Day(tmp_path, url, "11:20")
         day.live("11:50", 30)
-        waits = [d for d, _ in day.notifying.dispatch.deliveries() if d.state == PENDING]
+        waits = [d for d, _ in day.notifying.notifications.deliveries() if d.state == PENDING]
         assert {d.channel for d in waits} == {"lead"} and [kind for _, kind in well] == ["rose", "over"]
-        assert max(d.attempts for d in waits) <= 16 and waits[-1].said == "answered 503: maintenance"
+        assert max(d.attempts for d in waits) <= 16 and waits[-1].said == "HTTP 503: maintenance"
         broken[0] = False
         day.at += timedelta(minutes=10)
         asyncio.run(day._send())
         assert [kind for where, kind in well if where == "lead"] == ["firing", "rose", "over"]
-        assert {d.state for d, _ in day.notifying.dispatch.deliveries()} == {SENT}
-    assert capsys.readouterr().err.count("lead was not told of") <= 3
+        assert {d.state for d, _ in day.notifying.notifications.deliveries()} == {SENT}
+    assert capsys.readouterr().err.count("to lead failed: HTTP 503") <= 3
 
     day = Day(tmp_path / "gone", "http://127.0.0.1:1", "11:20")
     day.live("11:25", 60)
     day.at += timedelta(hours=25)
     asyncio.run(day._send())
-    assert {d.state for d, _ in day.notifying.dispatch.deliveries()} == {
+    assert {d.state for d, _ in day.notifying.notifications.deliveries()} == {
         EXPIRED
-    } and "is given up: lead could not be told" in capsys.readouterr().err
+    } and "could not be delivered to lead within" in capsys.readouterr().err
 
 
 def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str) -> None:
-    """What still works is read as of the moment of the message: however late it is sent, it says the same."""
+    """What still works is read as of the time of the message, so a late message has the same text."""
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25")
-    (first, _), *_ = day.notifying.dispatch.deliveries()
+    (first, _), *_ = day.notifying.notifications.deliveries()
     words = day.notifying.sender.rendered(first.message).plain
     day.at = at("15:00")
-    later = NotificationTasks(day.store, day.settings, RULES, day.notifying.staff, lambda: day.at)
+    later = NotificationTasks(day.store, day.settings, RULES, day.notifying.contacts, lambda: day.at)
     assert later.sender.rendered(first.message).plain == words
 
 
 def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, Any]]]) -> None:
-    """What is silenced after it was planned, while its channel fails, is not sent within the silence, but after it."""
+    """A message silenced while its channel fails is sent only after the silence."""
     broken = [True]
 
     def answer(r: Request) -> Answer:
@@ -227,7 +224,7 @@ def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, 
     with receiver(answer) as url:
         day = Day(tmp_path, url, "11:20")
         day.live("11:25", 30)
-        day.notifying.dispatch.silence("Ann", "known", timedelta(minutes=30), rule="availability")
+        day.notifying.notifications.silence("Ann", "known", timedelta(minutes=30), rule="availability")
         broken[0] = False
         day.live("11:40", 60)
         assert [m for where, m in got if where == "lead"] == []
@@ -236,7 +233,7 @@ def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, 
         assert next(m["kind"] for where, m in got if where == "lead") == "firing"
 
 
-def test_a_fault_of_ours_stops_nobody_else(
+def test_an_internal_error_does_not_stop_other_channels(
     tmp_path: Path,
     hook: str,
     got: list[tuple[str, dict[str, Any]]],
@@ -244,8 +241,8 @@ def test_a_fault_of_ours_stops_nobody_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
-    Whatever is raised while one channel is told, its message waits and that is said; the other channel is told. While
-    planning itself fails we are not well, and say so.
+    An internal error in one channel is logged and its message retried; other channels continue; failed planning is
+    unhealthy.
     """
     from opslib.alerting.notifications import channels
 
@@ -259,7 +256,7 @@ def test_a_fault_of_ours_stops_nobody_else(
 
     monkeypatch.setattr(channels, "_webhook", broken)
     day.live("11:40", 60)
-    waits = [d for d, _ in day.notifying.dispatch.deliveries() if d.state == PENDING]
+    waits = [d for d, _ in day.notifying.notifications.deliveries() if d.state == PENDING]
     assert (
         {d.channel for d in waits} == {"lead"}
         and "RuntimeError: what nobody thought of" in waits[-1].said
@@ -270,14 +267,14 @@ def test_a_fault_of_ours_stops_nobody_else(
     stop = threading.Event()
     working = threading.Thread(target=day.notifying.run, args=(stop,))
     working.start()
-    _until(lambda: not day.notifying.well)
+    _until(lambda: not day.notifying.healthy)
     stop.set()
     working.join(30)
-    assert "telling people failed: ZeroDivisionError" in capsys.readouterr().err
+    assert "notification of people failed: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None:
-    """A secret in what a neighbour says is hidden before anything of it is escaped or cut."""
+    """A secret in an external alert is redacted before its text is escaped or cut."""
     from opslib.alerting.notifications import external_alerts
     from opslib.alerting.notifications.store import NotificationStore
 
@@ -285,7 +282,7 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
     settings = settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": secret})
     store = Database(settings.url, lambda: at("11:00"))
     summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
-    NotificationStore(store, "desk").heard(
+    NotificationStore(store, "desk").store_external_alerts(
         external_alerts.read(
             json.dumps(
                 [
@@ -301,16 +298,16 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
     )
     notifying = NotificationTasks(store, settings, RULES, Contacts(), lambda: at("11:00"))
     (name,) = notifying.plan()
-    told = notifying.sender.rendered(name)
-    for words in (told.plain, told.slack, told.html, json.dumps(told.facts)):
-        assert "T_0A" not in words and "0123456789" not in words and "\x1b" not in told.plain
-    assert not [line for line in told.plain.splitlines() if line.startswith("Do first: nothing")]
+    rendered = notifying.sender.rendered(name)
+    for words in (rendered.plain, rendered.slack, rendered.html(), json.dumps(rendered.facts)):
+        assert "T_0A" not in words and "0123456789" not in words and "\x1b" not in rendered.plain
+    assert not [line for line in rendered.plain.splitlines() if line.startswith("Do first: nothing")]
 
 
-def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
+def test_what_works_is_read_from_probes(tmp_path: Path, hook: str) -> None:
     """
-    By the demo's own looks Tradier serves in the outage, nobody does where the app has no fallback; what nobody has
-    looked at is not known.
+    By the demo's probes Tradier serves during the outage; without a fallback no provider does; without probes it is
+    unknown.
     """
     from opslib.dashboard import status
     from opslib.simulation.demo_day import probe_samples, replay
@@ -320,7 +317,9 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
         status.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5))
     )
     assert {state for state, _ in bare} == {"unknown"}
-    SampleStore(day.store, "desk").keep((replay._sample(s) for s in probe_samples.seen(scripted())), known_at_ts=True)
+    SampleStore(day.store, "desk").keep(
+        (replay._sample(s) for s in probe_samples.generate(scripted())), known_at_ts=True
+    )
 
     def tell(moment, settings):
         return impact.working_and_failing(
@@ -330,43 +329,40 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
     (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
     assert (
         (works, fails) == ("works", "fails")
-        and tradier.startswith("option data from Tradier, in Massive's place (")
+        and tradier.startswith("option data from Tradier instead of Massive (")
         and massive.startswith("option data from Massive (")
         and "s ago)" in massive
     )
     from dataclasses import replace
 
-    assert tell("11:28", replace(day.settings, fallback="none"))[0] == ("fails", "option data: nobody can serve")
+    assert tell("11:28", replace(day.settings, fallback="none"))[0] == ("fails", "option data: no provider can serve")
     quiet = tell("10:45", day.settings)
     assert (
         quiet[0][0] == "works"
         and quiet[0][1].startswith("option data from Massive (")
-        and [state for state, words in quiet if words.startswith("the app's server (our own probes")] == ["works"]
+        and [state for state, words in quiet if words.startswith("the app's server (our probes")] == ["works"]
     )
     assert [
         state for state, words in tell("14:33", day.settings) if words.startswith("live prices over the WebSocket")
     ] == ["fails"]
     gone = [Sample(clock.micros(at("15:30")), "liveness", name, "unreachable") for name in ("massive", "tradier")]
     SampleStore(day.store, "desk").keep(gone, known_at_ts=True)
-    assert tell("15:30", day.settings)[0] == ("fails", "our own network: neither provider can even be connected to")
+    assert tell("15:30", day.settings)[0] == ("fails", "our network: no provider can be reached")
 
 
 def test_a_mail_has_the_picture_of_its_panel(tmp_path: Path, hook: str) -> None:
-    """
-    Where a channel takes a picture, it is that of the panel at the moment of the message; where it takes none, none is
-    drawn.
-    """
+    """A channel that accepts pictures gets the panel as of the message's time; for others none is drawn."""
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25", 30)
-    (first, _), *_ = day.notifying.dispatch.deliveries()
-    told = day.notifying.sender.rendered(first.message)
-    picture = day.notifying.sender._picture(Channel("mail", "smtp"), told)
+    (first, _), *_ = day.notifying.notifications.deliveries()
+    rendered = day.notifying.sender.rendered(first.message)
+    picture = day.notifying.sender._picture(Channel("mail", "smtp"), rendered)
     assert picture and picture.startswith(b"\x89PNG") and len(picture) < 200_000
-    assert day.notifying.sender._picture(Channel("hook", "webhook"), told) is None
+    assert day.notifying.sender._picture(Channel("hook", "webhook"), rendered) is None
 
 
-def test_what_comes_from_outside_is_no_markup() -> None:
-    """A sentence with markup in it reads as it stands in Slack, and does nothing in HTML."""
+def test_external_text_is_not_markup() -> None:
+    """Markup in a sentence is shown literally in Slack and is inert in HTML."""
     from tests.alerting.notifications.test_channels import body
 
     made = body()
@@ -374,16 +370,16 @@ def test_what_comes_from_outside_is_no_markup() -> None:
     found = message.compose(made, RULES, Contacts(), None)
     assert "<!channel>" not in found.slack and "&lt;!channel&gt;" in found.slack and "*bold*" not in found.slack
     assert (
-        "<script>" not in found.html
-        and "&lt;script&gt;" in found.html
-        and "not known: what was seen cannot be read" in found.plain
+        "<script>" not in found.html()
+        and "&lt;script&gt;" in found.html()
+        and "unknown: the collected data cannot be read" in found.plain
     )
 
 
-def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+def test_a_dead_collector_is_replaced(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
     """
-    A collector that died without saying so is missed by another process, which judges and tells in its place; one that
-    was stopped, or a closed market, is not.
+    A collector that died is noticed by another process, which evaluates and notifies; a stopped one, or a closed
+    market, is not.
     """
     day = Day(tmp_path, hook, "10:45")
 
@@ -396,7 +392,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
             detail='{"every_s": 5.0}',
         )
 
-    standby = Standby(day.store, day.settings, RULES, day.notifying.staff, lambda: day.at)
+    standby = Standby(day.store, day.settings, RULES, day.notifying.contacts, lambda: day.at)
     assert not standby.needed()
     SampleStore(day.store, "desk").keep([beat(-10), beat(-5), beat(0)], known_at_ts=True)
     day.at = at("10:45") + timedelta(seconds=20)
@@ -405,7 +401,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
     assert standby.needed()
     while day.at < at("10:47"):
         day.at += timedelta(seconds=5)
-        standby._collector.judge()
+        standby._collector.evaluate_due()
         standby._notifying.plan()
         asyncio.run(day._send())
     assert [(m["kind"], a["rule"], m["severity"]) for _, m in got for a in m["alerts"]] == [
@@ -419,10 +415,10 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
 
 
 @pytest.mark.slow
-def test_a_dead_collector_is_told_by_the_receiver(
+def test_the_receiver_notifies_of_a_dead_collector(
     tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """A real collector is killed: a real `ops serve` beside it says so, to DevOps; when a new one runs, it is over."""
+    """A collector is killed: `ops serve` notifies DevOps, and of the resolution when a new one runs."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "settings.toml").write_text(
@@ -467,10 +463,8 @@ def _until(holds: Any, within_s: float = 60.0) -> None:
         time.sleep(0.05)  # Another process can only be awaited.
 
 
-def test_our_pulse_is_told(tmp_path: Path) -> None:
-    """
-    While we are well a heartbeat service hears of it; while we are not it hears nothing; its address is shown nowhere.
-    """
+def test_the_heartbeat_service_is_called(tmp_path: Path) -> None:
+    """The heartbeat service is called only while the collector is healthy; its address is shown nowhere."""
     beats: list[str] = []
     with receiver(lambda r: beats.append(r.path) or Answer(200)) as url:
         settings = settings_module.load(tmp_path, None, {"OPS_HEARTBEAT_URL": f"{url}/ping/uuid-0123456789"})
@@ -483,22 +477,22 @@ def test_our_pulse_is_told(tmp_path: Path) -> None:
         send = partial(collector.send_heartbeat, day.judge, day.notifying)
         asyncio.run(send())
         assert beats == []  # Nothing was judged yet.
-        day.judge.judge()
+        day.judge.evaluate_due()
         asyncio.run(send())
         assert len(beats) == 1
-        day.notifying.well = False
+        day.notifying.healthy = False
         asyncio.run(send())
     assert beats == ["/ping/uuid-0123456789"]
 
 
-def test_a_collector_is_well_while_it_judges(tmp_path: Path) -> None:
-    """Who has judged lately is well, also where there was nothing to judge; who has not for a minute is not."""
+def test_a_collector_is_healthy_while_it_evaluates(tmp_path: Path) -> None:
+    """A collector that evaluated recently is healthy, even without anything due; after a minute without it is not."""
     day = Day(tmp_path, "http://127.0.0.1:1", "10:45")
-    assert not day.judge.well
-    day.judge.judge()
-    assert day.judge.well
-    day.at += timedelta(seconds=collector.WELL_S + 1)
-    assert not day.judge.well
+    assert not day.judge.healthy
+    day.judge.evaluate_due()
+    assert day.judge.healthy
+    day.at += timedelta(seconds=collector.HEALTHY_S + 1)
+    assert not day.judge.healthy
 
 
 def test_the_commands(
@@ -508,7 +502,7 @@ def test_the_commands(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ops ack, silence and notify do what they say, refuse what cannot be meant, and speak JSON."""
+    """ops ack, silence and notify do what they say, reject invalid input, and support JSON."""
     from opslib.cli import main
 
     day = Day(tmp_path, hook, "11:20")
@@ -526,7 +520,7 @@ def test_the_commands(
     alert = got[0][1]["alerts"][0]["alert"]
     assert (
         ops("ack", alert, "--by", "Ann", "--as-of", "2026-03-10T11:25")[0] == 0
-        and day.notifying.dispatch.acks()[alert][0] == "Ann"
+        and day.notifying.notifications.acks()[alert][0] == "Ann"
     )
     taken = json.loads(ops("status", "--as-of", "2026-03-10T11:25", "-o", "json")[1])["alerts"]
     assert {a["id"]: a["acked_by"] for a in taken}[alert] is None  # Of that moment: it was taken only now.
@@ -557,12 +551,12 @@ def test_the_commands(
         name in ops("silence")[1]
         and ops("silence", "end", name, "--by", "Ben")[0] == 0
         and ops("silence", "end", name)[0] == 64
-        and "nothing is kept quiet" in ops("silence", "list")[1]
+        and "no active silences" in ops("silence", "list")[1]
     )
     code, said = ops("notify", "-o", "json")
     assert code == 0 and [(r["kind"], r["state"], r["channel"]) for r in json.loads(said) if r["kind"] != "passed"] == [
         ("firing", "sent", "lead")
     ]
     code, said = ops("notify", "--test", "DevOps")
-    assert code == 0 and "hook: told" in said and "terminal: told" in said and got[-1][0] == "tried"
+    assert code == 0 and "hook: delivered" in said and "terminal: delivered" in said and got[-1][0] == "tried"
     assert ops("notify", "--test", "nobody")[0] == 64

@@ -1,6 +1,5 @@
 """
-What people are told, as the store keeps it: planned once, sent at least once, in order, whoever dies; nothing that a
-silence covers.
+Stored notifications: planned once, sent at least once and in order, whatever process dies; nothing within a silence.
 """
 
 import json
@@ -34,18 +33,18 @@ KILLS = {"sqlite": 300, "postgresql": 60}
 class Desk:
     """A store whose clock is set by hand."""
 
-    def __init__(self, url: str, staff: Contacts = HOOKED):
-        self.at_s, self.staff = 0.0, staff
+    def __init__(self, url: str, contacts: Contacts = HOOKED):
+        self.at_s, self.contacts = 0.0, contacts
         self.store = Database(url, lambda: at(self.at_s))
-        self.dispatch = NotificationStore(self.store, "desk")
+        self.notifications = NotificationStore(self.store, "desk")
 
     def plan(self, seconds: float) -> list[dict]:
         """What is written down to be told at a moment."""
         self.at_s = seconds
-        return [self.dispatch.message(name) for name in self.dispatch.plan(self.staff, RULES)]
+        return [self.notifications.message(name) for name in self.notifications.plan(self.contacts, RULES)]
 
     def claim(self, channel: str = "hook") -> Delivery | None:
-        return self.dispatch.claim(channel)
+        return self.notifications.claim(channel)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def desk(store_url: str) -> Desk:
 
 
 def test_planned_once(desk: Desk) -> None:
-    """What fired together in one panel is one message, whoever plans it and how often; its end is another."""
+    """Alerts that fire together in one panel are one message, however often they are planned; the end is another."""
     fires(desk.store, "desk", 100, "firing")
     assert desk.plan(104) == []
     made = desk.plan(115)
@@ -67,15 +66,11 @@ def test_planned_once(desk: Desk) -> None:
     assert {m["kind"] for m in made} == {"firing"} and len({m["id"] for m in made}) == 4
     assert desk.plan(120) == [] and NotificationStore(desk.store, "desk").plan(HOOKED, RULES) == []
     fires(desk.store, "desk", 200, "resolved")
-    assert {m["kind"] for m in desk.plan(200)} == {"over"} and desk.dispatch.standing() == []
+    assert {m["kind"] for m in desk.plan(200)} == {"over"} and desk.notifications.open_states() == []
 
 
-def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
-    """
-    What one has claimed nobody else gets, until it must be dead; then it is there again under the same id.
-
-    What is sent is sent.
-    """
+def test_a_claim_is_exclusive_until_it_expires(desk: Desk) -> None:
+    """A claimed delivery is not given to another sender until the claim expires; a sent one never again."""
     fires(desk.store, "desk", 100, "firing")
     count = len(desk.plan(115))
     mine = [desk.claim() for _ in range(count + 1)]
@@ -83,55 +78,55 @@ def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
     desk.at_s += CLAIM_US / 1e6 + 1
     again = desk.claim()
     assert again and again.message == mine[0].message
-    desk.dispatch.sent(again)
-    assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
-    desk.dispatch.failed(again, "late", 1)
-    desk.dispatch.expired(again)
+    desk.notifications.sent(again)
+    assert [d.state for d, _ in desk.notifications.deliveries() if d.message == again.message] == [SENT]
+    desk.notifications.failed(again, "late", 1)
+    desk.notifications.expired(again)
     # What was sent stays so.
-    assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
+    assert [d.state for d, _ in desk.notifications.deliveries() if d.message == again.message] == [SENT]
 
 
-def test_a_group_goes_out_in_its_order(desk: Desk) -> None:
-    """The end of something never overtakes its beginning on one channel; another group does not wait for it."""
+def test_a_group_is_sent_in_order(desk: Desk) -> None:
+    """On one channel a resolution never overtakes its alert; another group does not wait."""
     fires(desk.store, "desk", 100, "firing")
     desk.plan(115)
     first = desk.claim()
     assert first
-    desk.dispatch.failed(first, "it answered 500", 100)
+    desk.notifications.failed(first, "it answered 500", 100)
     fires(desk.store, "desk", 130, "resolved")
     desk.plan(150)
     found = []
     while delivery := desk.claim():
-        found.append(desk.dispatch.message(delivery.message))
-        desk.dispatch.sent(delivery)
+        found.append(desk.notifications.message(delivery.message))
+        desk.notifications.sent(delivery)
     assert first.about not in [m["group"] for m in found]
     kinds = {m["group"]: [n["kind"] for n in found if n["group"] == m["group"]] for m in found}
     assert len(kinds) == 3 and all(k == ["firing", "over"] for k in kinds.values())
     desk.at_s = 300
     rest = [desk.claim()]
-    desk.dispatch.sent(rest[0])
+    desk.notifications.sent(rest[0])
     rest.append(desk.claim())
     assert (
-        [desk.dispatch.message(d.message)["kind"] for d in rest if d] == ["firing", "over"]
+        [desk.notifications.message(d.message)["kind"] for d in rest if d] == ["firing", "over"]
         and rest[0]
         and rest[0].attempts == 1
         and rest[0].said == "it answered 500"
     )
 
 
-def test_what_is_given_up_is_kept(desk: Desk) -> None:
-    """A delivery that expires is kept as such, with the last reason, and lets what follows it go."""
+def test_an_expired_delivery_is_kept(desk: Desk) -> None:
+    """An expired delivery is kept with its last reason and does not block later ones."""
     fires(desk.store, "desk", 100, "firing")
     desk.plan(115)
     first = desk.claim()
     assert first
-    desk.dispatch.expired(first._replace(said="it answered 404"))
-    found = next(d for d, _ in desk.dispatch.deliveries() if d.message == first.message)
+    desk.notifications.expired(first._replace(said="it answered 404"))
+    found = next(d for d, _ in desk.notifications.deliveries() if d.message == first.message)
     assert (found.state, found.said) == (EXPIRED, "it answered 404") and found.over_us is not None
 
 
-def test_what_can_wait_waits_for_its_hours(store_url: str) -> None:
-    """Outside a role's hours a notify waits until they begin; what is critical does not."""
+def test_notify_waits_for_working_hours(store_url: str) -> None:
+    """Outside a role's hours a notify waits; a critical alert does not."""
     late = Contacts(
         {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
     )
@@ -140,16 +135,13 @@ def test_what_can_wait_waits_for_its_hours(store_url: str) -> None:
     with desk.store.writing() as connection:
         connection.execute(sa.text("UPDATE transitions SET severity = 'notify' WHERE rule = 'gamma_zero'"))
     desk.plan(115)
-    due = {m["panel"]: d.due_us for d, m in desk.dispatch.deliveries()}
+    due = {m["panel"]: d.due_us for d, m in desk.notifications.deliveries()}
     noon = us((12 - 9.5) * 3600)
     assert due["greeks"] == noon and due["pnl"] == due["providers"] == us(115)
 
 
-def test_what_waits_for_hours_lets_nothing_wait_for_it(store_url: str) -> None:
-    """
-    When what was held for somebody's hours becomes worse, both go out at once, in order; held over a weekend it is not
-    given up before it was ever tried.
-    """
+def test_a_waiting_delivery_blocks_nothing(store_url: str) -> None:
+    """When a waiting alert is raised, both messages go out at once, in order; waiting does not count towards expiry."""
     late = Contacts(
         {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
     )
@@ -157,51 +149,51 @@ def test_what_waits_for_hours_lets_nothing_wait_for_it(store_url: str) -> None:
     fires(desk.store, "desk", 100, "firing", "notify")
     desk.plan(115)
     noon = us((12 - 9.5) * 3600)
-    held = [d for d, m in desk.dispatch.deliveries() if m["panel"] == "greeks"]
+    held = [d for d, m in desk.notifications.deliveries() if m["panel"] == "greeks"]
     assert [(d.since_us, d.due_us) for d in held] == [(noon, noon)]
     fires(desk.store, "desk", 200, "firing", "critical")
     desk.plan(200)
     found = []
     while delivery := desk.claim():
-        found.append(desk.dispatch.message(delivery.message))
-        desk.dispatch.sent(delivery)
+        found.append(desk.notifications.message(delivery.message))
+        desk.notifications.sent(delivery)
     assert [m["kind"] for m in found if m["panel"] == "greeks"] == ["firing", "rose"]
 
 
 def test_the_end_goes_where_the_beginning_went(store_url: str) -> None:
-    """
-    Who was told of a beginning is told of its end, though the role has another channel by then; what waits for a
-    channel that is gone is given up.
-    """
+    """A resolution goes to every channel that got the alert; deliveries to removed channels expire."""
     desk = Desk(store_url, Contacts(HOOKED.roles, HOOKED.channels | {"other": Channel("other", "terminal")}))
     fires(desk.store, "desk", 100, "firing")
     desk.plan(115)
-    desk.staff = Contacts({name: Role(name, (), ("other",)) for name in PATH}, desk.staff.channels)
+    desk.contacts = Contacts({name: Role(name, (), ("other",)) for name in PATH}, desk.contacts.channels)
     fires(desk.store, "desk", 200, "resolved")
     desk.plan(200)
-    assert {d.channel for d, m in desk.dispatch.deliveries() if m["kind"] == "over"} == {"hook", "other"}
-    assert len(desk.dispatch.unreachable(["other"])) == 8 and desk.dispatch.unreachable(["other"]) == []
-    assert {d.state for d, _ in desk.dispatch.deliveries() if d.channel == "hook"} == {EXPIRED}
+    assert {d.channel for d, m in desk.notifications.deliveries() if m["kind"] == "over"} == {"hook", "other"}
+    assert (
+        len(desk.notifications.expire_unreachable(["other"])) == 8
+        and desk.notifications.expire_unreachable(["other"]) == []
+    )
+    assert {d.state for d, _ in desk.notifications.deliveries() if d.channel == "hook"} == {EXPIRED}
 
 
 def test_a_clock_that_was_set_back(store_url: str) -> None:
-    """What was written while the clock was two hours ahead is sent all the same when it has been put right."""
+    """Messages written while the clock was two hours ahead are sent after it was corrected."""
     desk = Desk(store_url)
     desk.at_s = 7200
-    desk.dispatch.ack("x", "Ann")
+    desk.notifications.ack("x", "Ann")
     desk.at_s = 0
     fires(desk.store, "desk", 10, "firing")
     assert desk.plan(30) and desk.claim()
 
 
-def test_what_people_say_is_written_through(store_url: str) -> None:
+def test_actions_are_committed_at_once(store_url: str) -> None:
     """
-    A silence, its early end and an acknowledgement are there for another process before the command is done; nothing of
-    them is ever changed.
+    A silence, its expiry and an acknowledgement are visible to other processes before the command returns, and never
+    change.
     """
     desk = Desk(store_url)
-    made = desk.dispatch.silence("Ann", "maintenance", timedelta(hours=2), rule="availability", subject="massive")
-    desk.dispatch.ack("availability-massive", "Ben", "on it")
+    made = desk.notifications.silence("Ann", "maintenance", timedelta(hours=2), rule="availability", subject="massive")
+    desk.notifications.ack("availability-massive", "Ben", "on it")
     other = NotificationStore(Database(store_url, lambda: at(60)), "desk")
     assert other.silences() == [made] and made.until_us - made.from_us == 7200 * 10**6
     assert other.acks() == {"availability-massive": ("Ben", us(0), "on it")}
@@ -219,11 +211,8 @@ def test_what_people_say_is_written_through(store_url: str) -> None:
         ]
 
 
-def test_an_older_store_tells_nothing_old(store_url: str) -> None:
-    """
-    A store of the third schema, from when nobody was told, is brought forward, and what stood in its outbox stays
-    untold.
-    """
+def test_an_older_database_sends_nothing_old(store_url: str) -> None:
+    """A database of the third schema is upgraded, and its old outbox is not sent."""
     desk = Desk(store_url)
     fires(desk.store, "desk", 100, "firing")
     with desk.store.writing() as connection:
@@ -238,7 +227,7 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
     daily = ledger.JobKey("report daily 2026-03-10")
     ledger.begins(again.store, daily, id="r", app="desk", notebook="n", parameters="{}", state="ok", started_at_us=0)
     assert [row["due"] for row in ledger.rows_due(again.store, "desk", [daily.name])] == [daily.name]
-    assert again.plan(500) == [] and again.dispatch.standing() == []
+    assert again.plan(500) == [] and again.notifications.open_states() == []
     fires(again.store, "desk", 600, "resolved")
     fires(again.store, "desk", 700, "firing")
     assert {m["kind"] for m in again.plan(800)} == {"firing"}
@@ -247,11 +236,9 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_everybody_is_told(store_url: str, tmp_path: Path) -> None:
+def test_killed_at_any_moment_every_notification_is_sent(store_url: str, tmp_path: Path) -> None:
     """
-    Killed with SIGKILL at hundreds of random moments, before a receiver that answers well, with 500, slowly or not at
-    all: each beginning and each end is told at least once, in order; nothing of a silenced alert; nothing is marked as
-    sent that was not; no silence is lost.
+    Killed at hundreds of random moments, with good, failing and slow receivers: every start and end is sent, in order.
     """
     wanted, seed, place = KILLS[store_url.split(":")[0]], random.SystemRandom().randrange(10**6), tmp_path / "received"
     print(f"seed {seed}")
@@ -268,11 +255,13 @@ def test_killed_at_any_moment_everybody_is_told(store_url: str, tmp_path: Path) 
     assert set(found["sent"]) <= {r["id"] for r in taken} and found["sent"]
     for n in range(found["rounds"]):
         for rule in ALERTS:
-            told = [what for r in taken for alert, what in r["told"] if alert == f"{rule}-round{n}"]
-            assert (not told) if rule == SILENT else told[0] in ("firing", "both") and told[-1] in ("over", "both"), (
+            kinds = [what for r in taken for alert, what in r["told"] if alert == f"{rule}-round{n}"]
+            assert (
+                (not kinds) if rule == SILENT else kinds[0] in ("firing", "both") and kinds[-1] in ("over", "both")
+            ), (
                 seed,
                 n,
                 rule,
-                told,
+                kinds,
             )
     assert not [r for r in received for alert, _ in r["told"] if alert.startswith(f"{SILENT}-")]

@@ -1,4 +1,4 @@
-"""A file of a home is validated when it has changed, and only then; what is remembered of it is never trusted."""
+"""Test that a file is validated only if it has changed, and that cached results are never trusted blindly."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def imports(home: Path) -> set[str]:
 
 
 def test_pydantic_is_imported_only_for_what_has_changed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The first process validates, the next one does not; after a change it is validated once more, and no more."""
+    """The first process validates, the next one does not; after a change the file is validated once more."""
     assert imports(home) and not imports(home)
     (home / "rules.toml").write_text("[errors]\nwarning = 31\n")
     assert imports(home) and not imports(home)
@@ -59,7 +59,7 @@ def test_pydantic_is_imported_only_for_what_has_changed(home: Path, tmp_path_fac
 
 
 def test_what_is_kept_is_what_was_read(home: Path) -> None:
-    """The same comes of what is kept, in the same order, as of the files themselves; each has a file of its own."""
+    """Cached and freshly read values are equal, in the same order; each form has a cache file of its own."""
     first, second = read(home), read(home)
     assert first == second and [repr(f) for f in first] == [repr(f) for f in second]
     assert tuple(sorted(p.name for p in (home / documents.FOLDER).iterdir())) == KEPT
@@ -67,7 +67,7 @@ def test_what_is_kept_is_what_was_read(home: Path) -> None:
 
 
 def test_no_secret_is_kept(home: Path) -> None:
-    """Nothing that settings or a schedule say is kept beside them."""
+    """The cache holds nothing that settings or a schedule say."""
     read(home)
     kept = "".join(path.read_text() for path in (home / documents.FOLDER).iterdir())
     assert "secret" not in kept and "hunter2" not in kept and "script" not in kept
@@ -90,7 +90,7 @@ def to_folder(path: Path) -> None:
 
 
 def to_pipe(path: Path) -> None:
-    """Put a pipe there that nobody writes to."""
+    """Put a pipe without a writer there."""
     path.unlink()
     os.mkfifo(path)
 
@@ -115,16 +115,16 @@ def of_another(path: Path) -> None:
         of_another,
     ],
 )
-def test_what_is_damaged_or_foreign_is_made_anew(home: Path, spoil: Callable[[Path], None]) -> None:
-    """Whatever lies in the place of what was kept, what is read is what the files say."""
+def test_a_damaged_or_foreign_cache_is_rebuilt(home: Path, spoil: Callable[[Path], None]) -> None:
+    """Whatever is in the place of the cache, the values are those of the files."""
     first = read(home)
     for name in KEPT:
         spoil(home / documents.FOLDER / name)
     assert read(home) == first == read(home)
 
 
-def test_a_mistake_is_not_remembered(home: Path) -> None:
-    """A file that is refused is refused again, also after it was right before."""
+def test_an_error_is_not_cached(home: Path) -> None:
+    """An invalid file is rejected again, also after it was valid before."""
     read(home)
     for name, content in (("settings.toml", "wired = 4"), ("schedule.toml", "[mine]\nruns = 3")):
         was = (home / name).read_text()
@@ -149,7 +149,7 @@ def test_a_schedule_is_validated_again_when_its_channels_have_changed(home: Path
 
 
 def test_a_home_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then everything is validated each time, and the same comes of it."""
+    """Without a cache everything is validated each time, with the same result."""
     first = read(home)
     (home / documents.FOLDER).rename(home / "before")
     (home / documents.FOLDER).write_text("a file where the folder would be")
@@ -160,7 +160,7 @@ def test_a_home_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_verification_takes_nothing_that_was_kept(home: Path) -> None:
-    """Who could write both the kept table and its digest changes no limit of a verification."""
+    """A manipulated cache with a valid digest changes no limit of a verification."""
     read(home)
     path = home / documents.FOLDER / "rules.json"
     kept = json.loads(path.read_text())
@@ -168,7 +168,7 @@ def test_verification_takes_nothing_that_was_kept(home: Path) -> None:
     kept["digest"] = documents.digest(json.dumps(kept["found"]))
     path.write_text(json.dumps(kept))
     rules._table.cache_clear()
-    assert dict(rules.load(home, remembers=False)["errors"].ladder)["warning"] == 30
+    assert dict(rules.load(home, uses_cache=False)["errors"].thresholds)["warning"] == 30
 
 
 def test_many_read_a_home_at_once(home: Path) -> None:
@@ -200,20 +200,20 @@ sessions = { "14 May" = "closed", "2026-05-15" = "18:00" }
 """
 
 
-def test_every_problem_of_the_settings_is_told_at_once(tmp_path: Path) -> None:
-    """Each with its place and the nearest name, and without a value that may be a secret."""
+def test_every_problem_of_the_settings_is_reported_at_once(tmp_path: Path) -> None:
+    """Each problem is reported with its place and the nearest name, without a value that may be secret."""
     (tmp_path / "settings.toml").write_text(WRONG_SETTINGS)
     with pytest.raises(SettingsError) as refused:
         settings.load(tmp_path, None, {})
-    told = str(refused.value)
-    lines = told.splitlines()
-    assert len(lines) == 14 and all(line.startswith(f"{tmp_path / 'settings.toml'}") for line in lines), told
-    assert "hunter2secret" not in told and "t0p-secret-value" not in told
+    message = str(refused.value)
+    lines = message.splitlines()
+    assert len(lines) == 14 and all(line.startswith(f"{tmp_path / 'settings.toml'}") for line in lines), message
+    assert "hunter2secret" not in message and "t0p-secret-value" not in message
     for words in (
         "there is no key 'symbol'.*Did you mean 'symbols'",
         "there is no key 'massive_token'.*Secrets belong in the environment",
         "wired names 'fallback'.*Did you mean 'fallbacks'",
-        "fallback is 'tradire'; it may be tradier, none. Did you mean 'tradier'",
+        "fallback is 'tradire'; tradier or none was expected. Did you mean 'tradier'",
         "post_every_s is 0; a number above 0 and up to 3600 was expected",
         "keep_runs_days is True; a number",
         "\\[sessions\\]: 14 May is 'closed'",
@@ -223,8 +223,8 @@ def test_every_problem_of_the_settings_is_told_at_once(tmp_path: Path) -> None:
             raise refused.value
 
 
-def test_every_problem_of_people_and_jobs_is_told_at_once(tmp_path: Path) -> None:
-    """Of roles, channels and times all together; of jobs too."""
+def test_every_problem_of_contacts_and_jobs_is_reported_at_once(tmp_path: Path) -> None:
+    """All problems of roles, channels, times and jobs are reported at once."""
     (tmp_path / "settings.toml").write_text(
         '[roles."Tech Led"]\n[roles.DevOps]\nhours = "9-5"\nchannels = ["fax"]\n[channels.X]\nkind = "terminal"\n'
         '[channels.y]\nkind = "webhook"\nurl = "https://ann:hunter2secret@host"\n[notify]\nescalate = "1m"\n'
@@ -241,7 +241,7 @@ def test_every_problem_of_people_and_jobs_is_told_at_once(tmp_path: Path) -> Non
 
 
 def test_what_ships_with_the_package_is_valid(tmp_path: Path) -> None:
-    """No process validates the shipped limits and schedule, so they are held against their forms here."""
+    """No process validates the shipped limits and schedule, so this test checks them."""
     import tomllib
     from importlib import resources
 
@@ -256,7 +256,7 @@ def test_what_ships_with_the_package_is_valid(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
-    """The line and the column that TOML's reader knows are told."""
+    """The message has the line and column of TOML's reader."""
     for name in FILES:
         (tmp_path / name).write_text("# a comment\nwarning = = 3\n")
     for reading in (

@@ -1,15 +1,15 @@
-"""The limits are DESIGN.md's ladder, and a table that cannot be judged by is refused, every problem by its name."""
+"""Test the shipped limits against DESIGN.md, and that every problem of an invalid table is reported by name."""
 
 from datetime import timedelta
 
 import pytest
 
-from opslib.alerting.verdicts import Figure, judge
+from opslib.alerting.verdicts import Figure, evaluate_figure
 from opslib.foundation.config import rules
 from opslib.foundation.errors import RulesError
 
 NO = rules.NO_SUCCESS
-# DESIGN.md, "The ladder of limits", by hand: better, unit, objective, warning, notify, critical, escalate.
+# DESIGN.md, "The thresholds of limits", by hand: better, unit, objective, warning, notify, critical, escalate.
 DESIGN = {
     "availability": ("higher", "ratio", 0.99, 0.99, 0.98, 0.95, NO),
     "response_time": ("lower", "s", 0.300, 0.500, None, 2.0, None),
@@ -64,7 +64,7 @@ def test_the_shipped_table_is_the_design(table):
     two ratios.
     """
     found = {
-        n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.SEVERITIES))
+        n: (r.better, r.unit, r.objective, *(dict(r.thresholds).get(rung) for rung in rules.SEVERITIES))
         for n, r in table.rules.items()
         if not r.burn
     }
@@ -76,7 +76,8 @@ def test_the_shipped_table_is_the_design(table):
     }
     for rule in budgets.values():
         assert {
-            rung: (factor, *(w.total_seconds() / 3600 for w in rule.burn.windows[rung])) for rung, factor in rule.ladder
+            rung: (factor, *(w.total_seconds() / 3600 for w in rule.burn.windows[rung]))
+            for rung, factor in rule.thresholds
         } == BURN
 
 
@@ -117,9 +118,9 @@ def test_a_home_without_a_table_has_the_shipped_one(table, tmp_path):
 
 
 def test_a_table_lies_over_key_by_key(table, laid_over):
-    """One key changes, all others stay, and the hash says that it is another table."""
+    """One key changes, all others stay, and the hash differs."""
     own = laid_over("[errors]\nwarning = 30\n\n[pages]\nload_jitter_s = 2\n")
-    assert dict(own["errors"].ladder) == {"warning": 30, "critical": 50} and own["errors"].objective == 5
+    assert dict(own["errors"].thresholds) == {"warning": 30, "critical": 50} and own["errors"].objective == 5
     assert own["availability"] == table["availability"] and own.hash != table.hash
     assert own.pages.load_jitter_s == 2 and own.pages.reset_gap_s == table.pages.reset_gap_s
 
@@ -150,10 +151,10 @@ MISTAKES = {
     "a share above 1": ("[gamma_zero]\ncritical = 5", ["gamma_zero", "critical"]),
     "coverage above 1": ("[errors]\nmin_coverage = 80", ["errors", "min_coverage"]),
     "a negative count": ("[errors]\nmin_count = -1", ["errors", "min_count"]),
-    "a better that is none": ('[errors]\nbetter = "less"', ["errors", "better", "higher, lower"]),
+    "a better that is none": ('[errors]\nbetter = "less"', ["errors", "better", "higher or lower"]),
     "a unit that is none": ('[errors]\nunit = "furlong"', ["errors", "unit"]),
     "a gate that is none": ('[errors]\ngate = "wald"', ["errors", "gate"]),
-    "green for want of data": ('[errors]\nno_data = "ok"', ["errors", "no_data", "keep, alert"]),
+    "green for want of data": ('[errors]\nno_data = "ok"', ["errors", "no_data", "keep or alert"]),
     "a panel that is none": ('[errors]\npanel = "weather"', ["errors", "panel"]),
     "a span that is none": ('[errors]\nwindow = "an hour"', ["errors", "window", "5m"]),
     "a number for a span": ("[errors]\nfor = 60", ["errors", "for"]),
@@ -175,7 +176,7 @@ MISTAKES = {
         ["availability_burn", "of", "objective below 1"],
     ),
     "a burn of no rule": ('[greeks_burn]\nof = "greeks"', ["greeks_burn", "of", "greeks"]),
-    "a burn of no ratio": ('[greeks_burn]\nof = "errors"', ["greeks_burn", "a ratio"]),
+    "a burn of no ratio": ('[greeks_burn]\nof = "errors"', ["greeks_burn", "whose unit is a ratio"]),
     "a burn whose short window is the longer": ('[greeks_burn]\nshort = "7h"', ["greeks_burn", "short", "notify"]),
     "half a burn": ('[errors]\nof = "availability"', ["errors", "budget is missing"]),
     "inhibited by no rule": (
@@ -208,10 +209,10 @@ MISTAKES = {
         ["availability", "runbook", "tradier"],
     ),
     "a number for a runbook": ("[errors]\nrunbook = 3", ["errors", "runbook"]),
-    "a ladder that rises": ("[availability]\nwarning = 0.94", ["availability", "ladder", "down"]),
-    "a ladder that falls": ("[errors]\nwarning = 60", ["errors", "ladder", "up"]),
-    "a warning before the objective": ("[errors]\nobjective = 21", ["errors", "ladder"]),
-    "an early escalation": ("[memory]\nescalate = 99", ["memory", "ladder"]),
+    "thresholds that rise": ("[availability]\nwarning = 0.94", ["availability", "thresholds", "decrease"]),
+    "thresholds that fall": ("[errors]\nwarning = 60", ["errors", "thresholds", "increase"]),
+    "a warning before the objective": ("[errors]\nobjective = 21", ["errors", "thresholds"]),
+    "an early escalation": ("[memory]\nescalate = 99", ["memory", "thresholds"]),
     "no success where a number is wanted": ('[availability]\ncritical = "no success"', ["availability", "critical"]),
     "a page limit that is none": ("[pages]\njitter = 3", ["pages", "jitter"]),
     "a page limit of nothing": ("[pages]\nreset_gap_s = 0", ["pages", "reset_gap_s"]),
@@ -221,7 +222,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_refused_by_name(laid_over, tmp_path, name):
-    """A table that cannot be judged by is refused, with its place, its rule and its key."""
+    """An invalid table is rejected with its place, its rule and its key."""
     content, words = MISTAKES[name]
     with pytest.raises(RulesError) as caught:
         laid_over(content)
@@ -244,20 +245,20 @@ LET_IN = {
 
 @pytest.mark.parametrize("name", LET_IN)
 def test_a_subtler_mistake_is_refused_too(laid_over, name):
-    """A table that would be judged by wrongly is refused as well."""
+    """A table that would be evaluated wrongly is rejected as well."""
     with pytest.raises(RulesError):
         laid_over(LET_IN[name])
 
 
-def test_equal_rungs_are_allowed(laid_over):
-    """Two rungs on one limit are no mistake: the higher one is reached with the lower."""
+def test_equal_thresholds_are_allowed(laid_over):
+    """Two severities may have the same threshold: the higher one is reached with the lower."""
     own = laid_over("[errors]\nwarning = 50")
-    assert judge(own["errors"], "app", "page", Figure(51)).severity == "critical"
-    assert judge(own["errors"], "app", "page", Figure(50)).severity is None
+    assert evaluate_figure(own["errors"], "app", "page", Figure(51)).severity == "critical"
+    assert evaluate_figure(own["errors"], "app", "page", Figure(50)).severity is None
 
 
-def test_every_problem_is_told_at_once(laid_over):
-    """Three mistakes in three rules are three problems, so that nobody mends them one by one."""
+def test_every_problem_is_reported_at_once(laid_over):
+    """Three mistakes in three rules are three problems in one message."""
     with pytest.raises(RulesError) as caught:
         laid_over("[errors]\nwarning = 60\n\n[memory]\nunit = 3\n\n[silence]\nfor = 1\n")
     assert len(caught.value.problems) == 3 and all(
@@ -267,16 +268,16 @@ def test_every_problem_is_told_at_once(laid_over):
 
 def test_a_feasible_burn_at_the_edge_is_kept(laid_over):
     """A factor that needs 99 % of failures can still fire; one that needs all of them cannot."""
-    assert dict(laid_over("[availability_burn]\ncritical = 99").rules["availability_burn"].ladder)["critical"] == 99
+    assert dict(laid_over("[availability_burn]\ncritical = 99").rules["availability_burn"].thresholds)["critical"] == 99
     with pytest.raises(RulesError):
         laid_over("[availability_burn]\ncritical = 100")
 
 
-def test_a_span_for_each_rung(laid_over):
-    """`for` may be one span or one for each rung, and a rung's alert looks back as far as its window."""
+def test_a_span_for_each_severity(laid_over):
+    """`for` may be one span or one per severity, and a severity's evaluation looks back as far as its window."""
     own = laid_over('[errors]\nfor = { warning = "10m", critical = "0s" }')
     assert own["errors"].holds == {"warning": timedelta(minutes=10), "critical": timedelta(0)}
-    assert (own["errors"].reach("critical"), own["availability_burn"].reach("notify")) == (
+    assert (own["errors"].lookback("critical"), own["availability_burn"].lookback("notify")) == (
         timedelta(hours=1),
         timedelta(hours=6),
     )

@@ -1,4 +1,4 @@
-"""Publication: all files or none, whenever the process dies, and however many publish at once."""
+"""Test publication: all files or none, whenever the process is killed, and however many publish at once."""
 
 import contextlib
 import os
@@ -263,7 +263,7 @@ def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch
 
 
 def test_one_that_cannot_be_finished_does_not_stop_the_others(tmp_path: Path) -> None:
-    """What was made ready and can never be moved stops nobody from publishing another name in that folder."""
+    """Files that can never be moved do not prevent another name from being published in that directory."""
     (tmp_path / "day.html").mkdir()
     with pytest.raises(OSError):
         atomic_files.publish(tmp_path / "day", generation("a"), None)

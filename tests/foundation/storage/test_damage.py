@@ -1,7 +1,4 @@
-"""
-A damaged store: one sentence, exit 70, what to do; never a traceback, never a figure that rests on what could not be
-read.
-"""
+"""Test a damaged database: one sentence, exit 70 and what to do; no traceback and no figure from unreadable data."""
 
 import contextlib
 import json
@@ -99,7 +96,7 @@ READ_BY_STATUS = {
     "a detail that lacks what it must have": (
         "UPDATE samples SET detail = '{}' WHERE probe = 'host'",
         "",
-        "it lacks name, told",
+        "name, told is missing",
     ),
     "a flag that is none": ("UPDATE snapshots SET websocket_connected = 7", "", "0 or 1 was expected"),
     "a time after all times": (
@@ -115,8 +112,8 @@ READ_BY_STATUS = {
     "a millisecond before all": ("UPDATE snapshots SET load_ms = -9223372036854775808", "", "snapshots.load_ms holds"),
     "a table that is gone": ("DROP TABLE samples", "", "no such table: samples"),
     "a column that is gone": ("ALTER TABLE snapshots RENAME COLUMN errors TO gone", "", "no such column"),
-    "its facts are gone": ("DROP TABLE meta", "", "it has tables, and not the one called meta"),
-    "its schema is gone": ("DELETE FROM meta WHERE key = 'schema'", "", "meta does not say which schema"),
+    "its facts are gone": ("DROP TABLE meta", "", "it has tables, but none called meta"),
+    "its schema is gone": ("DELETE FROM meta WHERE key = 'schema'", "", "the table meta has no schema version"),
     "its schema is no number": ("UPDATE meta SET value = 'x' WHERE key = 'schema'", "", "meta.schema"),
 }
 
@@ -124,8 +121,7 @@ READ_BY_STATUS = {
 @pytest.mark.parametrize("how", READ_BY_STATUS)
 def test_one_sentence_and_what_to_do(home: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    What cannot be read is named with its table and column; the message says how to check the file and what can be
-    saved.
+    An unreadable cell is named with its table and column; the message says how to check the file and what can be saved.
     """
     statement, table, words = READ_BY_STATUS[how]
     edit(home, statement, without_checks=table)
@@ -156,7 +152,7 @@ NO_STORE = {
 
 @pytest.mark.parametrize("what", NO_STORE)
 def test_what_is_no_store_is_refused(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Something else where the store would be is refused by name, and left as it is."""
+    """Anything else in the place of the database is rejected by name, and left unchanged."""
     NO_STORE[what](tmp_path / "store.sqlite")
     before = (tmp_path / "store.sqlite").read_bytes() if (tmp_path / "store.sqlite").is_file() else b""
     for arguments in (["status"], ["runs"], ["mark", "note", "words", "--by", "Ann"], ["export", "snapshots"]):
@@ -166,10 +162,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, what: str, capsys: pytest.C
 
 
 def test_an_empty_file_is_a_store_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    A process that was killed as it made the store leaves an empty file: the next one makes it; nothing is known by
-    then.
-    """
+    """A process killed while creating the database leaves an empty file; the next one creates the database."""
     (tmp_path / "store.sqlite").touch()
     code, out, _ = ops(capsys, tmp_path, "status", "-o", "json")
     assert (code, json.loads(out)["verdict"]) == (3, "unknown")
@@ -213,7 +206,7 @@ def test_export_names_what_it_leaves_out(home: Path, tmp_path: Path, capsys: pyt
         line for n, line in enumerate(right.splitlines()) if n not in bad.values()
     ]
     assert (
-        f"{len(bad)} rows of snapshots could not be read and are left out: "
+        f"{len(bad)} rows of snapshots could not be read and were skipped: "
         f"{rescue._ranges(sorted(seqs[n] for n in bad.values()))}" in err
     )
     (tmp_path / "rescued.jsonl").write_text(out)
@@ -251,7 +244,7 @@ def test_export_reads_around_lost_pages(home: Path, capsys: pytest.CaptureFixtur
 def _spans(err: str) -> list[tuple[str, str]]:
     import re
 
-    return re.findall(r"(\d+)(?:-(\d+))?(?=[, ])", err.partition("left out: ")[2].partition("(")[0])
+    return re.findall(r"(\d+)(?:-(\d+))?(?=[, ])", err.partition("were skipped: ")[2].partition("(")[0])
 
 
 def _has_dbstat(file: sqlite3.Connection) -> bool:
@@ -274,7 +267,7 @@ def _leaves(home: Path) -> list[int]:
 
 def test_a_lost_log_is_no_failure(home: Path) -> None:
     """Without the log what was in the file is read; a log of something else is not taken for ours."""
-    held = len(SnapshotStore(Database(settings.sqlite_url(home / "store.sqlite"))).looks("desk", 0, 2**62, None))
+    held = len(SnapshotStore(Database(settings.sqlite_url(home / "store.sqlite"))).snapshots("desk", 0, 2**62, None))
     for suffix in ("-wal", "-shm"):
         (home / f"store.sqlite{suffix}").write_bytes(os.urandom(5000))
     code = (
@@ -282,7 +275,7 @@ def test_a_lost_log_is_no_failure(home: Path) -> None:
         "from opslib.foundation.storage.database import Database\n"
         "from opslib.telemetry.pages.store import SnapshotStore\n"
         "store = SnapshotStore(Database(sqlite_url(Path(sys.argv[1]))))\n"
-        "print(len(store.looks('desk', 0, 2**62, None)))"
+        "print(len(store.snapshots('desk', 0, 2**62, None)))"
     )
     found = subprocess.run([sys.executable, "-c", code, str(home / "store.sqlite")], capture_output=True, text=True)
     assert found.stdout.strip() == str(held), found.stderr
@@ -301,8 +294,8 @@ def test_postgresql_is_read_as_before(store_url: str) -> None:
     assert [(p.page, json.loads(p.metrics)["page"]) for p in rescue.posts(store, "desk", None, None, None)] == [
         ("p", "p")
     ]
-    with pytest.raises(cell_types.DamagedCell, match="it lacks every_s"):
-        SampleStore(store, "desk").between(0, 2**61)[0].told()
+    with pytest.raises(cell_types.DamagedCell, match="every_s is missing"):
+        SampleStore(store, "desk").between(0, 2**61)[0].details()
     store.close()
 
 
@@ -319,7 +312,7 @@ def test_postgresql_is_read_as_before(store_url: str) -> None:
         {"rule": None},
     ],
 )
-def test_a_notice_of_another_shape_is_refused(change: dict) -> None:
+def test_a_notification_state_of_another_shape_is_refused(change: dict) -> None:
     """What was kept of an alert is read only where every part is of its type."""
     right = NotificationState(
         "a", "availability", "massive", "page", "providers", "Dev Team", levels=["critical"], fired_us=us(1)

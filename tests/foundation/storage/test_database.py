@@ -1,4 +1,4 @@
-"""The store: what is kept, once, by two clocks, in both databases."""
+"""Test the database: what is stored, once, with two times, in SQLite and PostgreSQL."""
 
 import json
 import random
@@ -17,6 +17,7 @@ from opslib.foundation.clock import Window
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.schema import TABLES
 from opslib.foundation.storage.snapshot_columns import FIELDS
 from opslib.telemetry.pages.store import Post, RejectedPost, SnapshotStore
 from tests.support import days
@@ -29,8 +30,8 @@ def test_a_post_comes_back_as_it_was(store_url: str) -> None:
     store = Database(store_url)
     some = days.posts()[1000:1010]
     assert SnapshotStore(store).write("desk", some) == 10
-    looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
-    assert [{f.name: getattr(k, f.name) for f in FIELDS} for k in looks] == [
+    snapshots = SnapshotStore(store).snapshots("desk", 0, 2**62, None)
+    assert [{f.name: getattr(k, f.name) for f in FIELDS} for k in snapshots] == [
         {f.name: p.snapshot.values[f.name] for f in FIELDS} for p in some
     ]
     assert [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)] == [
@@ -45,7 +46,7 @@ def test_the_same_body_is_one_row(store_url: str) -> None:
     assert SnapshotStore(store).write("desk", [*some, *some[:5]]) == 20
     assert SnapshotStore(store).write("desk", some) == 0
     assert SnapshotStore(store).write("other", some) == 20
-    assert len(SnapshotStore(store).looks("desk", 0, 2**62, None)) == 20
+    assert len(SnapshotStore(store).snapshots("desk", 0, 2**62, None)) == 20
 
 
 def test_known_at_never_goes_back(store_url: str) -> None:
@@ -54,13 +55,13 @@ def test_known_at_never_goes_back(store_url: str) -> None:
     store = Database(store_url, now=lambda: next(times))
     for post in days.posts()[:4]:
         SnapshotStore(store).write("desk", [post])
-    known = [k.known_at_us for k in sorted(SnapshotStore(store).looks("desk", 0, 2**62, None), key=lambda k: k.seq)]
+    known = [k.known_at_us for k in sorted(SnapshotStore(store).snapshots("desk", 0, 2**62, None), key=lambda k: k.seq)]
     assert known == sorted(known)
     assert clock.micros(NOON) <= known[2] <= clock.micros(NOON + timedelta(seconds=60))
 
 
 def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
-    """What was refused is kept with where it came from and why, and not twice."""
+    """A rejected row is stored once, with its source and its reasons."""
     store = Database(store_url)
     refused = RejectedPost("file.jsonl:3", ("pnl is 4, expected an object",), b'{"pnl": 4}')
     SnapshotStore(store).write("desk", [], [refused])
@@ -69,7 +70,7 @@ def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
 
 
 def test_a_newer_store_is_refused(store_url: str) -> None:
-    """A store of a schema this version does not know is not touched."""
+    """A database with an unknown newer schema is not changed."""
     Database(store_url).remember("schema", "99")
     with pytest.raises(StoreError, match="newer opslib"):
         Database(store_url)
@@ -89,18 +90,18 @@ def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.M
     monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, mark))
     for _ in range(2):
         found = Database(store_url)
-        assert len(SnapshotStore(found).looks("desk", 0, 2**62, None)) == 3
+        assert len(SnapshotStore(found).snapshots("desk", 0, 2**62, None)) == 3
     assert len(ran) == 1 and found.recall("schema") == str(here + 1)
 
 
 def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
-    """The message names the store without its password, and what to look at."""
+    """The message names the database without its password, and what to check."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="OPS_STORE_URL"):
         Database(f"sqlite:///{tmp_path / 'file' / 'store.sqlite'}")
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as refused:
         Database("postgresql://me:hunter2@127.0.0.1:1/none?connect_timeout=2")
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_sqlite_is_durable(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_failed_write_keeps_nothing(store_url: str) -> None:
         broken = Post(None, broken.snapshot)
     with pytest.raises(StoreError):
         SnapshotStore(store).write("desk", [good, broken])
-    assert SnapshotStore(store).looks("desk", 0, 2**62, None) == []
+    assert SnapshotStore(store).snapshots("desk", 0, 2**62, None) == []
 
 
 def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> None:
@@ -152,14 +153,14 @@ snapshot.read(row["metrics"]))])
     ]
     store, seen = Database(store_url), 0
     while any(p.poll() is None for p in running):
-        now = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
+        now = len(SnapshotStore(store).snapshots("desk", 0, 2**62, None))
         assert now >= seen
         seen = now
     assert [p.returncode for p in running] == [0, 0, 0, 0]
-    looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
-    assert sorted(k.digest for k in looks) == sorted(p.snapshot.digest for p in posts)
-    by_seq = sorted(looks, key=lambda k: k.seq)
-    assert [k.known_at_us for k in by_seq] == sorted(k.known_at_us for k in looks), "seq and known_at rise together"
+    snapshots = SnapshotStore(store).snapshots("desk", 0, 2**62, None)
+    assert sorted(k.digest for k in snapshots) == sorted(p.snapshot.digest for p in posts)
+    by_seq = sorted(snapshots, key=lambda k: k.seq)
+    assert [k.known_at_us for k in by_seq] == sorted(k.known_at_us for k in snapshots), "seq and known_at rise together"
 
 
 @pytest.mark.slow
@@ -253,3 +254,13 @@ def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> N
     )
     assert log.stat().st_ino == before
     first.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "postgresql+psycopg://"])
+def test_indexes_of_pages_hold_only_their_rows(url: str) -> None:
+    """Two indexes of snapshots are limited to the rows that have, or do not have, a page id, on both databases."""
+    made: list[str] = []
+    engine = sa.create_mock_engine(url, lambda sql, *_, **__: made.append(str(sql.compile(dialect=engine.dialect))))
+    TABLES.create_all(engine, checkfirst=False)
+    limited = [" ".join(sql.split()).partition(" WHERE ")[2] for sql in made if "WHERE" in sql]
+    assert sorted(limited) == ["page_id IS NOT NULL", "page_id IS NULL"]

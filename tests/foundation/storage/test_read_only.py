@@ -1,6 +1,4 @@
-"""
-A home that cannot be written can be looked at; what would write it is refused in one sentence; nothing half made stays.
-"""
+"""Test a read-only home directory: reading works, writing is refused in one sentence, and nothing unfinished stays."""
 
 import contextlib
 import errno
@@ -116,7 +114,7 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
             refused = ran(arguments, home)
             *before_it, sentence = refused.stderr.strip().splitlines()
             assert refused.returncode == 70 and not before_it, (arguments, refused.stderr)
-            assert "can only be read here" in sentence or "could not be written" in sentence
+            assert "is read-only" in sentence or "could not be " in sentence
         assert listing(home) == before
 
 
@@ -127,7 +125,7 @@ def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
         "from opslib.foundation.storage.database import Database\n"
         "from opslib.telemetry.pages.store import SnapshotStore\n"
         "store = SnapshotStore(Database(sqlite_url(Path(sys.argv[1]))))\n"
-        "print(len(store.looks('desk', 0, 2**62, None)))"
+        "print(len(store.snapshots('desk', 0, 2**62, None)))"
     )
     return subprocess.run(
         [*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
@@ -140,7 +138,7 @@ def test_what_is_still_in_the_log_counts(whole: Path, tmp_path: Path) -> None:
     """
     shutil.copytree(whole, home := tmp_path / "home")
     store, path = Database(sqlite_url(home / "store.sqlite")), home / "store.sqlite"
-    held = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
+    held = len(SnapshotStore(store).snapshots("desk", 0, 2**62, None))
     from tests.support.snapshots import body, post
 
     SnapshotStore(store).write("desk", [post(5000, body(errors=4))])
@@ -164,10 +162,8 @@ def tempfile_folder() -> str:
     return tempfile.gettempdir()
 
 
-def test_who_writes_meanwhile_is_noticed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Where the file is read without its log, a write by somebody else makes the reading fail, rather than give a mixture.
-    """
+def test_a_concurrent_write_is_detected(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the file is read without its log, a concurrent write makes the reading fail instead of mixing two states."""
     shutil.copytree(whole, home := tmp_path / "home")
     path = home / "store.sqlite"
     with monkeypatch.context() as patched:
@@ -176,21 +172,21 @@ def test_who_writes_meanwhile_is_noticed(whole: Path, tmp_path: Path, monkeypatc
         assert ledger.all_rows(reader) and reader.file.is_read_only
     writer = Database(sqlite_url(path))
     writer.remember("a", "b")
-    with pytest.raises(StoreError, match="was written while it was read. Run this again"):
+    with pytest.raises(StoreError, match="was changed while it was read. Run the command again"):
         ledger.all_rows(reader)
-    with pytest.raises(StoreError, match="can only be read here"):
+    with pytest.raises(StoreError, match="is read-only"):
         reader.remember("a", "c")
 
 
 def test_an_older_store_that_cannot_be_written(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not brought up to date by looking at it: the message says how that is done."""
+    """Reading does not migrate it: the message says how to do that."""
     shutil.copytree(whole, home := tmp_path / "home")
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         file.execute("UPDATE meta SET value = '6' WHERE key = 'schema'")
         file.commit()
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(
-        StoreError, match="older version, and cannot be written here. Open it once where it can be written"
+        StoreError, match="older version, and you may not write to it. Run ops status once as a user who may write"
     ):
         Database(sqlite_url(home / "store.sqlite"))
 
@@ -237,7 +233,10 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
         pytest.skip("this machine does not let root mount")
     lines = found.stdout.splitlines()
     assert lines[0] == "No space left on device ['reports']", found
-    assert lines[1] == "70" and f"the disk that holds {tmp_path}/home is full. Make room on it" in found.stderr, found
+    assert (
+        lines[1] == "70"
+        and f"the disk that holds {tmp_path}/home is full. Nothing was saved. Free some space" in found.stderr
+    ), found
     assert lines[-1] == "0", found
 
 
@@ -268,8 +267,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """Half-made files and folders go once who made them is gone; those of a living process and of another host stay."""
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom opslib.foundation.storage import temporary_files\n"
-        "p = Path(sys.argv[1])\ntemporary_files.beside(p / 'x.json').write_text('half')\n"
-        "f = temporary_files.beside(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\n"
+        "p = Path(sys.argv[1])\ntemporary_files.temporary_name(p / 'x.json').write_text('half')\n"
+        "f = temporary_files.temporary_name(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\n"
         "print('there', flush=True)\nsys.stdin.read()"
     )
     running = subprocess.Popen(

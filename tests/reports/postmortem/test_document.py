@@ -1,6 +1,8 @@
-"""Postmortems: facts from the record, what people wrote, what is lacking; and whatever is edited is named."""
+"""Test postmortems: facts from the record, texts of people, problems, and detection of edits."""
 
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,27 +10,31 @@ from pathlib import Path
 
 import pytest
 
+from opslib.cli import main
+from opslib.dashboard.text_blocks import bullet_list
 from opslib.desk import Desk
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError
-from opslib.incidents import evidence
+from opslib.incidents import durations, evidence
+from opslib.incidents.durations import Result
 from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING
 from opslib.incidents.incident import from_entries
 from opslib.reports import verification
-from opslib.reports.postmortem import document, drafting, figures
+from opslib.reports.postmortem import actions, document, drafting, figures
 from opslib.reports.postmortem.document import Postmortem, human_text, lint
-from opslib.reports.postmortem.figures import FORMULAS, Result
+from opslib.reports.postmortem.figures import FORMULAS
 from opslib.simulation.demo_day import replay
 from tests.support import demo
+from tests.support.published import problems
 from tests.support.snapshots import CLOSES, us
 
-ID = "2026-03-10-1"
+ID = "2026-03-10-2"
 
 
 @pytest.fixture(scope="module")
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's home, with its incident's postmortem published once."""
+    """Return the demo's home directory with the postmortem of its incident published once."""
     home = tmp_path_factory.mktemp("postmortem")
     demo.laid_out(home)
     drafting.draft(opened(home), ID, "Tech Lead")
@@ -36,34 +42,34 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(home: Path) -> Desk:
-    """The demo's desk, at the end of its day."""
+    """Return the demo's desk at the end of its day."""
     return Desk(settings.load(home, "demo", {}), lambda: CLOSES + timedelta(minutes=1))
 
 
 @pytest.fixture
 def home(laid: Path, tmp_path: Path) -> Path:
-    """A copy of it that may be changed."""
+    """Return a copy of it that may be changed."""
     shutil.copytree(laid, tmp_path / "home")
     return tmp_path / "home"
 
 
 def folder(home: Path) -> Path:
-    """Where the incident lies."""
-    return opened(home).chronicle.folder(ID)
+    """Return the folder of the incident."""
+    return opened(home).incidents.folder(ID)
 
 
 def broken(place: Path, desk: Desk | None = None) -> list[tuple[str, str]]:
-    """What is broken, and why."""
+    """Return what is broken, and why."""
     return [(b.what, b.why) for b in verification.verify(place, desk).broken]
 
 
-def test_it_verifies_from_a_copy_alone(home: Path, tmp_path: Path) -> None:
-    """A copied folder verifies with no store and no home: every number computed again."""
+def test_a_copy_verifies_alone(home: Path, tmp_path: Path) -> None:
+    """A copied folder verifies without database and home directory; every number is recomputed."""
     shutil.copytree(folder(home), tmp_path / "copied" / ID)
     found = verification.verify(tmp_path / "copied" / ID)
     assert (
         found.verdict == "ok"
-        and found.figures == len(Postmortem(opened(home).chronicle.read(ID)).figures)
+        and found.figures == len(Postmortem(opened(home).incidents.read(ID)).figures)
         and found.exit_code == 0
     )
     assert (
@@ -75,12 +81,9 @@ def test_it_verifies_from_a_copy_alone(home: Path, tmp_path: Path) -> None:
 
 
 def test_the_figures_are_the_scripts(home: Path) -> None:
-    """
-    Failed requests, looks and minutes equal what the posts and looks themselves say, counted by hand from the rows of
-    evidence.
-    """
-    incident = opened(home).chronicle.read(ID)
-    content = figures.metrics(incident).body["content"]
+    """Failed requests, probes and minutes equal the sums over the rows of the evidence."""
+    incident = opened(home).incidents.read(ID)
+    content = durations.metrics(incident).body["content"]
     began, ended = (time_parsing.parse(content[key]) for key in ("began", "ended"))
     rows = [r for r in content["rows"] if began < time_parsing.parse(r["at"]) < ended + timedelta(minutes=1)]
     found = {f.id: f for f in Postmortem(incident).figures}
@@ -94,7 +97,7 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
     ].result.value == sum(r["massive_fallbacks"] for r in rows)
     times = incident.times
     assert found["TTD"].result.value == (times["detected"].at_us - times["began"].at_us) / 1e6
-    outage = next(t for t in replay.scripted().troubles if t.name == "massive_outage")
+    outage = next(t for t in replay.scripted().faults if t.name == "massive_outage")
     assert (
         abs((clock.instant(times["began"].at_us) - outage.begins).total_seconds())
         <= (times["began"].precision_s or 0) + 1
@@ -102,7 +105,7 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
 
 
 def test_an_unknown_time_stays_unknown() -> None:
-    """Without an end there is no duration, and it says why."""
+    """Without an end there is no duration, and the reason says so."""
     opening = evidence.linked(
         None,
         at_us=us(0),
@@ -116,28 +119,28 @@ def test_an_unknown_time_stays_unknown() -> None:
     found = {f.id: f for f in Postmortem(from_entries("2026-03-10-9", [opening])).figures}
     assert (
         found["TTR"].result.value is None
-        and "unknown" in found["TTR"].told
-        and found["massive_failed"].told == "unknown (no evidence was captured yet)"
+        and "unknown" in found["TTR"].text
+        and found["massive_failed"].text == "unknown (no evidence was captured yet)"
     )
 
 
 def test_drafting_again_adds_nothing(home: Path) -> None:
-    """The same facts are captured once; the document is the same but for the head that it was made from."""
+    """The same data is captured once; only the head of the document differs."""
     desk = opened(home)
-    count = len(desk.chronicle.read(ID).of_kind("evidence"))
-    figures.capture_metrics(desk, desk.chronicle.read(ID))
-    assert len(desk.chronicle.read(ID).of_kind("evidence")) == count
+    count = len(desk.incidents.read(ID).of_kind("evidence"))
+    figures.capture_metrics(desk, desk.incidents.read(ID))
+    assert len(desk.incidents.read(ID).of_kind("evidence")) == count
 
 
 def replaced(path: Path, old: str, new: str) -> None:
     """Edit a file."""
-    told = path.read_text(encoding="utf-8")
-    assert old in told, (path, old)
-    path.write_text(told.replace(old, new, 1), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert old in text, (path, old)
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def rechained(place: Path, change: Callable[[dict], None], n: int) -> None:
-    """Change the body of an entry, and compute the whole chain anew, as somebody would who knows how."""
+    """Change the body of an entry, and recompute the whole chain of digests."""
     lines, before, made = (place / "record.jsonl").read_text().splitlines(), None, list[str]()
     for i, line in enumerate(lines, 1):
         entry = evidence.read(line)
@@ -150,10 +153,7 @@ def rechained(place: Path, change: Callable[[dict], None], n: int) -> None:
 
 
 def test_every_edit_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    One byte of evidence, an entry taken out, a picture swapped, evidence changed with its whole chain, a number in each
-    form of the document, another formula.
-    """
+    """Verification names each edit: evidence, entries, pictures, the whole chain, numbers, formulas."""
     place = folder(home)
     kept = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     lines = kept[place / "record.jsonl"].decode().splitlines()
@@ -198,11 +198,8 @@ def test_every_edit_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert broken(place) == []
 
 
-def test_what_people_write_survives(home: Path) -> None:
-    """
-    What stands between the marks is taken in and keeps its history; what is edited outside them is refused by its line,
-    and nothing is overwritten.
-    """
+def test_texts_of_people_are_kept(home: Path) -> None:
+    """Texts in text fields are recorded; an edit outside them is rejected with its line, and nothing is overwritten."""
     desk, path = opened(home), folder(home) / "postmortem.md"
     made = path.read_text()
     assert set(human_text(made)) == set(document.ASKED)
@@ -213,7 +210,7 @@ def test_what_people_write_survives(home: Path) -> None:
     drafting.draft(desk, ID, "Tech Lead")
     replaced(path, "The fallback took over within seconds.", "The fallback took over at once.")
     drafting.draft(desk, ID, "Tech Lead")
-    found = desk.chronicle.read(ID)
+    found = desk.incidents.read(ID)
     assert [e.body["text"].split("\n")[0] for e in found.of_kind("written")] == [
         "The fallback took over within seconds.",
         "The fallback took over at once.",
@@ -226,9 +223,74 @@ def test_what_people_write_survives(home: Path) -> None:
         and verification.verify(path.parent).verdict == "ok"
     )
     replaced(path, "## Impact", "## Impact, as I see it")
-    with pytest.raises(IncidentError, match=r"edited outside the marks \(line \d+: '## Impact, as I see it'"):
+    with pytest.raises(IncidentError, match=r"edited outside its text fields \(line \d+: '## Impact, as I see it'"):
         drafting.draft(desk, ID, "Tech Lead")
     assert "as I see it" in path.read_text()
+
+
+def test_the_page_is_understood_at_a_glance(home: Path) -> None:
+    """The page opens with the title in words, the answer, key figures and one chart; nothing is shown as source."""
+    page = (folder(home) / "postmortem.html").read_text(encoding="utf-8")
+    assert problems(page) == []
+    assert re.findall("<h1>(.+)</h1>", page) == ["Massive returned server errors for 12 min on 2026-03-10"]
+    first = page[: page.index("<h2>")]
+    assert ID in first and re.search(r"<strong>Whose fault:</strong> Massive \(confidence", first)
+    for answered in (
+        "<strong>Since when:</strong> 2026-03-10 11:21:5",
+        "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded",
+        "dry runs only, nothing was changed: Notify the trading team in #trading-alerts; Switch the app to",
+        "<strong>First to do:</strong> ",
+    ):
+        assert answered in first, answered
+    assert first.count("<svg") == page.count("<svg") == 1 and page.count('<li class="ops-figure') == 6
+    for name in ("began 11:2", "detected 11:2", "acknowledged 11:2", "mitigated 11:29", "resolved 11:52"):
+        assert re.search(rf"<text [^>]*>{name}[\d:]*</text>", first), name
+    assert "critical" in first and "95 %" in first and "#16202a" not in first[first.index("<svg") :]
+    targets, links = set(re.findall("id='(E\\d+)'", page)), set(re.findall("href='#(E\\d+)'", page))
+    assert links and links <= targets
+    assert "[Summarize" not in page and "<strong>Summary</strong>: Summarize" in page
+
+
+def test_each_duration_has_its_label_and_its_definition(home: Path) -> None:
+    """The three lengths of the outage are in one place, each with what starts and ends it."""
+    page = (folder(home) / "postmortem.html").read_text(encoding="utf-8")
+    first = page[: page.index("<h2>")]
+    shown = re.findall(r'ops-label">([^<]+)</span><strong class="ops-value">([^<]+)<', first)
+    assert shown[:3] == [
+        ("Below 95 % availability", "12 min"),
+        ("Until the alert ended", "23 min"),
+        ("Until resolved", "30 min"),
+    ]
+    made = Postmortem(opened(home).incidents.read(ID))
+    rows = made.durations.values["rows"]
+    assert [row[0] for row in rows[:3]] == [label[:1].lower() + label[1:] for label, _ in shown[:3]]
+    assert all(starts and ends for _, _, starts, ends, _ in rows)
+    assert "looks back over 10 min" in rows[1][3] and "a responder ends the incident" in rows[2][3]
+    minutes = {f.id: f.result.value for f in made.figures}["massive_minutes_critical"]
+    assert rows[0][1] == f"{minutes:g} min", "it is the figure that ops verify recomputes"
+
+
+def test_the_markdown_is_tables_and_a_picture(home: Path) -> None:
+    """Every line of a table has as many cells as its header, and the chart is a picture of the evidence."""
+    place = folder(home)
+    lines = (place / "postmortem.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# Massive returned server errors for 12 min on 2026-03-10"
+    for n, line in enumerate(lines):
+        if line.startswith("|---"):
+            rows = [lines[n - 1], *itertools.takewhile(lambda text: text.startswith("|"), lines[n + 1 :])]
+            cells = line.count("|")
+            assert len(rows) > 1 and {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {cells}, rows[:2]
+    picture = next(line for line in lines if line.startswith("!["))
+    assert (place / picture.partition("](")[2].rstrip(")")).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_check_names_sections(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check has one line for each section that is not complete, and the exit code of the contract."""
+    words = ["--home", str(home), "--app", "demo", "postmortem", ID, "--check", "--by", "Tech Lead"]
+    assert main.main(words) == 70
+    shown = capsys.readouterr().out.strip().splitlines()
+    assert shown[0].endswith("9 sections to complete:") and len(shown) == 10
+    assert [line.strip().partition(":")[0] for line in shown[1:]] == list(document.HEADINGS.values())
 
 
 WELL = {
@@ -240,8 +302,9 @@ WELL = {
     "badly": "Switching to Tradier could only be rehearsed.",
     "lucky": "It was a quiet hour.",
     "messages": "Those who trade were told at 15:26 UTC.",
-    "actions": f"{document.HEADER}\n| set a hook for tradier_only | mitigate | DevOps | high | 2026-03-20 | |",
+    "actions": f"{actions.HEADER}\n| set a hook for tradier_only | mitigate | DevOps | 2026-03-20 | E37 | |",
 }
+NO_TYPE = "\n| do it |  | DevOps | 2026-03-20 | | |"
 LACKING = [
     ("factors", "- one root cause\n- another", "root cause"),
     ("factors", "- only one", "1 factor"),
@@ -249,57 +312,56 @@ LACKING = [
     ("response", "the Tech Lead waited", "names 'Tech Lead'"),
     ("overview", "At 10:32 it broke.", "10:32 without UTC"),
     ("badly", "It was human error.", "'human error'"),
-    ("actions", document.HEADER, "no action item"),
-    ("actions", f"{document.HEADER}\n| do it | mitigate |  | high | 2026-03-20 | |", "no owner"),
-    ("actions", f"{document.HEADER}\n| do it | mitigate | DevOps | high |  | |", "no due date"),
-    ("actions", f"{document.HEADER}\n| do it | fix | DevOps | high | soon | |", "type 'fix'"),
-    ("well", "", "nobody has written it"),
+    ("actions", actions.HEADER, "no action item"),
+    ("actions", f"{actions.HEADER}\n| do it | mitigate |  | 2026-03-20 | | |", "item 1 has no owner"),
+    ("actions", f"{actions.HEADER}\n| do it | mitigate | DevOps |  | | |", "item 1 has no due date"),
+    ("actions", f"{actions.HEADER}{2 * NO_TYPE}", "items 1, 2 have no type"),
+    ("actions", f"{actions.HEADER}\n| do it | fix | DevOps | soon | | |", "type 'fix'"),
+    ("actions", f"[{document.ASKED['actions']}]\n\n{WELL['actions']}", "not confirmed"),
+    ("well", "", "not written yet"),
 ]
 
 
 def test_the_lint(home: Path) -> None:
-    """What is whole lacks nothing; each thing that is lacking, or blames, is named with its section."""
+    """A complete document has no problems; each problem is named with its section."""
     desk = opened(home)
-    for section, told in WELL.items():
-        desk.chronicle.append(ID, "written", {"section": section, "text": told, "words": "x"}, by="Tech Lead")
-    found = desk.chronicle.read(ID)
+    for section, text in WELL.items():
+        desk.incidents.append(ID, "written", {"section": section, "text": text, "words": "x"}, by="Tech Lead")
+    found = desk.incidents.read(ID)
     assert lint(Postmortem(found)) == []
-    for section, told, what in LACKING:
+    for section, text, what in LACKING:
         was = found.written[section]
-        found.written[section] = was._replace(body={"text": told})
+        found.written[section] = was._replace(body={"text": text})
         lacks = lint(Postmortem(found))
         assert lacks and all(lack.section == section for lack in lacks) and any(what in lack.what for lack in lacks), (
-            told,
+            text,
             lacks,
         )
         found.written[section] = was
 
 
-def test_a_document_moves_on(home: Path) -> None:
-    """
-    Draft, In review, Reviewed, Closed, one after another, and not while something is lacking; what is closed is frozen
-    until it is opened again.
-    """
+def test_the_status_advances(home: Path) -> None:
+    """The status advances one step at a time if there are no problems; a closed document is frozen until reopened."""
     desk = opened(home)
-    with pytest.raises(IncidentError, match="it lacks"):
-        drafting.move(desk, desk.chronicle.read(ID), "in-review", "Tech Lead")
-    for section, told in WELL.items():
-        desk.chronicle.append(ID, "written", {"section": section, "text": told, "words": "x"}, by="Tech Lead")
-    with pytest.raises(IncidentError, match="next comes In review"):
-        drafting.move(desk, desk.chronicle.read(ID), "reviewed", "Tech Lead")
+    with pytest.raises(IncidentError, match="cannot be set to In review yet"):
+        drafting.move(desk, desk.incidents.read(ID), "in-review", "Tech Lead")
+    for section, text in WELL.items():
+        desk.incidents.append(ID, "written", {"section": section, "text": text, "words": "x"}, by="Tech Lead")
+    with pytest.raises(IncidentError, match="the next status is In review"):
+        drafting.move(desk, desk.incidents.read(ID), "reviewed", "Tech Lead")
     for status in ("in-review", "reviewed", "closed"):
-        drafting.move(desk, desk.chronicle.read(ID), status, "Tech Lead")
-    assert Postmortem(desk.chronicle.read(ID)).status == "Closed"
-    before = len(desk.chronicle.read(ID).entries)
+        drafting.move(desk, desk.incidents.read(ID), status, "Tech Lead")
+    assert Postmortem(desk.incidents.read(ID)).status == "Closed"
+    before = len(desk.incidents.read(ID).entries)
     drafting.draft(desk, ID, "Tech Lead")
-    assert len(desk.chronicle.read(ID).entries) == before
-    desk.chronicle.reopen(ID, "it came back", "Tech Lead")
-    assert Postmortem(desk.chronicle.read(ID)).status == "Draft"
+    assert len(desk.incidents.read(ID).entries) == before
+    desk.incidents.reopen(ID, "it came back", "Tech Lead")
+    assert Postmortem(desk.incidents.read(ID)).status == "Draft"
 
 
 @pytest.mark.slow
-def test_a_report_is_computed_again(home: Path, tmp_path: Path) -> None:
-    """A published report of a day is held against the posts at hand; without them nothing can be said."""
+def test_a_report_is_recomputed(home: Path, tmp_path: Path) -> None:
+    """A published report is compared with the snapshots in the database; without them the result is unknown."""
     desk = opened(home)
     values = desk.daily_report("2026-03-10").values
     path = tmp_path / "2026-03-10_daily.json"
@@ -313,11 +375,37 @@ def test_a_report_is_computed_again(home: Path, tmp_path: Path) -> None:
         (name, EDITED) for name in ("verdict", "headline", "issues", "system_errors")
     ]
     assert verification.verify(path).exit_code == 3
+    earlier = {k: v for k, v in desk.daily_report("2026-03-10").values.items() if k != "wording"}
+    earlier["headline"] = ["other words", *earlier["headline"][1:]]
+    earlier["issues"] = [i | {"worst": "other words"} for i in earlier["issues"]]
+    earlier["evidence"] = earlier["evidence"] | {"rules_sha256": "0" * 64}
+    path.write_text(json.dumps(earlier))
+    assert verification.verify(path, desk).verdict == "ok", "a report of an earlier version has other sentences"
+    earlier["issues"][0]["minutes"] = 0.1
+    path.write_text(json.dumps(earlier))
+    assert [b.what.split(", ")[-1] for b in verification.verify(path, desk).broken] == ["issues"]
+
+
+def test_a_document_of_an_earlier_version_verifies(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document with other labels and instructions verifies, and texts in its text fields are recorded."""
+    desk, path = opened(home), folder(home) / "postmortem.md"
+    other = {section: f"Other instruction for {section}." for section in document.ASKED}
+    old = document.ASKED["well"]
+    monkeypatch.setattr(document, "ASKED", other)
+    monkeypatch.setattr(Postmortem, "impact", property(lambda self: bullet_list("Other heading", ["x"])))
+    monkeypatch.setattr(figures.Figure, "text", property(lambda self: "x"))
+    assert verification.verify(path.parent).verdict == "ok"
+    replaced(path, f"[{old}]", "The fallback took over.")
+    assert verification.verify(path.parent).verdict == "ok"
+    drafting.take_in(desk, ID, "Tech Lead")
+    assert [e.body["section"] for e in desk.incidents.read(ID).of_kind("written")] == ["well"]
+    replaced(path, "## Impact", "## Impact, edited")
+    assert verification.verify(path.parent).verdict == "critical"
 
 
 def test_roles_not_names(home: Path) -> None:
-    """Who acted is a responder in the document; names stay in the record."""
+    """The document shows responders by role; names stay in the record."""
     desk = opened(home)
-    desk.chronicle.note(ID, "Annabel looked at the feed; Annabel's word", "Annabel")
-    told = Postmortem(desk.chronicle.read(ID))
-    assert "Annabel" not in told.timeline.plain and "responder 3: responder 3 looked" in told.timeline.plain
+    desk.incidents.note(ID, "Annabel looked at the feed; Annabel's word", "Annabel")
+    made = Postmortem(desk.incidents.read(ID))
+    assert "Annabel" not in made.timeline.plain and "responder 3: responder 3 looked" in made.timeline.plain

@@ -19,14 +19,14 @@ from opslib.runbooks import steps
 from opslib.runbooks.checklist_session import ChecklistSession
 from opslib.runbooks.checks import checklist as checklist_module
 from opslib.runbooks.checks.context import CheckContext
-from opslib.simulation.drills.stepped_desk import looking
+from opslib.simulation.drills.stepped_desk import stepped_probes
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
 from tests.runbooks.checks.test_checks import AT, asked, every, laid, posted, well
 
 
-def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
+def result_of(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
     """What the check of a box sees, asked by a checklist that is on record."""
     sheet = ChecklistSession(desk, checklist, "Ann", as_of=at)
     return checkups_seen(desk, box, sheet, at)
@@ -44,7 +44,7 @@ PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     # box: (what a good page posts, what a bad one does, what is said of that)
     "requests_counted": ({}, {"massive_requests": 7, "massive_successes": 7}, "massive requests +0"),
     "greeks_counted": ({}, {"validations": 7, "greeks_valid": 7}, "validations +0"),
-    "trades_counted": ({}, {"commission_total_usd": 0}, "and no commission"),
+    "trades_counted": ({}, {"commission_total_usd": 0}, "trades without commission"),
     "night_serious": ({}, {"gamma_zero": lambda i: i}, "share with gamma zero or missing"),
     "variance_in_bounds": (
         {"backtest_variance_pp": 3.0},
@@ -56,13 +56,13 @@ PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"memory_bytes": 120_000_000},
         "memory of the page (120 MB) > 100 MB",
     ),
-    "greeks_on_target": ({}, {"greeks_valid": lambda i: 9 * i}, "by the page 90.00 %"),
+    "greeks_on_target": ({}, {"greeks_valid": lambda i: 9 * i}, "page: 90.00 %"),
     "massive_on_target": (
         {},
         {"massive_successes": lambda i: 9 * i, "massive_failures": lambda i: i},
-        "by the page 90.00 %",
+        "page: 90.00 %",
     ),
-    "errors_on_target": ({}, {"errors": lambda i: i}, "by the page 720 per h"),
+    "errors_on_target": ({}, {"errors": lambda i: i}, "page: 720 per h"),
 }
 
 
@@ -89,7 +89,7 @@ def test_a_page_that_begins_late(tmp_path: Path) -> None:
     assert asked(laid(tmp_path / "c", well(), posted(30)), "service_begins").good is True
     late = [p for p in posted(30) if p.ts_us > clock.micros(AT - timedelta(minutes=28))]
     found = asked(laid(tmp_path / "a", well(), late), "service_begins")
-    assert found.good is False and "posted first 2 min" in found.words, found.words
+    assert found.good is False and "first snapshot 2 min" in found.words, found.words
     assert asked(laid(tmp_path / "b", well(), posted(200)), "service_begins").good is None
 
 
@@ -97,19 +97,19 @@ def test_a_slow_page_is_not_renewed(tmp_path: Path) -> None:
     """A post each half minute is not each five seconds; with a slower pace set, it is as expected."""
     slow = posted()[::6]
     found = asked(laid(tmp_path / "a", well(), slow), "renewed")
-    assert found.good is False and "each 30.0 s" in found.words
+    assert found.good is False and "every 30.0 s" in found.words
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "settings.toml").write_text("post_every_s = 30\n")
     assert asked(laid(tmp_path / "b", well(), slow), "renewed").good is True
 
 
 def test_a_panel_with_nothing_on_it(tmp_path: Path) -> None:
-    """Without a single post there is nothing on the panel of trades, though our own looks fill the rest."""
+    """Without a single post there is nothing on the panel of trades, though our own probes fill the rest."""
     found = asked(laid(tmp_path, well()), "panels_filled")
     assert found.good is False and "P&L Accuracy" in found.words
 
 
-def test_a_look_that_is_no_longer_made(tmp_path: Path) -> None:
+def test_a_probe_that_stopped(tmp_path: Path) -> None:
     """
     A kind of look that stopped within the hour is named, whoever is in trouble; trouble that is looked at is none of
     ours.
@@ -119,7 +119,7 @@ def test_a_look_that_is_no_longer_made(tmp_path: Path) -> None:
     assert found.good is False and "not socket of app" in found.words
     failing = [s._replace(outcome="timeout") if s.subject == "massive" else s for s in well()]
     found = asked(laid(tmp_path / "b", failing), "looks_go_on")
-    assert found.good is True and "data of massive, liveness of massive in trouble, and the rest goes on" in found.words
+    assert found.good is True and "failing: data of massive, liveness of massive; all others continue" in found.words
 
 
 def test_a_market_that_is_closed_counts_nothing(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_night_without_a_page(tmp_path: Path) -> None:
     assert asked(desk, "night_serious", before).good is True
 
 
-def test_kinds_of_errors_are_told_or_unknown(tmp_path: Path) -> None:
+def test_kinds_of_errors_are_known_or_unknown(tmp_path: Path) -> None:
     """The log's kinds are told; errors that only a page counted, whose types its post loses, are of unknown kinds."""
     found = asked(
         laid(
@@ -169,7 +169,7 @@ def test_keys_have_an_age(tmp_path: Path) -> None:
         os.utime(home / "key", ((AT - timedelta(days=days_old)).timestamp(),) * 2)
         found[days_old] = asked(laid(home, [], OPS_MASSIVE_TOKEN_FILE=str(home / "key")), "key_age")
     assert found[3].good is True and "massive: 3 days old" in found[3].words
-    assert found[200].good is False and "200 days old; at most 90 days" in found[200].words
+    assert found[200].good is False and "200 days old; expected at most 90 days" in found[200].words
     (tmp_path / "e").mkdir()
     assert asked(laid(tmp_path / "e", [], OPS_MASSIVE_TOKEN="tok-of-massive-0123"), "key_age").good is None
 
@@ -180,29 +180,30 @@ def test_keys_have_an_age(tmp_path: Path) -> None:
 def deployed(home: Path, before_s: float, after_s: float, count: int = 400) -> Desk:
     """A desk whose app answered so fast before and after a deployment an hour ago."""
     at = AT - timedelta(minutes=60)
-    looks = [
+    snapshots = [
         s._replace(ts_us=clock.micros(at - timedelta(seconds=15 * (i + 1))), seconds=before_s + i % 7 / 1000)
         for i, s in enumerate(every("health", "app", value=9000.0, minutes=count / 4))
     ]
-    looks += [
+    snapshots += [
         s._replace(ts_us=clock.micros(at + timedelta(seconds=9 * (i + 1))), seconds=after_s + i % 7 / 1000)
         for i, s in enumerate(every("health", "app", value=9000.0, minutes=count / 4))
         if i < 395
     ]
-    desk = laid(home, looks)
+    desk = laid(home, snapshots)
     desk.marks.put("deploy", "v1.4.0", "Ann", at)
     return desk
 
 
 def test_slower_since_a_deployment(tmp_path: Path) -> None:
-    """As fast as before is as expected, half as slow again is not; of a handful of looks nothing is said."""
+    """As fast as before is as expected, half as slow again is not; of a handful of probes nothing is said."""
     same, slower = (
-        told(deployed(tmp_path / name, 0.1, s), "no_slower", "post-deploy-1w") for name, s in (("a", 0.1), ("b", 0.15))
+        result_of(deployed(tmp_path / name, 0.1, s), "no_slower", "post-deploy-1w")
+        for name, s in (("a", 0.1), ("b", 0.15))
     )
     assert same.good is True and "n 400" in same.words and slower.good is False and slower.next == "dashboard_slow"
-    few = told(deployed(tmp_path / "c", 0.1, 0.15, count=60), "no_slower", "post-deploy-1w")
-    assert few.good is None and "100 are needed" in few.words
-    assert told(laid(tmp_path / "d", well()), "no_slower", "post-deploy-1w").good is None
+    few = result_of(deployed(tmp_path / "c", 0.1, 0.15, count=60), "no_slower", "post-deploy-1w")
+    assert few.good is None and "100 required" in few.words
+    assert result_of(laid(tmp_path / "d", well()), "no_slower", "post-deploy-1w").good is None
 
 
 def test_the_interval_of_a_p95_holds_it() -> None:
@@ -230,7 +231,7 @@ def test_a_fallback_that_is_counted(tmp_path: Path) -> None:
     ):
         desk = laid(tmp_path / name, [], posted(**how))
         desk.marks.put("deploy", "v1.4.0", "Ann", AT - timedelta(minutes=50))
-        assert told(desk, "fallbacks_counted", "post-deploy-1w").good is wanted, name
+        assert result_of(desk, "fallbacks_counted", "post-deploy-1w").good is wanted, name
 
 
 def test_an_error_raised_on_purpose(tmp_path: Path) -> None:
@@ -316,10 +317,10 @@ def test_seven_days_on_staging(tmp_path: Path) -> None:
     assert sheet.id == "staging-2026-03-09"
     found = {n: checkups_seen(desk, f"staging_day_{n}", sheet, end) for n in range(1, 8)}
     assert [n for n in found if found[n].good is True] == [1, 2, 5, 6, 7], {n: f.words for n, f in found.items()}
-    assert found[3].good is False and "missed: no page posted on 2026-03-11" in found[3].words
+    assert found[3].good is False and "missed: no snapshot on 2026-03-11" in found[3].words
     assert found[4].good is False and "browser was not restarted" in found[4].words
     early = checkups_seen(desk, "staging_day_2", sheet, begun + timedelta(hours=1))
-    assert early.good is None and "yet to come" in early.words
+    assert early.good is None and "has not begun" in early.words
 
 
 def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) -> tuple[Desk, datetime]:
@@ -374,7 +375,7 @@ def test_trends_need_days_and_find_what_is_not_usual(tmp_path: Path) -> None:
         ("c", 15, lambda i: 2 * i, False),
     ):
         desk, at = monthly(tmp_path / name, count, last)
-        found = told(desk, "trends_usual", "post-deploy-1w", at)
+        found = result_of(desk, "trends_usual", "post-deploy-1w", at)
         assert found.good is wanted, (name, found.words)
         assert wanted is not False or "System Errors 156" in found.words
 
@@ -385,7 +386,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     what is computed.
     """
     desk, _ = monthly(tmp_path, 3)
-    held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory)
+    held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.cache)
     session = market_calendar.session(time_parsing.parse_day("2026-03-09"))
     assert session
     first = held.of(session)
@@ -425,7 +426,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
         name: value for section in daily_figures.figures(anew).values() for name, value in section.items()
     }
     assert (
-        daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory).of(
+        daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.cache).of(
             market_calendar.session(time_parsing.parse_day("2026-03-02"))
         )
         is None
@@ -437,7 +438,7 @@ def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
     Only days of which something was seen are counted, oldest first; and of counts one more than ever is still usual.
     """
     desk, _ = monthly(tmp_path, 13)
-    held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory)
+    held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.cache)
     before = held.before(time_parsing.parse_day("2026-03-10"))
     assert len(before) == 12 and [d.day for d in before] == sorted(d.day for d in before)
     usual = daily_figures.usual(before, "system_errors", rules.load().days)
@@ -471,13 +472,16 @@ def test_worlds_flip_boxes(tmp_path: Path) -> None:
     for state, boxes in FLIPS.items():
         home = tmp_path / state
         home.mkdir()
-        with looking(home) as world:
-            world.live(4)
-            desk = Desk(world.settings, lambda world=world: world.at)
-            assert {box: asked(desk, box, world.at).good for box in boxes} == dict.fromkeys(boxes, True), state
-            world.lever.be(**{state: 1.0})
-            world.live(6)
-            found = {box: asked(Desk(world.found(), lambda world=world: world.at), box, world.at) for box in boxes}
+        with stepped_probes(home) as probes:
+            probes.advance(2)
+            desk = Desk(probes.settings, lambda probes=probes: probes.at)
+            assert {box: asked(desk, box, probes.at).good for box in boxes} == dict.fromkeys(boxes, True), state
+            probes.world.inject(**{state: 1.0})
+            probes.advance(4)
+            found = {
+                box: asked(Desk(probes.load_settings(), lambda probes=probes: probes.at), box, probes.at)
+                for box in boxes
+            }
             assert {box: seen.good for box, seen in found.items()} == dict.fromkeys(boxes, False), (state, found)
 
 
@@ -489,9 +493,9 @@ def test_windows_of_a_day() -> None:
         )
 
 
-def test_what_is_asked_is_in_the_record(tmp_path: Path) -> None:
+def test_the_query_is_in_the_record(tmp_path: Path) -> None:
     """What a box saw is plain enough to be kept: as JSON, each."""
     desk = laid(tmp_path, well(), posted())
     SampleStore(desk.store, "desk").keep([])
-    for step in (s for s in steps.table().values() if s.kind == steps.LOOK and not s.box):
+    for step in (s for s in steps.table().values() if s.kind == steps.CHECK and not s.box):
         json.dumps(asked(desk, step).content)

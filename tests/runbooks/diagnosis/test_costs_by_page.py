@@ -7,7 +7,7 @@ import pytest
 from opslib.runbooks.diagnosis import cost_questions
 from tests.support.outside_world import RULES
 from tests.support.snapshots import CLOSES as AT
-from tests.support.snapshots import tape
+from tests.support.snapshots import counter_history
 
 
 def means(commission: float, slippage: float, gross: float, trades: int = 10) -> dict[str, Any]:
@@ -38,5 +38,7 @@ def test_each_cost_that_has_changed_is_named(
 ) -> None:
     """Before, a trade paid 1 dollar of commission and 5 of slippage, and made 4 %."""
     monkeypatch.setattr(cost_questions, "_newest", lambda *_: (now, means(1.0, 5.0, 4.0)))
-    found = cost_questions.cost_cause_of_page(tape([]), AT, RULES["backtest_variance"], RULES.probes.changed_by)
+    found = cost_questions.cost_cause_of_page(
+        counter_history([]), AT, RULES["backtest_variance"], RULES.probes.changed_by
+    )
     assert [(a.cause, a.agree) for a in found] == expected

@@ -27,7 +27,7 @@ def said(found: Diagnosis, question: str, source: str = "") -> Any:
     return next(e for e in found.evidence if e.question == question and source in ("", e.source))
 
 
-DELTA = "Are deltas possible?"
+DELTA = "Are all deltas within bounds?"
 
 
 def deltas(share: float, since: float, until: float = 0.0):
@@ -86,7 +86,7 @@ def test_a_newer_chain_that_is_fine_is_a_contradiction() -> None:
     )
     assert said(found, DELTA, "chain").contradicts == (
         "greeks_out_of_bounds",
-    ) and "contradicts it:\n    Are deltas possible?" in repr(found)
+    ) and "contradicts it:\n    Are all deltas within bounds?" in repr(found)
 
 
 def test_a_chain_that_agrees_gives_the_provider() -> None:
@@ -185,7 +185,9 @@ def test_no_fault_is_half_as_sure_while_a_minute_probe_differs() -> None:
     gone = [sample(0, "data", "massive", seconds=0.2, value=1.0, gone=25, moved=0, of=50)]
     differs, settled = diagnose(view(but(gone, [chain(40)]))), diagnose(view(but(gone, [chain(0)])))
     assert (differs.cause, settled.cause) == ("none", "none") and differs.confidence < 0.5 < 0.9 < settled.confidence
-    assert "of 50 25 are gone" in said(differs, "Are the contracts of the last minute those of before?").answer
+    assert (
+        "of 50 contracts, 25 are missing" in said(differs, "Does the newest probe match the last stored chain?").answer
+    )
 
 
 def zeros(share: float, since: float):
@@ -332,7 +334,7 @@ def test_what_our_network_explained_goes_on_being_explained() -> None:
         "source": "page",
         "state": "firing",
         "severity": "escalate",
-        "sentence": "no provider is left",
+        "sentence": "no provider is available",
         "inhibited_by": None,
         "runbook": "provider_availability",
     }
@@ -356,7 +358,7 @@ def test_what_our_network_explained_goes_on_being_explained() -> None:
     )
     assert (
         after.cause == "none"
-        and "our own network was gone" in said(after, "Do the app's own requests of massive succeed?").answer
+        and "our network was down" in said(after, "Do the app's requests to massive succeed?").answer
     ), repr(after)
     down = [series("liveness", name, "server_5xx", since=480, until=245) for name in ("massive", "tradier")]
     assert diagnose(alerted(view(but(*down), posts), alert)).cause == "both_providers_down"
@@ -391,7 +393,7 @@ def test_an_app_server_that_is_down_explains_the_page() -> None:
         )
     )
     assert (found.cause, found.subject, found.also) == ("app_down", "app", ()), repr(found)
-    assert said(found, "Does massive answer what it is asked?").supports == ()
+    assert said(found, "Does massive respond to our probes?").supports == ()
 
 
 def test_a_page_that_fails_while_our_probes_are_answered_is_named() -> None:
@@ -415,7 +417,7 @@ def test_a_page_that_fails_while_our_probes_are_answered_is_named() -> None:
     assert (
         (logged.cause, logged.subject) == ("provider_auth", "massive")
         and 0 < logged.confidence < 0.6
-        and said(logged, "Do the app's own requests of massive succeed?").source == "logs"
+        and said(logged, "Do the app's requests to massive succeed?").source == "logs"
     ), repr(logged)
 
 
@@ -436,7 +438,7 @@ def test_our_probes_that_fail_while_the_page_s_requests_succeed(subjects: tuple[
         sure
     )
     assert found.confidence == pytest.approx(sure.confidence / 2, abs=0.01), repr(found)
-    assert found.cause in said(found, "Do the app's own requests of massive succeed?").contradicts
+    assert found.cause in said(found, "Do the app's requests to massive succeed?").contradicts
 
 
 def test_after_a_recovery_nobody_is_blamed_anew() -> None:
@@ -452,7 +454,7 @@ def test_after_a_recovery_nobody_is_blamed_anew() -> None:
     assert (found.cause, found.subject, found.also) == ("provider_5xx", "massive", ()) and found.confidence < 0.6, repr(
         found
     )
-    assert said(found, "Do the app's own requests of massive succeed?").answer.startswith("yes, now")
+    assert said(found, "Do the app's requests to massive succeed?").answer.startswith("Yes, now")
 
 
 @pytest.mark.parametrize(
@@ -483,7 +485,7 @@ def test_each_failure_of_a_provider(outcome: str, cause: str, subject: str) -> N
     found = diagnose(view(but(series("liveness", subject, outcome, since=9))))
     assert (found.cause, found.subject, found.also) == (cause, subject, ()), repr(found)
     once = diagnose(view(but(series("liveness", subject, outcome, since=0))))
-    assert (once.cause, once.also) == ("none", ()) and "One probe is not enough" in repr(once), repr(once)
+    assert (once.cause, once.also) == ("none", ()) and "One failed probe is not enough" in repr(once), repr(once)
 
 
 def test_the_data_alone_may_fail() -> None:
@@ -525,7 +527,7 @@ def test_what_fails_now_and_then(kinds: tuple[str, ...], cause: str) -> None:
     assert (found.cause, found.subject, found.also) == (cause, "massive", ()), repr(found)
 
 
-def test_spells_are_told_from_chance() -> None:
+def test_spells_are_distinguished_from_chance() -> None:
     """
     5xx for 20 s of every minute comes and goes; the same share of probes at random are plain 5xx; a wrong key in spells
     is a wrong key.
@@ -688,9 +690,9 @@ def test_a_dead_collector_hides_nothing_that_the_page_shows() -> None:
 def test_one_refused_connection_is_no_outage_of_the_app() -> None:
     """One refused probe of the app's server determines nothing; a second one, or its process that is gone, does."""
     once = diagnose(view(but(series("health", "app", "refused", since=0))))
-    assert once.cause == "none" and "One probe is not enough" in said(once, "Does the app's server run?").answer, repr(
-        once
-    )
+    assert (
+        once.cause == "none" and "One failed probe is not enough" in said(once, "Is the app's server running?").answer
+    ), repr(once)
     for more in (
         refuses(5),
         [*series("health", "app", "refused", since=0), *series("process", "app", "gone", since=0)],
@@ -754,7 +756,8 @@ def test_slow_needs_its_least_count() -> None:
     few = [s for s in well() if s.probe != "health"] + series("health", "app", since=20, seconds=3.0, value=9000.0)
     found = diagnose(view(few))
     assert (
-        found.cause == "none" and "too few probes to tell (5 of 20)" in said(found, "Is the app's server quick?").answer
+        found.cause == "none"
+        and "too few samples (5 of 20 required)" in said(found, "Does the app's server respond fast enough?").answer
     ), repr(found)
     assert (
         diagnose(view(but(series("health", "app", since=20, seconds=3.0, value=lambda ago: 90_000 - ago)))).cause
@@ -768,7 +771,7 @@ def test_what_nobody_is_notified_of_is_no_cause() -> None:
     found = diagnose(view(but(late, series("liveness", "massive", "auth_401", since=60))))
     assert (
         named(found) == {("provider_auth", "massive")}
-        and "p95 0.70 s" in said(found, "Is the app's server quick?").answer
+        and "p95 0.70 s" in said(found, "Does the app's server respond fast enough?").answer
     ), repr(found)
 
 
@@ -779,8 +782,7 @@ def test_an_earlier_restart_is_said() -> None:
     )
     assert (
         found.cause == NONE
-        and said(found, "Was the app's server started anew?").answer
-        == "yes, at 10:45:00 New York, longer than 5 min ago."
+        and said(found, "Did the app's server restart?").answer == "Yes, at 10:45:00 New York, more than 5 min ago."
     ), repr(found)
 
 
@@ -858,6 +860,7 @@ def test_a_chain_cut_once_is_not_enough() -> None:
 def test_every_rule_that_notifies_has_a_cause() -> None:
     """The causes of alerts are causes, and of rules that exist."""
     assert {*causes.OF_RULE.values()} <= {*causes.CAUSES} and {*causes.PRODUCES} <= {*causes.CAUSES}
+    assert {*causes.WHOSE} == {*causes.CAUSES} and causes.whose("provider_5xx", "massive") == "Massive"
 
 
 def fired(rule: str, subject: str, source: str, severity: str, inhibited_by: str | None = None) -> Transition:

@@ -1,7 +1,4 @@
-"""
-The demo's collector, beside the day that is lived: what it keeps does not depend on how far the day has gone on
-meanwhile.
-"""
+"""Test the demo's collector, which runs in parallel with the posts: its result does not depend on their progress."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +11,7 @@ from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
-from opslib.simulation.demo_day.evaluator_process import Judge
+from opslib.simulation.demo_day.evaluator_process import EvaluatorPart
 from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import days
@@ -22,34 +19,34 @@ from tests.support import days
 BEGINS, ENDS = days.at("11:18"), days.at("11:30")
 
 
-def test_judged_beside_the_day_is_judged_afterwards(tmp_path: Path) -> None:
-    """Posts that come while an outage is judged change nothing of what becomes of its alerts."""
+def test_parallel_evaluation_equals_a_later_one(tmp_path: Path) -> None:
+    """Posts that arrive during an evaluation do not change its result."""
     posts = [p for p in days.posts() if clock.micros(BEGINS) < p.ts_us <= clock.micros(ENDS)]
     beside, after = settings.load(tmp_path / "beside", "demo", {}), settings.load(tmp_path / "after", "demo", {})
     now = BEGINS
     stores = [Database(desk.url, lambda: now) for desk in (beside, after)]
-    with HomeLock(beside) as lock, Judge(beside, lock.descriptor) as judge:
+    with HomeLock(beside) as lock, EvaluatorPart(beside, lock.descriptor) as evaluator:
         for i, post in enumerate(posts):
             now = clock.instant(post.ts_us)
             for store in stores:
                 SnapshotStore(store).write("demo", [post])
             if i % 40 == 0:
-                judge.go_on(now)  # And the next posts are written while it judges.
+                evaluator.advance(now)  # The next posts are written during the evaluation.
         now = ENDS + timedelta(seconds=10)
-        judge.go_on(now)
-        judge.through()
-    Collector(stores[1], after, rules.load(), "one", lambda: now).judge()
-    lived, straight = (AlertStore(store, "demo").transitions(2**62) for store in stores)
-    assert lived == straight and any("availability" in row for row in lived)
-    assert AlertStore(stores[0], "demo").judged() == AlertStore(stores[1], "demo").judged()
+        evaluator.advance(now)
+        evaluator.wait_until()
+    Collector(stores[1], after, rules.load(), "one", lambda: now).evaluate_due()
+    parallel, later = (AlertStore(store, "demo").transitions(2**62) for store in stores)
+    assert parallel == later and any("availability" in row for row in parallel)
+    assert AlertStore(stores[0], "demo").evaluated() == AlertStore(stores[1], "demo").evaluated()
 
 
-def test_a_collector_that_died_is_no_quiet_day(tmp_path: Path) -> None:
-    """Where the collector's process has ended, the demo ends too, and does not wait for it."""
+def test_a_dead_collector_ends_the_demo(tmp_path: Path) -> None:
+    """If the collector's process ends, the demo ends, too, and does not wait for it."""
     desk = settings.load(tmp_path, "demo", {})
-    with HomeLock(desk) as lock, Judge(desk, lock.descriptor) as judge:
-        judge._process.kill()
-        judge._process.wait()
+    with HomeLock(desk) as lock, EvaluatorPart(desk, lock.descriptor) as evaluator:
+        evaluator._process.kill()
+        evaluator._process.wait()
         with pytest.raises(OpsError):
-            judge.go_on(BEGINS)
-            judge.through()
+            evaluator.advance(BEGINS)
+            evaluator.wait_until()

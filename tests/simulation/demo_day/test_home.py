@@ -1,5 +1,6 @@
-"""The demo's home: whole or replaced, whenever an ops demo was killed, and never made by two at once."""
+"""Test the demo's home: complete or replaced after a killed ops demo, and never created by two processes at once."""
 
+import html
 import itertools
 import os
 import random
@@ -15,11 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from opslib.alerting.notifications import NotificationStore
 from opslib.cli import main
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
+from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
+from opslib.incidents import lifecycle
 from opslib.jobs.ledger import process
 from opslib.services.server import ServerThread
 from opslib.simulation.demo_day import replay
@@ -28,13 +32,15 @@ from opslib.simulation.demo_day.prober import Prober
 from opslib.simulation.world import page
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
-from tests.support import days
+from tests.support import days, demo
 
 DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
 
 
 def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None:
-    """A child that holds the descriptor keeps the lock when its parent has let go, and frees it by being killed."""
+    """
+    A child that inherits the descriptor keeps the lock after its parent has released it, and releases it when killed.
+    """
     demo = settings.load(tmp_path, "demo", {})
     with HomeLock(demo) as mine:
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[mine.descriptor])
@@ -51,7 +57,7 @@ def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None
 def test_a_second_demo_in_the_same_home_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While one runs, another says so and ends with 70; nothing of the first is touched."""
+    """While one demo runs, another one is refused with 70 and a message; the first is unaffected."""
     monkeypatch.setattr("opslib.cli.commands.demo.LOCK_WAIT_S", 0.2)
     with HomeLock(settings.load(tmp_path, "demo", {})):
         assert main.main(["--home", str(tmp_path), "demo"]) == 70
@@ -59,11 +65,16 @@ def test_a_second_demo_in_the_same_home_is_refused(
     assert not (tmp_path / "demo").exists()
 
 
-@pytest.mark.slow
-def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    What a killed demo left half made, beside other leftovers, is replaced by the whole day when somebody reads it.
-    """
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy the shared day where a home is created: its contents are tested elsewhere."""
+    demo.template()
+    monkeypatch.setattr(replay, "_create", demo.copy_home)
+
+
+@pytest.mark.usefixtures("copied")
+def test_an_incomplete_home_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The incomplete home of a killed demo and other leftovers are replaced by the whole day on first use."""
     half = tmp_path / "demo"
     half.mkdir()
     (half / replay.UNFINISHED).write_text(DEAD)
@@ -76,20 +87,57 @@ def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixt
     )
 
 
+def test_each_trouble_has_its_incident_and_its_messages(tmp_path: Path) -> None:
+    """
+    Each trouble of the day opens an incident that somebody owns and resolves; its messages are on the demo's page, with
+    their charts, and go nowhere else, whatever settings.toml has. Each says what works at its time.
+    """
+    home = demo.laid_out(tmp_path)
+    (tmp_path / "settings.toml").write_text('[channels.real]\nkind = "webhook"\nurl = "http://127.0.0.1:1/real"\n')
+    desk = Workspace(home, lambda: days.at("16:00"))
+    incidents = lifecycle.of(desk).all()
+    assert [(i.runbook, i.status, i.owner) for i in incidents] == [
+        ("greeks_quality", "resolved", "Trading Manager"),
+        ("massive_down", "resolved", "Tech Lead"),
+        ("websocket_down", "resolved", "Tech Lead"),
+        ("backtest_variance", "resolved", "Trading Manager"),
+    ]
+    sent = NotificationStore(desk.store, "demo").deliveries()
+    assert [(d.channel, d.state, m["kind"], m["panel"]) for d, m in reversed(sent)] == [
+        ("inbox", "sent", kind, panel)
+        for kind, panel in (
+            ("firing", "greeks"),
+            ("over", "greeks"),
+            ("firing", "providers"),
+            ("over", "providers"),
+            ("firing", "system"),
+            ("over", "system"),
+            ("firing", "pnl"),
+        )
+    ]
+    assert list(desk.contacts.channels) == ["terminal", "inbox"]
+    page = html.unescape((home.home / "notifications.html").read_text(encoding="utf-8"))
+    assert page.count("<article") == page.count("<img") == len(sent)
+    gamma, outage = page.split("<article")[1], page.split("<article")[3]
+    assert "Massive's data" in gamma and "Greeks (the app's page" in gamma.partition("Still works")[0]
+    assert "Massive, the provider" in outage and "option data from Tradier" in outage.partition("Still works")[2]
+
+
 def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
-    """The notebooks of a demo that runs read its home and lay nothing out over it."""
+    """The notebooks of a running demo read its home and do not replace it."""
     demo = settings.load(tmp_path, "demo", {})
     with HomeLock(demo):
         demo.home.mkdir()
         (demo.home / replay.UNFINISHED).write_text(process())
-        replay.lay_out(demo)
+        replay.create_home(demo)
     assert [p.name for p in demo.home.iterdir()] == [replay.UNFINISHED]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("copied")
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: Path) -> None:
-    """An ops demo that is killed, at a moment that the seed draws: its home is read as the whole day afterwards."""
+def test_a_killed_demo_can_be_repeated(seed: int, tmp_path: Path) -> None:
+    """After an ops demo is killed at a random moment, its home is read as the whole day."""
     running = subprocess.Popen(
         [sys.executable, "-m", "opslib.cli", "--home", str(tmp_path), "demo"],
         stdout=subprocess.DEVNULL,
@@ -99,7 +147,7 @@ def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: 
     marker = tmp_path / "demo" / replay.UNFINISHED
     while running.poll() is None and not marker.exists():
         time.sleep(0.02)
-    time.sleep(random.Random(seed).uniform(0, 12))  # The moment is what is tried.
+    time.sleep(random.Random(seed).uniform(0, 12))  # The moment under test.
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert marker.exists()
@@ -107,18 +155,15 @@ def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: 
     assert not marker.exists()
 
 
-def _at_its_time(now: replay._World, desk: settings.Settings, store: Database) -> ServerThread:
-    """The receiver as the demo has it."""
+def _at_its_time(now: replay._ScriptClock, desk: settings.Settings, store: Database) -> ServerThread:
+    """Return the receiver as the demo configures it."""
     found = ServerThread(desk, store, rules.load(), now=now.now, known_at_ts=True)
     found.app.add_middleware(replay._ArrivalTimes)
     return found
 
 
 def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Path) -> None:
-    """
-    Posts over connections that a receiver closed in between, also ones that are started anew meanwhile, arrive once
-    each.
-    """
+    """Posts over connections that the receiver closed in between arrive once each, also over reopened ones."""
     desk = settings.load(tmp_path, "desk", {})
     store = Database(desk.url)
     posts = list(page.posts(replay.scripted()))[:40]
@@ -131,9 +176,9 @@ def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Pa
 
 
 def test_posts_that_are_sent_together_come_each_at_its_own_time(tmp_path: Path) -> None:
-    """The receiver takes the time of each from its header, and writes them as if they had come one after the other."""
+    """The receiver takes the time of each post from its header and stores them as if they came one by one."""
     posts = list(page.posts(replay.scripted()))[: replay.TOGETHER]
-    desk, now = settings.load(tmp_path, "desk", {}), replay._World(posts[0].at)
+    desk, now = settings.load(tmp_path, "desk", {}), replay._ScriptClock(posts[0].at)
     store = Database(desk.url, now.now)
     with _at_its_time(now, desk, store) as served, replay._Sender(served.url) as sender:
         sender.send(posts)
@@ -141,8 +186,8 @@ def test_posts_that_are_sent_together_come_each_at_its_own_time(tmp_path: Path) 
     assert kept == [(clock.micros(p.at),) * 2 for p in posts]
 
 
-def test_a_receiver_that_never_answers_is_an_error() -> None:
-    """Where every attempt fails, the demo fails by name, in bounded time."""
+def test_a_receiver_without_a_response_is_an_error() -> None:
+    """If every attempt fails, the demo fails with a message, in bounded time."""
     post = next(iter(page.posts(replay.scripted())))
     asked: list[int] = []
 
@@ -157,7 +202,7 @@ def test_a_receiver_that_never_answers_is_an_error() -> None:
         closing.start()
         with (
             replay._Sender(f"http://127.0.0.1:{listening.getsockname()[1]}") as sender,
-            pytest.raises(OpsError, match="did not answer"),
+            pytest.raises(OpsError, match="did not respond"),
         ):
             sender.send([post])
         listening.shutdown(socket.SHUT_RDWR)
@@ -165,8 +210,8 @@ def test_a_receiver_that_never_answers_is_an_error() -> None:
     assert len(asked) == replay.POST_ATTEMPTS
 
 
-def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that want the day at once: one makes it, the other waits for it."""
+def test_a_home_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several threads that need the home at once, one creates it and the others wait."""
     made: list[int] = []
 
     def making(demo: settings.Settings, _seed: int) -> None:
@@ -174,9 +219,9 @@ def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pyt
         time.sleep(0.3)
         demo.home.mkdir()
 
-    monkeypatch.setattr(replay, "_laid_out", making)
+    monkeypatch.setattr(replay, "_create", making)
     demo = settings.load(tmp_path, "demo", {})
-    threads = [threading.Thread(target=replay.lay_out, args=(demo,)) for _ in range(4)]
+    threads = [threading.Thread(target=replay.create_home, args=(demo,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,8 +231,9 @@ def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pyt
 
 def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
     """
-    Also in a calm hour each probe is kept at a pace that `ops collect` has: its beats hold memory, the socket has heard
-    messages, the server is up for longer each time.
+    Without a fault, too, each probe is recorded at an interval of `ops collect`.
+
+    The heartbeats have the memory, the WebSocket has received messages, and the server's uptime increases.
     """
     scripted, desk = replay.scripted(), settings.load(tmp_path, "demo", {})
     store = Database(desk.url)
@@ -200,7 +246,7 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
         return [s for s in kept if (s.probe, s.subject) == what]
 
     beats = of("beat", "collector")
-    assert all(s.value and s.value > 20 for s in beats) and {s.told()["every_s"] for s in beats} == {30.0}
+    assert all(s.value and s.value > 20 for s in beats) and {s.details()["every_s"] for s in beats} == {30.0}
     for what in (
         ("beat", "collector"),
         ("liveness", "massive"),
@@ -209,10 +255,10 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
         ("socket", "app"),
         ("log", "app"),
     ):
-        stamps = sorted({s.ts_us for s in of(*what) if s.last})  # A busy machine asks some twice.
+        stamps = sorted({s.ts_us for s in of(*what) if s.last})  # A busy machine probes some twice.
         assert {b - a for a, b in itertools.pairwise(stamps)} == {30_000_000}, what
     behind = Database(desk.url, lambda: scripted.opens)
-    with behind.committing() as connection:  # Probes that are ahead of the day delay nothing that is written later.
+    with behind.committing() as connection:  # Probes ahead of the day do not delay later writes.
         assert behind.stamp(connection) == clock.micros(scripted.opens)
     stamps = sorted({s.ts_us for s in of("data", "massive") if s.last})
     assert {b - a for a, b in itertools.pairwise(stamps)} <= {30_000_000, 60_000_000}

@@ -1,6 +1,7 @@
 """
-What is recorded of the drills is what README says, covers everything and meets what was promised; and mutated runbooks
-are noticed.
+Test that the recorded scoreboard matches README, covers all scenarios and meets its targets.
+
+Also test that mutated runbooks are caught.
 """
 
 import itertools
@@ -15,8 +16,8 @@ from opslib.foundation.errors import UsageError
 from opslib.runbooks import catalog
 from opslib.runbooks.checks import CHECKS
 from opslib.simulation.drills import drill, expected_runs, mutation, scoreboard, scoreboard_view
-from opslib.simulation.drills.mutation import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutation
-from opslib.simulation.drills.scenarios import FAULTS, trials
+from opslib.simulation.drills.mutation import CONTINUES, DIRECTION, DROPPED, INVERTED, MOVED, SWAPPED, Mutation
+from opslib.simulation.drills.scenarios import FAULTS, select_scenarios
 from opslib.simulation.drills.scoreboard_view import ScoreboardView
 
 PROJECT = Path(__file__).parents[3]
@@ -27,27 +28,28 @@ def recorded() -> ScoreboardView:
     return scoreboard_view.read()
 
 
-def test_readme_says_what_was_recorded(recorded: ScoreboardView) -> None:
-    """The line between the marks is the recorded scoreboard's."""
+def test_readme_shows_the_recorded_line(recorded: ScoreboardView) -> None:
+    """The line between the markers is the recorded summary line."""
     readme = (PROJECT / "README.md").read_text()
     assert (
         readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == f"{recorded.line}."
     )
 
 
-def test_everything_was_drilled(recorded: ScoreboardView) -> None:
-    """Every trial that there is today, at every share, on three seeds at least."""
-    wanted = {(t.name, round(100 * t.share, 2)) for t in trials((), (0.05, 0.3, 1.0))}
+def test_all_scenarios_are_recorded(recorded: ScoreboardView) -> None:
+    """Every present scenario is recorded at every share, on three seeds or more."""
+    wanted = {(t.name, round(100 * t.share, 2)) for t in select_scenarios((), (0.05, 0.3, 1.0))}
     for seed in recorded.seeds:
         assert {(r.fault, r.severity) for r in recorded.rows if r.seed == seed} == wanted, seed
     assert len(recorded.seeds) >= 3 and len(recorded.rows) == len(wanted) * len(recorded.seeds)
 
 
-def test_what_was_promised(recorded: ScoreboardView) -> None:
+def test_targets_are_met(recorded: ScoreboardView) -> None:
     """
-    97 of 100 exact, 99 of those at 30 % and above, nobody alarmed where nothing is to be done, 5 of 100 undetermined at
-    most, certainty off by 0.06 at most over five groups of twenty (it is less sure than it is right); of 100 rows one
-    at most is right by another way.
+    The recorded drill meets its targets.
+
+    At least 97 % are exact, and 99 % of the faults at 30 % and above; no false alarm; at most 5 % undetermined; a
+    calibration error of at most 0.06 over five bins or more of at least 20; at most 1 % with deviations.
     """
     s, most = scoreboard.summary(recorded.rows), scoreboard.summary([r for r in recorded.rows if r.severity >= 30])
     assert (
@@ -55,50 +57,57 @@ def test_what_was_promised(recorded: ScoreboardView) -> None:
         and most["faults_exact"] >= 0.99 * most["faults"]
         and s["false_alarms"] == 0
         and s["undetermined"] <= 0.05 * s["rows"]
-    ), scoreboard.told(recorded.rows)
+    ), scoreboard.report(recorded.rows)
     assert (
         (s["calibration_error"] or 1.0) <= 0.06
         and len(scoreboard.bins(recorded.rows)) >= 5
         and all(n >= 20 for n, _, _ in scoreboard.bins(recorded.rows))
     )
-    assert sum(bool(r.strayed) for r in recorded.rows) <= 0.01 * s["rows"], recorded.strayed
+    assert sum(bool(r.deviations) for r in recorded.rows) <= 0.01 * s["rows"], recorded.deviations
 
 
-def test_the_way_is_agreed_for_every_trial() -> None:
-    """Each trial that hits everything has a way; its steps are those of the runbook as it stands, in its order."""
-    for trial in trials((), (1.0,)):
-        found = expected_runs.agreed(trial)
-        assert [step for step, _ in found.walk] == [s.name for s in catalog.runbook(found.runbook).steps], trial.name
-    assert {expected_runs.agreed(t).runbook for t in trials((), (1.0,))} == set(catalog.names())
-    assert not expected_runs.agreed(replace(FAULTS["massive_5xx"], share=0.05)).runbook
+def test_every_scenario_has_an_expected_run() -> None:
+    """Each scenario at 100 % has an expected run with the present steps of its runbook, in order."""
+    for scenario in select_scenarios((), (1.0,)):
+        found = expected_runs.expected_run(scenario)
+        assert [step for step, _ in found.results] == [s.name for s in catalog.runbook(found.runbook).steps], (
+            scenario.name
+        )
+    assert {expected_runs.expected_run(t).runbook for t in select_scenarios((), (1.0,))} == set(catalog.names())
+    assert not expected_runs.expected_run(replace(FAULTS["massive_5xx"], share=0.05)).runbook
 
 
-def test_another_way_is_told() -> None:
-    """Another runbook, another severity, another way; where nobody agreed on any, nothing."""
-    found = expected_runs.agreed(FAULTS["massive_tls"])
-    assert found.strayed(found.runbook, found.told, found.walk) == [] == expected_runs.Agreed().strayed("x", "y", ())
-    assert found.strayed("websocket_down", found.told, found.walk) == [
-        f"runbook websocket_down was walked, not {found.runbook}"
+def test_deviations_are_listed() -> None:
+    """Another runbook, severity or step result is listed; without an expected run nothing is."""
+    found = expected_runs.expected_run(FAULTS["massive_tls"])
+    assert (
+        found.deviations(found.runbook, found.severity, found.results)
+        == []
+        == expected_runs.ExpectedRun().deviations("x", "y", ())
+    )
+    assert found.deviations("websocket_down", found.severity, found.results) == [
+        f"ran runbook websocket_down, expected {found.runbook}"
     ]
-    assert found.strayed(found.runbook, "", found.walk[1:]) == [
-        f"somebody was told of it as nothing, agreed was {found.told}",
-        f"step {found.walk[0][0]} is not walked",
+    assert found.deviations(found.runbook, "", found.results[1:]) == [
+        f"notified as nothing, expected {found.severity}",
+        f"step {found.results[0][0]} is missing",
     ]
 
 
-def test_it_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drill_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Rows are kept without what was seen where they are right; README changes between its marks and nowhere else; without
-    a README nothing is kept.
+    A drill is recorded and README changes between its markers only; without a README nothing is recorded.
+
+    Rows that are right are recorded without their answers.
     """
-    monkeypatch.setattr(scoreboard_view, "FILE", tmp_path / "drilled.jsonl")
+    monkeypatch.setattr(scoreboard_view, "FILE", tmp_path / "scoreboard.jsonl")
     monkeypatch.setattr(settings, "project", lambda: tmp_path)
     with pytest.raises(UsageError, match="README.md of the project"):
         scoreboard_view.record("2026-03-10", [1], [])
     assert not scoreboard_view.FILE.exists()
     (tmp_path / "README.md").write_text(f"before\n{scoreboard_view.OPENS}\nold\n{scoreboard_view.CLOSES}\nafter\n")
     rows = [
-        replace(recorded.rows[0], seen=("Is it? yes.",)),
+        replace(recorded.rows[0], answers=("Is it? yes.",)),
         replace(
             recorded.rows[1],
             right=False,
@@ -106,137 +115,142 @@ def test_it_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypatch: p
             accepted="",
             wrong="cause none",
             found="none",
-            seen=("Is it? no.",),
+            answers=("Is it? no.",),
         ),
     ]
     made = scoreboard_view.record("2026-03-10", [1], rows)
-    assert made == scoreboard_view.read() and [r.seen for r in made.rows] == [(), ("Is it? no.",)]
+    assert made == scoreboard_view.read() and [r.answers for r in made.rows] == [(), ("Is it? no.",)]
     assert (
         (tmp_path / "README.md").read_text()
         == f"before\n{scoreboard_view.OPENS}\n{made.line}.\n{scoreboard_view.CLOSES}\nafter\n"
         and made.line.startswith(
-            "2026-03-10: 2 faults: of 2 with a fault 1 ended in the exact cause, 0 in an accepted alternative, 0 "
-            "in none (too few answers were hit), 1 in a wrong answer; "
+            "2026-03-10: 2 single faults: of 2 runs with a fault, 1 found the exact cause, 0 an accepted alternative, "
+            "0 found no cause (too few responses were affected), 1 a wrong cause; "
         )
     )
-    assert "cause none" in repr(made.wrong) and "1 times" in repr(made.confusion)
+    assert "cause none" in repr(made.wrong) and "found none: 1 run" in repr(made.confusion)
 
 
-def test_other_answers_are_shown_with_their_reason(recorded: ScoreboardView) -> None:
-    """Exact and accepted answers are two numbers of each fault, and each accepted one stands in a table with why."""
+def test_accepted_alternatives_are_shown_with_their_reason(recorded: ScoreboardView) -> None:
+    """Exact and accepted results are counted separately, and each accepted alternative is shown with its reason."""
     one = replace(
         recorded.rows[0], fault="massive_401", severity=30.0, right=True, exact=True, accepted="", found="provider_auth"
     )
-    other = replace(one, exact=False, accepted="it comes and goes", found="provider_intermittent")
+    other = replace(one, exact=False, accepted="it is intermittent", found="provider_intermittent")
     board_ = ScoreboardView("2026-03-10", (1,), [one, one, other])
-    assert "2/3 and 1" in repr(board_.recall) and "it comes and goes" in repr(board_.accepted)
+    assert "2/3 (+1 accepted)" in repr(board_.recall) and "it is intermittent" in repr(board_.accepted)
     assert (
-        "2 of 3 with something the matter: the exact cause" in board_.headline.plain
-        and "1 of 3: another cause that is accepted" in board_.headline.plain
+        "exact cause, subject and panel: 2 of 3 runs with a fault" in board_.headline.plain
+        and "accepted alternative: 1 of 3" in board_.headline.plain
     )
-    assert "every right answer is the exact one" in repr(ScoreboardView("2026-03-10", (1,), [one]).accepted)
+    assert "every right result is exact" in repr(ScoreboardView("2026-03-10", (1,), [one]).accepted)
 
 
-def test_what_could_not_be_told_stands_beside_its_like(recorded: ScoreboardView) -> None:
-    """
-    Of a row that could not be told, the row of another cause of which the same was seen is shown, and what differs.
-    """
+def test_an_undetermined_row_is_shown_beside_the_most_similar_one(recorded: ScoreboardView) -> None:
+    """An undetermined row is compared with the most similar row of another cause."""
     one = replace(
         recorded.rows[0],
         expected="provider_5xx",
         found="undetermined",
         right=False,
-        seen=("Is it there? yes.", "Is it quick? no."),
+        answers=("Is it there? yes.", "Is it quick? no."),
     )
     other = replace(
-        recorded.rows[1], fault="app_slow", expected="app_slow", seen=("Is it there? yes.", "Is it quick? no.")
+        recorded.rows[1], fault="app_slow", expected="app_slow", answers=("Is it there? yes.", "Is it quick? no.")
     )
-    far = replace(recorded.rows[1], fault="healthy", expected="none", seen=("Is it there? no.", "Is it quick? yes."))
-    told = scoreboard.told([one, other, far])
+    far = replace(recorded.rows[1], fault="healthy", expected="none", answers=("Is it there? no.", "Is it quick? yes."))
+    text = scoreboard.report([one, other, far])
     assert (
-        f"could not be told from app_slow at {other.severity:g} %, seed {other.seed}: 2 of 2 answers are the same"
-        in told
+        f"is undetermined. Most similar: app_slow at {other.severity:g} %, seed {other.seed}, with 2 of 2 answers equal"
+        in text
     )
-    assert "1 of 2 answers are the same; these differ" in scoreboard.told(
-        [one, replace(other, seen=("Is it there? yes.", "Is it quick? yes."))]
+    assert "1 of 2 answers equal; these differ" in scoreboard.report(
+        [one, replace(other, answers=("Is it there? yes.", "Is it quick? yes."))]
     )
 
 
-# Mutants.
+# Mutations.
 
 
-def test_every_runbook_has_enough_mutants() -> None:
+def test_every_runbook_has_enough_mutations() -> None:
     """
-    Fifteen at least of each: of every step, of every two neighbours, of every check, and of every limit of the rules
-    that lead to it.
+    Each runbook has at least 15 mutations.
+
+    They cover every step, every pair of adjacent steps, every check, and every limit of the rules that lead to it.
     """
     for name in catalog.names():
-        found = list(mutation.mutants(name))
+        found = list(mutation.mutations_of(name))
         steps = catalog.runbook(name).steps
         assert len(found) == len(set(found)) >= 15
         assert [m.target for m in found if m.kind == DROPPED] == [s.name for s in steps]
         assert [(m.target, m.other) for m in found if m.kind == SWAPPED] == [
             (a.name, b.name) for a, b in itertools.pairwise(steps)
         ]
-        assert {m.target for m in found if m.kind == TURNED} <= set(CHECKS)
+        assert {m.target for m in found if m.kind == INVERTED} <= set(CHECKS)
     moved = [
-        (m.other, m.by) for m in mutation.mutants("greeks_quality") if m.kind == MOVED and m.target == "greeks_valid"
+        (m.other, m.by)
+        for m in mutation.mutations_of("greeks_quality")
+        if m.kind == MOVED and m.target == "greeks_valid"
     ]
-    assert moved == [(rung, by) for rung in ("warning", "critical", "escalate") for by in (2.0, 0.5)]
+    assert moved == [(severity, by) for severity in ("warning", "critical", "escalate") for by in (2.0, 0.5)]
 
 
-def test_a_mutant_changes_one_thing() -> None:
-    """
-    A step dropped is gone, neighbours swapped are the other way round, and everything else is as it was; a limit is
-    twice as far from the best.
-    """
-    shelved = catalog.runbook("websocket_down")
-    names = [s.name for s in shelved.steps]
+def test_a_mutation_changes_one_thing() -> None:
+    """A mutation drops a step, swaps adjacent steps, or moves a limit, and changes nothing else."""
+    runbook = catalog.runbook("websocket_down")
+    names = [s.name for s in runbook.steps]
 
-    def steps(mutant):
-        return [s.name for s in mutation._edited(mutant, shelved).steps]
+    def steps(changed):
+        return [s.name for s in mutation._mutated_runbook(changed, runbook).steps]
 
     assert steps(Mutation("websocket_down", DROPPED, names[2])) == names[:2] + names[3:]
     assert steps(Mutation("websocket_down", SWAPPED, names[0], names[1])) == [names[1], names[0], *names[2:]]
-    assert [s.name for s in shelved.steps] == names
+    assert [s.name for s in runbook.steps] == names
     table = rules.load()
-    moved = mutation._ruled(Mutation("massive_down", MOVED, "availability", "critical", 2.0), table)["availability"]
-    assert dict(moved.ladder) == dict(table["availability"].ladder) | {"critical": pytest.approx(0.90)}
-    turned = mutation._ruled(Mutation("massive_down", BETTER, "availability"), table)
-    assert turned["availability"].better == "lower" and {
-        n: r for n, r in turned.rules.items() if n != "availability"
+    moved = mutation._mutated_rules(Mutation("massive_down", MOVED, "availability", "critical", 2.0), table)[
+        "availability"
+    ]
+    assert dict(moved.thresholds) == dict(table["availability"].thresholds) | {"critical": pytest.approx(0.90)}
+    inverted = mutation._mutated_rules(Mutation("massive_down", DIRECTION, "availability"), table)
+    assert inverted["availability"].better == "lower" and {
+        n: r for n, r in inverted.rules.items() if n != "availability"
     } == {n: r for n, r in table.rules.items() if n != "availability"}
 
 
 @pytest.mark.slow
-def test_mutants_are_noticed(tmp_path: Path) -> None:
+def test_mutations_are_caught(tmp_path: Path) -> None:
     """
-    On one trial that was lived once: a step dropped, neighbours swapped, a check and a comparison turned round, a limit
-    moved are noticed; what nothing tells survives, and says why.
+    On one recorded scenario, each kind of mutation is caught.
+
+    A mutation without effect on the results survives, with the reason.
     """
-    lived = mutation._lived(FAULTS["massive_refused"], 11, tmp_path)
-    assert lived.walk == expected_runs.agreed(FAULTS["massive_refused"]).walk or "*" in {
-        sign for _, sign in expected_runs.agreed(FAULTS["massive_refused"]).walk
-    }
-    noticed = (
+    baseline = mutation._baseline(FAULTS["massive_refused"], 11, tmp_path)
+    expected = expected_runs.expected_run(FAULTS["massive_refused"])
+    assert baseline.run == expected.results or "*" in {sign for _, sign in expected.results}
+    caught = (
         Mutation("massive_down", DROPPED, "massive_answers"),
         Mutation("massive_down", SWAPPED, "massive_availability", "massive_answers"),
-        Mutation("massive_down", TURNED, "answers"),
-        Mutation("massive_down", BETTER, "availability"),
+        Mutation("massive_down", INVERTED, "answers"),
+        Mutation("massive_down", DIRECTION, "availability"),
         Mutation("massive_down", MOVED, "availability", "critical", 20.0),
     )
-    for mutant in noticed:
-        assert mutation.tried(mutant, [lived]).noticed.startswith(
-            "massive_refused: another" if mutant.kind in (DROPPED, SWAPPED, TURNED) else "massive_refused: other alerts"
-        ), mutant
-    survives = mutation.tried(Mutation("massive_down", TURNED, "host"), [lived])
+    for one in caught:
+        assert mutation.run_mutation(one, [baseline]).caught.startswith(
+            "massive_refused: other step results"
+            if one.kind in (DROPPED, SWAPPED)
+            else "massive_refused: other"
+            if one.kind == INVERTED
+            else "massive_refused: other alerts"
+        ), one
+    survives = mutation.run_mutation(Mutation("massive_down", INVERTED, "host"), [baseline])
     assert (
-        not survives.noticed
-        and survives.trials == 1
-        and survives.why == "nothing in these worlds tells it: unknown in every trial"
+        not survives.caught
+        and survives.scenarios == 1
+        and survives.why == "the check's result is unknown in every scenario"
     )
-    assert "1 of 2 mutants noticed" in mutation.summary(
-        [mutation.tried(noticed[0], [lived]), survives]
-    ) and "check turned: host (nothing" in mutation.summary([survives])
-    assert json.loads(json.dumps(mutation.as_json(survives)))["words"] == "check turned: host"
-    assert lived.kept.case.at < lived.kept.case.at + LIVES_ON and isinstance(lived.kept, drill.Kept)
+    assert "1 of 2 mutations caught" in mutation.summary(
+        [mutation.run_mutation(caught[0], [baseline]), survives]
+    ) and "check inverted: host (the check" in mutation.summary([survives])
+    assert json.loads(json.dumps(mutation.as_json(survives)))["words"] == "check inverted: host"
+    recorded = baseline.recorded
+    assert recorded.case.at < recorded.case.at + CONTINUES and isinstance(recorded, drill.Recorded)

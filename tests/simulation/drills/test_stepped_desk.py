@@ -1,6 +1,4 @@
-"""
-The clock of the simulated collector is moved ahead and held, and never goes back, so that no probe loses its outcome.
-"""
+"""Test that the clock of the stepped probes is moved ahead and stopped, and never goes back."""
 
 import asyncio
 import time
@@ -14,10 +12,11 @@ from opslib.simulation.drills.stepped_desk import _Ahead
 pytestmark = pytest.mark.drill
 
 
-def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() -> None:
+def test_a_stall_of_the_machine_is_not_world_time() -> None:
     """
-    While at most 5 ms count between two readings, 60 ms in which nobody could run add 5 ms; no reading is before one
-    that came earlier.
+    With at most 5 ms counted between two readings, a stall of 60 ms adds 5 ms.
+
+    No reading is before an earlier one.
     """
     loop, seen = _Ahead(), list[float]()
     try:
@@ -41,10 +40,9 @@ def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() ->
         loop.close()
 
 
-def test_a_deadline_that_was_reached_stays_reached() -> None:
+def test_a_reached_deadline_stays_reached() -> None:
     """
-    A connection is given up at a deadline of 1 s that the clock is moved to, and the machine stalls at that moment: it
-    ends as a timeout, nothing else.
+    A connection whose deadline is reached while the machine stalls ends as a timeout.
     """
 
     async def given_up(loop: _Ahead) -> str:

@@ -1,4 +1,4 @@
-"""The demo's app is a process that answers, streams, logs, fails and dies as the real one does."""
+"""Test that the simulated app answers, streams, logs, fails and exits as the real one does."""
 
 import asyncio
 import base64
@@ -31,12 +31,12 @@ AT_S = 1773153000.0  # 2026-03-10 10:30 in New York.
 TOKENS = {"massive": "mk-e3b0c44298fc1c149afb", "tradier": "td-27ae41e4649b", "proxy": "px-934ca495991b"}
 DEADLINE_S = 8.0
 SPEED = 100.0
-ORDINARY_WORDS = {"healthy"}  # The app's own contract has this word, whatever is the matter.
+ORDINARY_WORDS = {"healthy"}  # The app's own responses contain this word, whatever the fault.
 SHORT_PAUSE_S = 0.01
 
 
 def until(found: Callable[[], object], what: str) -> object:
-    """What `found` gives once it gives anything; a failure when it gives nothing in time."""
+    """Wait until `found` returns a value, and return it; fail after the deadline."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         if seen := found():
@@ -61,7 +61,7 @@ class Running:
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
         self.at_s = AT_S
-        ports = self._told(
+        ports = self._send(
             {
                 "seed": 7,
                 "speed": speed,
@@ -79,15 +79,15 @@ class Running:
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
 
-    def _told(self, said: dict) -> dict:
-        self.process.stdin.write(json.dumps(said) + "\n")
+    def _send(self, command: dict) -> dict:
+        self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stderr.readline())
 
-    def become(self, *names: str, after_s: float = 0.0, **shares: float) -> None:
-        """Let these be the matter, and time go on by so much."""
+    def inject(self, *names: str, after_s: float = 0.0, **shares: float) -> None:
+        """Make these the only active states, and advance the world time."""
         self.at_s += after_s
-        assert self._told({"at_s": self.at_s, "active": dict.fromkeys(names, 1.0) | shares})["ok"] is True
+        assert self._send({"at_s": self.at_s, "active": dict.fromkeys(names, 1.0) | shares})["ok"] is True
 
     def token(self) -> str:
         return self.http.post("/api/ws-token").json()["token"]
@@ -106,21 +106,21 @@ class Running:
         )
 
     def mark(self) -> int:
-        """How many lines the log has, when all that was written so far has been read."""
+        """Return the number of log lines once all that was written so far has been read."""
         self._marks += 1
         self.http.get(f"/mark/{self._marks}")
         self.written(f"^GET /mark/{self._marks} ")
         return len(self.lines)
 
     def written(self, pattern: str, since: int = 0) -> str:
-        """The first line of the log from one on that has a pattern."""
+        """Return the first log line from `since` on that matches a pattern."""
         return until(
             lambda: next((line for line in self.lines[since:] if re.search(pattern, line)), None),
             f"a line like {pattern!r}",
         )
 
     def end(self, how: Callable[[], None] | None = None) -> int:
-        """End it, by its stdin if nothing else is said, and wait until it is gone."""
+        """End the process, by closing its stdin by default, and wait for it."""
         (how or self.process.stdin.close)()
         try:
             return self.process.wait(DEADLINE_S)
@@ -138,7 +138,7 @@ class Running:
 
 
 class Listening(ClientConnection):
-    """A client that keeps the pong frames nobody asked the protocol for."""
+    """A client that keeps pong frames which answer no ping of the library."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.pongs = 0
@@ -154,7 +154,7 @@ async def heard(client: ClientConnection) -> list[dict]:
 
 
 async def is_silent(client: ClientConnection, messages: int = 10) -> bool:
-    """Does nothing come while a client that is spoken to would have had so many messages?"""
+    """Return whether no message comes in the time in which a served client gets this many."""
     with suppress(TimeoutError):
         await asyncio.wait_for(client.recv(), messages * max(1 / SPEED, 0.02))
         return False
@@ -162,7 +162,7 @@ async def is_silent(client: ClientConnection, messages: int = 10) -> bool:
 
 
 async def fall_silent(client: ClientConnection) -> None:
-    """Let what is under way come, until nothing does."""
+    """Wait until no more messages come."""
     deadline = time.monotonic() + DEADLINE_S
     while not await is_silent(client):
         assert time.monotonic() < deadline, "messages do not end"
@@ -176,7 +176,7 @@ async def refused(connecting: connect) -> int:
 
 
 async def pongs(client: Listening) -> int:
-    """How many pongs there are once one more was asked for."""
+    """Send a ping and return the number of pongs so far."""
     before = client.pongs
     await client.send(json.dumps({"action": "ping"}))
     async with asyncio.timeout(DEADLINE_S):
@@ -197,14 +197,14 @@ def shared_app() -> Iterator[Running]:
 
 @pytest.fixture
 def app(shared_app: Running) -> Running:
-    """The app of a stopped world, at its first hour, with nothing the matter."""
+    """Return the app of a stopped world, at its first hour, without a fault."""
     shared_app.at_s = AT_S
-    shared_app.become()
+    shared_app.inject()
     return shared_app
 
 
 def test_it_starts_with_ports_and_a_key_it_does_not_show(app: Running) -> None:
-    """It answers its birth with two ports, and names its key in the log without its value."""
+    """The app answers its configuration with two ports; its log names the key without its value."""
     assert app.http_port and app.ws_port and app.http_port != app.ws_port
     assert app.written("MASSIVE_API_KEY")
     assert not [line for line in app.lines if any(token in line for token in TOKENS.values())]
@@ -222,7 +222,7 @@ def test_it_starts_with_ports_and_a_key_it_does_not_show(app: Running) -> None:
     ],
 )
 def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> None:
-    """Each endpoint answers 200 with JSON of just its keys, and what is under /api tells its limit."""
+    """Each endpoint returns 200 with exactly its keys in JSON; paths under /api have rate limit headers."""
     answer = app.http.get(path)
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0], set(answer.json())) == (
         200,
@@ -234,7 +234,7 @@ def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> N
 
 
 def test_figures_of_the_endpoints(app: Running) -> None:
-    """The values are those of the stopped world: its time, its session, the key's first six characters."""
+    """The values are those of the stopped world: time, session, first six characters of the key."""
     health = app.http.get("/api/health").json()
     assert (health["status"], health["uptime"], health["timestamp"]) == (
         "ok",
@@ -255,21 +255,23 @@ def test_figures_of_the_endpoints(app: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/status", "/api/nosuch", "/ws/options", "/a%0Ab"])
 def test_any_other_path_is_the_page(app: Running, path: str) -> None:
-    """An unknown GET answers 200 with HTML, wherever it points."""
+    """An unknown GET path returns 200 with HTML."""
     answer = app.http.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert answer.text.startswith("<!doctype html>")
 
 
 def test_any_other_post_is_not_found(app: Running) -> None:
-    """A POST that nobody expects answers 404 with HTML, its path made harmless."""
+    """An unknown POST returns 404 with HTML, with its path escaped."""
     answer = app.http.post("/api/metrics/export<b>", json={})
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "<b>" not in answer.text
 
 
 def test_a_pass_is_signed(app: Running) -> None:
-    """A token is base64 of its expiry and nonce, a dot, and the hex HMAC-SHA256 over that text, for five minutes."""
+    """
+    A token is base64 of its expiry and nonce, a dot, and the hex HMAC-SHA256 of that text, valid for five minutes.
+    """
     found = app.http.post("/api/ws-token").json()
     packed, _, signature = found["token"].partition(".")
     text = base64.b64decode(packed)
@@ -280,7 +282,7 @@ def test_a_pass_is_signed(app: Running) -> None:
 
 @pytest.mark.parametrize("token", [None, "", "nonsense", "e30=.00", TOKENS["proxy"]])
 def test_the_proxy_wants_a_pass(app: Running, token: str | None) -> None:
-    """Without a token issued by the app the proxy answers 403 with JSON, the socket's static one included."""
+    """Without a token issued by the app the proxy returns 403 with JSON, also for the static socket token."""
     answer = app.http.get(
         "/api/massive/v1/marketstatus/now", headers={} if token is None else {"x-massive-proxy-token": token}
     )
@@ -289,14 +291,14 @@ def test_the_proxy_wants_a_pass(app: Running, token: str | None) -> None:
 
 
 def test_a_pass_ends(app: Running) -> None:
-    """A token is refused once its five minutes are over."""
+    """A token is rejected after five minutes."""
     token = app.token()
-    app.become(after_s=301)
+    app.inject(after_s=301)
     assert app.http.get("/api/massive/v1/marketstatus/now", headers={"x-massive-proxy-token": token}).status_code == 403
 
 
 def test_the_proxy_answers_in_massives_shape(app: Running) -> None:
-    """While all is well the proxy gives small answers in the vendor's shape."""
+    """Without a fault the proxy returns small responses in the vendor's format."""
     assert app.massive("/v1/marketstatus/now").json()["market"] == "open"
     contract = app.massive("/v3/snapshot/options/SPY?limit=1").json()["results"][0]
     assert {"details", "greeks", "implied_volatility", "last_quote"} <= set(contract)
@@ -304,7 +306,7 @@ def test_the_proxy_answers_in_massives_shape(app: Running) -> None:
     assert aggregates.json()["results"] and "x-v0-fallback" not in aggregates.headers
 
 
-TROUBLES = [
+FAILING = [
     ("massive_5xx", 502, r"\[v0\] Massive proxy error \(502\): HTTP 503"),
     ("both_down", 502, r"\[v0\] Massive proxy error \(502\): HTTP 503"),
     ("massive_timeout", 502, "ETIMEDOUT"),
@@ -320,11 +322,11 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "status", "pattern"), TROUBLES)
-def test_trouble_with_massive_shows(app: Running, name: str, status: int, pattern: str) -> None:
-    """When Massive cannot be used the proxy says only that it failed, and the log says how."""
+@pytest.mark.parametrize(("name", "status", "pattern"), FAILING)
+def test_a_failing_massive_shows(app: Running, name: str, status: int, pattern: str) -> None:
+    """If Massive fails, the proxy reports only that it failed, and the log says how."""
     since = app.mark()
-    app.become(name)
+    app.inject(name)
     answer = app.massive("/v3/snapshot/options/SPY")
     assert (answer.status_code, answer.json()) == (status, {"error": "External API error"})
     assert app.written(pattern, since)
@@ -334,12 +336,12 @@ def test_aggregates_fail_in_disguise(app: Running) -> None:
     """
     Failed aggregates are 200 and empty, only the header tells; the path is then spared five minutes, trouble or not.
     """
-    app.become("massive_dns")
+    app.inject("massive_dns")
     path = "/v2/aggs/ticker/QQQ/prev"
     first = app.massive(path)
-    app.become()
+    app.inject()
     spared = app.massive(path)
-    app.become(after_s=301)
+    app.inject(after_s=301)
     again = app.massive(path)
     assert [a.status_code for a in (first, spared, again)] == [200, 200, 200]
     assert first.json() == spared.json() == {"results": [], "status": "OK", "_fallback": "empty"}
@@ -350,10 +352,10 @@ def test_aggregates_fail_in_disguise(app: Running) -> None:
     ]
 
 
-def test_a_timeout_of_its_own_is_told(app: Running) -> None:
-    """With a timeout that is too short the log says so, some calls succeed, and nothing else is wrong."""
+def test_a_timeout_of_its_own_is_logged(app: Running) -> None:
+    """With a timeout that is too short the log says so, some calls succeed, and nothing else fails."""
     since = app.mark()
-    app.become("our_timeout_short")
+    app.inject("our_timeout_short")
     statuses = {app.massive("/v3/snapshot/options/SPY").status_code for _ in range(30)}
     assert statuses == {200, 502}
     assert app.written(r"^\[Massive\] request timed out after 150 ms /v3/snapshot/options/SPY$", since)
@@ -361,7 +363,7 @@ def test_a_timeout_of_its_own_is_told(app: Running) -> None:
 
 
 def test_slowness_has_its_share(app: Running) -> None:
-    """A share of the requests takes two and a half to four world seconds, the others a few hundredths."""
+    """A share of the requests takes 2.5 to 4 world seconds, the others a few hundredths."""
 
     def took_s() -> list[float]:
         since = app.mark()
@@ -371,32 +373,32 @@ def test_slowness_has_its_share(app: Running) -> None:
         return [float(line.split()[-2]) / 1000 for line in app.lines[since:]]
 
     assert all(0.005 <= took <= 0.04 for took in took_s())
-    app.become(app_slow=0.5)
+    app.inject(app_slow=0.5)
     slow = [took for took in took_s() if took > 0.04]
     assert 2 <= len(slow) <= 18 and all(2.5 <= took <= 4 for took in slow)
     started = time.monotonic()
-    app.become("app_slow")
+    app.inject("app_slow")
     app.http.get("/api/health")
     assert time.monotonic() - started >= 2.5 / SPEED
 
 
 def test_its_clock_goes_ahead(app: Running) -> None:
-    """A wrong clock shows in the timestamp and the Date header alike, 600 s ahead."""
-    app.become("clock_skew")
+    """A wrong clock shows in the timestamp and in the Date header, 600 s ahead."""
+    app.inject("clock_skew")
     answer = app.http.get("/api/health")
     assert answer.json()["timestamp"] == "2026-03-10T14:40:00.000Z"
     assert parsedate_to_datetime(answer.headers["date"]).timestamp() == app.at_s + 600
 
 
 def test_a_closed_market(app: Running) -> None:
-    """A closed market is told with when it opens next."""
-    app.become("market_closed")
+    """A closed market is reported with the time of its next open."""
+    app.inject("market_closed")
     found = app.http.get("/api/market/status").json()
     assert (found["isOpen"], found["session"], found["nextOpen"]) == (False, "closed", "2026-03-11T13:30:00.000Z")
 
 
 def test_who_may_open_a_socket(app: Running) -> None:
-    """The token is looked at first and the path after: 403, else 404, else a socket, by either kind of token."""
+    """The token is checked first, then the path: 403, 404, or a socket, for both kinds of token."""
 
     async def go() -> None:
         assert await refused(app.connect(token="")) == 403
@@ -405,7 +407,7 @@ def test_who_may_open_a_socket(app: Running) -> None:
         assert await refused(app.connect("/ws/nosuch")) == 404
         async with app.connect(token=app.token()), app.connect("/ws/indices"):
             pass
-        app.become("ws_403")
+        app.inject("ws_403")
         assert await refused(app.connect()) == 403
 
     asyncio.run(go())
@@ -413,8 +415,9 @@ def test_who_may_open_a_socket(app: Running) -> None:
 
 def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
     """
-    Nobody is greeted; after one subscription every client of the path gets arrays of events, and a ping gets a pong
-    frame.
+    After one subscription every client of the path gets arrays of events.
+
+    There is no greeting, and a ping gets a pong frame.
     """
 
     async def go() -> None:
@@ -434,9 +437,9 @@ def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
                 options["connectionState"],
                 options["activeSubscriptions"],
             ) == (2, "connected", 1)
-            app.become("market_closed")
+            app.inject("market_closed")
             await fall_silent(first)
-            app.become()
+            app.inject()
             await heard(first)
 
     asyncio.run(go())
@@ -444,8 +447,9 @@ def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
 
 def test_a_silent_socket_stays_open(app: Running) -> None:
     """
-    When upstream is lost the client stays open and gets pongs, and is never served again; one that connects anew makes
-    the app dial again, and is.
+    After an upstream loss a connected client stays open, gets pongs, and no more messages.
+
+    A new client makes the app connect upstream again, and is served.
     """
 
     async def go() -> None:
@@ -453,7 +457,7 @@ def test_a_silent_socket_stays_open(app: Running) -> None:
             await client.send(SUBSCRIBE)
             await heard(client)
             since = app.mark()
-            app.become("ws_open_silent")
+            app.inject("ws_open_silent")
             assert app.written(r"^\[WS options\] upstream closed with code 1006: $", since)
             await fall_silent(client)
             assert await pongs(client)
@@ -464,7 +468,7 @@ def test_a_silent_socket_stays_open(app: Running) -> None:
                 True,
                 "disconnected",
             ) and options["lastError"]
-            app.become()
+            app.inject()
             assert await is_silent(client)
             async with app.connect() as another:
                 await another.send(SUBSCRIBE)
@@ -478,16 +482,13 @@ def test_a_silent_socket_stays_open(app: Running) -> None:
 
 
 def test_old_clients_are_dead_and_new_ones_are_served(app: Running) -> None:
-    """
-    Upstream is lost and can be dialled at once: who was connected stays open and hears nothing, who connects now is
-    served, while it lasts.
-    """
+    """After a short upstream loss old clients stay open and get nothing; new clients are served."""
 
     async def go() -> None:
         async with app.connect() as old:
             await old.send(SUBSCRIBE)
             await heard(old)
-            app.become("ws_old_clients_dead")
+            app.inject("ws_old_clients_dead")
             await fall_silent(old)
             async with app.connect() as new:
                 await new.send(SUBSCRIBE)
@@ -499,15 +500,15 @@ def test_old_clients_are_dead_and_new_ones_are_served(app: Running) -> None:
 
 
 def test_minute_aggregates_come_once_a_minute(app: Running) -> None:
-    """Who asks for minute aggregates alone hears each minute once, after its end, with the minute's two ends."""
+    """A client of minute aggregates gets each minute once, after its end, with the minute's two ends."""
 
     async def go() -> None:
         async with app.connect() as client:
             await client.send(json.dumps({"action": "subscribe", "params": "AM.O:AAPL260320C00250000"}))
             assert await is_silent(client)
-            app.become(after_s=55)
+            app.inject(after_s=55)
             assert await is_silent(client)
-            app.become(after_s=10)
+            app.inject(after_s=10)
             (event,) = await heard(client)
             assert (event["ev"], event["sym"], event["s"], event["e"]) == (
                 "AM",
@@ -532,8 +533,8 @@ def test_minute_aggregates_come_once_a_minute(app: Running) -> None:
     ],
 )
 def test_the_apps_clock(app: Running, state: str, ahead_s: float) -> None:
-    """Its health and its Date say what the app takes for the time; another party's clock changes neither."""
-    app.become(state)
+    """Health and Date show the app's clock; another party's clock changes neither."""
+    app.inject(state)
     answer = app.http.get("/api/health")
     assert (
         datetime.fromisoformat(answer.json()["timestamp"]).timestamp()
@@ -543,11 +544,11 @@ def test_the_apps_clock(app: Running, state: str, ahead_s: float) -> None:
 
 
 def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
-    """Open sockets are torn without a close frame when it begins; new ones are let in and torn after a moment."""
+    """Open sockets are aborted without a close frame; new ones are accepted and aborted after a moment."""
 
     async def go() -> None:
         async with app.connect() as client:
-            app.become("ws_closed_1006")
+            app.inject("ws_closed_1006")
             with pytest.raises(ConnectionClosed):
                 await heard(client)
             assert client.close_code == 1006
@@ -555,7 +556,7 @@ def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
             with pytest.raises(ConnectionClosed):
                 await heard(later)
             assert later.close_code == 1006
-        app.become()
+        app.inject()
         async with app.connect() as well:
             await well.send(SUBSCRIBE)
             await heard(well)
@@ -567,11 +568,11 @@ def test_a_blocked_port_swallows(app: Running) -> None:
     """
     While the socket's port is blocked, connecting to it hangs and HTTP is well; afterwards the same port serves again.
     """
-    app.become("ws_port_blocked")
+    app.inject("ws_port_blocked")
     with pytest.raises(TimeoutError):
         socket.create_connection(("127.0.0.1", app.ws_port), timeout=0.2)
     assert app.http.get("/api/health").status_code == 200
-    app.become()
+    app.inject()
 
     async def go() -> None:
         async with app.connect() as client:
@@ -589,7 +590,7 @@ def test_the_log_has_neither_time_nor_level(app: Running) -> None:
     app.http.get("/api/health?probe=1")
     app.http.get("/ping")
     app.http.get("/api/massive-key-status")
-    app.become("massive_dns", "error_storm", "tradier_down", after_s=120)
+    app.inject("massive_dns", "error_storm", "tradier_down", after_s=120)
     app.written(r"^GET /api/health\?probe=1 200 \d+ - \d+\.\d{3} ms$", since)
     app.written(r"^GET /ping 200 17 - ", since)
     app.written(r"^\[Tradier\] ", since)
@@ -609,13 +610,14 @@ def test_the_log_has_neither_time_nor_level(app: Running) -> None:
 
 def test_a_stopped_world_catches_up(app: Running) -> None:
     """
-    When a stopped world is told a later time, the lines of the time between are written: few while healthy, never over
-    a hundred.
+    If a stopped world is set to a later time, the log lines between are written.
+
+    They are few without a fault, and at most a hundred.
     """
 
     def lines_of(*names: str, after_s: float) -> list[str]:
         since = app.mark()
-        app.become(*names, after_s=after_s)
+        app.inject(*names, after_s=after_s)
         app.http.get("/ping")  # Answered after the lines are written, and in the log after them.
         app.written("^GET /ping ", since)
         seen = app.lines[since:]
@@ -629,7 +631,7 @@ def test_a_stopped_world_catches_up(app: Running) -> None:
 
 
 def test_no_name_of_a_state_leaves(app: Running) -> None:
-    """Whatever is the matter, no byte of HTTP, socket or log has the name of any state."""
+    """Whatever the fault, no byte of HTTP, socket or log has the name of a state."""
     left: list[str] = []
 
     async def listen() -> None:
@@ -640,7 +642,7 @@ def test_no_name_of_a_state_leaves(app: Running) -> None:
                 left.append(await client.recv())
 
     for name in STATES:
-        app.become(name, after_s=30)
+        app.inject(name, after_s=30)
         for path in ("/health", "/api/health", "/api/ws-health", "/api/market/status"):
             answer = app.http.get(path)
             left += [str(answer.headers), answer.text]
@@ -654,36 +656,36 @@ def test_no_name_of_a_state_leaves(app: Running) -> None:
 
 
 def test_too_many_requests_are_refused() -> None:
-    """More than 300 calls to /api/massive* within a world minute are answered 429."""
+    """More than 300 calls to /api/massive* within a world minute get 429."""
     app = Running(speed=100000.0)
     try:
         answers = [app.http.get("/api/massive-key-status") for _ in range(301)]
         assert [a.status_code for a in answers] == [200] * 300 + [429]
         assert (answers[0].headers["ratelimit-remaining"], answers[-1].headers["ratelimit-remaining"]) == ("299", "0")
-        app.become(after_s=60)
+        app.inject(after_s=60)
         assert app.http.get("/api/massive-key-status").status_code == 200
     finally:
         app.end()
 
 
 def test_memory_really_grows() -> None:
-    """A leak takes half a megabyte of real memory for each world second, and never more than 300 MB."""
+    """A leak allocates half a megabyte of real memory for each world second, and at most 300 MB."""
     app = Running()
     try:
         process = psutil.Process(app.process.pid)
         at_first = process.memory_info().rss
-        app.become("memory_leak", after_s=100)
+        app.inject("memory_leak", after_s=100)
         assert 45e6 <= process.memory_info().rss - at_first <= 60e6
-        app.become(after_s=100)
+        app.inject(after_s=100)
         assert process.memory_info().rss - at_first <= 60e6
-        app.become("memory_leak", after_s=5000)
+        app.inject("memory_leak", after_s=5000)
         assert 290e6 <= process.memory_info().rss - at_first <= 315e6
     finally:
         app.end()
 
 
 def test_a_running_world_writes_and_streams_by_itself() -> None:
-    """In a world that runs, time goes on in the answers and lines are written without being asked."""
+    """In a running world the time advances and log lines are written without a command."""
     app = Running(runs=True)
     try:
         app.written("Heartbeat")
@@ -699,7 +701,7 @@ def test_it_dies_and_comes_back_on_its_ports() -> None:
 
     async def go() -> None:
         app = Running()
-        app.become(after_s=500)
+        app.inject(after_s=500)
         async with app.connect() as client:
             assert app.http.get("/api/health").json()["uptime"] == 500
             app.end(app.process.kill)
@@ -721,7 +723,7 @@ def test_it_dies_and_comes_back_on_its_ports() -> None:
 
 
 def test_the_end_of_stdin_ends_it() -> None:
-    """Nothing that is open or under way keeps it from ending with its stdin."""
+    """The process exits at the end of stdin, whatever is open or under way."""
     app = Running()
 
     async def go() -> int:

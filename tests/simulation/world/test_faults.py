@@ -1,7 +1,4 @@
-"""
-Every state of the simulated world, seen through its doors alone: its own outcome, and the panel sentence that a lead
-needs.
-"""
+"""Test that every state of the simulated world has its probe outcomes and its sentence in a panel."""
 
 import time
 from collections import Counter
@@ -16,7 +13,7 @@ import pytest
 from opslib.foundation.config import rules
 from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.drills.scenarios import CONTROLS, FAULTS
-from opslib.simulation.drills.stepped_desk import looking
+from opslib.simulation.drills.stepped_desk import stepped_probes
 from opslib.simulation.world.faults import SKEWED, STATES
 from opslib.telemetry.probes.store import SampleStore
 
@@ -29,13 +26,13 @@ class Told(NamedTuple):
     panel: str
     verdict: str
     words: tuple[str, ...]
-    outcomes: dict[str, str] = {}  # noqa: RUF012  # Nobody changes it.
+    outcomes: dict[str, str] = {}  # noqa: RUF012  # Never modified.
     never: tuple[str, ...] = ()
     share: float = 1.0
 
 
-MASSIVE_WELL, TRADIER_WELL = "massive answers us", "tradier answers us"
-NO_DOWNTIME = ("availability of massive (0", "no provider is left")
+MASSIVE_WELL, TRADIER_WELL = "massive responds to our probes", "tradier responds to our probes"
+NO_DOWNTIME = ("availability of massive (0", "no provider is available")
 TABLE: dict[str, Told] = {
     "healthy": Told(
         "providers", "ok", (MASSIVE_WELL, TRADIER_WELL), {"massive": "ok", "tradier": "ok"}, ("warning", "critical")
@@ -43,148 +40,160 @@ TABLE: dict[str, Told] = {
     "massive_5xx": Told(
         "providers",
         "critical",
-        ("massive answers with an error of its own (5xx) (HTTP 5", "Fault: the provider's", "tradier can serve"),
+        ("massive returns HTTP 5", "(server error, ", "Fault: the provider", "tradier can serve"),
         {"massive": "server_5xx", "tradier": "ok"},
     ),
     "massive_timeout": Told(
         "providers",
         "",
-        ("massive takes the connection and does not answer in time", "Fault: the provider's"),
+        ("massive accepts the connection but does not respond in time", "Fault: the provider"),
         {"massive": "timeout"},
     ),
     "massive_refused": Told("providers", "critical", ("massive refuses the connection",), {"massive": "refused"}),
-    "massive_dns": Told("providers", "critical", ("massive has a name that cannot be resolved",), {"massive": "dns"}),
+    "massive_dns": Told(
+        "providers", "critical", ("massive has a host name that does not resolve",), {"massive": "dns"}
+    ),
     "massive_tls": Told(
-        "providers", "critical", ("massive shows a certificate that cannot be trusted",), {"massive": "tls"}
+        "providers", "critical", ("massive presents an untrusted TLS certificate",), {"massive": "tls"}
     ),
     "massive_401": Told(
         "providers",
         "critical",
-        ("massive does not accept our key (401)", '"Unknown API Key"', "Fault: ours"),
+        ("massive rejects our API key (401)", '"Unknown API Key"', "Fault: our side"),
         {"massive": "auth_401"},
         NO_DOWNTIME,
     ),
     "massive_403_plan": Told(
         "providers",
         "critical",
-        ("our plan does not cover this (403)", "Fault: the plan's"),
+        ("our plan does not include this data (403)", "Fault: the plan"),
         {"massive": "entitlement_403"},
         NO_DOWNTIME,
     ),
     "massive_403_ip": Told(
         "providers",
         "critical",
-        ("massive does not let our address in (403)", "Fault: ours"),
+        ("massive blocks our IP address (403)", "Fault: our side"),
         {"massive": "ip_blocked_403"},
         NO_DOWNTIME,
     ),
     "massive_429": Told(
         "providers",
         "",
-        ("massive says that we ask too often (429)", "Fault: ours"),
+        ("massive rejects requests above its rate limit (429)", "Fault: our side"),
         {"massive": "rate_limited_429"},
         NO_DOWNTIME,
     ),
     "massive_html_200": Told(
         "providers",
         "critical",
-        ("massive answers with a page instead of data (200 proves nothing)", "Fault: unclear whose"),
+        ("massive returns a web page instead of data", "Fault: unclear"),
         {"massive": "wrong_content"},
-        ("by our own looks: availability of massive (",),
+        ("probes: availability of massive (",),
     ),
     "massive_empty": Told(
-        "providers", "critical", ("massive answers, with nothing in it",), {"massive": "ok_empty"}, NO_DOWNTIME
+        "providers", "critical", ("massive returns an empty response",), {"massive": "ok_empty"}, NO_DOWNTIME
     ),
     "massive_partial_pages": Told(
         "greeks",
         "warning",
-        ("the chain of SPY: massive answers only a part of the chain (1 pages, 250 contracts)",),
+        ("the chain of SPY: massive returns an incomplete option chain (1 pages, 250 contracts)",),
         {"massive": "ok"},
     ),
     "massive_stale": Told(
-        "providers", "critical", ("massive answers with old data (data 21 min old",), {"massive": "stale"}, NO_DOWNTIME
+        "providers", "critical", ("massive returns stale data (data 21 min old",), {"massive": "stale"}, NO_DOWNTIME
     ),
     "massive_intermittent": Told(
         "providers",
         "critical",
-        ("massive answers some of our looks and not others", "Fault: the provider's"),
+        ("massive fails intermittently", "Fault: the provider"),
         {},
-        ("no provider is left",),
+        ("no provider is available",),
     ),
     "tradier_down": Told(
         "providers",
         "critical",
-        (MASSIVE_WELL, "tradier answers with an error of its own"),
+        (MASSIVE_WELL, "tradier returns HTTP 5"),
         {"massive": "ok", "tradier": "server_5xx"},
-        ("nobody can serve",),
+        ("no provider can serve",),
     ),
     "both_down": Told(
         "providers",
         "critical",
-        ("no provider is left", "nobody can serve"),
+        ("no provider is available", "no provider can serve"),
         {"massive": "server_5xx", "tradier": "server_5xx"},
-        ("our own network first",),
+        ("our network is down",),
     ),
     "our_network_down": Told(
         "providers",
         "critical",
-        ("our own network first: neither provider can be connected to", "nobody can serve"),
+        ("our network is down: no provider can be reached", "no provider can serve"),
         {"massive": "unreachable", "tradier": "unreachable"},
-        ("100.00 %) <",),
+        ("100.00 %) <", "100.00 % over 5 min) <", "100.00 % over 10 min) <", "100.00 % over 1 h) <"),
     ),
     "our_timeout_short": Told(
         "providers",
         "warning",
-        ("the app gives up on massive after 150 ms", "the app's own timeout is too short", MASSIVE_WELL),
+        ("the app's requests to massive time out after 150 ms", "the app's own timeout is too short", MASSIVE_WELL),
         {"massive": "ok"},
         NO_DOWNTIME,
     ),
     "app_down": Told(
         "system",
         "critical",
-        ("the app refuses the connection", "Fault: the app's", "the app's process is gone"),
+        ("the app refuses the connection", "Fault: the app", "the app's process is not running"),
         {"massive": "ok"},
     ),
-    "app_restarted": Told("system", "warning", ("the app's server was started anew at 10:31",), {"massive": "ok"}),
-    "app_slow": Told("system", "critical", ("the app is slow to answer us (p95",)),
-    "page_refreshed": Told("system", "ok", ("pages seen / reloads 2 / 1",)),
-    "page_closed": Told("system", "", ("silence (no post, or no request in the posts) (",), {"massive": "ok"}),
+    "app_restarted": Told("system", "warning", ("the app's server restarted at 10:31",), {"massive": "ok"}),
+    "app_slow": Told("system", "critical", ("the app responds slowly to our probes (p95",)),
+    "page_refreshed": Told("system", "ok", ("page loads / reloads 2 / 1",)),
+    "page_closed": Told("system", "", ("time without a new snapshot or request (",), {"massive": "ok"}),
     "ws_403": Told(
-        "system", "critical", ("the app's WebSocket refuses us before it opens (HTTP 403): its token", "WebSocket down")
+        "system",
+        "critical",
+        ("the app's WebSocket rejects the connection before it opens (HTTP 403): check its token", "WebSocket down"),
     ),
     "ws_port_blocked": Told(
-        "system", "critical", ("the app's WebSocket cannot be connected to while the port is blocked", "WebSocket down")
+        "system", "critical", ("the app's WebSocket cannot be reached: the port is blocked", "WebSocket down")
     ),
-    "gamma_zero": Told("greeks", "critical", ("by our own chains: share with gamma zero or missing (",), share=0.2),
-    "greeks_missing": Told("greeks", "", ("by our own chains: valid Greeks (", " missing"), {}, (), share=0.3),
+    "gamma_zero": Told("greeks", "critical", ("chains: share with gamma zero or missing (",), share=0.2),
+    "greeks_missing": Told("greeks", "", ("chains: valid Greeks (", " missing"), {}, (), share=0.3),
     "delta_out_of_bounds": Told(
         "greeks",
         "critical",
-        ("by our own chains: share with delta outside -1 to 1 (",),
+        ("chains: share with delta outside -1 to 1 (",),
         {},
-        ("critical: by our own chains: share with gamma",),
+        ("critical: chains: share with gamma",),
         share=0.2,
     ),
-    "unit_drift": Told("greeks", "critical", ("the units of SPY's Greeks may have changed", "its IV not")),
-    "iv_stress": Told("greeks", "ok", ("market stress, no fault of the data",), {}, ("the units of",)),
+    "unit_drift": Told("greeks", "critical", ("the units of SPY's Greeks may have changed", "its IV did not change")),
+    "iv_stress": Told("greeks", "ok", ("market stress, not a data fault",), {}, ("the units of",)),
     "expiry_friday": Told(
-        "greeks", "ok", ("SPY has 90 contracts that expire today: a gamma of 0 in their wings is right",)
+        "greeks", "ok", ("SPY has 90 contracts that expire today: a gamma of 0 in their wings is correct",)
     ),
-    "market_closed": Told("providers", "ok", ("the providers say that the market is closed",), {}, ("critical",)),
+    "market_closed": Told("providers", "ok", ("the providers report that the market is closed",), {}, ("critical",)),
     "commission_up": Told("pnl", "", ("backtest variance (",)),
     "spread_up": Told("pnl", "", ("backtest variance (",)),
     "bad_fills": Told("pnl", "", ("backtest variance (",)),
     "smaller_size": Told("pnl", "", ("backtest variance (",)),
     "too_few_trades": Told("pnl", "unknown", ("backtest variance: ",), {}, ("critical", "warning")),
-    "memory_leak": Told("system", "critical", ("growth of the app's server (",)),
-    "error_storm": Told("system", "critical", ("by our own reading of the log: errors (", "the app logged")),
+    "memory_leak": Told("system", "critical", ("memory growth of the app's server (",)),
+    "error_storm": Told("system", "critical", ("log: errors (", "the app logged")),
     "clock_skew": Told(
-        "system", "critical", ("the clock of the app is 10 min ahead of ours",), {}, ("our own clock is",)
+        "system",
+        "critical",
+        ("the clock of the app is 10 min ahead of the collector's clock",),
+        {},
+        ("the collector's clock is",),
     ),
     "dashboard_slow": Told(
-        "system", "", ("age of what the dashboard shows (",), {}, ("silence (no post, or no request in the posts) (4",)
+        "system",
+        "",
+        ("age of the dashboard's data (",),
+        {},
+        ("time without a new snapshot or request (4",),
     ),
-    "collector_dead": Told("system", "critical", ("our collector has missed", "missed beats of the monitor (")),
+    "collector_dead": Told("system", "critical", ("the collector has missed", "missed heartbeats of the collector (")),
 }
 CAUSES: dict[str, tuple[str, ...]] = {
     "healthy": ("none",),
@@ -231,8 +240,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "dashboard_slow": ("dashboard_slow",),
     "collector_dead": ("monitor_down",),
 }
-HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # What happens to a socket that is held: test_world_lived.
-# What the servers of the world do is tested where each is; what a desk makes of these is drilled.
+HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # Tested with a held socket in test_world_lived.
+# The servers have their own tests; the diagnosis of these states is drilled.
 DRILLED = {
     "market_closes_early",
     "tradier_options_refused",
@@ -241,11 +250,11 @@ DRILLED = {
     "collector_starved",
     *(name for name in SKEWED if name != "clock_skew"),
 }
-LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
+LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each probe takes long.
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
 
-# How fast a simulated provider answers depends on what else the machine does, and is not what these states are about.
-AT_LEISURE = """
+# A simulated provider's speed depends on the machine's load, and these states are not about speed.
+SLOW_ALLOWED = """
 [response_time]
 objective = 3.0
 warning = 5.0
@@ -254,37 +263,40 @@ clear = { warning = 4.0, critical = 15.0 }
 """
 
 
-def test_every_state_is_told() -> None:
-    """No state of the world is without a row, here or where sockets are held, or is drilled."""
+def test_every_state_is_tested() -> None:
+    """Every state has a row here, is tested with held sockets, or is drilled."""
     assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and set(FAULTS) | set(CONTROLS) >= DRILLED
 
 
 @pytest.mark.parametrize("state", TABLE)
 def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
-    """
-    A desk that looks at the world in a state says what is the matter, in the right panel, and does not say what is not.
-    """
-    told = TABLE[state]
-    lived_min, shown_min = (1.25, 2) if state in LENGTHY else (2.5, 3)
+    """A suite at a world in a state reports the fault in the right panel, and no other fault."""
+    expected = TABLE[state]
+    simulated_min, shown_min = (1.25, 2) if state in LENGTHY else (2.5, 3)
     if state == "memory_leak":
-        lived_min, shown_min = 8, 9
-    if state == "massive_stale":
-        lived_min = shown_min = 4  # At a probe a minute, enough answers to be sure, all of old data.
+        simulated_min, shown_min = 8, 9
+    if state in ("massive_stale", "massive_403_plan"):
+        simulated_min = shown_min = 4  # At one probe a minute, enough responses with the fault.
     if state != "app_slow":
-        (tmp_path / "rules.toml").write_text(AT_LEISURE)
-    with looking(tmp_path) as desk:
+        (tmp_path / "rules.toml").write_text(SLOW_ALLOWED)
+    with stepped_probes(tmp_path) as desk:
         desk.rules = rules.load(tmp_path)
-        desk.live(4 if state == "app_slow" else 1, chains=True)  # To call it slow the rule wants twenty probes.
+        has_chains = expected.panel in (
+            "providers",
+            "greeks",
+        )  # To evaluate a chain takes as long as a minute's probes.
+        # The rule needs twenty probes to report it as slow.
+        desk.advance(4 if state == "app_slow" else 1, chains=has_chains)
         if state in COSTS[:4]:
-            desk.live(30, looks=False)  # What trades usually cost.
+            desk.advance(30, probing=False)  # The usual cost of trades.
         if state != "healthy":
-            desk.lever.be(**{state: told.share})
+            desk.world.inject(**{state: expected.share})
         if state in COSTS:
-            desk.live(30, looks=False)
+            desk.advance(30, probing=False)
         if state == "collector_dead":
             desk.at += timedelta(minutes=2)
         else:
-            desk.live(lived_min, chains=state not in LENGTHY)
+            desk.advance(simulated_min, chains=has_chains and state not in LENGTHY)
         view = desk.view(timedelta(minutes=30 if state in COSTS else shown_min))
     found = diagnose(view)
     assert found.cause in CAUSES[state], f"{found!r}"
@@ -293,17 +305,17 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
     if state == "tradier_down":
         assert found.subject == "tradier", f"{found!r}"
     print(f"DIAG {state}: {found.words}")
-    panel = view.panel(told.panel)
+    panel = view.panel(expected.panel)
     text = repr(panel)
-    assert all(words in " ".join(text.split()) for words in told.words), text
+    assert all(words in " ".join(text.split()) for words in expected.words), text
     assert not [
         words
-        for words in told.never
-        if words in "\n".join(s for s in panel.sentences if not s.startswith("not counted"))
+        for words in expected.never
+        if words in "\n".join(s for s in panel.sentences if not s.startswith("not evaluated"))
     ], text
-    assert not told.verdict or panel.verdict == told.verdict, text
+    assert not expected.verdict or panel.verdict == expected.verdict, text
     probes = view.as_json()["panels"]["providers"]["probes"]
-    assert {name: probes[name]["outcome"] for name in told.outcomes} == told.outcomes
+    assert {name: probes[name]["outcome"] for name in expected.outcomes} == expected.outcomes
     if state in ("commission_up", "spread_up", "bad_fills", "smaller_size"):
         assert panel.verdict in ("warning", "critical") and (view.figures["pnl"]["backtest_variance_pp"] or 0) > 10, (
             text
@@ -317,35 +329,34 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
 
 
 def test_a_hung_app(tmp_path: Path) -> None:
-    """
-    Its process lives and its port takes connections, and nothing is answered, for as long as it hangs; then it goes on.
-    """
-    with looking(tmp_path) as desk:
-        url, pid = desk.lever.environ["OPS_APP_URL"], int((desk.lever.folder / "app.pid").read_text())
+    """The process of a hung app runs and its port accepts connections without a response; then it continues."""
+    with stepped_probes(tmp_path) as desk:
+        url, pid = desk.world.environ["OPS_APP_URL"], int((desk.world.folder / "app.pid").read_text())
         assert httpx.get(f"{url}/ping", trust_env=False).status_code == 200
-        desk.lever.be(app_hung=1.0)
-        desk.lever.at(desk.at + timedelta(seconds=60))
+        desk.world.inject(app_hung=1.0)
+        desk.world.set_time(desk.at + timedelta(seconds=60))
         until = time.monotonic() + 30
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED and time.monotonic() < until:
-            time.sleep(0.01)  # A signal was sent; when it arrives is the machine's.
+            time.sleep(0.01)  # The signal arrives after a delay.
         assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(f"{url}/ping", trust_env=False, timeout=httpx.Timeout(30.0, read=0.3))
-        desk.lever.be()
-        told = httpx.get(f"{url}/api/health", trust_env=False, timeout=30.0).json()
-        assert told["timestamp"] == "2026-03-10T14:31:00.000Z" and told["uptime"] == 60
+        desk.world.inject()
+        health = httpx.get(f"{url}/api/health", trust_env=False, timeout=30.0).json()
+        assert health["timestamp"] == "2026-03-10T14:31:00.000Z" and health["uptime"] == 60
 
 
 def test_every_probe_has_its_production_pace(tmp_path: Path) -> None:
     """
-    In a quarter of an hour each probe is made as often as `ops collect` makes it: what is quick each 5 s, data each
-    minute, a chain at once and then each 15 minutes; the socket is held.
+    In 15 minutes each probe runs as often as under `ops collect`.
+
+    Fast probes run every 5 s, data probes each minute, a chain at once and then every 15 minutes; the socket is held.
     """
-    with looking(tmp_path) as desk:
+    with stepped_probes(tmp_path) as desk:
         desk.chains = True
-        desk.live(15.5)
+        desk.advance(15.5)
         counts = Counter((s.probe, s.subject) for s in SampleStore(desk.store, "desk").between(0, 2**62) if s.last)
-        clients = httpx.get(f"{desk.lever.environ['OPS_APP_URL']}/api/ws-health", trust_env=False).json()["metrics"][
+        clients = httpx.get(f"{desk.world.environ['OPS_APP_URL']}/api/ws-health", trust_env=False).json()["metrics"][
             "options"
         ]["totalClients"]
     quick = dict.fromkeys(
@@ -375,12 +386,12 @@ def test_every_probe_has_its_production_pace(tmp_path: Path) -> None:
 
 
 def test_an_app_without_a_fallback(tmp_path: Path) -> None:
-    """Where the app has no Tradier, Massive's trouble alone leaves nobody to serve, whatever Tradier answers us."""
-    with looking(tmp_path, OPS_FALLBACK="none") as desk:
-        desk.live(1)
-        desk.lever.be(massive_5xx=1.0)
-        desk.live(3)
+    """If the app has no fallback, a fault of Massive alone leaves no usable provider, whatever Tradier's state."""
+    with stepped_probes(tmp_path, OPS_FALLBACK="none") as desk:
+        desk.advance(1)
+        desk.world.inject(massive_5xx=1.0)
+        desk.advance(3)
         view = desk.view(timedelta(minutes=3))
-    assert "nobody can serve: no fallback is configured" in repr(view.panel("providers"))
+    assert "no provider can serve: no fallback is configured" in repr(view.panel("providers"))
     assert view.as_json()["panels"]["providers"]["probes"]["serving"] == "nobody"
     assert any(f.subject == "app" and f.source == "probe" and f.severity == "escalate" for f in view.findings)

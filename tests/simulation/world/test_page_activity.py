@@ -1,4 +1,4 @@
-"""The trader's page posts what it counted, whatever is the matter, and the same however the time is cut."""
+"""Test that the page posts what it counted, under every fault, however the time is divided into calls."""
 
 import json
 import subprocess
@@ -20,13 +20,13 @@ class Lived:
 
     def __init__(self, *names: str, seed: int = 3, at_s: float = AT_S):
         self.states = States(seed)
-        self.states.become(dict.fromkeys(names, 1.0))
+        self.states.inject(dict.fromkeys(names, 1.0))
         self.life, self.at_s = PageActivity(seed, at_s, self.states), at_s
         self.posts: list[tuple[float, dict]] = []
 
     def go(self, seconds: float, *names: str, **shares: float) -> "Lived":
         """Let these be the matter for so long."""
-        self.states.become(dict.fromkeys(names, 1.0) | shares)
+        self.states.inject(dict.fromkeys(names, 1.0) | shares)
         self.at_s += seconds
         self.posts += self.life.posts(self.at_s)
         return self
@@ -50,7 +50,7 @@ def _at(body: dict, path: tuple[str, ...]) -> float:
 
 
 def of_provider(lived: Lived, name: str) -> tuple[float, float, float]:
-    """Requests, failures and fallbacks of a provider, as they grew."""
+    """Return the increases of requests, failures and fallbacks of a provider."""
     return tuple(lived.grown("providers", name, field) for field in ("requestCount", "failureCount", "fallbackCount"))
 
 
@@ -70,7 +70,7 @@ def greeks(lived: Lived) -> dict[str, float]:
 
 
 def while_on(*names: str, seconds: float = HALF_HOUR_S, seed: int = 3, **shares: float) -> Lived:
-    """A page on which these are the matter, from a minute after its load on; what it posted before is left out."""
+    """Return a page with these active states, from a minute after its load; earlier posts are left out."""
     lived = Lived(seed=seed).go(60)
     lived.posts = lived.posts[-1:]
     return lived.go(seconds, *names, **shares)
@@ -129,7 +129,7 @@ def test_bodies_are_of_the_seed() -> None:
 
 
 def test_a_good_half_hour() -> None:
-    """With nothing the matter nearly all is well, and the variance is that of the calm spread."""
+    """Without a fault nearly all requests succeed, and the variance is that of the calm spread."""
     lived = while_on()
     (requests, failures, fallbacks), (tradier, _, _) = of_provider(lived, "massive"), of_provider(lived, "tradier")
     assert 800 <= requests <= 1000 and failures < 0.01 * requests and fallbacks == 0
@@ -144,7 +144,7 @@ def test_a_good_half_hour() -> None:
 
 @pytest.mark.parametrize("name", ["massive_5xx", "massive_html_200", "massive_intermittent"])
 def test_a_failure_is_counted_three_times_and_then_tradier_asked(name: str) -> None:
-    """Each call to Massive fails three times, is told as a fallback and an error, and Tradier answers it."""
+    """Each call to Massive fails three times, is reported as a fallback and an error, and goes to Tradier."""
     lived = while_on(name)
     requests, failures, fallbacks = of_provider(lived, "massive")
     assert failures >= 2300 and requests - failures <= 3 and abs(failures - 3 * fallbacks) <= 5
@@ -175,7 +175,7 @@ def test_a_share_fails() -> None:
     ],
 )
 def test_what_is_thrown_is_not_counted(name: str) -> None:
-    """A fetch that throws, or is refused with 401, 403 or 429, leaves no trace at Massive; Tradier has the calls."""
+    """A request that throws, or gets 401, 403 or 429, is not counted for Massive; Tradier gets the call."""
     lived = while_on(name)
     assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "massive")[1:] == (0, 0)
     assert of_provider(lived, "tradier")[0] > 800
@@ -183,7 +183,7 @@ def test_what_is_thrown_is_not_counted(name: str) -> None:
 
 
 def test_nothing_reaches_anyone() -> None:
-    """Without a way out neither provider is counted, nor any Greeks, since a snapshot that failed is not validated."""
+    """Without a network neither provider nor any Greeks are counted, since a failed snapshot is not validated."""
     lived = while_on("our_network_down")
     assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
     assert greeks(lived)["totalTrades"] == 0
@@ -193,8 +193,9 @@ def test_nothing_reaches_anyone() -> None:
 @pytest.mark.parametrize("name", ["app_down", "app_hung"])
 def test_requests_fail_with_the_apps_server(name: str) -> None:
     """
-    Every request of the page passes through the app's server: without it each call fails once and is an error, none
-    goes to Tradier, and no Greeks are validated.
+    Every request of the page goes through the app's server.
+
+    Without the server each call fails once and is an error, none goes to Tradier, and no Greeks are validated.
     """
     lived = while_on(name)
     requests, failures, fallbacks = of_provider(lived, "massive")
@@ -207,7 +208,7 @@ def test_requests_fail_with_the_apps_server(name: str) -> None:
 
 
 def test_a_short_timeout_loses_most() -> None:
-    """With a timeout of 150 ms most calls leave no trace at Massive, and some succeed within it."""
+    """With a timeout of 150 ms most calls are not counted for Massive, and some succeed within it."""
     lived = while_on("our_timeout_short")
     requests, failures, fallbacks = of_provider(lived, "massive")
     assert 80 <= requests <= 420 and failures <= 3 and fallbacks == 0
@@ -215,7 +216,7 @@ def test_a_short_timeout_loses_most() -> None:
 
 
 def test_tradier_fails() -> None:
-    """When Tradier is down its own requests fail, and Massive is well."""
+    """If Tradier is down its own requests fail, and Massive is healthy."""
     lived = while_on("tradier_down")
     tradier, failures, _ = of_provider(lived, "tradier")
     assert tradier == failures > 80 and of_provider(lived, "massive")[1] <= 8
@@ -234,7 +235,7 @@ def test_both_fail(names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", ["app_down", "ws_closed_1006", "ws_403", "ws_port_blocked"])
 def test_a_lost_socket_stays_lost_until_a_reload(name: str) -> None:
-    """The socket is lost, does not come back with the end of what took it, and does with a reload of the page."""
+    """A lost socket does not come back with the end of the fault, but with a page reload."""
     lived = Lived().go(60).go(60, name).go(60)
     sockets = lived.sockets()
     assert sockets == [True] * 12 + [False] * 24
@@ -244,7 +245,7 @@ def test_a_lost_socket_stays_lost_until_a_reload(name: str) -> None:
 
 
 def test_a_short_loss_is_mended_by_the_one_try() -> None:
-    """A loss that is over within the second is mended by the page's only try."""
+    """A loss of less than a second is repaired by the page's single retry."""
     assert Lived().go(60).go(1, "ws_closed_1006").go(30).sockets()[-5:] == [True] * 5
 
 
@@ -276,7 +277,7 @@ def test_a_closed_page_posts_nothing() -> None:
     [({"gamma_zero": 1.0}, 0.33, 0.47), ({"gamma_zero": 0.1}, 0.06, 0.15), ({"expiry_friday": 1.0}, 0.01, 0.05)],
 )
 def test_gamma_is_zero(shares: dict[str, float], low: float, high: float) -> None:
-    """Gamma is exactly zero in two of five validations, in the share that is given, or in 3 % when options expire."""
+    """Gamma is exactly zero in 40 % of the validations, in the given share, or in 3 % when options expire."""
     found = greeks(while_on(**shares))
     assert low < found["gammaIsZero"] / found["totalTrades"] < high
     assert found["estimatedGreeks"] >= found["gammaIsZero"] == found["validationErrors"] - found["deltaOutOfBounds"]
@@ -319,7 +320,7 @@ def per_trade(field: str, lived: Lived) -> float:
     ],
 )
 def test_trades_leave_the_backtest_each_in_its_own_way(name: str, sign: Callable[[Lived, Lived], bool]) -> None:
-    """Within half an hour the variance passes ten points, and the cost that made it shows by itself."""
+    """Within half an hour the variance exceeds ten points, and the cost that caused it is visible."""
     for seed in range(8):
         calm, now = while_on(seed=seed), while_on(name, seed=seed)
         assert calm.last["pnl"]["backtestVariance"] < 5 < VARIANCE_LIMIT < now.last["pnl"]["backtestVariance"] < 25
@@ -327,7 +328,7 @@ def test_trades_leave_the_backtest_each_in_its_own_way(name: str, sign: Callable
 
 
 def test_too_few_trades() -> None:
-    """A trade or three in half an hour, far behind the backtest by bad luck, and all else goes on."""
+    """One to three trades in half an hour are far below the backtest; all else is unaffected."""
     lived = while_on("too_few_trades")
     assert 1 <= lived.grown("pnl", "totalTrades") <= 3 and greeks(lived)["totalTrades"] == 540
     assert lived.last["pnl"]["backtestVariance"] > VARIANCE_LIMIT
@@ -347,7 +348,7 @@ def test_errors_storm() -> None:
 
 
 def test_the_pages_clock_goes_ahead_from_a_load_on() -> None:
-    """A wrong clock reloads the page, whose clock is 600 s ahead until the next load after it is mended."""
+    """A wrong clock reloads the page, whose clock is 600 s ahead until the first load after the fault."""
     lived = Lived().go(60).go(60, "clock_skew").go(60).go(60, "page_refreshed")
     ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
     assert ahead == [0] * 12 + [600] * 24 + [0] * 12
@@ -366,8 +367,9 @@ def test_the_pages_clock_goes_ahead_from_a_load_on() -> None:
 )
 def test_the_pages_clock_and_ours(name: str, ahead_s: float, loads: int) -> None:
     """
-    The page's own clock goes off with a load, both ways; with ours off, the page goes on as it was, and only its stamps
-    are off for us.
+    The page's own clock changes with a page load, in both directions.
+
+    If our clock is wrong, the page is unaffected, and only its timestamps are off.
     """
     lived = Lived().go(60).go(60, name).go(60)
     ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
@@ -379,7 +381,7 @@ def test_the_pages_clock_and_ours(name: str, ahead_s: float, loads: int) -> None
 
 
 def test_a_socket_without_upstream_is_deaf_until_a_reload() -> None:
-    """It stays open, hears nothing more, whatever becomes of the app's upstream, and is served again after a reload."""
+    """It stays open, gets no more messages even once upstream is back, and is served again after a reload."""
     lived = Lived().go(60).go(60, "ws_old_clients_dead").go(60).go(60, "page_refreshed")
     latencies = [body["systemHealth"]["webSocketLatencyMs"] for _, body in lived.posts]
     assert (
@@ -391,7 +393,7 @@ def test_a_socket_without_upstream_is_deaf_until_a_reload() -> None:
 
 
 def test_a_slow_dashboard() -> None:
-    """Posts come every 40 s only, and miss nothing that was counted."""
+    """Posts come only every 40 s and contain everything that was counted."""
     slow, usual = Lived().go(800, "dashboard_slow"), Lived().go(800)
     assert [at_s for at_s, _ in slow.posts] == [at_s for at_s, _ in usual.posts if at_s % 40 == 0]
     assert slow.posts[5] in usual.posts
@@ -405,7 +407,7 @@ def test_volatility_in_stress() -> None:
 
 
 def test_a_closed_market() -> None:
-    """With the market closed, by trouble or by the hour, posts go on and nothing is asked, validated or traded."""
+    """With the market closed, by fault or by the hour, posts continue, without requests, validations or trades."""
     evening = Lived(at_s=AT_S + 9 * 3600).go(300)
     for lived in (while_on("market_closed", seconds=300), while_on("market_closes_early", seconds=300), evening):
         assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
@@ -431,7 +433,7 @@ def test_what_the_page_does_not_notice(name: str) -> None:
 
 
 def test_no_name_of_a_state_is_in_a_body() -> None:
-    """Whatever is the matter, no body has the name of any state."""
+    """Whatever the fault, no body has the name of a state."""
     for name in STATES:
         said = json.dumps(Lived().go(30).go(120, name).posts)
         assert not [other for other in STATES if other in said]
@@ -439,8 +441,9 @@ def test_no_name_of_a_state_is_in_a_body() -> None:
 
 def test_trades_as_the_app_keeps_them() -> None:
     """
-    Each round trip once, with its prices and a backtest's percent, and nothing else that would tell its costs apart; a
-    reload begins anew.
+    Each round trip is returned once, with its prices and its backtest percentage, and no other backtest figure.
+
+    A page reload starts an empty list.
     """
     lived = Lived().go(HALF_HOUR_S, "spread_up")
     fills = lived.life.fills()

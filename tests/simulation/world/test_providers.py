@@ -1,7 +1,4 @@
-"""
-The demo's Massive and Tradier answer over real sockets as the real ones do, and what is the matter shows by its own
-outward sign.
-"""
+"""Test that the simulated Massive and Tradier answer over real sockets as the real ones do, with their faults."""
 
 import asyncio
 import itertools
@@ -52,31 +49,31 @@ Pairs = list[tuple[Contract, Contract]]
 
 @dataclass
 class Doors:
-    """Both providers of one world, listening, and who asks them with the right key."""
+    """Both providers of one world, listening, and clients with the right token."""
 
     world: WorldState
     providers: dict[str, Massive | Tradier]
     servers: dict[str, Server]
     clients: dict[str, httpx.AsyncClient]
 
-    async def become(self, **active: float) -> None:
-        """Let just these be the matter, and each port be as it then is."""
-        self.world.become(active)
+    async def inject(self, **active: float) -> None:
+        """Make these the only active states, and set the state of each port."""
+        self.world.inject(active)
         for name, server in self.servers.items():
-            await server.be(self.providers[name].listening())
+            await server.set_state(self.providers[name].listening())
 
     async def massive(self, path: str = SPY, **query: object) -> httpx.Response:
-        """What Massive answers."""
+        """Return Massive's response."""
         return await self.clients["massive"].get(
             path, params={k.replace("_from", ".gte").replace("_to", ".lte"): v for k, v in query.items()} or None
         )
 
     async def tradier(self, path: str = CLOCK, **query: object) -> httpx.Response:
-        """What Tradier answers who asks for JSON."""
+        """Return Tradier's response to a request for JSON."""
         return await self.clients["tradier"].get(path, params=query, headers=JSON)
 
     async def bare(self, name: str, path: str, key: str | None = None, **query: str) -> httpx.Response:
-        """What is answered to who sends another key, or none."""
+        """Return the response to a request with another token, or none."""
         async with httpx.AsyncClient(
             base_url=self.clients[name].base_url, trust_env=False, timeout=PATIENCE_S
         ) as client:
@@ -85,7 +82,7 @@ class Doors:
 
 @asynccontextmanager
 async def opened(at_s: float = AT_S, seed: int = 1, **active: float) -> AsyncIterator[Doors]:
-    """A world of both providers in which these are the matter."""
+    """Start both providers of a world with these active states."""
     world = WorldState({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": at_s, "runs": False})
     surface, servers = Surface(seed), {}
     providers = {
@@ -94,7 +91,7 @@ async def opened(at_s: float = AT_S, seed: int = 1, **active: float) -> AsyncIte
     }
     for name, provider in providers.items():
         servers[name] = Server(provider.answer, world.sleep)
-        await servers[name].be("open")
+        await servers[name].set_state("open")
     clients = {
         name: httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{server.port}",
@@ -106,19 +103,19 @@ async def opened(at_s: float = AT_S, seed: int = 1, **active: float) -> AsyncIte
     }
     doors = Doors(world, providers, servers, clients)
     try:
-        await doors.become(**active)
+        await doors.inject(**active)
         yield doors
     finally:
         for client in clients.values():
             await client.aclose()
         for server in servers.values():
-            await server.be("closed")
+            await server.set_state("closed")
 
 
 def within(
     asked: Callable[[Doors], Coroutine[Any, Any, Any]], at_s: float = AT_S, seed: int = 1, **active: float
 ) -> Any:
-    """What asking gives in a world in which these are the matter."""
+    """Return what a function returns in a world with these active states."""
 
     async def run() -> Any:
         async with opened(at_s, seed, **active) as doors:
@@ -128,14 +125,14 @@ def within(
 
 
 def years(contract: Contract) -> float:
-    """Until 16:00 in New York on the day a contract expires."""
+    """Return the years until 16:00 New York on the contract's expiration day."""
     return (
         datetime.combine(date.fromisoformat(contract.expiry), time(16), NEW_YORK).timestamp() - contract.quoted_at_s
     ) / YEAR_S
 
 
 def black(side: str, spot: float, strike: float, years: float, iv: float, rate: float = RATE) -> float:
-    """A European contract's price by its forward (Black, 1976): no formula of the surface's own is used here."""
+    """Price a European contract by its forward (Black, 1976), independently of the surface's own formula."""
     forward, spread, cdf = spot * exp(rate * years), iv * sqrt(years), NormalDist().cdf
     d1 = log(forward / strike) / spread + spread / 2
     call = exp(-rate * years) * (forward * cdf(d1) - strike * cdf(d1 - spread))
@@ -143,7 +140,7 @@ def black(side: str, spot: float, strike: float, years: float, iv: float, rate: 
 
 
 def slopes(c: Contract) -> dict[str, float]:
-    """Every Greek of a contract as a difference of two prices."""
+    """Return each Greek of a contract as a difference of two prices."""
     at = (c.side, c.spot, c.strike, years(c), c.iv)
 
     def moved(which: int, by: float) -> float:
@@ -160,7 +157,7 @@ def slopes(c: Contract) -> dict[str, float]:
 
 
 def legs(chain: list[Contract]) -> dict[tuple[str, str], list[Contract]]:
-    """The contracts of each expiry and side, by strike."""
+    """Return the contracts of each expiry and side, by strike."""
     found: dict[tuple[str, str], list[Contract]] = defaultdict(list)
     for contract in sorted(chain, key=lambda c: c.strike):
         found[contract.expiry, contract.side].append(contract)
@@ -172,7 +169,7 @@ def mid(c: Contract) -> float:
 
 
 def pairs(before: list[Contract], after: list[Contract]) -> Pairs:
-    """The contracts that are in both chains."""
+    """Return the contracts that are in both chains."""
     known = {c.ticker: c for c in before}
     return [(known[c.ticker], c) for c in after if c.ticker in known]
 
@@ -182,7 +179,7 @@ def pairs(before: list[Contract], after: list[Contract]) -> Pairs:
 
 @pytest.mark.parametrize("how", [{}, {"stressed": True}, {"expires_today": True}], ids=str)
 def test_greeks_are_slopes_of_the_price(how: dict[str, bool]) -> None:
-    """Each Greek agrees with the slope of another formula's price at the volatility that is told, to the last digit."""
+    """Each Greek equals the slope of another formula's price at the given volatility, to the last digit."""
     chain = [c for c in Surface(1).chain("SPY", AT_S, **how) if c.iv is not None]
     assert len(chain) > 300
     for c in chain:
@@ -198,7 +195,7 @@ def test_greeks_are_slopes_of_the_price(how: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("stressed", [False, True])
 def test_calls_and_puts_are_at_parity(stressed: bool) -> None:
-    """A call less a put of one strike is worth the spot less the discounted strike, within half of both spreads."""
+    """A call less a put of one strike is the spot less the discounted strike, within half of both spreads."""
     chain = {
         (c.expiry, c.strike, c.side): c for c in Surface(1).chain("SPY", AT_S, stressed=stressed) if c.iv is not None
     }
@@ -217,8 +214,9 @@ def test_calls_and_puts_are_at_parity(stressed: bool) -> None:
 @pytest.mark.parametrize("how", [{}, {"stressed": True}, {"expires_today": True}], ids=str)
 def test_quotes_give_nothing_away(symbol: str, how: dict[str, bool]) -> None:
     """
-    No bid is above its ask, no ask below what exercising gives, and no strike that gives its holder less is the dearer
-    one.
+    No bid is above its ask, and quotes allow no arbitrage.
+
+    No ask is below the exercise value, and of two strikes the one that pays less costs less.
     """
     for (_, side), leg in legs(Surface(1).chain(symbol, AT_S, **how)).items():
         dearer = 1 if side == "put" else -1
@@ -230,7 +228,7 @@ def test_quotes_give_nothing_away(symbol: str, how: dict[str, bool]) -> None:
 
 
 def test_a_chain_looks_like_one() -> None:
-    """A chain has weeklies and monthlies after today, strikes to both sides, and wings as a feed's."""
+    """A chain has weeklies and monthlies after today, strikes to both sides, and realistic wings."""
     chain = Surface(1).chain("AAPL", AT_S)
     assert 300 <= len(chain) <= 600 and len({c.ticker for c in chain}) == len(chain)
     expiries = sorted({date.fromisoformat(c.expiry) for c in chain})
@@ -257,8 +255,9 @@ def test_a_chain_looks_like_one() -> None:
 
 def test_stress_is_a_surface_of_its_own() -> None:
     """
-    Under stress volatility near the money is 2.5 to 4 times as high, and everywhere more than doubled; spreads are
-    wider and the spot is 6 % lower.
+    Under stress the volatility near the money is 2.5 to 4 times as high, and more than doubled everywhere.
+
+    Spreads are wider and the spot is 6 % lower.
     """
     surface = Surface(1)
     both = pairs(surface.chain("SPY", AT_S), surface.chain("SPY", AT_S, stressed=True))
@@ -266,11 +265,11 @@ def test_stress_is_a_surface_of_its_own() -> None:
     assert wild.spot == pytest.approx(0.94 * calm.spot, abs=CENT) and wild.spot == surface.spot(
         "SPY", AT_S, stressed=True
     )
-    told = [(a, b) for a, b in both if a.iv and b.iv]
-    near = [(a, b) for a, b in told if abs(a.strike / a.spot - 1) < 0.03]
+    payload = [(a, b) for a, b in both if a.iv and b.iv]
+    near = [(a, b) for a, b in payload if abs(a.strike / a.spot - 1) < 0.03]
     assert (
-        len(told) > 200
-        and all(2 < b.iv / a.iv <= 4 for a, b in told)
+        len(payload) > 200
+        and all(2 < b.iv / a.iv <= 4 for a, b in payload)
         and near
         and all(b.iv / a.iv >= 2.5 for a, b in near)
     )
@@ -279,8 +278,9 @@ def test_stress_is_a_surface_of_its_own() -> None:
 
 def test_an_expiry_of_today() -> None:
     """
-    A contract of today is listed where that is asked for and until 16:00, with no gamma in its wings and the most at
-    the money while there is time left.
+    A contract of today is listed on request until 16:00.
+
+    It has no gamma in its wings, and the most at the money while there is time left.
     """
     surface, closes_s = Surface(1), AT_S + 5.5 * HOUR_S
     chain = surface.chain("SPY", closes_s - HOUR_S, expires_today=True)
@@ -296,8 +296,8 @@ def test_an_expiry_of_today() -> None:
 
 
 def test_the_same_seed_gives_the_same_chains() -> None:
-    """Chains rest on the seed, the symbol and the minute, and on no process's hashes."""
-    told = Surface(1).chain("AAPL", AT_S)
+    """Chains depend on seed, symbol and minute, and not on the hash seed of the process."""
+    payload = Surface(1).chain("AAPL", AT_S)
     code = (
         f"from opslib.simulation.world.option_surface import Surface; import zlib; "
         f"print(zlib.crc32(repr(Surface(1).chain('AAPL', {AT_S})).encode()))"
@@ -309,9 +309,9 @@ def test_the_same_seed_gives_the_same_chains() -> None:
         text=True,
         check=True,
     ).stdout
-    assert int(other) == zlib.crc32(repr(told).encode())
-    assert Surface(1).chain("AAPL", AT_S + 59) == told != Surface(1).chain("AAPL", AT_S + 60)
-    assert Surface(2).chain("AAPL", AT_S) != told
+    assert int(other) == zlib.crc32(repr(payload).encode())
+    assert Surface(1).chain("AAPL", AT_S + 59) == payload != Surface(1).chain("AAPL", AT_S + 60)
+    assert Surface(2).chain("AAPL", AT_S) != payload
     assert Surface(1).spot("XYZ", AT_S) == Surface(1).spot("XYZ", AT_S) != Surface(1).spot("XYY", AT_S)
 
 
@@ -337,30 +337,30 @@ def test_the_spot_moves_smoothly() -> None:
         (0, "market_closed", "closed", False, False),
     ],
 )
-def test_massive_tells_the_market(later_s: int, state: str, market: str, early: bool, after: bool) -> None:
-    """Massive's status says what part of the day it is in New York, with its own time and offset."""
+def test_massive_reports_the_market(later_s: int, state: str, market: str, early: bool, after: bool) -> None:
+    """Massive's status has the New York session, with its own time and offset."""
     found = within(lambda doors: doors.massive("/v1/marketstatus/now"), AT_S + later_s, **{state: 1.0})
-    told = found.json()
-    assert (told["market"], told["earlyHours"], told["afterHours"]) == (market, early, after)
-    assert set(told["exchanges"].values()) == {market} and told["currencies"] == {"fx": "open", "crypto": "open"}
-    assert datetime.fromisoformat(told["serverTime"]).timestamp() == AT_S + later_s and told["serverTime"].endswith(
-        "-04:00"
-    )
+    payload = found.json()
+    assert (payload["market"], payload["earlyHours"], payload["afterHours"]) == (market, early, after)
+    assert set(payload["exchanges"].values()) == {market} and payload["currencies"] == {"fx": "open", "crypto": "open"}
+    assert datetime.fromisoformat(payload["serverTime"]).timestamp() == AT_S + later_s and payload[
+        "serverTime"
+    ].endswith("-04:00")
     assert parsedate_to_datetime(found.headers["date"]).timestamp() == AT_S + later_s
 
 
-def test_massive_tells_the_holidays() -> None:
-    """What comes is a bare array with a row for each exchange."""
-    told = within(lambda doors: doors.massive("/v1/marketstatus/upcoming")).json()
+def test_massive_reports_the_holidays() -> None:
+    """The holidays are a bare array with a row for each exchange."""
+    payload = within(lambda doors: doors.massive("/v1/marketstatus/upcoming")).json()
     assert (
-        isinstance(told, list)
-        and {row["exchange"] for row in told} == {"NYSE", "NASDAQ"}
-        and all(row["status"] in ("closed", "early-close") and date.fromisoformat(row["date"]) for row in told)
+        isinstance(payload, list)
+        and {row["exchange"] for row in payload} == {"NYSE", "NASDAQ"}
+        and all(row["status"] in ("closed", "early-close") and date.fromisoformat(row["date"]) for row in payload)
     )
 
 
 def test_a_snapshot_has_the_vendors_shape() -> None:
-    """A snapshot nests what the vendor nests, leaves out what it leaves out, and tells what the surface holds."""
+    """A snapshot has the vendor's nesting and gaps, and the values of the surface."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         return [
@@ -370,13 +370,13 @@ def test_a_snapshot_has_the_vendors_shape() -> None:
         ]
 
     few, many, index = within(asked)
-    told = few.json()
+    payload = few.json()
     assert (
-        set(told) == {"request_id", "results", "status", "next_url"}
-        and told["status"] == "OK"
-        and few.headers["x-request-id"] == told["request_id"]
+        set(payload) == {"request_id", "results", "status", "next_url"}
+        and payload["status"] == "OK"
+        and few.headers["x-request-id"] == payload["request_id"]
     )
-    assert len(told["results"]) == 10 and len(many.json()["results"]) == 250
+    assert len(payload["results"]) == 10 and len(many.json()["results"]) == 250
     known = {f"O:{c.ticker}": c for c in Surface(1).chain("SPY", AT_S)}
     for row in many.json()["results"]:
         c, quote, asset = known[row["details"]["ticker"]], row["last_quote"], row["underlying_asset"]
@@ -415,8 +415,9 @@ def test_a_snapshot_has_the_vendors_shape() -> None:
 
 def test_pages_hold_every_contract_once() -> None:
     """
-    Pages lead to one another on the same host, without the key and with the filters, until each contract was there
-    once.
+    The pages of a chain contain each contract once.
+
+    Their links stay on the same host, with the filters and without the token.
     """
 
     async def asked(doors: Doors) -> tuple[list[str], list[str], list[int], str]:
@@ -443,7 +444,7 @@ def test_pages_hold_every_contract_once() -> None:
 
 
 def test_a_limit_of_none_comes_to_an_end() -> None:
-    """Whoever asks for pages of nothing is led on, not round."""
+    """Pages with a limit of 0 come to an end."""
 
     async def asked(doors: Doors) -> set[str]:
         page = (await doors.massive(limit=0)).json()
@@ -457,7 +458,7 @@ def test_a_limit_of_none_comes_to_an_end() -> None:
 
 
 def test_filters_and_orders() -> None:
-    """A snapshot holds just what was asked for, in the order asked for."""
+    """A snapshot has the requested contracts, in the requested order."""
 
     async def asked(doors: Doors) -> list[list[dict[str, Any]]]:
         queries: list[dict[str, object]] = [
@@ -484,7 +485,7 @@ def test_filters_and_orders() -> None:
 
 @pytest.mark.parametrize("symbol", ["NOSUCH", "TOOLONGER", "SP1"])
 def test_an_unknown_symbol_has_nothing(symbol: str) -> None:
-    """An unknown underlying is answered 200 with no results, by Tradier with null."""
+    """An unknown underlying gets 200 without results, and null from Tradier."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         return [
@@ -500,7 +501,7 @@ def test_an_unknown_symbol_has_nothing(symbol: str) -> None:
 
 
 def test_massive_wants_its_key() -> None:
-    """Massive takes its key in a header or in the query, and says which is wrong with the one it got."""
+    """Massive accepts its token in a header or the query, and says which is wrong."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         return [
@@ -534,13 +535,14 @@ def test_massive_has_no_other_path(path: str) -> None:
 @pytest.mark.parametrize(("state", "least_s", "most_s"), [("healthy", 0.06, 0.6), ("our_timeout_short", 0.25, 0.45)])
 def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> None:
     """
-    Massive answers well within a second, and a little later where our own patience is what is short; the same seed, the
-    same times.
+    Massive responds well within a second, and slightly later if our timeout is too short.
+
+    Equal seeds give equal times.
     """
 
     def times(seed: int) -> list[float]:
         world = WorldState({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": AT_S, "runs": False})
-        world.states.become({state: 1.0})
+        world.states.inject({state: 1.0})
         massive = Massive(world, Surface(seed), str)
         request = Request("GET", "/v1/marketstatus/now", {}, {"authorization": f"Bearer {TOKENS['massive']}"})
 
@@ -558,11 +560,11 @@ def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> No
         assert 0.1 < median(found) < 0.25 and sum(0.08 <= after_s <= 0.35 for after_s in found) > 180
 
 
-# What is the matter with Massive.
+# Faults of Massive.
 
 
 def test_massive_fails_of_its_own() -> None:
-    """Massive's own errors are 502 and 503, mostly a page of the edge and now and then JSON."""
+    """Massive's server errors are 502 and 503, mostly HTML and sometimes JSON."""
     for state in ("massive_5xx", "both_down"):
         found = within(lambda doors: _many(doors.massive, 30), **{state: 1.0})
         assert {answer.status_code for answer in found} == {502, 503}
@@ -577,7 +579,7 @@ async def _many(asked: Callable[[], Coroutine[Any, Any, httpx.Response]], times:
 
 
 def test_massive_hangs() -> None:
-    """Massive takes the connection and answers nothing."""
+    """Massive accepts the connection and sends no response."""
 
     async def asked(doors: Doors) -> None:
         with pytest.raises(httpx.ReadTimeout):
@@ -606,29 +608,29 @@ def test_massive_hangs() -> None:
     ],
 )
 def test_massive_refuses(state: str, code: int, words: str, of_status: int) -> None:
-    """Massive refuses in its own words; a plan that does not cover the data covers the market's status."""
+    """Massive refuses with its own message; a plan without the data still covers the market's status."""
 
     async def asked(doors: Doors) -> tuple[httpx.Response, httpx.Response]:
         return await doors.massive(), await doors.massive("/v1/marketstatus/now")
 
     data, status = within(asked, **{state: 1.0})
-    told = data.json()
+    payload = data.json()
     assert (data.status_code, status.status_code) == (code, of_status)
-    assert words in told.get("error", told.get("message")) and told["status"] == (
+    assert words in payload.get("error", payload.get("message")) and payload["status"] == (
         "NOT_AUTHORIZED" if code == 403 else "ERROR"
     )
-    assert set(told) == {"status", "request_id", "message" if code == 403 else "error"}
+    assert set(payload) == {"status", "request_id", "message" if code == 403 else "error"}
 
 
 def test_massive_limits_without_headers() -> None:
-    """Too many requests are told with no header of a limit, and only at times with how long to wait."""
+    """A rate limit response has no limit headers, and only sometimes Retry-After."""
     found = within(lambda doors: _many(doors.massive, 20), massive_429=1.0)
     assert {answer.headers.get("retry-after") for answer in found} == {None, "12"}
     assert not [name for answer in found for name in answer.headers if "ratelimit" in name]
 
 
 def test_massive_answers_a_page() -> None:
-    """A page is answered with 200 in place of data."""
+    """An HTML page is returned with 200 instead of data."""
     found = within(lambda doors: doors.massive(), massive_html_200=1.0)
     assert (
         found.status_code == 200
@@ -638,7 +640,7 @@ def test_massive_answers_a_page() -> None:
 
 
 def test_massive_has_nothing() -> None:
-    """An empty chain is answered with 200, and the market's status as ever."""
+    """An empty chain is returned with 200; the market's status is unaffected."""
 
     async def asked(doors: Doors) -> tuple[httpx.Response, httpx.Response]:
         return await doors.massive(), await doors.massive("/v1/marketstatus/now")
@@ -648,7 +650,7 @@ def test_massive_has_nothing() -> None:
 
 
 def test_only_the_first_page_comes() -> None:
-    """The first page is whole and leads on to pages that fail."""
+    """The first page is complete, and its links lead to pages that fail."""
 
     async def asked(doors: Doors) -> tuple[httpx.Response, httpx.Response]:
         page = await doors.massive(limit=250)
@@ -658,8 +660,8 @@ def test_only_the_first_page_comes() -> None:
     assert len(one.json()["results"]) == 250 and two.status_code == 502
 
 
-def test_stale_data_are_told_by_their_stamps() -> None:
-    """Old data stand more than 20 minutes back, stamps and prices alike, while Massive's clock is right."""
+def test_stale_data_has_old_timestamps() -> None:
+    """Stale data is more than 20 minutes old, timestamps and prices alike; Massive's clock is right."""
 
     async def asked(doors: Doors) -> tuple[list[dict[str, Any]], str]:
         return (await doors.massive(limit=250)).json()["results"], (await doors.massive("/v1/marketstatus/now")).json()[
@@ -683,7 +685,7 @@ def test_stale_data_are_told_by_their_stamps() -> None:
 
 @pytest.mark.parametrize(("share", "least", "most"), [(1.0, 0.2, 0.4), (0.2, 0.01, 0.12)])
 def test_massive_fails_now_and_then(share: float, least: float, most: float) -> None:
-    """Three requests of ten fail, or so much of that as the share says: half with 502, half torn."""
+    """30 % of the requests fail, times the share: half with 502, half aborted."""
 
     async def asked(doors: Doors) -> list[int]:
         found = []
@@ -700,22 +702,22 @@ def test_massive_fails_now_and_then(share: float, least: float, most: float) -> 
 
 
 def test_ports_and_certificates() -> None:
-    """A port refuses or swallows, and the certificate is wrong, just where that is the matter."""
+    """A port refuses or drops packets, and the certificate is wrong, only under those faults."""
 
     async def asked(doors: Doors) -> None:
         one, two = doors.providers.values()
         assert (one.listening(), two.listening(), one.certificate()) == ("open", "open", "good")
-        await doors.become(massive_tls=1.0)
+        await doors.inject(massive_tls=1.0)
         assert (one.listening(), one.certificate()) == ("open", "wrong")
-        await doors.become(massive_refused=1.0)
+        await doors.inject(massive_refused=1.0)
         with pytest.raises(httpx.ConnectError):
             await doors.bare("massive", SPY)
         assert (await doors.tradier()).status_code == 200
-        await doors.become(our_network_down=1.0)
+        await doors.inject(our_network_down=1.0)
         for name in doors.servers:
             with pytest.raises(httpx.ConnectTimeout):
                 await doors.bare(name, SPY)
-        await doors.become()
+        await doors.inject()
         assert (await doors.massive()).status_code == (await doors.tradier()).status_code == 200
 
     within(asked)
@@ -740,10 +742,7 @@ SPOILT: dict[str, Callable[[dict[str, Any], dict[str, float]], bool]] = {
 @pytest.mark.parametrize("state", SPOILT)
 @pytest.mark.parametrize("share", [1.0, 0.3])
 def test_greeks_are_spoilt(state: str, share: float) -> None:
-    """
-    Of the contracts that are bid for, the share that is to be hit is hit in just that way; the rest and the wings are
-    as ever.
-    """
+    """Of the contracts with a bid, the given share has faulty Greeks; all others are unaffected."""
 
     async def asked(doors: Doors) -> list[dict[str, Any]]:
         return (await doors.massive(limit=250)).json()["results"]
@@ -758,7 +757,7 @@ def test_greeks_are_spoilt(state: str, share: float) -> None:
 
 
 def test_no_fault_is_no_fault_of_the_data() -> None:
-    """Stress and an expiry of today are the surface's own, at both providers; another's clock is not Massive's."""
+    """Stress and an expiry of today change both providers alike; another party's clock is not Massive's."""
 
     async def asked(doors: Doors) -> tuple[dict[str, Any], list[str], float]:
         row = (await doors.massive(limit=1, strike_price=650, expiration_date="2026-03-20")).json()["results"][0]
@@ -783,7 +782,7 @@ def test_no_fault_is_no_fault_of_the_data() -> None:
 
 
 def test_tradier_speaks_xml_unless_asked() -> None:
-    """Tradier answers XML by default and the same in JSON where that is asked for."""
+    """Tradier returns XML by default, and the same content in JSON on request."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         ask = {"symbol": "SPY", "expiration": "2026-03-13", "greeks": "true"}
@@ -807,7 +806,7 @@ def test_tradier_speaks_xml_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("later_s", "state", "told"),
+    ("later_s", "state", "payload"),
     [
         (0, "healthy", ("open", "16:00", "postmarket")),
         (-2 * HOUR_S, "healthy", ("premarket", "09:30", "open")),
@@ -817,10 +816,10 @@ def test_tradier_speaks_xml_unless_asked() -> None:
         (0, "market_closed", ("closed", "04:00", "premarket")),
     ],
 )
-def test_tradiers_clock(later_s: int, state: str, told: tuple[str, str, str]) -> None:
-    """Tradier's clock says what part of the day it is in New York and what comes next."""
+def test_tradiers_clock(later_s: int, state: str, payload: tuple[str, str, str]) -> None:
+    """Tradier's clock has the New York session and the next change."""
     clock = within(lambda doors: doors.tradier(), AT_S + later_s, **{state: 1.0}).json()["clock"]
-    assert (clock["state"], clock["next_change"], clock["next_state"]) == told
+    assert (clock["state"], clock["next_change"], clock["next_state"]) == payload
     assert (
         clock["timestamp"] == AT_S + later_s
         and clock["date"] == datetime.fromtimestamp(AT_S + later_s, NEW_YORK).date().isoformat()
@@ -828,7 +827,7 @@ def test_tradiers_clock(later_s: int, state: str, told: tuple[str, str, str]) ->
 
 
 def test_one_is_no_list() -> None:
-    """One quote comes as an object and two as a list."""
+    """One quote is returned as an object, two as a list."""
 
     async def asked(doors: Doors) -> list[Any]:
         return [
@@ -847,8 +846,9 @@ def test_one_is_no_list() -> None:
 
 def test_tradiers_chain() -> None:
     """
-    A chain has no price of the underlying, nulls where nothing traded, and Greeks of the last hour where they are asked
-    for.
+    A chain has no underlying price, and nulls where nothing traded.
+
+    On request it has Greeks of the last hour.
     """
 
     async def asked(doors: Doors) -> list[list[dict[str, Any]]]:
@@ -898,7 +898,7 @@ def test_tradiers_chain() -> None:
 
 
 def test_tradier_counts_requests() -> None:
-    """Each answer tells the quota; above it a fault is answered, until the minute since the first request is over."""
+    """Each response has the quota; above it a fault is returned until the minute since the first request is over."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         found = await _many(doors.tradier, 121)
@@ -918,7 +918,7 @@ def test_tradier_counts_requests() -> None:
 
 
 def test_tradier_says_what_it_wants() -> None:
-    """Without its token Tradier answers 401, without a parameter 400, both in plain text."""
+    """Without its token Tradier returns 401, without a parameter 400, both in plain text."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         return [
@@ -939,8 +939,9 @@ def test_tradier_says_what_it_wants() -> None:
 @pytest.mark.parametrize("state", ["tradier_down", "both_down"])
 def test_tradier_fails(state: str) -> None:
     """
-    A Tradier that is down answers 500 or 503 in text or XML, whoever asks for JSON; Massive is only down where both
-    are.
+    Tradier under a fault returns 500 or 503 in text or XML, also to requests for JSON.
+
+    Massive fails only if both providers are down.
     """
 
     async def asked(doors: Doors) -> tuple[list[httpx.Response], httpx.Response]:
@@ -994,7 +995,7 @@ def test_no_state_is_named(state: str) -> None:
 
 
 async def _impatient(doors: Doors, name: str, path: str, key: str | None) -> httpx.Response:
-    """What is answered at once, or nothing."""
+    """Return the immediate response, or nothing."""
     headers = {"Authorization": f"Bearer {key}" if key else ""}
     silent = doors.world.states.on("massive_timeout") or doors.world.states.on("our_network_down")
     return await doors.clients[name].get(path, headers=headers, timeout=0.05 if silent else 5.0)
@@ -1035,20 +1036,18 @@ def test_the_same_seed_answers_the_same() -> None:
     ],
 )
 def test_a_clock_that_is_off(state: str, massive_s: float, tradier_s: float) -> None:
-    """
-    Each stamp of who is off is off by so much: the clock, the Date, the quotes; of whom it is not the matter, none.
-    """
+    """A wrong clock shifts all timestamps of that provider: clock, Date and quotes; those of the other are right."""
 
     async def stamps(doors: Doors) -> tuple[list[float], list[float]]:
-        told, chain = await doors.massive("/v1/marketstatus/now"), await doors.massive(limit=250)
+        payload, chain = await doors.massive("/v1/marketstatus/now"), await doors.massive(limit=250)
         quotes = [row["last_quote"]["last_updated"] / 1e9 for row in chain.json()["results"]]
         clock, quote = (
             (await doors.tradier(CLOCK)).json()["clock"],
             (await doors.tradier(QUOTES, symbols="SPY")).json()["quotes"]["quote"],
         )
         massive = [
-            datetime.fromisoformat(told.json()["serverTime"]).timestamp(),
-            parsedate_to_datetime(told.headers["date"]).timestamp(),
+            datetime.fromisoformat(payload.json()["serverTime"]).timestamp(),
+            parsedate_to_datetime(payload.headers["date"]).timestamp(),
             max(quotes),
         ]
         return massive, [clock["timestamp"], quote["bid_date"] / 1000]
@@ -1060,8 +1059,10 @@ def test_a_clock_that_is_off(state: str, massive_s: float, tradier_s: float) -> 
 
 def test_quotes_stay_at_the_last_close() -> None:
     """
-    A market that never opened has the quotes of the session before, one that closed early those of that moment, however
-    long ago; prices do not move, and both providers say closed.
+    Quotes of a closed market are those of its last close.
+
+    A market that closed early has the quotes of that moment. Prices do not move, and both providers report it as
+    closed.
     """
 
     async def seen(doors: Doors) -> tuple[float, float, set[str], float]:
@@ -1072,7 +1073,7 @@ def test_quotes_stay_at_the_last_close() -> None:
             row["bid_date"] / 1000
             for row in (await doors.tradier(CHAINS, symbol="SPY", expiration=days[0])).json()["options"]["option"]
         }
-        told = {
+        payload = {
             (await doors.massive("/v1/marketstatus/now")).json()["market"],
             (await doors.tradier(CLOCK)).json()["clock"]["state"],
         }
@@ -1080,7 +1081,7 @@ def test_quotes_stay_at_the_last_close() -> None:
         return (
             max(row["last_quote"]["last_updated"] for row in chain) / 1e9,
             max(bids),
-            told,
+            payload,
             chain[0]["underlying_asset"]["price"],
         )
 
@@ -1095,8 +1096,8 @@ def test_quotes_stay_at_the_last_close() -> None:
     for state, closed_s in (("market_closed", monday), ("market_closes_early", AT_S)):
         found = within(later, **{state: 1.0})
         assert all(
-            closed_s - 2.1 <= quoted_s <= closed_s and bid_s == closed_s and told == {"closed"}
-            for quoted_s, bid_s, told, _ in found
+            closed_s - 2.1 <= quoted_s <= closed_s and bid_s == closed_s and payload == {"closed"}
+            for quoted_s, bid_s, payload, _ in found
         ), found
         assert found[0][3] == found[1][3]
     evening = within(seen, at_s=AT_S + 8 * HOUR_S)

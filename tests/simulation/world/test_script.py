@@ -1,4 +1,4 @@
-"""The demo's script, its posts and its truth agree with each other and stay as they are."""
+"""Test that the scripted day, its posts and its expected figures agree and do not change."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opslib.simulation.demo_day.expected_figures import naive, truth
+from opslib.simulation.demo_day.expected_figures import compute, naive
 from opslib.simulation.world.page import posts
 from opslib.simulation.world.script import HOSTILE_MESSAGE, POST_INTERVAL_S, script
 
@@ -33,11 +33,11 @@ def posted(day):
 
 @pytest.fixture(scope="module")
 def true(day):
-    return truth(day)
+    return compute(day)
 
 
 def counters(body):
-    """The counts of a posted body, grouped and named as truth() names them."""
+    """The counts of a posted body, grouped and named as compute() names them."""
     providers = {
         name: {
             "requests": provider["requestCount"],
@@ -62,7 +62,7 @@ def counters(body):
 
 
 def flat(figures):
-    """truth()'s counts in the shape of counters()."""
+    """compute()'s counts in the shape of counters()."""
     system = {"errors": figures["errors"], "trades": figures["pnl"]["trades"]}
     return {**{group: figures[group] for group in SUMMED}, "system": system}
 
@@ -91,22 +91,22 @@ def test_the_same_seed_gives_the_same_day(day, posted):
 
 def test_another_seed_gives_other_times_and_figures(day, true):
     other = written(seed=2)
-    assert [t.begins for t in other.troubles] != [t.begins for t in day.troubles]
-    assert truth(other)["session"]["visible"] != true["session"]["visible"]
+    assert [t.begins for t in other.faults] != [t.begins for t in day.faults]
+    assert compute(other)["session"]["visible"] != true["session"]["visible"]
 
 
 @pytest.mark.parametrize("closes", [CLOSES, OPENS + timedelta(minutes=210)])
 @pytest.mark.parametrize("seed", range(1, 8))
 def test_hours_add_up_to_the_session(seed, closes):
-    figures = truth(written(seed, closes=closes))
+    figures = compute(written(seed, closes=closes))
     hours = [flat(hour["visible"]) for hour in figures["hours"]]
     assert added(*hours) == flat(figures["session"]["visible"])
     for name in ("restarts", "websocket_down_s"):
         assert sum(hour[name] for hour in figures["hours"]) == figures["session"][name]
 
 
-def test_figures_of_a_reader_who_follows_each_page_equal_the_truth(posted, true):
-    """Last body minus the last body at or before the open, per load, summed: the visible counts."""
+def test_figures_of_a_reader_who_follows_each_page_equal_the_expected_ones(posted, true):
+    """Last body minus the last body at or before the open, per load, summed, equals the expected counts."""
     parts = []
     for page_posts in by_page(posted).values():
         before = [post for post in page_posts if post.at <= OPENS]
@@ -172,7 +172,7 @@ def test_the_lead_clock_runs_ahead_and_wanders(posted):
 
 
 def test_the_outage_leaves_no_massive_success(day):
-    outage = next(t for t in day.troubles if t.name == "massive_outage")
+    outage = next(t for t in day.faults if t.name == "massive_outage")
     assert 11 <= (outage.ends - outage.begins).total_seconds() / 60 <= 14
     during = [e for e in day.events if outage.begins <= e.at < outage.ends]
     massive = [e for e in during if e.kind == "request" and e.data["provider"] == "massive"]
@@ -189,7 +189,7 @@ def test_variance_climbs_past_five_and_ten(day):
 
 
 def test_the_socket_is_seen_down_on_every_open_page(day, posted):
-    loss = next(t for t in day.troubles if t.name == "websocket_loss")
+    loss = next(t for t in day.faults if t.name == "websocket_loss")
     during = [p for p in posted if loss.begins <= p.at < loss.ends]
     assert {p.page for p in during} == {"trader-2", "lead"}
     assert not any(p.body["systemHealth"]["webSocketConnected"] for p in during)
@@ -209,10 +209,10 @@ def test_a_naive_reader_is_wrong_about_the_day(day, true):
     assert wrong["massive"]["fallbacks"] == 0 < right["massive"]["fallbacks"]
 
 
-def test_a_quiet_day_has_no_troubles():
+def test_a_quiet_day_has_no_faults():
     quiet = written(quiet=True)
-    figures = truth(quiet)
-    assert quiet.troubles == ()
+    figures = compute(quiet)
+    assert quiet.faults == ()
     assert [life.key for life in quiet.pages] == ["trader", "lead"]
     assert figures["restarts"] == figures["session"]["websocket_down_s"] == 0
     massive = figures["session"]["visible"]["massive"]
@@ -227,7 +227,7 @@ def test_a_day_is_made_in_two_seconds():
     assert time.perf_counter() - started_s < 2
 
 
-def test_truth_is_plain_json(true):
+def test_expected_figures_are_plain_json(true):
     assert json.loads(json.dumps(true, allow_nan=False)) == true
 
 

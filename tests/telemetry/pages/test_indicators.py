@@ -23,13 +23,13 @@ from tests.support.snapshots import (
     HOW,
     PageOf,
     at,
-    look,
-    look_of,
+    counter_history,
     post,
     recorded_rows,
+    snapshot_of,
+    snapshot_row,
     store,
-    stored_tape,
-    tape,
+    stored_history,
     us,
     window,
 )
@@ -44,14 +44,21 @@ GROUP_OF = {
 }
 
 
-class Told:
+class State:
     """
-    One look with what is true of it: whose it is, when its page was loaded, and since which zeroing each counter
+    One snapshot with what is true of it: whose it is, when its page was loaded, and since which zeroing each counter
     counts.
     """
 
     def __init__(self, page, at_s, loaded, counts, epochs, made):
-        self.page, self.at, self.loaded, self.counts, self.epochs, self.look = page, at_s, loaded, counts, epochs, made
+        self.page, self.at, self.loaded, self.counts, self.epochs, self.snapshot = (
+            page,
+            at_s,
+            loaded,
+            counts,
+            epochs,
+            made,
+        )
 
 
 def simulated(seed, pages=3, steps=60, lost=0.2):
@@ -59,7 +66,7 @@ def simulated(seed, pages=3, steps=60, lost=0.2):
     Pages that count at random, are refreshed, reset and zeroed group by group, and whose posts sometimes get lost.
     """
     rng = random.Random(seed)
-    told, lives, loads = [], 0, []
+    states, lives, loads = [], 0, []
 
     def free(now, skew):
         """Two loads at one instant of the pages' clocks could not be told apart by it; they have tests of their own."""
@@ -112,17 +119,17 @@ def simulated(seed, pages=3, steps=60, lost=0.2):
                 missed += 1
                 continue
             missed = 0
-            told.append(Told(key, now, since, {n: page.held[n] for n in GROUP_OF}, dict(epochs), page.look(now)))
-    return told
+            states.append(State(key, now, since, {n: page.held[n] for n in GROUP_OF}, dict(epochs), page.snapshot(now)))
+    return states
 
 
-def knowable(told, name, a, b):
+def knowable(states, name, a, b):
     """
     What a reader of the posts can know of (a, b] by the contract, counted from the truth, one page after the other.
     """
     total = 0
-    for page in {t.page for t in told}:
-        mine = sorted((t for t in told if t.page == page), key=lambda t: t.at)
+    for page in {t.page for t in states}:
+        mine = sorted((t for t in states if t.page == page), key=lambda t: t.at)
         base = [t for t in mine if t.at <= a][-1:]
         inside = [t for t in mine if a < t.at <= b]
         if not base and inside:
@@ -143,19 +150,19 @@ def knowable(told, name, a, b):
     st.integers(1, 4),
     st.lists(st.integers(-50, 450), min_size=2, max_size=2, unique=True).map(sorted),
 )
-def test_every_rise_is_what_can_be_known(seed, pages, ends):
+def test_every_increase_is_what_can_be_known(seed, pages, ends):
     """
-    For any pages and any window, requests, validations, errors and trades rise by what truly happened as far as posts
-    show it.
+    For any pages and any window, requests, validations, errors and trades increase by what truly happened as far as
+    posts show it.
     """
-    told = simulated(seed, pages)
-    t, w = tape([k.look for k in told]), window(*ends)
+    states = simulated(seed, pages)
+    t, w = counter_history([k.snapshot for k in states]), window(*ends)
     for name in GROUP_OF:
-        rise = t.rise(name, w)
-        if not any(ends[0] < k.at <= ends[1] for k in told):
+        rise = t.increase(name, w)
+        if not any(ends[0] < k.at <= ends[1] for k in states):
             assert rise is None
         else:
-            assert rise == knowable(told, name, *ends), name
+            assert rise == knowable(states, name, *ends), name
             assert type(rise) is int and rise >= 0
 
 
@@ -163,105 +170,105 @@ def test_every_rise_is_what_can_be_known(seed, pages, ends):
 @given(st.integers(0, 10**6), st.lists(st.integers(-50, 450), min_size=3, max_size=3, unique=True).map(sorted))
 def test_windows_add_up(seed, ends):
     """A window cut in two loses nothing, where no page was first seen inside it."""
-    told = simulated(seed)
+    states = simulated(seed)
     a, b, c = ends
-    first = {p: min(t.at for t in told if t.page == p) for p in {t.page for t in told}}
+    first = {p: min(t.at for t in states if t.page == p) for p in {t.page for t in states}}
     assume(not any(a < f <= c for f in first.values()))
-    t = tape([k.look for k in told])
+    t = counter_history([k.snapshot for k in states])
     for name in GROUP_OF:
-        assert (t.rise(name, window(a, c)) or 0) == (t.rise(name, window(a, b)) or 0) + (
-            t.rise(name, window(b, c)) or 0
+        assert (t.increase(name, window(a, c)) or 0) == (t.increase(name, window(a, b)) or 0) + (
+            t.increase(name, window(b, c)) or 0
         )
 
 
 @hypothesis_settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
-def test_the_store_gives_the_same_rises(tmp_path_factory, seed):
-    """Through the real store a window rises as it does from all looks at hand."""
-    told = simulated(seed, steps=120)
+def test_the_store_gives_the_same_increases(tmp_path_factory, seed):
+    """Through the real store a window's increase is the same as from all snapshots at hand."""
+    states = simulated(seed, steps=120)
     kept = store(tmp_path_factory.mktemp("store"))
-    values = [{n: getattr(t.look, n) for n in kept_names()} for t in told]
-    SnapshotStore(kept).write("desk", [post_of(t, v) for t, v in zip(told, values)], known_at_ts=True)
-    t = stored_tape(kept, 400, 600)
+    values = [{n: getattr(t.snapshot, n) for n in kept_names()} for t in states]
+    SnapshotStore(kept).write("desk", [post_of(t, v) for t, v in zip(states, values)], known_at_ts=True)
+    t = stored_history(kept, 400, 600)
     for name in GROUP_OF:
-        assert (t.rise(name, window(400, 600)) or 0) == knowable(told, name, 400, 600)
+        assert (t.increase(name, window(400, 600)) or 0) == knowable(states, name, 400, 600)
     kept.close()
 
 
 def kept_names():
-    """What a snapshot holds of a look."""
+    """Return the values that a snapshot stores."""
     return [n for n in snapshot_columns.SnapshotRow._fields if n not in ("seq", "ts_us", "known_at_us", "digest")]
 
 
-def post_of(told, values):
-    """The post that a look came from."""
+def post_of(state, values):
+    """Return the post that a snapshot came from."""
 
-    return Post(told.look.ts_us, snapshot.Snapshot(values, told.look.digest, b"{}"))
+    return Post(state.snapshot.ts_us, snapshot.Snapshot(values, state.snapshot.digest, b"{}"))
 
 
-def test_a_window_counts_from_the_last_look_before_it():
-    """(from, to]: a look at `from` is the start, a look at `to` is inside."""
+def test_a_window_counts_from_the_last_snapshot_before_it():
+    """(from, to]: a snapshot at `from` is the start, a snapshot at `to` is inside."""
     page = PageOf(-600).add(massive_requests=100)
-    looks = [page.add(massive_requests=10).look(10 * k) for k in range(4)]  # 110, 120, 130, 140 at 0, 10, 20, 30 s.
-    t = tape(looks)
-    assert t.rise("massive_requests", window(10, 20)) == 10
-    assert t.rise("massive_requests", window(9, 20)) == 20
-    assert t.rise("massive_requests", window(10, 19)) is None
-    assert t.rise("massive_requests", window(0, 30)) == 30
+    snapshots = [page.add(massive_requests=10).snapshot(10 * k) for k in range(4)]  # 110 to 140, 10 s apart.
+    t = counter_history(snapshots)
+    assert t.increase("massive_requests", window(10, 20)) == 10
+    assert t.increase("massive_requests", window(9, 20)) == 20
+    assert t.increase("massive_requests", window(10, 19)) is None
+    assert t.increase("massive_requests", window(0, 30)) == 30
 
 
-def test_a_page_loaded_inside_counts_from_zero_and_one_loaded_before_from_its_first_look():
-    """The load decides what a page's first look is worth."""
+def test_a_page_loaded_inside_counts_from_zero_and_one_loaded_before_from_its_first_snapshot():
+    """The load decides what a page's first snapshot is worth."""
     page = PageOf(7).add(massive_requests=40)
-    t = tape([page.look(12), page.add(massive_requests=2).look(17)])
-    assert t.rise("massive_requests", window(0, 20)) == 42
-    assert t.rise("massive_requests", window(8, 20)) == 2
-    assert t.rise("massive_requests", window(12, 20)) == 2
+    t = counter_history([page.snapshot(12), page.add(massive_requests=2).snapshot(17)])
+    assert t.increase("massive_requests", window(0, 20)) == 42
+    assert t.increase("massive_requests", window(8, 20)) == 2
+    assert t.increase("massive_requests", window(12, 20)) == 2
 
 
 def test_a_page_reset_before_it_was_first_seen_does_not_count_its_providers():
     """Where a remembered error is older than the load, the providers' counters are older too."""
     page = PageOf(7).add(massive_requests=4000, validations=9)
-    t = tape([page.look(12, last_error_at_ms=us(-900) // 1000)])
-    assert (t.rise("massive_requests", window(0, 20)), t.rise("validations", window(0, 20))) == (0, 9)
+    t = counter_history([page.snapshot(12, last_error_at_ms=us(-900) // 1000)])
+    assert (t.increase("massive_requests", window(0, 20)), t.increase("validations", window(0, 20))) == (0, 9)
 
 
 def test_nothing_known_is_none_not_zero():
-    """A counter that no look knows rises by None."""
+    """The increase of a counter that no snapshot has is None."""
     page = PageOf(-600)
-    t = tape([page.look(0, errors=None), page.look(5, errors=None)])
-    assert t.rise("errors", window(0, 10)) is None and t.rise("validations", window(0, 10)) == 0
+    t = counter_history([page.snapshot(0, errors=None), page.snapshot(5, errors=None)])
+    assert t.increase("errors", window(0, 10)) is None and t.increase("validations", window(0, 10)) == 0
 
 
 def test_a_group_that_is_absent_for_a_while_goes_on():
-    """A look without a group neither zeroes nor doubles it."""
-    page, looks = PageOf(-600).add(validations=100), []
+    """A snapshot without a group neither zeroes nor doubles it."""
+    page, snapshots = PageOf(-600).add(validations=100), []
     for k in range(4):
-        told = page.add(validations=5).body(5 * k)
+        metrics = page.add(validations=5).body(5 * k)
         if k in (1, 2):
-            told["greeksQuality"] = None
-        looks.append(look(5 * k, told))
-    assert tape(looks).rise("validations", window(0, 20)) == 15
+            metrics["greeksQuality"] = None
+        snapshots.append(snapshot_row(5 * k, metrics))
+    assert counter_history(snapshots).increase("validations", window(0, 20)) == 15
 
 
 def test_a_group_that_was_absent_while_it_was_zeroed_never_falls():
-    """A counter that went back starts from zero, also where a look in between did not tell it."""
+    """A counter that went back starts from zero, also where a snapshot in between lacks it."""
     page = PageOf(-600).add(validations=100, massive_requests=50)
-    looks = [page.look(0)]
-    told = page.body(5)
-    told["greeksQuality"] = None
-    looks.append(look(5, told))
-    looks.append(page.zero("greeks").add(validations=5).look(10))
-    assert tape(looks).rise("validations", window(0, 20)) == 5
+    snapshots = [page.snapshot(0)]
+    metrics = page.body(5)
+    metrics["greeksQuality"] = None
+    snapshots.append(snapshot_row(5, metrics))
+    snapshots.append(page.zero("greeks").add(validations=5).snapshot(10))
+    assert counter_history(snapshots).increase("validations", window(0, 20)) == 5
 
 
 def test_a_reset_of_a_young_page_in_a_gap_is_seen():
     """A page whose uptime grew by less than the time that passed began again."""
     page = PageOf(0, page_id="lead").add(errors=1, massive_requests=50)
-    looks = [page.look(20)]
+    snapshots = [page.snapshot(20)]
     page.reset(25).add(errors=3)
-    looks.append(page.look(50))
-    assert tape(looks).rise("errors", window(20, 60)) == 3
+    snapshots.append(page.snapshot(50))
+    assert counter_history(snapshots).increase("errors", window(20, 60)) == 3
 
 
 def trading(page, gross, net, commission, slippage):
@@ -279,8 +286,12 @@ def test_means_of_a_window_are_of_its_trades():
     page = PageOf(-600)
     for _ in range(3):
         trading(page, 10.0, 8.0, 6.6, 100.0)
-    looks = [page.look(0), trading(page, 4.0, 1.0, 2.64, 30.0).look(5), trading(page, -2.0, -6.0, 1.32, 11.5).look(10)]
-    found = indicators.pnl(tape(looks), window(0, 10), 5)
+    snapshots = [
+        page.snapshot(0),
+        trading(page, 4.0, 1.0, 2.64, 30.0).snapshot(5),
+        trading(page, -2.0, -6.0, 1.32, 11.5).snapshot(10),
+    ]
+    found = indicators.pnl(counter_history(snapshots), window(0, 10), 5)
     # (4 - 2) / 2 = 1, (1 - 6) / 2 = -2.5, 2.64 + 1.32 = 3.96, 30 + 11.5 = 41.5.
     assert found["trades"] == 2 and found["gross_pct"] == pytest.approx(1.0) and found["net_pct"] == pytest.approx(-2.5)
     assert (found["commission_usd"], found["slippage_usd"]) == (3.96, 41.5)
@@ -292,7 +303,7 @@ def test_means_over_two_pages_weigh_by_trades():
     for _ in range(3):
         trading(a, 4.0, 3.0, 1.0, 5.0)
     trading(b, 8.0, 7.0, 1.0, 5.0)
-    found = indicators.pnl(tape([a.look(5), b.look(6)]), window(0, 10), 5)
+    found = indicators.pnl(counter_history([a.snapshot(5), b.snapshot(6)]), window(0, 10), 5)
     assert (found["trades"], found["gross_pct"], found["net_pct"], found["commission_usd"]) == (
         4,
         pytest.approx(5.0),
@@ -304,22 +315,22 @@ def test_means_over_two_pages_weigh_by_trades():
 def test_no_trades_have_no_mean():
     """Without a trade there is no mean, and the sums are nothing."""
     page = PageOf(-600)
-    found = indicators.pnl(tape([page.look(0), page.look(5)]), window(0, 10), 5)
+    found = indicators.pnl(counter_history([page.snapshot(0), page.snapshot(5)]), window(0, 10), 5)
     assert (found["trades"], found["gross_pct"], found["commission_usd"], found["slippage_usd"]) == (0, None, 0.0, 0.0)
 
 
 def test_a_nan_spoils_the_mean_and_nothing_else():
     """A NaN trade makes the mean unknown from then on, not before and not for the other figures; a reset heals it."""
     page = PageOf(-600)
-    looks = [page.look(0), trading(page, 4.0, 1.0, 2.64, 30.0).look(5)]
+    snapshots = [page.snapshot(0), trading(page, 4.0, 1.0, 2.64, 30.0).snapshot(5)]
     spoiled = trading(page, 0.0, 0.0, 2.64, 30.0)
-    looks += [spoiled.look(10, gross_mean_pct=None), spoiled.look(15, gross_mean_pct=None)]
+    snapshots += [spoiled.snapshot(10, gross_mean_pct=None), spoiled.snapshot(15, gross_mean_pct=None)]
     later = trading(page, 0.0, 0.0, 1.0, 10.0)
-    looks.append(later.look(20, gross_mean_pct=None))
+    snapshots.append(later.snapshot(20, gross_mean_pct=None))
     page.reset(22)
-    looks.append(page.look(25))
-    looks.append(trading(page, 7.0, 6.0, 1.32, 9.0).look(30))
-    t = tape(looks)
+    snapshots.append(page.snapshot(25))
+    snapshots.append(trading(page, 7.0, 6.0, 1.32, 9.0).snapshot(30))
+    t = counter_history(snapshots)
     means = [indicators.pnl(t, window(*w), 5)["gross_pct"] for w in ((0, 5), (5, 10), (15, 20), (20, 30), (0, 30))]
     assert means == [pytest.approx(4.0), None, None, pytest.approx(7.0), None]
     assert (
@@ -329,48 +340,50 @@ def test_a_nan_spoils_the_mean_and_nothing_else():
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_nan_in_the_first_look_spoils_too(beside):
-    """A page loaded in the window whose first look is spoiled already makes the mean unknown."""
+def test_a_nan_in_the_first_snapshot_makes_it_unknown_too(beside):
+    """A page loaded in the window whose first snapshot has a NaN already makes the mean unknown."""
     page = PageOf(1, page_id="a", trades=3)
-    looks = [page.look(5, gross_mean_pct=None)]
+    snapshots = [page.snapshot(5, gross_mean_pct=None)]
     if beside:
-        looks.append(trading(PageOf(2, page_id="b"), 4.0, 1.0, 1.0, 5.0).look(6))
+        snapshots.append(trading(PageOf(2, page_id="b"), 4.0, 1.0, 1.0, 5.0).snapshot(6))
     else:
         page.reset(7)
-        looks += [page.look(10), trading(page, 4.0, 1.0, 1.0, 5.0).look(15)]
-    assert indicators.pnl(tape(looks), window(0, 20), 5)["gross_pct"] is None
+        snapshots += [page.snapshot(10), trading(page, 4.0, 1.0, 1.0, 5.0).snapshot(15)]
+    assert indicators.pnl(counter_history(snapshots), window(0, 20), 5)["gross_pct"] is None
 
 
 def test_commission_is_exact_to_the_cent():
     """A thousand commissions of 1.32 are 1,320.00 and no fraction of a cent else."""
-    page, looks = PageOf(-600), []
+    page, snapshots = PageOf(-600), []
     for k in range(1001):
-        looks.append(page.look(5 * k))
+        snapshots.append(page.snapshot(5 * k))
         page.held["commission_total_usd"] += 1.32
         page.held["trades"] += 1
-    assert indicators.pnl(tape(looks), window(0, 6000), 5)["commission_usd"] == 1320.0
+    assert indicators.pnl(counter_history(snapshots), window(0, 6000), 5)["commission_usd"] == 1320.0
 
 
 @pytest.mark.parametrize("trades", [0, 4, 5, 9])
-def test_backtest_variance_is_told_with_its_trades(trades):
-    """The page's last variance comes with the trades behind it, so that few of them can be judged too few."""
+def test_backtest_variance_is_given_with_its_trades(trades):
+    """The page's last variance comes with the trades behind it, so that too few of them can be recognised."""
     page = PageOf(-600, trades=trades, backtest_variance_pp=12.0)
-    found = indicators.pnl(tape([page.look(0), page.look(5)]), window(0, 10), 5)
+    found = indicators.pnl(counter_history([page.snapshot(0), page.snapshot(5)]), window(0, 10), 5)
     assert (found["backtest_variance_pp"], found["variance_trades"]) == (12.0, trades)
-    assert indicators.pnl(tape([page.look(0)], alive=()), window(-1, 10), 5)["backtest_variance_pp"] is None
+    assert (
+        indicators.pnl(counter_history([page.snapshot(0)], wired=()), window(-1, 10), 5)["backtest_variance_pp"] is None
+    )
 
 
 def test_an_idle_tab_hides_no_variance():
     """A tab without trades, posting two seconds later, says nothing about variance."""
     trader, idle = PageOf(-600, trades=12, backtest_variance_pp=17.0), PageOf(-500, page_id="idle")
-    looks = [k for n in range(20) for k in (trader.look(5 * n), idle.look(5 * n + 2))]
-    assert indicators.pnl(tape(looks), window(0, 100), 5)["backtest_variance_pp"] == 17.0
+    snapshots = [k for n in range(20) for k in (trader.snapshot(5 * n), idle.snapshot(5 * n + 2))]
+    assert indicators.pnl(counter_history(snapshots), window(0, 100), 5)["backtest_variance_pp"] == 17.0
 
 
 def test_what_was_never_wired_is_none():
     """Zeros of an unwired app are None: providers, fallbacks, IV anomalies, socket."""
     page = PageOf(-600, websocket_connected=False).add(validations=5)
-    t = tape([page.look(0), page.look(5)], alive=())
+    t = counter_history([page.snapshot(0), page.snapshot(5)], wired=())
     assert indicators.providers(t, window(0, 10))["massive"] == {
         "availability": None,
         "requests": None,
@@ -390,7 +403,7 @@ def test_what_was_never_wired_is_none():
 def test_greeks_and_providers_by_hand():
     """Counts are increases and rates their quotients."""
     page = PageOf(-600).add(massive_requests=1000, tradier_requests=50, validations=100)
-    looks = [page.look(0)]
+    snapshots = [page.snapshot(0)]
     page.add(
         massive_requests=30,
         massive_successes=29,
@@ -403,7 +416,7 @@ def test_greeks_and_providers_by_hand():
         delta_out_of_bounds=1,
         iv_anomalies=5,
     )
-    t = tape([*looks, page.look(5)])
+    t = counter_history([*snapshots, page.snapshot(5)])
     assert indicators.providers(t, window(0, 5))["massive"] == {
         "availability": 29 / 30,
         "requests": 30,
@@ -426,45 +439,46 @@ def test_greeks_and_providers_by_hand():
 
 
 def posting(start, end, every=5.0, jitter=0.0, lost=0.0, seed=1, loaded=-600):
-    """Looks of one page that posts at a rhythm, with what was lost of it."""
-    rng, page, looks, missing, now = random.Random(seed), PageOf(loaded), [], 0, start
+    """Snapshots of one page that posts at a rhythm, with what was lost of it."""
+    rng, page, snapshots, missing, now = random.Random(seed), PageOf(loaded), [], 0, start
     while now <= end:
         page.add(massive_requests=1)
         if rng.random() >= lost:
-            looks.append(page.look(now + rng.uniform(-jitter, jitter)))
+            snapshots.append(page.snapshot(now + rng.uniform(-jitter, jitter)))
         else:
             missing += 1
         now += every
-    return looks, missing
+    return snapshots, missing
 
 
 @pytest.mark.parametrize("every", [5.0, 15.0, 60.0])
-def test_all_looks_cover_all(every):
-    """Every look received is a coverage of 1, at whatever rhythm the page posts."""
-    looks, _ = posting(0, HOURS, every)
-    assert tape(looks).coverage(window(0, HOURS)) == 1.0
-    assert tape(looks).gaps(window(0, HOURS)) == []
-    assert tape(looks).coverage(window(3600, 7200)) == 1.0
+def test_all_snapshots_cover_all(every):
+    """Every snapshot received is a coverage of 1, at whatever rhythm the page posts."""
+    snapshots, _ = posting(0, HOURS, every)
+    assert counter_history(snapshots).coverage(window(0, HOURS)) == 1.0
+    assert counter_history(snapshots).gaps(window(0, HOURS)) == []
+    assert counter_history(snapshots).coverage(window(3600, 7200)) == 1.0
 
 
 @pytest.mark.parametrize("lost", [0.05, 0.2, 0.4])
-def test_coverage_is_looks_over_expected(lost):
-    """Where looks are lost at random, coverage is the share that came."""
-    looks, missing = posting(0, HOURS, lost=lost)
+def test_coverage_is_snapshots_over_expected(lost):
+    """Where snapshots are lost at random, coverage is the share that came."""
+    snapshots, missing = posting(0, HOURS, lost=lost)
     expected = HOURS / 5
-    assert tape(looks).coverage(window(0, HOURS)) == pytest.approx(1 - missing / expected, abs=6 / expected)
+    coverage = counter_history(snapshots).coverage(window(0, HOURS))
+    assert coverage == pytest.approx(1 - missing / expected, abs=6 / expected)
 
 
 def test_jitter_of_posting_costs_no_coverage():
-    """Looks a second and a half early or late are not missing."""
-    looks, _ = posting(0, HOURS, jitter=1.5)
-    assert tape(looks).coverage(window(0, HOURS)) >= 0.98
+    """Snapshots a second and a half early or late are not missing."""
+    snapshots, _ = posting(0, HOURS, jitter=1.5)
+    assert counter_history(snapshots).coverage(window(0, HOURS)) >= 0.98
 
 
 def test_half_a_day_missing_is_half_a_coverage():
-    """A page that was seen for half the session covers half of it, and the gap is told."""
-    looks, _ = posting(0, HOURS / 2)
-    t = tape(looks)
+    """A page that was seen for half the session covers half of it, and the gap is reported."""
+    snapshots, _ = posting(0, HOURS / 2)
+    t = counter_history(snapshots)
     assert t.coverage(window(0, HOURS)) == pytest.approx(0.5, abs=0.001)
     (gap,) = t.gaps(window(0, HOURS))
     assert abs((gap.start - at(HOURS / 2)).total_seconds()) <= 10 and gap.end == at(HOURS)
@@ -474,54 +488,54 @@ def test_two_pages_cover_for_each_other():
     """A stretch that one page missed and another saw is covered."""
     a, _ = posting(0, 2000, loaded=-600)
     other = PageOf(-100, page_id="b")
-    b = [other.look(1900 + 5 * k) for k in range(421)]
-    assert tape([*a, *b]).coverage(window(0, 4000)) == 1.0
+    b = [other.snapshot(1900 + 5 * k) for k in range(421)]
+    assert counter_history([*a, *b]).coverage(window(0, 4000)) == 1.0
 
 
 def test_a_closed_market_expects_nothing():
     """On a weekend and at night coverage is None, not zero."""
     sunday = Window(datetime(2026, 3, 8, 14, tzinfo=UTC), datetime(2026, 3, 8, 20, tzinfo=UTC))
-    assert tape(posting(0, 100)[0]).coverage(sunday) is None
-    assert tape([]).coverage(window(HOURS, HOURS + 3600)) is None
+    assert counter_history(posting(0, 100)[0]).coverage(sunday) is None
+    assert counter_history([]).coverage(window(HOURS, HOURS + 3600)) is None
 
 
 def test_a_half_day_expects_half_a_day():
-    """On the day after Thanksgiving looks are expected until 13:00 only."""
+    """On the day after Thanksgiving snapshots are expected until 13:00 only."""
     opens, closes = datetime(2025, 11, 28, 14, 30, tzinfo=UTC), datetime(2025, 11, 28, 18, 0, tzinfo=UTC)
     page = PageOf((opens - at(0)).total_seconds() - 60)
-    looks = [page.look((opens - at(0)).total_seconds() + 5 * k) for k in range(2521)]
-    assert tape(looks).coverage(Window(opens, closes + timedelta(hours=3))) == 1.0
+    snapshots = [page.snapshot((opens - at(0)).total_seconds() + 5 * k) for k in range(2521)]
+    assert counter_history(snapshots).coverage(Window(opens, closes + timedelta(hours=3))) == 1.0
 
 
 def test_the_night_before_the_open_is_not_expected():
     """Of a window that begins before the open only the open part counts."""
-    looks, _ = posting(0, 1800)
-    assert tape(looks).coverage(window(-3600, 1800)) == 1.0
-    assert tape([]).coverage(window(-3600, 1800)) == 0.0
+    snapshots, _ = posting(0, 1800)
+    assert counter_history(snapshots).coverage(window(-3600, 1800)) == 1.0
+    assert counter_history([]).coverage(window(-3600, 1800)) == 0.0
 
 
 def socketed(down, end=600, every=5, shift=0.0, page_id=None, loaded=-600):
-    """Looks of a page whose socket is down in some spans (a, b]."""
-    page, looks = PageOf(loaded, page_id=page_id), []
+    """Snapshots of a page whose socket is down in some spans (a, b]."""
+    page, snapshots = PageOf(loaded, page_id=page_id), []
     for k in range(int(end / every) + 1):
         now = every * k + shift
-        looks.append(page.look(now, websocket_connected=not any(a <= now < b for a, b in down)))
-    return looks
+        snapshots.append(page.snapshot(now, websocket_connected=not any(a <= now < b for a, b in down)))
+    return snapshots
 
 
 def test_seconds_without_a_socket():
-    """A look's state holds until the page's next one; overlapping pages are counted once."""
+    """A snapshot's state holds until the page's next one; overlapping pages are counted once."""
     one = socketed([(100, 160)])
-    assert indicators.system(tape(one), window(0, 600))["websocket_down_seconds"] == 60
-    assert indicators.system(tape(one), window(120, 600))["websocket_down_seconds"] == 40
+    assert indicators.system(counter_history(one), window(0, 600))["websocket_down_seconds"] == 60
+    assert indicators.system(counter_history(one), window(120, 600))["websocket_down_seconds"] == 40
     two = socketed([(130, 190)], shift=2, page_id="b", loaded=-300)
     # Page one says down from 100 to 160, the other at 132 first and up again at 192: 100 to 192.
-    assert indicators.system(tape([*one, *two]), window(0, 600))["websocket_down_seconds"] == 92
+    assert indicators.system(counter_history([*one, *two]), window(0, 600))["websocket_down_seconds"] == 92
 
 
 def test_down_for_how_long():
-    """An open page's socket is down since its first look without it; a page that is late says nothing."""
-    t = tape(socketed([(100, 1e9)], end=300))
+    """An open page's socket is down since its first snapshot without it; a page that is late says nothing."""
+    t = counter_history(socketed([(100, 1e9)], end=300))
     assert t.websocket_down_for_s(at(300)) == 200 and t.websocket_down_for_s(at(95)) == 0
     assert t.websocket_down_for_s(at(400)) is None
     assert indicators.system(t, window(0, 300))["websocket_connected"] is False
@@ -533,19 +547,19 @@ def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
     SnapshotStore(kept).write(
         "desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True
     )
-    t = stored_tape(kept, 4500, 4800)
+    t = stored_history(kept, 4500, 4800)
     kept.close()
     assert t.websocket_down_for_s(at(4800)) == 4750
 
 
 def test_a_refresh_is_one_reload():
     """A page loaded where another had just been is one reload, at its load."""
-    page, looks = PageOf(-600).add(massive_requests=900), []
+    page, snapshots = PageOf(-600).add(massive_requests=900), []
     for k in range(40):
         if k == 20:
             page.refresh(97)
-        looks.append(page.add(massive_requests=2).look(5 * k))
-    t = tape(looks)
+        snapshots.append(page.add(massive_requests=2).snapshot(5 * k))
+    t = counter_history(snapshots)
     assert (
         t.reloads(window(0, 200)) == [at(97)] and t.reloads(window(100, 200)) == [] and t.reloads(window(0, 96)) == []
     )
@@ -555,41 +569,42 @@ def test_a_refresh_is_one_reload():
 def test_a_further_tab_is_no_reload():
     """A second page opened beside a first that goes on restarts nothing."""
     a, b = PageOf(-600).add(massive_requests=900), PageOf(50)
-    looks = [a.add(massive_requests=2).look(5 * k) for k in range(60)] + [
-        b.add(massive_requests=2).look(52 + 5 * k) for k in range(40)
+    snapshots = [a.add(massive_requests=2).snapshot(5 * k) for k in range(60)] + [
+        b.add(massive_requests=2).snapshot(52 + 5 * k) for k in range(40)
     ]
-    assert tape(looks).reloads(window(0, 300)) == []
+    assert counter_history(snapshots).reloads(window(0, 300)) == []
 
 
 def test_a_partial_reset_is_no_reload():
     """reset() of the service reloads no page."""
-    page, looks = PageOf(-600).add(massive_requests=900), []
+    page, snapshots = PageOf(-600).add(massive_requests=900), []
     for k in range(40):
         if k == 20:
             page.reset(97)
-        looks.append(page.add(massive_requests=2, validations=1).look(5 * k))
-    assert tape(looks).reloads(window(0, 200)) == []
+        snapshots.append(page.add(massive_requests=2, validations=1).snapshot(5 * k))
+    assert counter_history(snapshots).reloads(window(0, 200)) == []
 
 
 def test_a_new_page_in_the_morning_is_no_reload():
     """Yesterday's page is gone and today's is new: nobody refreshed anything."""
     yesterday, today = PageOf(-90_000).add(massive_requests=900), PageOf(-120)
-    looks = [yesterday.add(massive_requests=2).look(-64_800 + 5 * k) for k in range(40)] + [
-        today.add(massive_requests=2).look(-60 + 5 * k) for k in range(40)
+    snapshots = [yesterday.add(massive_requests=2).snapshot(-64_800 + 5 * k) for k in range(40)] + [
+        today.add(massive_requests=2).snapshot(-60 + 5 * k) for k in range(40)
     ]
-    assert tape(looks).reloads(window(-86_400, 3600)) == []
+    assert counter_history(snapshots).reloads(window(-86_400, 3600)) == []
 
 
 def test_errors_by_type_where_the_map_survives():
-    """Types rise per page from the last look before the window, and begin again with the page."""
+    """Types increase per page from the last snapshot before the window, and start again with the page."""
     page = PageOf(-600)
     held = [{"API": 5}, {"API": 7, "UI": 1}, {"API": 7, "UI": 1}]
-    looks = [
-        page.add(massive_requests=9).look(5 * k, errors_by_type=h, errors=sum(h.values())) for k, h in enumerate(held)
+    snapshots = [
+        page.add(massive_requests=9).snapshot(5 * k, errors_by_type=h, errors=sum(h.values()))
+        for k, h in enumerate(held)
     ]
     page.reset(12)
-    looks.append(page.look(15, errors_by_type={"API": 2}, errors=2))
-    t = tape(looks)
+    snapshots.append(page.snapshot(15, errors_by_type={"API": 2}, errors=2))
+    t = counter_history(snapshots)
     assert indicators.system(t, window(0, 20))["errors_by_type"] == {"API": 4, "UI": 1}
     assert indicators.system(t, window(0, 20))["errors"] == 5
     assert indicators.system(t, window(10, 20))["errors_by_type"] == {"API": 2}
@@ -598,65 +613,65 @@ def test_errors_by_type_where_the_map_survives():
 def test_a_lost_map_has_no_types():
     """With {} for a map the types of the errors are unknown, though their number is not."""
     page = PageOf(-600)
-    found = indicators.system(tape([page.look(0), page.add(errors=3).look(5)]), window(0, 10))
+    found = indicators.system(counter_history([page.snapshot(0), page.add(errors=3).snapshot(5)]), window(0, 10))
     assert (found["errors"], found["errors_by_type"]) == (3, None)
 
 
 def test_types_add_up_to_the_errors_after_a_reset():
     """After a reset with more errors than before, the types add up to the errors."""
     page = PageOf(-600, errors=3).add(massive_requests=9)
-    looks = [page.look(0, errors_by_type={"API": 3})]
+    snapshots = [page.snapshot(0, errors_by_type={"API": 3})]
     page.reset(2).add(errors=5)
-    looks.append(page.look(5, errors_by_type={"API": 5}))
+    snapshots.append(page.snapshot(5, errors_by_type={"API": 5}))
     page.add(errors=1)
-    looks.append(page.look(10, errors_by_type={"API": 6}))
-    found = indicators.system(tape(looks), window(0, 20))
+    snapshots.append(page.snapshot(10, errors_by_type={"API": 6}))
+    found = indicators.system(counter_history(snapshots), window(0, 20))
     assert sum(found["errors_by_type"].values()) == found["errors"] == 6
 
 
-def test_types_add_up_to_the_errors_after_a_single_look_of_a_reset():
+def test_types_add_up_to_the_errors_after_a_single_snapshot_of_a_reset():
     """A type that fell began from zero."""
     page = PageOf(-600, errors=9)
-    looks = [page.look(0, errors_by_type={"API": 9})]
+    snapshots = [page.snapshot(0, errors_by_type={"API": 9})]
     page.zero("system").add(errors=2)
-    looks.append(page.look(5, errors_by_type={"API": 2}))
-    found = indicators.system(tape(looks), window(0, 20))
+    snapshots.append(page.snapshot(5, errors_by_type={"API": 2}))
+    found = indicators.system(counter_history(snapshots), window(0, 20))
     assert found["errors_by_type"] == {"API": 2} and found["errors"] == 2
 
 
-def test_silence_is_since_the_last_look_or_the_open():
-    """In the open market silence runs since the last look, but never from before the open; closed, it is None."""
-    t = tape(posting(-300, 600)[0])
+def test_silence_is_since_the_last_snapshot_or_the_open():
+    """In the open market silence runs since the last snapshot, but never from before the open; closed, it is None."""
+    t = counter_history(posting(-300, 600)[0])
     assert indicators.silent_for_s(t, at(900)) == 300
-    early = tape(posting(-600, -300)[0])
+    early = counter_history(posting(-600, -300)[0])
     assert indicators.silent_for_s(early, at(120)) == 120
     assert indicators.silent_for_s(t, CLOSES + timedelta(hours=1)) is None
-    assert indicators.silent_for_s(tape([]), at(100)) is None
+    assert indicators.silent_for_s(counter_history([]), at(100)) is None
 
 
 def test_silence_longer_than_the_window(tmp_path):
-    """A silence that began before the tape is told from its last look, not from the open."""
+    """A silence that began before the history is measured from its last snapshot, not from the open."""
     kept, page = store(tmp_path), PageOf(-600)
     SnapshotStore(kept).write("desk", [post(5 * k, page.body(5 * k)) for k in range(0, 1801, 10)], known_at_ts=True)
-    t = stored_tape(kept, 12_600, 16_200)
+    t = stored_history(kept, 12_600, 16_200)
     kept.close()
     assert indicators.silent_for_s(t, at(16_200)) == 16_200 - 9000
 
 
 def test_the_naive_reading_is_wrong_beside_ours():
     """End minus start of the newest page's counters forgets the refresh; ours does not."""
-    page, looks = PageOf(-600).add(massive_requests=1000), []
+    page, snapshots = PageOf(-600).add(massive_requests=1000), []
     for k in range(121):
         if k == 60:
             page.refresh(298)
-        looks.append(page.add(massive_requests=2).look(5 * k))
-    naive = looks[-1].massive_requests - looks[0].massive_requests
+        snapshots.append(page.add(massive_requests=2).snapshot(5 * k))
+    naive = snapshots[-1].massive_requests - snapshots[0].massive_requests
     # 59 steps of 2 before the refresh, 61 after it; naively 122 - 1002.
-    assert naive == -880 and tape(looks).rise("massive_requests", window(0, 600)) == 2 * 59 + 2 * 61
+    assert naive == -880 and counter_history(snapshots).increase("massive_requests", window(0, 600)) == 2 * 59 + 2 * 61
 
 
-def test_a_page_silent_for_longer_than_the_tape_looks_back(tmp_path):
-    """A page's last look hours before the window is its starting point, by load and by name."""
+def test_a_page_silent_for_longer_than_the_history_reaches_back(tmp_path):
+    """A page's last snapshot hours before the window is its starting point, by load and by name."""
     kept = store(tmp_path)
     pages = [PageOf(-600).add(massive_requests=100), PageOf(-60, page_id="lead").add(massive_requests=40)]
     early = [post(i, p.body(i)) for i, p in enumerate(pages)]
@@ -665,13 +680,13 @@ def test_a_page_silent_for_longer_than_the_tape_looks_back(tmp_path):
         early + [post(9000 + i, p.add(massive_requests=7 + i).body(9000 + i)) for i, p in enumerate(pages)],
         known_at_ts=True,
     )
-    t = stored_tape(kept, 8000, 9500)
+    t = stored_history(kept, 8000, 9500)
     kept.close()
-    assert t.rise("massive_requests", window(8000, 9500)) == 15 and len(t.pages) == 2
+    assert t.increase("massive_requests", window(8000, 9500)) == 15 and len(t.pages) == 2
 
 
 def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
-    """Two pages restored together and silent for long each count from their own last look."""
+    """Two pages restored together and silent for long each count from their own last snapshot."""
     kept = store(tmp_path)
     a, b = PageOf(-600).add(massive_requests=1000), PageOf(-598).add(massive_requests=100)
     posts = [
@@ -681,9 +696,9 @@ def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
         post(1501, b.add(massive_requests=7).body(1501)),
     ]
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    t = stored_tape(kept, 1000, 2000)
+    t = stored_history(kept, 1000, 2000)
     kept.close()
-    assert t.rise("massive_requests", window(1000, 2000)) == 57
+    assert t.increase("massive_requests", window(1000, 2000)) == 57
 
 
 def test_known_at_hides_what_came_later(tmp_path):
@@ -693,26 +708,26 @@ def test_known_at_hides_what_came_later(tmp_path):
     SnapshotStore(kept).write("desk", posts[:10] + posts[15:], known_at_ts=True)
     SnapshotStore(kept).write("desk", posts[10:15])  # Known at the store's own time, the close.
     late = window(0, 70)
-    assert stored_tape(kept, 0, 70).rise("massive_requests", late) == 28
-    assert stored_tape(kept, 0, 70, known=200).rise("massive_requests", late) == 18
-    assert stored_tape(kept, 0, 70, known=20).rise("massive_requests", late) == 8
-    assert stored_tape(kept, 0, 70, known=-1).ever_seen is False
+    assert stored_history(kept, 0, 70).increase("massive_requests", late) == 28
+    assert stored_history(kept, 0, 70, known=200).increase("massive_requests", late) == 18
+    assert stored_history(kept, 0, 70, known=20).increase("massive_requests", late) == 8
+    assert stored_history(kept, 0, 70, known=-1).ever_seen is False
     kept.close()
 
 
-def test_a_tape_does_not_see_what_comes_after_it(tmp_path):
+def test_a_history_does_not_see_what_comes_after_it(tmp_path):
     """A window asked for later is what it was when it ended."""
     kept, page = store(tmp_path), PageOf(-600).add(massive_requests=100)
     posts = [post(5 * k, page.add(massive_requests=2).body(5 * k)) for k in range(40)]
     SnapshotStore(kept).write("desk", posts[:20], known_at_ts=True)
     before = (
-        indicators.system(stored_tape(kept, 0, 95), window(0, 95)),
-        indicators.providers(stored_tape(kept, 0, 95), window(0, 95)),
+        indicators.system(stored_history(kept, 0, 95), window(0, 95)),
+        indicators.providers(stored_history(kept, 0, 95), window(0, 95)),
     )
     SnapshotStore(kept).write("desk", posts[20:], known_at_ts=True)
     assert (
-        indicators.system(stored_tape(kept, 0, 95), window(0, 95)),
-        indicators.providers(stored_tape(kept, 0, 95), window(0, 95)),
+        indicators.system(stored_history(kept, 0, 95), window(0, 95)),
+        indicators.providers(stored_history(kept, 0, 95), window(0, 95)),
     ) == before
     kept.close()
 
@@ -743,10 +758,10 @@ def windows_of(truth):
 
 def shifted(metrics, ms, uptime=0):
     """The same body from a page whose clock, and perhaps uptime, is off by so much."""
-    told = copy.deepcopy(metrics)
-    told["lastUpdateAt"] += ms
-    told["systemHealth"]["uptime"] = max(0, told["systemHealth"]["uptime"] + uptime)
-    return told
+    changed = copy.deepcopy(metrics)
+    changed["lastUpdateAt"] += ms
+    changed["systemHealth"]["uptime"] = max(0, changed["systemHealth"]["uptime"] + uptime)
+    return changed
 
 
 def variants(rows, how):
@@ -764,7 +779,7 @@ def variants(rows, how):
 @pytest.mark.parametrize("how", ["plain", "clock jitter", "uptime jitter", "clock off"])
 def test_the_recorded_day_is_exact(rows, truth, how):
     """Every count of every hour and of the day is the one scripted, P&L to a cent of a percent, with one restart."""
-    t = tape([look_of(instant, m) for instant, m in variants(rows, how)])
+    t = counter_history([snapshot_of(instant, m) for instant, m in variants(rows, how)])
     for true, w in windows_of(truth):
         found, greeks, pnl = indicators.providers(t, w), indicators.greeks(t, w), indicators.pnl(t, w, 5)
         for name in ("massive", "tradier"):
@@ -785,7 +800,7 @@ def test_the_recorded_day_is_exact(rows, truth, how):
             true["greeks"]["iv_outliers"],
         )
         assert greeks["invalid"] == true["greeks"]["validations_with_errors"]
-        assert t.rise("errors", w) == true["errors"]["visible_in_snapshots"]
+        assert t.increase("errors", w) == true["errors"]["visible_in_snapshots"]
         trades = true["trades"]
         assert pnl["trades"] == trades["trades"]
         assert pnl["gross_pct"] == pytest.approx(trades["avg_gross_pct"], abs=0.01) and pnl["net_pct"] == pytest.approx(
@@ -801,8 +816,8 @@ def test_the_recorded_day_is_exact(rows, truth, how):
 
 
 def test_the_recorded_socket_is_down_as_scripted(rows, truth):
-    """Of the four scripted minutes and the refresh, posts show 49 looks without a socket, five seconds each."""
-    t = tape([look_of(instant, m) for instant, m in rows])
+    """Of the four scripted minutes and the refresh, posts show 49 snapshots without a socket, five seconds each."""
+    t = counter_history([snapshot_of(instant, m) for instant, m in rows])
     found = indicators.system(t, windows_of(truth)[-1][1])
     assert found["websocket_down_seconds"] == 5 * truth["websocket"]["snapshots_showing_disconnected"]
 
@@ -822,8 +837,8 @@ def test_the_naive_reading_of_the_recorded_day_is_wrong(rows, truth):
     outage.
     """
     naive = {n: counts(rows[-1][1])[n] - counts(rows[0][1])[n] for n in counts(rows[0][1])}
-    t, day = tape([look_of(instant, m) for instant, m in rows]), windows_of(truth)[-1][1]
-    assert naive["massive_requests"] == 4306 - 516 and t.rise("massive_requests", day) == 13_046
+    t, day = counter_history([snapshot_of(instant, m) for instant, m in rows]), windows_of(truth)[-1][1]
+    assert naive["massive_requests"] == 4306 - 516 and t.increase("massive_requests", day) == 13_046
     assert (
         rows[-1][1]["providers"]["massive"]["uptime"] == 100
         and indicators.providers(t, day)["massive"]["availability"] < 0.911
@@ -873,12 +888,12 @@ def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
             total += sum(y - x if y >= x else y for x, y in itertools.pairwise(values))
         return total
 
-    mixed = [look_of(t, shifted(m, rng.randint(-jitter, jitter))) for t, m in a + b]
+    mixed = [snapshot_of(t, shifted(m, rng.randint(-jitter, jitter))) for t, m in a + b]
     rng.shuffle(mixed)
-    t = tape(mixed)
+    t = counter_history(mixed)
     assert len(t.pages) == 2 and t.reloads(Window(start, until)) == []
     for name in counts(rows[0][1]):
-        assert t.rise(name, Window(start, until)) == true(name)
+        assert t.increase(name, Window(start, until)) == true(name)
 
 
 def test_the_look_back_is_that_of_the_table():
@@ -891,45 +906,46 @@ def test_the_look_back_is_that_of_the_table():
 @pytest.mark.parametrize("seed", range(4))
 def test_what_was_asked_before_changes_no_answer(seed):
     """
-    A tape that is asked between any two looks, in time or late, answers as one that is made of the same looks at once.
+    A history that is asked between any two snapshots, in time or late, answers as one that is made of the same
+    snapshots at once.
     """
-    looks, asked = [t.look for t in simulated(seed)], tape([])
+    snapshots, asked = [t.snapshot for t in simulated(seed)], counter_history([])
     over = [window(-600, 600), window(0, 300), window(100, 900)]
 
     def answers(t):
         return [
             (
-                t.rise(name, w),
-                t.rise_while_open(name, w),
+                t.increase(name, w),
+                t.increase_while_open(name, w),
                 t.known(w),
                 t.coverage(w),
-                t.looks_in(w),
+                t.snapshots_in(w),
                 len(t.open_at(w.end_us)),
-                [k for _, k in t.seen_in(w)],
+                [k for _, k in t.pages_in(w)],
             )
             for w in over
             for name in GROUP_OF
         ]
 
-    random.Random(seed).shuffle(looks)
-    for i in range(0, len(looks), 5):
+    random.Random(seed).shuffle(snapshots)
+    for i in range(0, len(snapshots), 5):
         answers(asked)
-        asked.add(looks[i : i + 5])
-        assert answers(asked) == answers(tape(looks[: i + 5]))
+        asked.add(snapshots[i : i + 5])
+        assert answers(asked) == answers(counter_history(snapshots[: i + 5]))
 
 
-def test_what_rose_before_the_open_is_not_of_the_open_market():
+def test_increases_before_the_open_are_not_of_the_open_market():
     """
-    Of a window that reaches back before the open, a counter's rise while the market was open is that of its open part;
-    where nobody looked, none.
+    Of a window that reaches back before the open, a counter's increase while the market was open is that of its open
+    part; where nobody looked, none.
     """
     page = PageOf(-600)
-    told = tape([page.add(massive_requests=4).look(5.0 * k) for k in range(-60, 61)])
+    history = counter_history([page.add(massive_requests=4).snapshot(5.0 * k) for k in range(-60, 61)])
     assert (
-        told.rise("massive_requests", window(-200, 200)) == 320
-        and told.rise_while_open("massive_requests", window(-200, 200)) == 160
+        history.increase("massive_requests", window(-200, 200)) == 320
+        and history.increase_while_open("massive_requests", window(-200, 200)) == 160
     )
     assert (
-        told.rise_while_open("massive_requests", window(-200, -10)) is None
-        and told.rise_while_open("massive_requests", window(400, 500)) is None
+        history.increase_while_open("massive_requests", window(-200, -10)) is None
+        and history.increase_while_open("massive_requests", window(400, 500)) is None
     )

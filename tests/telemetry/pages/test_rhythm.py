@@ -13,7 +13,7 @@ from opslib.alerting.history import SeverityChange
 from opslib.foundation.config import rules, settings
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from tests.support.snapshots import PageOf, at, post, store, stored_tape, us
+from tests.support.snapshots import PageOf, at, post, store, stored_history, us
 
 DESK = settings.Settings(home=None, app="desk")
 RULES = rules.load()
@@ -42,12 +42,12 @@ def posts_of(requests: list[float], until: float, **how: float) -> list[Post]:
     return found
 
 
-def told(tmp_path: Path, posts: list[Post], until: float) -> list[SeverityChange]:
+def changes_of(tmp_path: Path, posts: list[Post], until: float) -> list[SeverityChange]:
     """What fired of silence."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found, standing = replay.replay_session(kept, DESK, RULES, us(0), us(until))
-    return [r for r in history.read(found, RULES, standing) if r.rule == "silence"]
+    return [r for r in history.severity_changes(found, RULES, standing) if r.rule == "silence"]
 
 
 IDLE = {
@@ -64,7 +64,7 @@ def test_an_idle_page_is_not_silent(tmp_path: Path, gaps: tuple[float, ...]) -> 
     """
     Over most of an hour of its own rhythm nobody is notified, and once the rhythm is known not even a warning is shown.
     """
-    found = told(tmp_path, posts_of(requests_at(gaps, 2400), 2400), 2400)
+    found = changes_of(tmp_path, posts_of(requests_at(gaps, 2400), 2400), 2400)
     assert [r for r in found if r.sent] == [] and [r for r in found if r.fired_us > us(600)] == []
 
 
@@ -82,7 +82,7 @@ STOPS = {
 def test_a_stop_is_found_all_the_same(tmp_path: Path, gaps: tuple[float, ...], warning: float, critical: float) -> None:
     """A page that goes on posting and sends no request any more is silent, whatever its rhythm was."""
     requests = requests_at(gaps, 2400)
-    found = [r for r in told(tmp_path, posts_of(requests, 3200), 3200) if r.fired_us > us(requests[-1] + 60)]
+    found = [r for r in changes_of(tmp_path, posts_of(requests, 3200), 3200) if r.fired_us > us(requests[-1] + 60)]
     after = {(r.subject, r.severity): (r.fired_us - us(requests[-1])) / 1e6 for r in found}
     for subject in ("app", "massive"):
         assert (
@@ -98,7 +98,9 @@ def test_an_outage_is_no_rhythm(tmp_path: Path) -> None:
     """One stop of ten minutes changes nothing of what is usual: the next is found as soon as the first."""
     requests = [*requests_at((5.0,), 1200), *(1800 + s for s in requests_at((5.0,), 600))]
     found = [
-        r for r in told(tmp_path, posts_of(requests, 3000), 3000) if r.severity == "critical" and r.subject == "massive"
+        r
+        for r in changes_of(tmp_path, posts_of(requests, 3000), 3000)
+        if r.severity == "critical" and r.subject == "massive"
     ]
     assert [60 < (r.fired_us - us(last)) / 1e6 <= 195 for r, last in zip(found, (1200, 2400), strict=True)] == [
         True,
@@ -122,7 +124,7 @@ def test_what_is_usual(tmp_path: Path, requests: list[float], expected: float | 
     """The longest gap but one of the last half hour before the newest request, by hand."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts_of(requests, 3000), known_at_ts=True)
-    made = stored_tape(kept, 0, 3000)
+    made = stored_history(kept, 0, 3000)
     assert indicators.usual_gap_s(made, us(3000), "massive") == expected
 
 
@@ -130,7 +132,7 @@ def test_a_page_that_posts_nothing_has_no_rhythm(tmp_path: Path) -> None:
     """Where no page posts, the shipped limits hold: that its requests were rare says nothing of its posts."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts_of(requests_at((60.0,), 1800), 1800), known_at_ts=True)
-    made = stored_tape(kept, 0, 2000)
+    made = stored_history(kept, 0, 2000)
     found = {
         (f.subject, f.severity, f.limit)
         for f in evaluation.evaluate_rules(made, RULES, at(1800 + 200))

@@ -104,17 +104,17 @@ def test_the_rounded_and_frozen_fields_are_not_read():
 def test_what_the_page_does_not_say_is_unknown(name, how):
     """An absent key and null, as JSON writes NaN, are both unknown and nothing else is lost."""
     full = {"last_error_at_ms": T0, "last_error_message": "x", "memory_bytes": 5, "page_id": "p"}
-    told = body(**full, drop=[name]) if how == "absent" else body(**{**full, name: None})
-    assert [n for n in PATHS if snapshot.read(told).values[n] is None] == [name]
+    metrics = body(**full, drop=[name]) if how == "absent" else body(**{**full, name: None})
+    assert [n for n in PATHS if snapshot.read(metrics).values[n] is None] == [name]
 
 
 @pytest.mark.parametrize("top", ["providers", "greeksQuality", "pnl", "systemHealth"])
 def test_a_whole_part_may_be_absent(top):
     """One missing part leaves its own fields unknown and the others as they were."""
-    told = body()
-    del told[top]
+    metrics = body()
+    del metrics[top]
     lost = {f.name for f in snapshot_columns.FIELDS if f.path[0] == top}
-    read, before = snapshot.read(told).values, snapshot.read(body()).values
+    read, before = snapshot.read(metrics).values, snapshot.read(body()).values
     assert all(read[n] is None for n in lost)
     assert all(read[n] == before[n] for n in PATHS if n not in lost)
     assert (read["load_ms"] is None) == (top == "systemHealth")
@@ -212,8 +212,8 @@ def test_a_time_that_is_no_milliseconds_of_this_century_is_refused(value):
 
 @pytest.mark.parametrize("change", [{"drop": ["page_clock_ms"]}, {"page_clock_ms": None}])
 def test_last_update_at_is_needed(change):
-    """Without lastUpdateAt a look is refused: nothing tells it from the next."""
-    assert any(b.startswith("lastUpdateAt is not there") for b in refused(body(**change)))
+    """Without lastUpdateAt a snapshot is refused: nothing tells it from the next."""
+    assert any(b.startswith("lastUpdateAt is missing") for b in refused(body(**change)))
 
 
 @pytest.mark.parametrize("change", [{"massive_successes": 101}, {"tradier_successes": 101}, {"greeks_valid": 51}])
@@ -257,9 +257,9 @@ def test_every_bad_field_is_named_at_once():
 @pytest.mark.parametrize("value", [[], "x", 1, False])
 def test_a_part_that_is_no_object_is_refused(part, value):
     """A part of another JSON type is refused by its name."""
-    told = body()
-    told[part] = value
-    assert any(b.startswith(f"{part} is ") for b in refused(told))
+    metrics = body()
+    metrics[part] = value
+    assert any(b.startswith(f"{part} is ") for b in refused(metrics))
 
 
 @pytest.mark.parametrize("page", ["a", "p" * 128, "Händler 7", "<b>"])
@@ -283,8 +283,8 @@ def test_hostile_text_is_kept_readable():
 
 def test_hostile_text_survives_in_the_body():
     """A lone surrogate in an unknown key neither breaks the digest nor the kept body."""
-    told = body() | {"\ud800": "\udfff\0"}
-    assert json.loads(snapshot.read(told).body) == told
+    metrics = body() | {"\ud800": "\udfff\0"}
+    assert json.loads(snapshot.read(metrics).body) == metrics
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,8 @@ def test_nesting_raises_nothing_but_bad_snapshot(depth, key):
 
 def test_a_huge_integer_in_an_unknown_key_is_kept():
     """A number beyond 64 bits in a key that we do not know changes nothing."""
-    told = body() | {"big": 10**300}
-    assert json.loads(snapshot.read(told).body)["big"] == 10**300
+    metrics = body() | {"big": 10**300}
+    assert json.loads(snapshot.read(metrics).body)["big"] == 10**300
 
 
 def test_infinity_by_the_back_door_is_refused():
@@ -353,8 +353,8 @@ def test_counts_by_type_are_integers():
 def test_what_is_alive_is_what_has_moved():
     """Zeros of an unwired app show nothing alive; any count, flag or variance does."""
     still = body(**dict.fromkeys([*COUNTS, "backtest_variance_pp"], 0), websocket_connected=False)
-    assert set(snapshot.read(still).alive()) == set()
-    assert set(snapshot.read(body(massive_fallbacks=1, iv_anomalies=1)).alive()) == {
+    assert set(snapshot.read(still).wired()) == set()
+    assert set(snapshot.read(body(massive_fallbacks=1, iv_anomalies=1)).wired()) == {
         "massive",
         "tradier",
         "fallbacks",
@@ -377,9 +377,9 @@ def shuffled(value, rng):
 @given(st.randoms(use_true_random=False), st.dictionaries(st.text(max_size=5), json_values, max_size=3))
 def test_the_digest_does_not_see_the_order_of_keys(rng, extra):
     """The same JSON in another order is the same snapshot; another value is another."""
-    told = {f"x{k}": v for k, v in extra.items()} | body()
-    assert snapshot.read(told).digest == snapshot.read(shuffled(told, rng)).digest
-    assert snapshot.read(told).digest != snapshot.read(told | {"lastUpdateAt": T0 + 1}).digest
+    metrics = {f"x{k}": v for k, v in extra.items()} | body()
+    assert snapshot.read(metrics).digest == snapshot.read(shuffled(metrics, rng)).digest
+    assert snapshot.read(metrics).digest != snapshot.read(metrics | {"lastUpdateAt": T0 + 1}).digest
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
@@ -400,7 +400,7 @@ def test_reading_any_json_raises_nothing_but_bad_snapshot(value):
 )
 def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
     """A real body with any values put anywhere is read into believable values, or refused."""
-    told = body(
+    metrics = body(
         errors_by_type={"API_ERROR": 1},
         page_id="p",
         memory_bytes=31_000_000,
@@ -408,11 +408,11 @@ def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
         last_error_message="m",
     )
     for where, how, value in changes:
-        found = list(places(told))
+        found = list(places(metrics))
         if not found:
             break
         *path, key = found[where % len(found)]
-        part = told
+        part = metrics
         for step in path:
             part = part[step]
         if how == "drop":
@@ -420,7 +420,7 @@ def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
         else:
             part[key] = value
     try:
-        read = snapshot.read(told)
+        read = snapshot.read(metrics)
     except BadSnapshot:
         return
     for field in snapshot_columns.FIELDS:
@@ -451,8 +451,8 @@ def test_a_random_real_walk_reads_and_reads_again():
     rng = random.Random(3)
     for _ in range(50):
         n = rng.randint(0, 10**6)
-        told = body(massive_requests=n, massive_successes=rng.randint(0, n), gross_mean_pct=rng.uniform(-50, 50))
-        first = snapshot.read(told)
+        metrics = body(massive_requests=n, massive_successes=rng.randint(0, n), gross_mean_pct=rng.uniform(-50, 50))
+        first = snapshot.read(metrics)
         assert snapshot.read(snapshot.loads(first.body)) == first
 
 

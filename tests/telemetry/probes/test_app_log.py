@@ -144,7 +144,7 @@ def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactor
             written.append(f"{number:06d} of a log that is written to")
             append(place, written[-1])
         elif step == "rotate":
-            # logrotate tells nobody; but rotating twice between two looks loses the first, as with any reader.
+            # logrotate tells nobody; but rotating twice between two probes loses the first, as with any reader.
             found += [*new(log), *new(log)]
             place.rename(place.parent / f"app.log.{number}.{len(found)}")
             number += 1
@@ -172,7 +172,7 @@ def test_the_kinds_of_lines() -> None:
     What the app really writes is told apart: errors counted once with their stack, access lines and start-up lines not
     among them.
     """
-    told = app_log.read(
+    summary = app_log.read(
         [
             "GET /api/health 200 75 - 7.671 ms",
             "GET /api/massive/v3/x 502 33 - 3012.1 ms",
@@ -193,7 +193,7 @@ def test_the_kinds_of_lines() -> None:
             "",
         ]
     )
-    assert told.kinds == {
+    assert summary.kinds == {
         "access_looks": 1,
         "access_proxy_5xx": 1,
         "configured": 1,
@@ -206,8 +206,8 @@ def test_the_kinds_of_lines() -> None:
         "socket_error": 1,
         "timeout": 2,
     }
-    assert (told.errors, told.waited_ms, told.lines) == (8, 150, 16)
-    assert told.newest["timeout"].endswith("400ms /v3/snapshot/options/SPY") and "access" not in told.newest
+    assert (summary.errors, summary.waited_ms, summary.lines) == (8, 150, 16)
+    assert summary.newest["timeout"].endswith("400ms /v3/snapshot/options/SPY") and "access" not in summary.newest
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_the_kinds_of_lines() -> None:
 )
 def test_what_is_no_error(line: str) -> None:
     """
-    An ordinary line with a number or a word of an error in it is none, nor is what our own looks leave there, nor the
+    An ordinary line with a number or a word of an error in it is none, nor is what our own probes leave there, nor the
     access line of what has a message of its own.
     """
     assert app_log.read([line]).errors == 0
@@ -253,7 +253,7 @@ def test_what_is_an_error(line: str, kind: str) -> None:
 
 def test_after_what_time_it_gives_up() -> None:
     """
-    It is told after how long the app gave up waiting, in whichever words; where they name no time, by how long the
+    It is reported after how long the app gave up waiting, in whichever words; where they name no time, by how long the
     calls took that failed.
     """
     assert (
@@ -282,7 +282,7 @@ def test_a_last_line_without_an_end(place: Path) -> None:
 
 
 def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal of a unit is read from its own cursor on, and a journal that refuses is told, not passed over."""
+    """The journal of a unit is read from its own cursor on, and a journal that refuses is reported, not passed over."""
     fake = tmp_path / "journalctl"
     fake.write_text(
         "#!/usr/bin/env python3\nimport sys\n"

@@ -68,7 +68,7 @@ def test_it_is_fetched_at_once_and_not_too_often(tmp_path: Path) -> None:
     assert fetching(tmp_path / "b", 600.0, ProbeRunner.fetch_chains_again, 1) == 1
 
 
-def test_the_judge_asks_for_it_when_greeks_begin_to_breach(tmp_path: Path) -> None:
+def test_the_evaluator_requests_it_when_greeks_begin_to_breach(tmp_path: Path) -> None:
     """Not while all is well, nor for another rule; at the first instant at which a rule of Greeks is past its limit."""
     instant, called = [snapshots.at(300)], list[float]()
     store, page = Database(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0]), snapshots.PageOf(-600)
@@ -93,11 +93,11 @@ def test_the_judge_asks_for_it_when_greeks_begin_to_breach(tmp_path: Path) -> No
             errors=0 if s < 800 else 2,
         )
         SnapshotStore(store).write("desk", [snapshots.post(s, page.body(s))])
-        judge.judge()
+        judge.evaluate_due()
     assert called and 1000 < called[0] <= 1060
 
 
-def test_a_judge_in_another_thread_reaches_the_collector(tmp_path: Path) -> None:
+def test_an_evaluator_in_another_thread_reaches_the_collector(tmp_path: Path) -> None:
     """Called while nothing runs, from any thread, it does nothing and raises nothing."""
     found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": "http://127.0.0.1:1", "OPS_SYMBOLS": "SPY"})
     made = ProbeRunner(found, Database(found.url), RULES)

@@ -50,12 +50,12 @@ def half(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (contracts(), ""),
         (contracts()[:95], ""),  # 5 of 95 calls lack their put: a twentieth.
         (contracts()[:80], "20 of 80 contracts lack their call or put"),
-        (contracts()[:50], "50 of 100 contracts of the last whole chain are gone"),
+        (contracts()[:50], "50 of 100 contracts of the last complete chain are missing"),
         (
             [c for c in contracts() if c["details"]["strike_price"] < 425],
-            "50 of 100 contracts of the last whole chain are gone",
+            "50 of 100 contracts of the last complete chain are missing",
         ),
-        (contracts(expiry="2026-03-27"), "100 of 100 contracts of the last whole chain are gone"),
+        (contracts(expiry="2026-03-27"), "100 of 100 contracts of the last complete chain are missing"),
         (contracts() + contracts(expiry="2026-03-27"), ""),
     ],
 )
@@ -169,14 +169,14 @@ def test_half_a_chain_is_a_part_of_it(tmp_path: Path) -> None:
             return [*await go(url, 0, 2), *await go(url, 20, 1), *await go(url, 24 * 60, 1)]
 
     found = asyncio.run(both())
-    why = "50 of 100 contracts of the last whole chain are gone"
-    assert [(s.outcome, s.value, s.told().get("unpaired")) for s in found] == [
+    why = "50 of 100 contracts of the last complete chain are missing"
+    assert [(s.outcome, s.value, s.details().get("unpaired")) for s in found] == [
         ("ok", 100, 0),
         ("partial", 50, 0),
         ("partial", 50, 0),
         ("ok", 50, 0),
     ]
-    assert [s.told()["why"] for s in found[1:3]] == [why, why]
+    assert [s.details()["why"] for s in found[1:3]] == [why, why]
 
 
 def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> 
     first, second = asyncio.run(go())
     assert [(s.probe, s.outcome) for s in first] == [("data", "ok"), ("chain", "ok")]
     assert [(s.probe, s.outcome) for s in second] == [("data", "ok"), ("chain", "partial")]
-    assert second[0].told()["gone"] == 50 and second[1].told()["why"] in (
-        "50 of 100 contracts of the last whole chain are gone",
+    assert second[0].details()["gone"] == 50 and second[1].details()["why"] in (
+        "50 of 100 contracts of the last complete chain are missing",
         *(f"{n} of 50 contracts lack their call or put" for n in range(51)),
     )
 

@@ -64,7 +64,7 @@ def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, rou
 
 def test_nothing_of_it_where_all_is_well(tmp_path: Path) -> None:
     """
-    Where options are given, the data is as before: usable, with the age of its quotes; and each look asks for four
+    Where options are given, the data is as before: usable, with the age of its quotes; and each probe asks for four
     things, no more.
     """
     outside = Outside()
@@ -109,12 +109,14 @@ def test_the_doctor_sees_it(tmp_path: Path) -> None:
         async with probing(tmp_path, outside) as rounds:
             samples = await rounds.once(lambda name: name == "data of tradier")
             return [
-                doctor._asked(rounds.settings, sample) for sample in samples if sample.last and sample.probe == "data"
+                doctor._probe_check(rounds.settings, sample)
+                for sample in samples
+                if sample.last and sample.probe == "data"
             ]
 
     (check,) = asyncio.run(go())
     assert (
         check.verdict == "warning"
-        and "our plan does not cover this (403)" in check.seen
-        and "asked for options/expirations" in check.seen
+        and "our plan does not include this data (403)" in check.result
+        and "at options/expirations" in check.result
     )

@@ -1,4 +1,4 @@
-"""What our own looks amount to: shares, times, coverage, each worked out by hand on samples a few lines long."""
+"""What our own probes amount to: shares, times, coverage, each worked out by hand on samples a few lines long."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -70,8 +70,8 @@ def test_only_what_says_something_of_it_counts_for_availability() -> None:
     assert probed.answered("tradier", over(-1, 10)) == (0, 0)
 
 
-def test_attempts_count_for_availability_and_looks_for_use() -> None:
-    """A look that failed once and then was answered is one of two attempts, and a usable look."""
+def test_attempts_count_for_availability_and_probes_for_use() -> None:
+    """A probe that failed once and then was answered is one of two attempts, and a usable probe."""
     probed = ProbeHistory(
         "tradier", [at(1, "liveness", "massive", "server_5xx", last=False), at(2, "liveness", "massive")]
     )
@@ -80,7 +80,7 @@ def test_attempts_count_for_availability_and_looks_for_use() -> None:
 
 def test_what_stands_now() -> None:
     """
-    The last look stands until nobody has looked for a minute; one that was not made, for the quota, is passed over;
+    The last probe stands until nobody has looked for a minute; one that was not made, for the quota, is passed over;
     since is the first of its kind.
     """
     probed = ProbeHistory(
@@ -103,7 +103,7 @@ def test_what_stands_now() -> None:
         ([], (0, 60), None),
         (beats(0, 5, 10, 15, 20), (0, 20), 1.0),
         (beats(30, 35, 40, 45, 50, 55, 60), (0, 60), 1.0),  # Begun in it: before, nobody expected anything.
-        (beats(0, 5, 10), (0, 30), 20 / 30),  # Dead after 10: two beats' time is still looked through.
+        (beats(0, 5, 10), (0, 30), 20 / 30),  # Dead after 10: two heartbeats' time is still looked through.
         (beats(0, 5, 10, stopped=True), (0, 60), 1.0),  # Stopped: after, nobody expects anything.
         (beats(0, 5, 40, 45, 50), (0, 50), 25 / 50),  # A gap of 35 s, of which ten are looked through.
         (beats(-100), (0, 60), 0.0),  # Died before it.
@@ -111,7 +111,7 @@ def test_what_stands_now() -> None:
     ],
 )
 def test_coverage(seen: list[Sample], window: tuple[float, float], expected: float | None) -> None:
-    """How much of a window was looked through, from the first beat in it on."""
+    """How much of a window was looked through, from the first heartbeat in it on."""
     assert ProbeHistory("tradier", seen).coverage(over(*window)) == (
         None if expected is None else pytest.approx(expected)
     )
@@ -125,7 +125,7 @@ def test_coverage(seen: list[Sample], window: tuple[float, float], expected: flo
 )
 @settings(max_examples=80, deadline=None)
 def test_samples_may_come_in_any_order(seconds: list[int], chance: Any, start: int, length: int) -> None:
-    """What is told does not depend on the order in which samples came, and a coverage is from 0 to 1."""
+    """What is reported does not depend on the order in which samples came, and a coverage is from 0 to 1."""
     straight = [
         s
         for n in sorted(seconds)
@@ -143,25 +143,25 @@ def test_samples_may_come_in_any_order(seconds: list[int], chance: Any, start: i
             p.answered("massive", window),
             p.usable("massive", window),
             p.now("liveness", "massive", window.end_us),
-            p.missed_beats(window.end_us),
+            p.missed_heartbeats(window.end_us),
         )
 
     assert tell(one) == tell(other) and 0 <= (tell(one)[0] or 0) <= 1
 
 
-def test_missed_beats() -> None:
+def test_missed_heartbeats() -> None:
     """
-    A beat late by less than one is none missed; a minute after the last of every five seconds eleven are; a stopped
-    collector misses none.
+    A heartbeat late by less than one is none missed; a minute after the last of every five seconds eleven are; a
+    stopped collector misses none.
     """
     probed = ProbeHistory("tradier", beats(0, 5))
-    assert [probed.missed_beats(us(s)) for s in (-1, 5, 14, 15, 65)] == [None, 0, 0, 1, 11]
-    assert ProbeHistory("tradier", beats(0, 5, stopped=True)).missed_beats(us(500)) is None
+    assert [probed.missed_heartbeats(us(s)) for s in (-1, 5, 14, 15, 65)] == [None, 0, 0, 1, 11]
+    assert ProbeHistory("tradier", beats(0, 5, stopped=True)).missed_heartbeats(us(500)) is None
 
 
 def test_the_socket_is_down_since() -> None:
     """
-    A closed socket is down since its first such look, a silent one since it was last heard, a good one not at all.
+    A closed socket is down since its first such probe, a silent one since it was last heard, a good one not at all.
     """
     closed = ProbeHistory(
         "tradier", [at(0, "socket", "app"), at(5, "socket", "app", "closed"), at(10, "socket", "app", "closed")]
@@ -180,7 +180,7 @@ def test_growth_since_the_last_start() -> None:
     assert ProbeHistory("tradier", after[:2]).growth_mb_per_h(over(-1, 1000)) is None
 
 
-def test_restarts_are_told_once() -> None:
+def test_restarts_are_counted_once() -> None:
     """A process born anew and a server whose uptime went back are one restart; a server that goes on is none."""
     process = [at(10 * i, "process", "app", value=1.0, born=0.0 if i < 3 else 27.0) for i in range(6)]
     health = [at(10 * i + 1, "health", "app", value=100.0 + 10 * i if i < 3 else 10.0 * (i - 3)) for i in range(6)]
@@ -232,17 +232,17 @@ def test_who_can_serve() -> None:
 def test_the_market_is_shut_only_where_all_say_so() -> None:
     """One provider that says open, or gives no answer, leaves the market as the calendar has it."""
 
-    def look(*told):
+    def look(*states):
         return ProbeHistory(
             "tradier",
-            [at(0, "liveness", s, "ok" if m else "timeout", market=m) for s, m in zip(("massive", "tradier"), told)],
+            [at(0, "liveness", s, "ok" if m else "timeout", market=m) for s, m in zip(("massive", "tradier"), states)],
         ).market_shut(us(1))
 
     assert look("closed", "closed") and look("extended-hours", "premarket")
     assert not look("open", "closed") and not look("closed", "") and not ProbeHistory("tradier").market_shut(us(1))
 
 
-def test_turns_tell_an_outage_from_what_comes_and_goes() -> None:
+def test_state_changes_separate_an_outage_from_flapping() -> None:
     """An outage that began and ended turns twice; every other attempt failing turns each time."""
 
     def line(word):
@@ -252,7 +252,7 @@ def test_turns_tell_an_outage_from_what_comes_and_goes() -> None:
                 at(i, "liveness", "massive", {"o": "ok", "x": "server_5xx", "k": "auth_401"}[c])
                 for i, c in enumerate(word)
             ],
-        ).turns("massive", over(-1, 100))
+        ).state_changes("massive", over(-1, 100))
 
     assert (line("ooxxxxoo"), line("oxoxox"), line("oooo"), line("okokok")) == (2, 5, 0, 0)
 
@@ -276,9 +276,9 @@ def test_errors_of_the_log() -> None:
     assert ProbeHistory("tradier", [at(1, "log", "app", "absent")]).errors(window) is None
 
 
-def test_each_question_is_judged_by_itself() -> None:
+def test_each_request_is_evaluated_by_itself() -> None:
     """
-    Sixty good looks whether it is there do not outweigh five without the data: the question that is answered worst
+    Sixty good probes whether it is there do not outweigh five without the data: the question that is answered worst
     counts.
     """
     well = [at(i, "liveness", "massive") for i in range(60)]
@@ -293,10 +293,10 @@ def test_each_question_is_judged_by_itself() -> None:
     )
 
 
-def test_while_we_are_told_to_wait_what_was_seen_stands() -> None:
+def test_while_we_have_to_wait_the_last_result_holds() -> None:
     """
-    Looks that are not made, to keep within a quota, are looks all the same: the refusal before them stands for as long
-    as they last; and when nobody looks, nothing does.
+    Probes that are not made, to keep within a quota, are probes all the same: the refusal before them holds as
+    long as they last; and when nobody looks, nothing does.
     """
     probed = ProbeHistory(
         "tradier",
@@ -315,7 +315,7 @@ def test_a_socket_that_comes_and_goes() -> None:
     def line(word):
         return ProbeHistory(
             "tradier", [at(5 * i, "socket", "app", {"o": "ok", "x": "closed"}[c]) for i, c in enumerate(word)]
-        ).socket_turns(over(-1, 1000))
+        ).socket_state_changes(over(-1, 1000))
 
     assert (line("oxoxoxo"), line("ooxxxx"), line("oooo")) == (6, 1, 0)
 
@@ -324,24 +324,25 @@ def test_forgetting_keeps_how_it_stands() -> None:
     """What is forgotten is gone, but the last sample of each line stays."""
     probed = ProbeHistory("tradier", [*beats(0, 5), at(0, "liveness", "massive"), at(100, "liveness", "massive")])
     probed.forget(us(50))
-    assert probed.usable("massive", over(-1, 200)) == (1, 1) and probed.missed_beats(us(65)) == 11
+    assert probed.usable("massive", over(-1, 200)) == (1, 1) and probed.missed_heartbeats(us(65)) == 11
 
 
 def test_figures_of_rules() -> None:
     """
     p95 is interpolated between the two largest of twenty; a share of nothing and of what says nothing is not measured.
     """
-    tape, window = CounterHistory(RULES.pages, 5.0), over(-1, 100)
+    counters, window = CounterHistory(RULES.pages, 5.0), over(-1, 100)
     probed = ProbeHistory(
         "tradier",
         [at(i, "liveness", "massive", took=0.1 * (i + 1)) for i in range(20)]
         + [at(i, "liveness", "tradier", "auth_401", took=0.1) for i in range(20)],
     )
-    assert probe_figures.measure(probed, tape, RULES["response_time"], "massive", window).value == pytest.approx(1.905)
-    refused = probe_figures.measure(probed, tape, RULES["availability"], "tradier", window)
+    found = probe_figures.measure(probed, counters, RULES["response_time"], "massive", window)
+    assert found.value == pytest.approx(1.905)
+    refused = probe_figures.measure(probed, counters, RULES["availability"], "tradier", window)
     assert (refused.value, refused.absent) == (None, "not measured") and probe_figures.measure(
-        probed, tape, RULES["answers"], "tradier", window
+        probed, counters, RULES["answers"], "tradier", window
     ).value == 0.0
-    assert not probe_figures.seen(probed, RULES["websocket_down"], "app", "probe") and probe_figures.seen(
+    assert not probe_figures.has_probes(probed, RULES["websocket_down"], "app", "probe") and probe_figures.has_probes(
         probed, RULES["availability"], "massive", "probe"
     )

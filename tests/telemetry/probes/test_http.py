@@ -36,7 +36,7 @@ def asked(tmp_path, answer, state: str = "open", **how):
     async def ask():
         async with serving(answer, state) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED, random.Random(1))
-            return await prober.look(
+            return await prober.probe(
                 ProbeRequest(
                     "liveness",
                     "massive",
@@ -113,9 +113,9 @@ def test_every_way_to_answer_has_its_outcome(tmp_path, name: str) -> None:
 
 @pytest.mark.parametrize(("state", "expected"), [("closed", "refused"), ("swallowing", "unreachable")])
 def test_what_cannot_be_connected_to(tmp_path, state: str, expected: str) -> None:
-    """A closed port refuses; one that swallows every packet is unreachable, within the look's deadline."""
+    """A closed port refuses; one that swallows every packet is unreachable, within the probe's deadline."""
     samples = asked(tmp_path, lambda _: as_json({}), state)
-    assert {s.outcome for s in samples} == {expected} and sum(s.seconds or 0 for s in samples) < http.LOOK_S + 1
+    assert {s.outcome for s in samples} == {expected} and sum(s.seconds or 0 for s in samples) < http.PROBE_S + 1
 
 
 def test_names_and_certificates(tmp_path) -> None:
@@ -143,12 +143,12 @@ def test_names_and_certificates(tmp_path) -> None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             certificate.configure_cert(context)
             server = Server(answered, asyncio.sleep, lambda context=context: context)
-            await server.be("open")
+            await server.set_state("open")
             ended[name] = (
-                await prober.look(ProbeRequest("liveness", "massive", f"https://127.0.0.1:{server.port}", said))
+                await prober.probe(ProbeRequest("liveness", "massive", f"https://127.0.0.1:{server.port}", said))
             )[-1].outcome
-            await server.be("closed")
-        ended["no name"] = (await prober.look(ProbeRequest("liveness", "massive", "http://nowhere.invalid:1", said)))[
+            await server.set_state("closed")
+        ended["no name"] = (await prober.probe(ProbeRequest("liveness", "massive", "http://nowhere.invalid:1", said)))[
             -1
         ].outcome
         return ended
@@ -173,15 +173,16 @@ def test_retry_after_is_honoured(tmp_path) -> None:
     assert [s.outcome for s in asked(tmp_path, lambda r: answer("30", r))] == ["rate_limited_429"]
 
 
-def test_an_outage_is_looked_at_whatever_it_asks(tmp_path) -> None:
+def test_an_outage_is_probed_whatever_it_asks(tmp_path) -> None:
     """
-    A 503 that asks us to come back in ten minutes is asked again at the next look all the same; a 429 that does is not.
+    A 503 that asks us to come back in ten minutes is asked again at the next probe all the same; a 429 that does is
+    not.
     """
 
     async def ask(status: int) -> list[str]:
         async with serving(lambda _: as_json({"error": "x"}, status, headers={"Retry-After": "600"})) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
-            return [(await prober.look(ProbeRequest("liveness", "massive", url, said)))[-1].outcome for _ in range(3)]
+            return [(await prober.probe(ProbeRequest("liveness", "massive", url, said)))[-1].outcome for _ in range(3)]
 
     assert asyncio.run(ask(503)) == ["server_5xx"] * 3 and asyncio.run(ask(429)) == [
         "rate_limited_429",
@@ -203,7 +204,7 @@ def test_retry_after_may_be_a_date(tmp_path) -> None:
     async def ask() -> list[str]:
         async with serving(answer) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
-            return [(await prober.look(ProbeRequest("liveness", "massive", url, said)))[-1].outcome for _ in range(2)]
+            return [(await prober.probe(ProbeRequest("liveness", "massive", url, said)))[-1].outcome for _ in range(2)]
 
     assert asyncio.run(ask()) == ["rate_limited_429", "quota_kept"]
 
@@ -221,28 +222,28 @@ def test_why_a_certificate_is_not_trusted(tmp_path) -> None:
         async with server:
             port = server.sockets[0].getsockname()[1]
             sample = (
-                await Prober(found(tmp_path), lambda: NOW, SPEED).look(
+                await Prober(found(tmp_path), lambda: NOW, SPEED).probe(
                     ProbeRequest("liveness", "massive", f"https://127.0.0.1:{port}", said)
                 )
             )[-1]
         assert sample.outcome == "tls"
-        return sample.told()["why"]
+        return sample.details()["why"]
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     assert (
         "unable to get local issuer" in asyncio.run(ask(context))
-        and asyncio.run(ask(None)) == "what answers there speaks no TLS"
+        and asyncio.run(ask(None)) == "the server does not speak TLS"
     )
 
 
 def test_no_key_at_all(tmp_path) -> None:
-    """A 401 to a question without a key is told as one that lacks it, not as one whose key is refused."""
+    """A 401 to a question without a key is reported as one that lacks it, not as one whose key is refused."""
 
     async def ask() -> str:
         async with serving(lambda _: as_json({"error": "API Key was not provided"}, 401)) as url:
             return (
-                await Prober(found(tmp_path), lambda: NOW, SPEED).look(ProbeRequest("liveness", "massive", url, said))
+                await Prober(found(tmp_path), lambda: NOW, SPEED).probe(ProbeRequest("liveness", "massive", url, said))
             )[-1].outcome
 
     assert asyncio.run(ask()) == "no_key_401"
@@ -250,8 +251,8 @@ def test_no_key_at_all(tmp_path) -> None:
 
 def test_a_quota_is_kept(tmp_path) -> None:
     """
-    However many ask at once, a provider is asked no more often than it allows; what must not be asked is told as our
-    own.
+    However many ask at once, a provider is asked no more often than it allows; what must not be asked is reported as
+    our own.
     """
     seen: list[float] = []
 
@@ -265,7 +266,7 @@ def test_a_quota_is_kept(tmp_path) -> None:
 
             prober = Prober(replace(found(tmp_path), massive_per_min=60.0), lambda: NOW, SPEED)
             samples = await asyncio.gather(
-                *(prober.look(ProbeRequest("liveness", "massive", url, said)) for _ in range(40))
+                *(prober.probe(ProbeRequest("liveness", "massive", url, said)) for _ in range(40))
             )
             return [s.outcome for look in samples for s in look]
 
@@ -292,11 +293,11 @@ def test_tradier_says_what_is_left(tmp_path) -> None:
     async def ask():
         async with serving(answer) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
-            looks = [(await prober.look(ProbeRequest("liveness", "massive", url, said)))[-1] for _ in range(2)]
-            return looks
+            snapshots = [(await prober.probe(ProbeRequest("liveness", "massive", url, said)))[-1] for _ in range(2)]
+            return snapshots
 
     first, second = asyncio.run(ask())
-    assert first.told()["quota"] == 120 and first.told()["quota_left"] == 0
+    assert first.details()["quota"] == 120 and first.details()["quota_left"] == 0
     assert second.outcome == "quota_kept" and len(calls) == 1
 
 
@@ -309,32 +310,32 @@ def test_no_key_comes_out(tmp_path, name: str) -> None:
 
     def echoing(request: Request) -> Answer:
         assert echo(request) == f"Bearer {TOKEN}"
-        told = answer(request)
+        response = answer(request)
         body = (
-            told.body.replace(b"API", TOKEN.encode()).replace(b"Invalid", quote(TOKEN, safe="").encode())
+            response.body.replace(b"API", TOKEN.encode()).replace(b"Invalid", quote(TOKEN, safe="").encode())
             or TOKEN.encode()
         )
         return Answer(
-            told.status,
+            response.status,
             body,
-            told.content_type,
-            {**told.headers, "X-Request-Id": TOKEN, "Location": f"http://{TOKEN}/{TOKEN}?apiKey={TOKEN}"},
-            told.after_s,
-            told.fault,
+            response.content_type,
+            {**response.headers, "X-Request-Id": TOKEN, "Location": f"http://{TOKEN}/{TOKEN}?apiKey={TOKEN}"},
+            response.after_s,
+            response.fault,
         )
 
     for sample in asked(tmp_path, echoing):
         assert TOKEN not in str(sample) and quote(TOKEN, safe="") not in str(sample)
 
 
-def test_every_outcome_is_told() -> None:
+def test_every_outcome_is_recognised() -> None:
     """
     Each outcome has words, whose fault it is, and where something is wrong, what to do; only faults of the provider's
     count against it.
     """
     for o in outcomes_module.OUTCOMES.values():
         assert o.words and o.fault in (
-            outcomes_module.NOBODY,
+            outcomes_module.NO_FAULT,
             outcomes_module.PROVIDER,
             outcomes_module.OURS,
             outcomes_module.PLAN,
@@ -347,7 +348,7 @@ def test_every_outcome_is_told() -> None:
 
 
 def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
-    """However often a handshake is broken off at any moment, and a look given up, no descriptor stays behind."""
+    """However often a handshake is broken off at any moment, and a probe given up, no descriptor stays behind."""
     import psutil
 
     authority = trustme.CA()
@@ -360,17 +361,17 @@ def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
             return as_json({"value": 1})
 
         server = Server(answered, asyncio.sleep, lambda: context)
-        await server.be("open")
+        await server.set_state("open")
         question, ended = ProbeRequest("liveness", "massive", f"https://127.0.0.1:{server.port}", said), set()
         before = None
         for attempt in range(60):
-            # Deadlines from nothing to longer than an answer takes: some look is given up between any two steps of it.
+            # Deadlines from nothing to longer than an answer takes: some probe is given up between any two steps of it.
             prober = Prober(
                 found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem")), lambda: NOW, 20_000 / (1 + attempt % 30) ** 2
             )
-            ended |= {s.outcome for s in await prober.look(question)}
+            ended |= {s.outcome for s in await prober.probe(question)}
             before = psutil.Process().num_fds() if attempt == 5 else before
-        await server.be("closed")
+        await server.set_state("closed")
         await asyncio.sleep(0.1)
         return before or 0, psutil.Process().num_fds(), ended
 

@@ -290,8 +290,8 @@ def test_a_stack_is_one_error(lines: list[str]) -> None:
     """
     assert app_log.read(lines).errors == 1
     assert app_log.read(["[Server] listening", *lines, "GET /api/x 200 1 - 1 ms"]).errors == 1
-    told = app_log.read([*lines, "GET /api/x 200 1 - 1 ms", *lines])
-    assert told.errors == 2 and told.lines == 2 * sum(bool(line.strip()) for line in lines) + 1
+    summary = app_log.read([*lines, "GET /api/x 200 1 - 1 ms", *lines])
+    assert summary.errors == 2 and summary.lines == 2 * sum(bool(line.strip()) for line in lines) + 1
 
 
 def test_errors_that_follow_each_other_are_several() -> None:
@@ -305,7 +305,7 @@ def test_errors_that_follow_each_other_are_several() -> None:
     assert app_log.read(["could not fetch", "Error: a"]).errors == 1
 
 
-def test_a_stack_tells_the_kind() -> None:
+def test_a_stack_shows_the_kind() -> None:
     """Where the message is of no kind of its own, the exception below it says which."""
     assert list(
         app_log.read(

@@ -98,7 +98,9 @@ def test_what_a_timing_is_worth(took: float, lag_s: float | None, counts: float 
     expected = None if counts is None else pytest.approx(counts)
     assert probe_figures.p95_s(probed, "app", over(-1, 20)) == expected
     assert (
-        probe_figures.measure(probed, snapshots.tape([]), RULES["websocket_latency"], "app", over(-1, 20)).value
+        probe_figures.measure(
+            probed, snapshots.counter_history([]), RULES["websocket_latency"], "app", over(-1, 20)
+        ).value
         == expected
     )
 
@@ -137,10 +139,10 @@ def under_lag(home: Path, lost_s: float, outcome: str, took: float | None, value
 def test_which_outcome_counts(tmp_path: Path, outcome: str, lost_s: float, kept: str) -> None:
     """That nothing came in time says nothing where most of the time was ours; what an answer says always counts."""
     found = under_lag(tmp_path, lost_s, outcome, 4.0)
-    assert found.outcome == kept and ("lag_s" in found.told()) == (lost_s > 0)
+    assert found.outcome == kept and ("lag_s" in found.details()) == (lost_s > 0)
 
 
-def test_a_silent_socket_was_not_heard(tmp_path: Path) -> None:
+def test_a_silent_socket_received_nothing(tmp_path: Path) -> None:
     """A socket whose messages could not be read because we did not run is not silent."""
     assert (
         under_lag(tmp_path, 20.0, "silent", 0.02, 35.0).outcome == "starved"
@@ -170,15 +172,15 @@ def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: floa
         for probe, subject in (("liveness", "massive"), ("liveness", "tradier"), ("health", "app"))
     ]
     page = snapshots.PageOf((BEGINS - snapshots.OPENS).total_seconds() - 600)
-    tape = snapshots.tape(
+    counters = snapshots.counter_history(
         [
-            page.add(massive_requests=1, tradier_requests=1, validations=1).look(
+            page.add(massive_requests=1, tradier_requests=1, validations=1).snapshot(
                 (BEGINS - snapshots.OPENS).total_seconds() + s
             )
             for s in range(0, 301, 5)
         ]
     )
-    return Status("desk", over(0, 300), None, tape, RULES, probed=ProbeHistory("tradier", [*beats, *asked]))
+    return Status("desk", over(0, 300), None, counters, RULES, probed=ProbeHistory("tradier", [*beats, *asked]))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_the_cause_is_ours_and_hides_no_other(view: Status, cause: tuple[str, st
     """
     found = diagnose(view)
     assert (found.cause, found.subject) == cause and list(map(str, found.also)) == also
-    assert any("could not run for" in s.words for s in view.sights) is (found.cause == "monitor_down" or bool(also))
+    assert any("could not run for" in s.words for s in view.summaries) is (found.cause == "monitor_down" or bool(also))
 
 
 def test_all_slow_at_once_is_our_network() -> None:
@@ -217,16 +219,16 @@ def test_all_slow_at_once_is_our_network() -> None:
     view = starving(0.0)
     assert (
         diagnose(
-            Status("desk", view.window, None, view.tape, RULES, probed=ProbeHistory("tradier", [*slow, *beats]))
+            Status("desk", view.window, None, view.counters, RULES, probed=ProbeHistory("tradier", [*slow, *beats]))
         ).cause
         == "our_network"
     )
 
 
-def test_a_look_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    While the loop is blocked for longer than an answer may take, no provider times out; the beat tells what was lost,
-    and when the looks were due.
+    While the loop is blocked for longer than an answer may take, no provider times out; the heartbeat tells what was
+    lost, and when the probes were due.
     """
     monkeypatch.setattr(runner, "SLEPT_S", 1000.0)
 
@@ -246,7 +248,7 @@ def test_a_look_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     samples = asyncio.run(go())
     assert "timeout" not in {s.outcome for s in samples if s.probe == "liveness"}
-    beats = [s.told() for s in samples if s.probe == "beat"]
+    beats = [s.details() for s in samples if s.probe == "beat"]
     assert max(b.get("lag_s", 0.0) for b in beats) > 4.0 and max(b.get("late_s", 0.0) for b in beats) > 2.0
 
 

@@ -1,4 +1,4 @@
-"""When each look is made, and that what it saw is kept: whatever hangs, raises, or cannot be written."""
+"""When each probe is made, and that what it saw is kept: whatever hangs, raises, or cannot be written."""
 
 import asyncio
 import itertools
@@ -92,10 +92,10 @@ def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
     assert len(times) >= 4 and 1.0 <= gaps[len(gaps) // 2] <= 4.0, "on a machine that is busy a look may be late"
 
 
-def test_a_look_that_fails_is_told_once(
+def test_a_probe_that_fails_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault of ours in one look is told once, stands in the beat, and leaves the others as they are."""
+    """A fault of ours in one probe is reported once, stands in the heartbeat, and leaves the others as they are."""
 
     async def go() -> list[Sample]:
         async with serving(
@@ -112,7 +112,7 @@ def test_a_look_that_fails_is_told_once(
 
     samples = asyncio.run(go())
     assert capsys.readouterr().err.count("what nobody thought of") == 1
-    assert [s for s in samples if s.probe == "beat"][-2].told()["failing"] == {
+    assert [s for s in samples if s.probe == "beat"][-2].details()["failing"] == {
         "log": "RuntimeError: what nobody thought of"
     }
 
@@ -120,7 +120,9 @@ def test_a_look_that_fails_is_told_once(
 def test_what_cannot_be_written_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the store cannot be written samples wait; then all are kept, once and in order, and that is told once."""
+    """
+    While the store cannot be written samples wait; then all are kept, once and in order, and that is reported once.
+    """
     keep, full, tried = SampleStore.keep, [True], []
 
     def keeping(self: SampleStore, samples: list[Sample], **how: bool) -> None:
@@ -145,26 +147,28 @@ def test_what_cannot_be_written_waits(
 
     beats = asyncio.run(go())
     assert [b.ts_us for b in beats] == sorted({b.ts_us for b in beats}) and beats[-1].outcome == "stopped"
-    assert max(b.told()["waiting"] for b in beats) >= 4
+    assert max(b.details()["waiting"] for b in beats) >= 4
     said = capsys.readouterr().err
     assert said.count("the disk is full") == 1 and said.count("can be written again") == 1
 
 
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more samples than may wait the oldest are lost, and the beat says how many."""
+    """Of more samples than may wait the oldest are lost, and the heartbeat says how many."""
     monkeypatch.setattr(runner, "MOST_WAITING", 3)
 
     async def go() -> dict[str, int]:
         looking, _ = made(tmp_path, {})
         looking._put([Sample(i, "health", "app", "ok") for i in range(10)])
-        return looking._beat_sample("ok").told()
+        return looking._heartbeat_sample("ok").details()
 
-    told = asyncio.run(go())
-    assert (told["waiting"], told["lost"]) == (3, 7)
+    details = asyncio.run(go())
+    assert (details["waiting"], details["lost"]) == (3, 7)
 
 
-def test_a_look_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
-    """When the clock jumps during a look, what it saw is nobody's; the beat tells of the jump, and looking goes on."""
+def test_a_probe_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
+    """
+    When the clock jumps during a probe, what it saw is nobody's; the heartbeat tells of the jump, and looking goes on.
+    """
 
     async def go() -> list[Sample]:
         ticking: list[Clock] = []
@@ -195,14 +199,14 @@ def test_a_look_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
             return kept(looking)
 
     samples = asyncio.run(go())
-    assert [s.told()["stepped_s"] for s in samples if "stepped_s" in s.told()] == [pytest.approx(3600, abs=5)]
+    assert [s.details()["stepped_s"] for s in samples if "stepped_s" in s.details()] == [pytest.approx(3600, abs=5)]
     assert not [s for s in samples if (s.seconds or 0) > 60]
 
 
 def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
     """
-    Stopped in the middle of looks that hang, it has left a last beat that says so, no task, no connection and no open
-    file.
+    Stopped in the middle of probes that hang, it has left a last heartbeat that says so, no task, no connection and no
+    open file.
     """
 
     async def go() -> tuple[list[Sample], list[object], list[str], int]:
@@ -253,19 +257,19 @@ def chain(
 def paged(request: Request, host: str = "api.polygon.io", last: int = 3) -> Answer:
     """A chain of so many pages of two contracts, whose next pages stand at the vendor's old address."""
     page = int(request.query.get("cursor", "1"))
-    told = {
+    details = {
         "status": "OK",
         "results": [{"details": {"ticker": f"O:SPY{page}{i}", "expiration_date": "2026-03-20"}} for i in range(2)],
     }
     return as_json(
-        told | ({"next_url": f"https://{host}/v3/snapshot/options/SPY?cursor={page + 1}"} if page < last else {})
+        details | ({"next_url": f"https://{host}/v3/snapshot/options/SPY?cursor={page + 1}"} if page < last else {})
     )
 
 
 def test_a_whole_chain(tmp_path: Path) -> None:
     """Every page is fetched once, from the address of the settings whatever the answer names, and kept as it came."""
     (sample,), held = chain(tmp_path, paged)
-    assert (sample.outcome, sample.value, sample.told()["pages"]) == ("ok", 6, 3)
+    assert (sample.outcome, sample.value, sample.details()["pages"]) == ("ok", 6, 3)
     assert (
         held
         and held[1] == "ok"
@@ -293,12 +297,12 @@ def test_a_chain_that_is_not_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Answer], outcome: str, pages: int
 ) -> None:
     """
-    A page that fails, another host, a circle, an empty chain, a refusal and an endless chain are each told, with the
-    pages that came.
+    A page that fails, another host, a circle, an empty chain, a refusal and an endless chain are each reported, with
+    the pages that came.
     """
     monkeypatch.setattr(providers, "MOST_PAGES", 5)
     (sample,), held = chain(tmp_path, answer)
-    assert (sample.outcome, sample.told()["pages"]) == (outcome, pages) and (held is not None) == (pages > 0)
+    assert (sample.outcome, sample.details()["pages"]) == (outcome, pages) and (held is not None) == (pages > 0)
 
 
 def test_no_chain_of_a_closed_market(tmp_path: Path) -> None:
@@ -320,12 +324,12 @@ def test_the_log_goes_on_where_it_was(tmp_path: Path) -> None:
         with log.open("a") as file:
             file.write(lines)
         asyncio.run(read(i))
-    looking_at = SampleStore(Database(settings.load(tmp_path, None, {}).url), "desk")
-    assert [s.value for s in looking_at.between(0, 2**62)] == [0, 1, 2]
+    with_targets = SampleStore(Database(settings.load(tmp_path, None, {}).url), "desk")
+    assert [s.value for s in with_targets.between(0, 2**62)] == [0, 1, 2]
 
 
 def judged(tmp_path: Path, payload: Any) -> tuple[Sample, tuple | None]:
-    """One whole chain fetched at the moment of `healthy`, in no hurry, and judged."""
+    """One whole chain fetched at the moment of `healthy`, in no hurry, and evaluated."""
 
     async def go() -> tuple[Sample, tuple | None]:
         async with serving(lambda request: as_json(payload)) as url:
@@ -347,21 +351,23 @@ def judged(tmp_path: Path, payload: Any) -> tuple[Sample, tuple | None]:
     ],
     ids=["healthy", "all zero", "delta one"],
 )
-def test_a_fetched_chain_is_judged_by_its_quotes(tmp_path: Path, spoil: Callable[[Any], Any], flagged: float) -> None:
-    """Greeks that are all zero, or delta one with nothing beside it, take no contract out of what is judged live."""
+def test_a_fetched_chain_is_evaluated_by_its_quotes(
+    tmp_path: Path, spoil: Callable[[Any], Any], flagged: float
+) -> None:
+    """Greeks that are all zero, or delta one with nothing beside it, take no contract out of what is evaluated live."""
     pages = massive(spoil(healthy()))
     sample, _ = judged(tmp_path, {**pages[0], "results": pages[0]["results"] + pages[1]["results"], "next_url": None})
-    found = sample.told()
+    found = sample.details()
     assert found["core"] > 150 and found["flagged"] / found["core"] == flagged
 
 
 @pytest.mark.parametrize("far", ["2031-12-19", "2150-12-18", "9999-12-31", "soon", None, 7, [1]])
-def test_a_fetched_chain_is_kept_and_judged_whatever_one_of_its_contracts_says(tmp_path: Path, far: Any) -> None:
-    """An expiration far away, or none at all, takes nothing from the other contracts: they are kept, and judged."""
+def test_a_fetched_chain_is_kept_and_evaluated_whatever_one_of_its_contracts_says(tmp_path: Path, far: Any) -> None:
+    """An expiration far away, or none at all, takes nothing from the other contracts: they are kept, and evaluated."""
     results = [r for page in massive(healthy()) for r in page["results"]]
     strange = {**results[0], "details": {**results[0]["details"], "expiration_date": far}}
     sample, held = judged(
         tmp_path, {"status": "OK", "request_id": "1", "results": [strange, *results[1:], "text", None]}
     )
     assert held and held[2][0]["results"][1:-2] == results[1:] and sample.outcome == "ok"
-    assert sample.told()["core"] > 150 and sample.told()["flagged"] == 0
+    assert sample.details()["core"] > 150 and sample.details()["flagged"] == 0

@@ -35,7 +35,7 @@ async def looked(
     contracts: tuple[str, ...] = ("O:SPY260320C00670000",),
     **environ: str,
 ) -> list[Sample]:
-    """Look each world second until something holds of the last look."""
+    """Probe each world second until something holds of the last probe."""
     found = settings.load(home, None, {"OPS_APP_WS_URL": url, **environ})
     stream, seen = WebSocketProbe(Prober(found, lambda: at, SPEED, random.Random(1)), LIMITS), list[Sample]()
     stream.contracts = contracts
@@ -44,7 +44,7 @@ async def looked(
         async with asyncio.timeout(60):
             while not seen or not holds(seen[-1]):
                 await asyncio.sleep(1 / SPEED)
-                seen += await stream.look()
+                seen += await stream.sample()
     finally:
         running.cancel()
     return seen
@@ -57,7 +57,7 @@ def with_socket(
     path: str = "/ws/options",
     **how: Any,
 ) -> list[Sample]:
-    """The looks at an app whose socket behaves so."""
+    """The probes at an app whose socket behaves so."""
 
     async def go() -> list[Sample]:
         async with serve(attend, "127.0.0.1", 0, ping_interval=None) as server:
@@ -95,10 +95,10 @@ def test_word_of_the_connection_alone_is_silence(tmp_path: Path) -> None:
     assert {s.outcome for s in seen} == {"ok", "silent"} and seen[-1].value is None
 
 
-def test_old_quotes_are_told(tmp_path: Path) -> None:
+def test_old_quotes_are_reported(tmp_path: Path) -> None:
     """Quotes that are older than any delayed plan's are no sign of life; those of a delayed plan are."""
     old = with_socket(tmp_path, saying(QUOTE | {"t": (OPEN.timestamp() - 1800) * 1000}), is_("stale"))[-1]
-    assert "30 min old" in old.told()["why"]
+    assert "30 min old" in old.details()["why"]
     seen = with_socket(tmp_path, saying(QUOTE | {"t": (OPEN.timestamp() - 960) * 1000}), lambda s: s.value is not None)
     assert seen[-1].outcome == "ok"
 
@@ -134,13 +134,13 @@ def test_each_topic_is_asked_for_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 1011])
-def test_its_close_code_is_told(tmp_path: Path, code: int) -> None:
+def test_its_close_code_is_reported(tmp_path: Path, code: int) -> None:
     """Who closes the socket is quoted with the code."""
 
     async def attend(client: ServerConnection) -> None:
         await client.close(code)
 
-    assert with_socket(tmp_path, attend, is_("closed"))[-1].told()["code"] == code
+    assert with_socket(tmp_path, attend, is_("closed"))[-1].details()["code"] == code
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_is_no_socket(tmp_path: Path, answer: Answer, outcome: str) -> None
 
     last = asyncio.run(go())
     assert last.outcome == outcome
-    assert outcome != "timeout" or "does not answer the upgrade" in last.told()["why"]
+    assert outcome != "timeout" or "does not answer the upgrade" in last.details()["why"]
 
 
 @pytest.mark.parametrize(("state", "outcome"), [("closed", "refused"), ("swallowing", "unreachable")])
@@ -183,7 +183,8 @@ def test_what_cannot_be_connected_to(tmp_path: Path, state: str, outcome: str) -
 
 def test_no_token(tmp_path: Path) -> None:
     """
-    An app that gives no token for its socket is told as that; one that answers its web page there is asked without one.
+    An app that gives no token for its socket is reported as that; one that answers its web page there is asked without
+    one.
     """
 
     async def go(answer: Answer, outcome: str) -> Sample:
@@ -193,5 +194,5 @@ def test_no_token(tmp_path: Path) -> None:
             ]
 
     lacking = asyncio.run(go(as_json({"error": "no key"}, 500), "server_5xx"))
-    assert (lacking.outcome, lacking.told()["why"]) == ("server_5xx", "no token for the socket")
+    assert (lacking.outcome, lacking.details()["why"]) == ("server_5xx", "no token for the socket")
     assert asyncio.run(go(as_html("The app", 404), "forbidden_403")).outcome == "forbidden_403"

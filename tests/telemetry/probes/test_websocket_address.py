@@ -111,7 +111,7 @@ def test_the_socket_is_asked_for_with_it(
             samples = await rounds.once(lambda name: name == "socket")
             rounds.samples.keep(samples)
             rounds.close()
-            return [repr(samples), *(str(doctor._asked(found, s)) for s in samples)]
+            return [repr(samples), *(str(doctor._probe_check(found, s)) for s in samples)]
 
     texts = asyncio.run(go())
     assert asked[0] == wanted and ("/api/ws-token" in posted) is (query == "desk=1")

@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from opslib.alerting import probe_figures
-from opslib.alerting.verdicts import judge
+from opslib.alerting.verdicts import evaluate_figure
 from opslib.dashboard import status
 from opslib.foundation import clock
 from opslib.foundation.clock import Window
@@ -60,9 +60,9 @@ class App:
         sending = asyncio.create_task(self._send(client, number, topics))
         try:
             async for message in client:
-                told = json.loads(message)
-                self.asked.append((number, told["action"], told["params"]))
-                (topics.add if told["action"] == "subscribe" else topics.discard)(told["params"])
+                command = json.loads(message)
+                self.asked.append((number, command["action"], command["params"]))
+                (topics.add if command["action"] == "subscribe" else topics.discard)(command["params"])
         finally:
             sending.cancel()
 
@@ -98,7 +98,7 @@ async def watched(
         async with asyncio.timeout(90):
             while not until(seen, stream):
                 await asyncio.sleep(5 / SPEED)
-                seen += await stream.look()
+                seen += await stream.sample()
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -186,7 +186,7 @@ def test_dead_for_all_until_upstream_is_back(tmp_path: Path, old_too: bool, last
     seen = run(tmp_path, app, until)
     assert outcomes(seen) == ["ok", "silent", last] and app.count > 2
     silent = [s for s in seen if s.outcome == "silent"]
-    assert silent[0].told()["tried"] == 1 and silent[-1].told()["tried"] >= silent[0].told()["tried"]
+    assert silent[0].details()["tried"] == 1 and silent[-1].details()["tried"] >= silent[0].details()["tried"]
 
 
 def test_what_the_app_says_is_checked_at_once(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_two_unanswered_pings_end_a_connection(tmp_path: Path) -> None:
 
     seen = through_proxy(tmp_path, until)
     assert outcomes(seen) == ["ok", "timeout", "renewed"]
-    assert next(s.told()["why"] for s in seen if s.outcome == "timeout") == "open, and no answer to a ping"
+    assert next(s.details()["why"] for s in seen if s.outcome == "timeout") == "open, and no answer to a ping"
 
 
 def test_a_server_that_hung_and_goes_on_has_no_dead_connections(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_the_state_of_the_upstream(tmp_path: Path, answer: Answer, path: str, st
                 tmp_path, None, {"OPS_APP_URL": url, "OPS_APP_WS_URL": url.replace("http", "ws") + path}
             )
             rounds = ProbeRunner(found, Database(found.url), RULES, now=lambda: OPEN, speed=2.0)
-            (look,) = [look for name, _, look in rounds.looks() if name == "upstream of the app"]
+            (look,) = [look for name, _, look in rounds.probes() if name == "upstream of the app"]
             samples = await look()
             count = len(asked)
             await look()
@@ -365,7 +365,7 @@ def test_the_state_of_the_upstream(tmp_path: Path, answer: Answer, path: str, st
             return samples, len(asked) > count
 
     samples, again = asyncio.run(go())
-    assert [s.told()["state"] for s in samples] == ([] if state is None else [state])
+    assert [s.details()["state"] for s in samples] == ([] if state is None else [state])
     assert set(asked) == {"/api/ws-health"} and again == (state is not None or answer.fault is not None)
 
 
@@ -389,19 +389,24 @@ RENEWED = [
 @pytest.mark.parametrize(
     ("samples", "seconds", "severity", "words"),
     [
-        (SILENT, 95.0, "critical", "WebSocket down (95 s) > 60 s: dead for old and new connections (1 tried)"),
+        (
+            SILENT,
+            95.0,
+            "critical",
+            "WebSocket down (95 s) > 60 s: neither old nor new connections receive messages (1 tried)",
+        ),
         (
             [*SILENT, SAYS],
             95.0,
             "critical",
-            "WebSocket down (95 s) > 60 s: dead for old and new connections (1 tried); the app says that its "
-            "upstream is disconnected (getaddrinfo ENOTFOUND)",
+            "WebSocket down (95 s) > 60 s: neither old nor new connections receive messages (1 tried); the app "
+            "reports its upstream as disconnected (getaddrinfo ENOTFOUND)",
         ),
         (
             RENEWED,
             95.0,
             "critical",
-            "WebSocket down (95 s) > 60 s: old connections are dead, new ones are served: refresh the pages",
+            "WebSocket down (95 s) > 60 s: new connections receive messages, older ones do not: refresh the pages",
         ),
         (RENEWED[:16], 0.0, None, "WebSocket down (0 s) ≤ 0 s"),
     ],
@@ -410,7 +415,7 @@ def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, sev
     """The figure of each, and its sentence: who is served, and what the app says of its upstream."""
     probed, window = ProbeHistory(samples=samples), Window(OPEN, OPEN + timedelta(seconds=95))
     figure = probe_figures.measure(probed, CounterHistory(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
-    found = judge(RULES["websocket_down"], "app", "probe", figure)
+    found = evaluate_figure(RULES["websocket_down"], "app", "probe", figure)
     assert (figure.value, found.severity, found.sentence) == (seconds, severity, words)
 
 
@@ -419,10 +424,10 @@ def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, sev
     [
         (
             [*SILENT, SAYS],
-            "dead for old and new connections (1 tried); the app says that its upstream is disconnected "
+            "neither old nor new connections receive messages (1 tried); the app reports its upstream as disconnected "
             "(getaddrinfo ENOTFOUND)",
         ),
-        (RENEWED, "old connections are dead, new ones are served: refresh the pages"),
+        (RENEWED, "new connections receive messages, older ones do not: refresh the pages"),
     ],
     ids=["dead for all", "renewed"],
 )
@@ -437,7 +442,7 @@ def test_the_diagnosis_and_the_panel_say_who_is_served(tmp_path: Path, samples: 
     view = status.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=96), length=timedelta(minutes=5))
     cause = diagnosis.diagnose(view)
     assert (cause.cause, cause.subject) == ("socket_silent", "app") and words in repr(cause)
-    assert [s for s in view.sights if words in s.words and s.panel == "system"]
+    assert [s for s in view.summaries if words in s.words and s.panel == "system"]
 
 
 def test_without_a_socket_of_ours_the_app_is_believed(tmp_path: Path) -> None:

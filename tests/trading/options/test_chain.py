@@ -1,4 +1,4 @@
-"""Chains in every format: the same contracts, read to the same frame; what cannot be read is refused by name."""
+"""Test chains in every format: the same contracts give the same frame; unreadable ones are rejected by name."""
 
 import gzip
 import json
@@ -253,13 +253,13 @@ def test_every_format_holds_the_same_contracts(name: str, zipped: bool, tmp_path
             assert (mine == theirs or (theirs is None and (math.isnan(mine) or mine in (0.0, 1e-5)))) or (
                 name == "schwab" and field == "iv"
             ), (field, mine, theirs)
-    q = chain_quality.judge(read, LIMITS)
+    q = chain_quality.evaluate_chain(read, LIMITS)
     assert q.flagged == 0 and q.core_count > 150, q.findings
     assert q.units["iv"] == ("percent" if name == "schwab" else "decimal")
 
 
 def test_why_something_is_missing() -> None:
-    """Each contract without a Greek says why: not quoted, a sentinel, null, not sent, or not solvable."""
+    """Each contract without a Greek states why: not quoted, a sentinel, null, not sent, or not solvable."""
     table = healthy()
     rows = massive(table)[0]["results"][:6]
     quoted = [r for r in massive(table)[0]["results"] if r.get("greeks") and r["last_quote"]["bid"] > 0][:100]
@@ -328,7 +328,7 @@ def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
     assert (
         read.frame["as_of"].nunique() == 1
         and read.frame["quote_ts"].nunique() == 60
-        and chain_quality.judge(read, LIMITS).flagged == 0
+        and chain_quality.evaluate_chain(read, LIMITS).flagged == 0
     )
     both = pandas.concat(
         [
@@ -348,12 +348,12 @@ def test_parquet(tmp_path: Path) -> None:
         table[name] = table[name].astype(float)
     path = tmp_path / "chain.parquet"
     table.to_parquet(path)
-    q = chain_quality.judge(chain.read(path), LIMITS)
+    q = chain_quality.evaluate_chain(chain.read(path), LIMITS)
     assert (len(q.chain.frame), q.flagged) == (len(table), 0) and q.core_count > 150
 
 
 def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None:
-    """Its place, what was found and what was wanted; the others are read, and that it was lost is a finding."""
+    """A rejected row states its place, what was found and what was expected; its loss is a finding."""
     table = healthy().head(60)
     table.loc[3, "strike"], table.loc[5, "type"], table.loc[7, "expiration"] = "abc", "straddle", "soon"
     table.loc[[3, 5, 7], "symbol"] = ""
@@ -361,12 +361,12 @@ def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None
     table.to_csv(path, index=False)
     read = chain.read(path)
     assert [why for _, why in read.refused] == [
-        "strike is 'abc', a number above 0 was wanted",
-        "type is 'straddle', call or put was wanted",
-        "expiration is 'soon', a date was wanted",
+        "strike is 'abc'; a number above 0 was expected",
+        "type is 'straddle'; call or put was expected",
+        "expiration is 'soon'; a date was expected",
     ]
     assert [place.rpartition(":")[2] for place, _ in read.refused] == ["4", "6", "8"] and len(read.frame) == 57
-    assert {f.check: f.count for f in chain_quality.judge(read, LIMITS).findings}["unreadable"] == 3
+    assert {f.check: f.count for f in chain_quality.evaluate_chain(read, LIMITS).findings}["unreadable"] == 3
 
 
 @pytest.mark.parametrize(
@@ -374,8 +374,8 @@ def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None
     [
         (b"", "chain"),
         (b"<html><body>502</body></html>", "chain"),
-        (b"\x00\x01\x02\xff", "neither text"),
-        (b'{"a": 1}', "no chain that we know"),
+        (b"\x00\x01\x02\xff", "neither UTF-8 text"),
+        (b'{"a": 1}', "no chain of a known format"),
         (b'{"status": "OK", "request_id": "1", "results": []}', "no contract"),
         (
             b'{"status":"NOT_AUTHORIZED","request_id":"1","message":"your plan does not have this"}',
@@ -384,28 +384,28 @@ def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None
         (b'{"options": null}', "no contract"),
         (b"a,b\n1,2\n", "chain"),
         (b"expiration,type,strike\n", "no row"),
-        (b"[" * 20_000, "nested deeper|no JSON"),
-        (gzip.compress(b"expiration,type,strike\n2026-03-20,call,5\n", mtime=0)[:-9], "cut off"),
-        (b"PAR1 this is none", "no Parquet"),
+        (b"[" * 20_000, "nested too deeply|not valid JSON"),
+        (gzip.compress(b"expiration,type,strike\n2026-03-20,call,5\n", mtime=0)[:-9], "truncated"),
+        (b"PAR1 this is none", "not valid Parquet"),
     ],
 )
-def test_what_is_no_chain_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
-    """With what was wanted and what was found, and never by a traceback."""
+def test_a_file_without_a_chain_is_rejected(content: bytes, words: str, tmp_path: Path) -> None:
+    """The message says what was expected and what was found, without a traceback."""
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(ImportRefused, match=words):
         chain.read(path)
-    with pytest.raises(ImportRefused, match="folder"):
+    with pytest.raises(ImportRefused, match="is a directory"):
         chain.read(tmp_path)
 
 
-def test_more_pages_are_told(tmp_path: Path) -> None:
-    """An answer that names another page is not whole, and says so; so does one of whose pages one is an error."""
+def test_missing_pages_are_reported(tmp_path: Path) -> None:
+    """A response that names another page, or has an error page, is marked as partial."""
     pages = massive(healthy())
     for payload, words in (
-        (pages[:1], "there is another"),
+        (pages[:1], "another page follows"),
         ([pages[0], {"status": "ERROR", "error": "Unknown API Key", "request_id": "3"}], "Unknown API Key"),
     ):
         read = chain.of_payload(payload, "here")
         assert words in read.partial
-        assert "incomplete" in {f.check for f in chain_quality.judge(read, LIMITS).findings}
+        assert "incomplete" in {f.check for f in chain_quality.evaluate_chain(read, LIMITS).findings}

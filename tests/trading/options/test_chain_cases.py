@@ -1,6 +1,4 @@
-"""
-Chains as they come in real life, each with its right answer: the cases of tests/cases, and further ones of each kind.
-"""
+"""Test chains from practice, each with its right result: the cases of tests/cases, and variations of each kind."""
 
 import io
 import json
@@ -52,7 +50,7 @@ def ops(home: Path, *given: str) -> tuple[int, str, str]:
 def judged(
     content: pandas.DataFrame | str | bytes | list | dict, folder: Path, as_of: datetime | None = DAY
 ) -> ChainView | ChainViews:
-    """What a file with this in it is worth."""
+    """Evaluate a file with this content."""
     path = folder / "chain.txt"
     if isinstance(content, pandas.DataFrame):
         content = content.to_csv(index=False)
@@ -64,8 +62,8 @@ def judged(
     return chain_sources.of_file(path, RULES, as_of)
 
 
-def told(view: ChainView | ChainViews) -> tuple[str, int, int, dict[str, int]]:
-    """Its verdict, contracts, core contracts and faults."""
+def summary(view: ChainView | ChainViews) -> tuple[str, int, int, dict[str, int]]:
+    """Return its verdict, contracts, core contracts and faults."""
     found = view.as_json()
     return (
         found["verdict"],
@@ -89,7 +87,7 @@ HEALTHY = ("ok", 44, 38, {})
             44,
             44,
             {},
-            "2 underlyings are in this file; each is judged by itself",
+            "2 underlyings are in this file; each is evaluated separately",
         ),
         ("a02_leaps_2031.json", "2026-03-10", 0, 24, 24, {}, ""),
         (
@@ -137,7 +135,7 @@ def test_the_cases_from_the_shell(
     """Each case has its right answer, its exit code, and nothing on stderr."""
     rc, out, err = ops(tmp_path, str(CASES / case), "--as-of", as_of, "-o", "json")
     found = json.loads(out)
-    said = [line for line in err.splitlines() if " is a day, taken as its close" not in line]
+    said = [line for line in err.splitlines() if " is a day without a time; it was read as its close" not in line]
     assert (rc, said) == (code, [])
     assert (found["contracts"], found["core"]["contracts"], {f["check"]: f["count"] for f in found["findings"]}) == (
         contracts,
@@ -229,7 +227,7 @@ def test_what_a_vendor_says_takes_no_contract_out_of_the_core(
     for row, values in changes.items():
         for name, value in zip(("delta", "gamma", "vega"), values):
             table.iloc[row, table.columns.get_loc(name)] = value
-    quality = chain_quality.judge(chain.read(written(table, folder)), RULES.chain)
+    quality = chain_quality.evaluate_chain(chain.read(written(table, folder)), RULES.chain)
     assert inside <= set(np.flatnonzero(quality.core))
 
 
@@ -251,7 +249,7 @@ def test_the_wings_of_a_healthy_chain_stay_out(hours: int, tmp_path: Path) -> No
         )
         wings = _put(table, deep, delta=np.where(in_the_money, side, 0.0), gamma=0.0, theta=0.0, vega=0.0, iv=0.0)
         view = chain_sources.of_file(written(wings, tmp_path), RULES, None)
-        assert (view.verdict, told(view)[3]) == ("ok", {}) and len(deep) > 20
+        assert (view.verdict, summary(view)[3]) == ("ok", {}) and len(deep) > 20
 
 
 @pytest.mark.parametrize("hours", [0, 2])
@@ -260,10 +258,10 @@ def test_expiring_today_broken_and_whole(hours: int, tmp_path: Path) -> None:
     at = AT + timedelta(hours=hours)
     table = healthy("SPY", 1, at, expires_today=True)
     today = table[table["expiration"] == at.date().isoformat()].reset_index(drop=True)
-    assert len(today) > 20 and told(chain_sources.of_file(written(today, tmp_path), RULES, None))[3] == {}
+    assert len(today) > 20 and summary(chain_sources.of_file(written(today, tmp_path), RULES, None))[3] == {}
     rows = core(today)
     view = chain_sources.of_file(written(BREAKS["all zero"][1](today, rows), tmp_path), RULES, None)
-    assert told(view)[3].get("gamma_zero", 0) >= len(rows) / 2 and view.verdict != "ok"
+    assert summary(view)[3].get("gamma_zero", 0) >= len(rows) / 2 and view.verdict != "ok"
 
 
 # Several underlyings.
@@ -278,14 +276,14 @@ def test_several_underlyings_by_any_column(column: str, tmp_path: Path) -> None:
     """
     zeroed = TABLE.assign(**dict.fromkeys(FIGURES, 0.0))
     view = judged(pandas.concat([TABLE.assign(**{column: "AAA"}), TABLE.assign(**{column: "BBB"})]), tmp_path)
-    assert told(view) == ("ok", 88, 76, {})
+    assert summary(view) == ("ok", 88, 76, {})
     found = view.as_json()
     assert [(s["symbol"], s["verdict"], s["core"]["contracts"]) for s in found["symbols"]] == [
         ("AAA", "ok", 38),
         ("BBB", "ok", 38),
     ]
     assert (
-        found["notes"] == ["2 underlyings are in this file; each is judged by itself"]
+        found["notes"] == ["2 underlyings are in this file; each is evaluated separately"]
         and found["units"]["theta"] == "per_day"
     )
     view = judged(pandas.concat([TABLE.assign(**{column: "AAA"}), zeroed.assign(**{column: "BBB"})]), tmp_path)
@@ -300,7 +298,7 @@ def test_several_underlyings_by_any_column(column: str, tmp_path: Path) -> None:
         and view.faults
         and view.units
         and view.usual
-        and view.beside
+        and view.other_provider
         and view.smile
     )
 
@@ -320,7 +318,7 @@ def test_several_underlyings_by_their_contracts_symbols(tmp_path: Path) -> None:
         {"AAA": RECORDS, "BBB": RECORDS},
         [r | {"ticker": u, "symbol": _occ(r, u)} for u in ("AAA", "BBB") for r in RECORDS],
     ):
-        assert told(judged(content, tmp_path)) == ("ok", 88, 76, {})
+        assert summary(judged(content, tmp_path)) == ("ok", 88, 76, {})
     index = judged([r | {"contractSymbol": _occ(r, u)} for u in ("SPX", "SPXW") for r in RECORDS], tmp_path)
     assert isinstance(index, ChainView) and index.as_json()["symbol"] == "SPX"
 
@@ -330,7 +328,7 @@ def test_rows_refused_of_a_file_of_several(tmp_path: Path) -> None:
     table = pandas.concat([TABLE.assign(symbol="AAA"), TABLE.assign(symbol="BBB")]).astype(object)
     table.iloc[5, table.columns.get_loc("strike")] = "abc"
     view = judged(table, tmp_path)
-    assert view.verdict == "warning" and told(view)[3]["unreadable"] == 1 and "strike is 'abc'" in repr(view)
+    assert view.verdict == "warning" and summary(view)[3]["unreadable"] == 1 and "strike is 'abc'" in repr(view)
 
 
 # Expirations outside the session calendar.
@@ -357,7 +355,7 @@ def test_old_chains_and_far_ones(as_of: str, assumed: bool, tmp_path: Path) -> N
     it.
     """
     view = judged(_other_day("", as_of), tmp_path)
-    assert told(view)[:3] == ("ok", 44, 38)
+    assert summary(view)[:3] == ("ok", 44, 38)
     notes = [note for note in view.as_json()["notes"] if "assumed regular session" in note]
     assert bool(notes) == assumed and all("44 contracts" in note and "1993 to 2100" in note for note in notes)
 
@@ -367,7 +365,7 @@ def test_a_far_expiration_beside_near_ones(day: str, tmp_path: Path) -> None:
     """One contract of whatever year takes nothing from the others."""
     far = TABLE[TABLE["expiration"] == "2026-03-27"].head(2).assign(expiration=day, bid=0)
     view = judged(pandas.concat([TABLE, far]), tmp_path)
-    assert told(view) == ("ok", 46, 38, {}) and (
+    assert summary(view) == ("ok", 46, 38, {}) and (
         ("2150-12-18" in " ".join(view.as_json()["notes"])) == (day == "2150-12-18")
     )
 
@@ -376,7 +374,7 @@ def test_a_far_expiration_beside_near_ones(day: str, tmp_path: Path) -> None:
 def test_a_year_that_no_contract_has_is_refused_by_row(day: str, tmp_path: Path) -> None:
     """What cannot be an expiration is named, and the other contracts are judged."""
     view = judged(pandas.concat([TABLE, TABLE.head(1).assign(expiration=day)]), tmp_path)
-    assert (view.verdict, told(view)[3]) == ("warning", {"unreadable": 1}) and f"expiration is '{day}'" in repr(view)
+    assert (view.verdict, summary(view)[3]) == ("warning", {"unreadable": 1}) and f"expiration is '{day}'" in repr(view)
 
 
 # Nestings, names of columns, dates: what is there is read.
@@ -454,7 +452,7 @@ NESTINGS: dict[str, Any] = {
 @pytest.mark.parametrize("name", NESTINGS)
 def test_nestings(name: str, tmp_path: Path) -> None:
     """The same contracts in every nesting are the same chain."""
-    assert told(judged(NESTINGS[name], tmp_path)) == HEALTHY
+    assert summary(judged(NESTINGS[name], tmp_path)) == HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -474,7 +472,7 @@ def test_tradier_s_contracts_however_saved(wrap: Callable[[Any], Any], tmp_path:
         tmp_path,
         time_parsing.parse("2026-03-10T16:00"),
     )
-    assert told(view) == ("ok", 22, 22, {}) and view.as_json()["provider"] == "tradier"
+    assert summary(view) == ("ok", 22, 22, {}) and view.as_json()["provider"] == "tradier"
 
 
 @pytest.mark.parametrize(
@@ -493,7 +491,7 @@ def test_tradier_s_contracts_however_saved(wrap: Callable[[Any], Any], tmp_path:
 )
 def test_quotes_under_other_names(names: tuple[str, str], tmp_path: Path) -> None:
     """Words that say nothing of what is in a column do not hide it."""
-    assert told(judged(TABLE.rename(columns={"bid": names[0], "ask": names[1]}), tmp_path)) == HEALTHY
+    assert summary(judged(TABLE.rename(columns={"bid": names[0], "ask": names[1]}), tmp_path)) == HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -520,7 +518,9 @@ def test_quotes_under_other_names(names: tuple[str, str], tmp_path: Path) -> Non
 def test_expirations_however_written(written_as: str, tmp_path: Path) -> None:
     """Days that can be read in one way only are read."""
     assert (
-        told(judged(TABLE.assign(expiration=pandas.to_datetime(TABLE["expiration"]).dt.strftime(written_as)), tmp_path))
+        summary(
+            judged(TABLE.assign(expiration=pandas.to_datetime(TABLE["expiration"]).dt.strftime(written_as)), tmp_path)
+        )
         == HEALTHY
     )
 
@@ -557,10 +557,8 @@ def test_days_by_hand() -> None:
 
 
 def test_a_day_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
-    """With both ways named, and how to write it."""
-    with pytest.raises(
-        ImportRefused, match=r"'04-05-2026', it can be read with the month first or with the day first; write it as"
-    ):
+    """The message names both readings, and the format to use."""
+    with pytest.raises(ImportRefused, match=r"'04-05-2026'; this may be month first or day first; write it as"):
         judged(TABLE.assign(expiration="04-05-2026"), tmp_path)
 
 
@@ -597,7 +595,7 @@ def _csv(**how: Any) -> str:
 )
 def test_tables_however_written(content: str | bytes, tmp_path: Path) -> None:
     """Delimiters, Excel's first line, a preamble, a comma at each line's end."""
-    assert told(judged(content, tmp_path)) == HEALTHY
+    assert summary(judged(content, tmp_path)) == HEALTHY
 
 
 SIDE_BY_SIDE = (
@@ -623,15 +621,15 @@ def test_calls_and_puts_side_by_side(form: str, tmp_path: Path) -> None:
             form.format(name=what, Name=what.title(), side=side, Side=side.title(), SIDE=side.upper()) if side else name
         )
 
-    assert told(judged(SIDE_BY_SIDE.rename(columns=column), tmp_path)) == HEALTHY
+    assert summary(judged(SIDE_BY_SIDE.rename(columns=column), tmp_path)) == HEALTHY
 
 
 def test_lines_after_the_last_contract(tmp_path: Path) -> None:
-    """Totals and terms of use are passed over, and named."""
+    """Totals and terms of use are skipped, and named."""
     view = judged(_csv() + "\nTotal,,,44\nData delayed by 15 minutes\n", tmp_path)
     assert (
-        told(view) == HEALTHY
-        and "2 lines after the last contract were passed over: 'Total,,,44'" in view.as_json()["notes"]
+        summary(view) == HEALTHY
+        and "2 lines after the last contract were skipped: 'Total,,,44'" in view.as_json()["notes"]
     )
 
 
@@ -643,11 +641,11 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
     [
         (
             TABLE.rename(columns={"bid": "Geld", "ask": "Brief"}),
-            "no column of quotes was recognised, that is of bids and asks: found 'Geld', 'Brief'",
+            "no column of quotes was recognised for bids and asks; other columns: 'Geld', 'Brief'",
         ),
         (
             TABLE.drop(columns=["bid", "ask"]).assign(mid=1.0),
-            "no column of quotes was recognised, that is of bids and asks: found 'mid'",
+            "no column of quotes was recognised for bids and asks; other columns: 'mid'",
         ),
         (
             [
@@ -656,12 +654,12 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
                     "ticks": [[1, 1.0, 1.1]],
                 }
             ],
-            "no column of quotes was recognised, that is of bids and asks: found 'ticks'",
+            "no column of quotes was recognised for bids and asks; other columns: 'ticks'",
         ),
         (TABLE.assign(bid=0.0), "none of 44 contracts has a bid above 0"),
         (
             TABLE.drop(columns=list(FIGURES)).assign(bid="dear", ask="cheap"),
-            "no bid is there to be read in 44 contracts: cells that are no numbers: bid 'dear' (44), ask 'cheap' (44)",
+            "44 contracts have no bid; cells that are not numbers: bid 'dear' (44), ask 'cheap' (44)",
         ),
         (TABLE.drop(columns=[*FIGURES, "iv"]), "this feed has neither Greeks nor volatilities"),
         (
@@ -670,7 +668,7 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
         ),
         (
             TABLE.assign(expiration=TABLE["expiration"].map({"2026-03-27": "2026-03-05", "2026-04-17": "2026-03-06"})),
-            "each of 44 quoted contracts had settled by 2026-03-10",
+            "all 44 quoted contracts had settled by 2026-03-10",
         ),
         (
             TABLE[TABLE["type"] == "put"].drop(columns="underlying_price"),
@@ -696,8 +694,8 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_why_nothing_could_be_judged(table: pandas.DataFrame | list, why: str, tmp_path: Path) -> None:
-    """Unknown, because of what is so."""
+def test_why_a_chain_could_not_be_evaluated(table: pandas.DataFrame | list, why: str, tmp_path: Path) -> None:
+    """The verdict is unknown, with the reason."""
     view = judged(table, tmp_path)
     assert view.verdict == "unknown" and view.exit_code == 3 and why in " ".join(view.as_json()["why"])
 
@@ -708,7 +706,7 @@ def test_without_the_underlying_s_price(tmp_path: Path) -> None:
     the first.
     """
     view = judged(TABLE.drop(columns="underlying_price"), tmp_path)
-    assert told(view) == HEALTHY and "forwards are those of put-call parity" in " ".join(view.as_json()["notes"])
+    assert summary(view) == HEALTHY and "forwards come from put-call parity" in " ".join(view.as_json()["notes"])
     zeroed = judged(TABLE.drop(columns="underlying_price").assign(**dict.fromkeys(FIGURES, 0.0)), tmp_path)
     assert zeroed.verdict == "critical"
 
@@ -716,8 +714,8 @@ def test_without_the_underlying_s_price(tmp_path: Path) -> None:
 def test_a_column_that_is_there_and_empty_is_a_fault(tmp_path: Path) -> None:
     """A table that names its Greeks and has none is not a feed without Greeks; one that has volatilities alone is."""
     empty = judged(TABLE.assign(**dict.fromkeys(FIGURES, "")), tmp_path)
-    assert empty.verdict == "critical" and told(empty)[3] == {"missing": 35}
-    assert told(judged(TABLE.drop(columns=list(FIGURES)), tmp_path)) == ("ok", 44, 35, {})
+    assert empty.verdict == "critical" and summary(empty)[3] == {"missing": 35}
+    assert summary(judged(TABLE.drop(columns=list(FIGURES)), tmp_path)) == ("ok", 44, 35, {})
 
 
 def test_in_another_type_of_file(tmp_path: Path) -> None:
@@ -726,4 +724,4 @@ def test_in_another_type_of_file(tmp_path: Path) -> None:
     TABLE.rename(columns={"bid": "Bid Price (USD)"}).assign(
         strike=TABLE["strike"].map("${:,.2f}".format), iv=TABLE["iv"].map("{:.2%}".format)
     ).to_parquet(content)
-    assert told(judged(content.getvalue(), tmp_path)) == HEALTHY
+    assert summary(judged(content.getvalue(), tmp_path)) == HEALTHY

@@ -1,6 +1,5 @@
 """
-Which Greeks are right: real and generated chains, clean and with each kind of fault; pricing against independent
-oracles.
+Test the evaluation of Greeks on real and generated chains, clean and with each fault; pricing against other libraries.
 """
 
 import math
@@ -29,12 +28,12 @@ GENERATED = {"SPY": ("SPY", 1), "cheap": ("F", 2), "dear": ("TSLA", 3)}
 
 
 def judged(table: pandas.DataFrame, folder: Path) -> ChainQuality:
-    """What a table is worth, once written and read."""
-    return chain_quality.judge(chain.read(written(table, folder)), LIMITS)
+    """Evaluate a table, after writing and reading it."""
+    return chain_quality.evaluate_chain(chain.read(written(table, folder)), LIMITS)
 
 
 def found(quality: ChainQuality) -> dict[str, int]:
-    """How many contracts have which fault."""
+    """Count the contracts of each fault."""
     return {f.check: f.count for f in quality.findings}
 
 
@@ -48,11 +47,9 @@ def real(name: str) -> Path:
 
 @pytest.mark.parametrize(("name", "least", "share"), [("SPY", 1000, 0.005), ("A", 100, 0.0)])
 def test_real_chains_are_healthy(name: str, least: int, share: float) -> None:
-    """
-    Of a real chain at most so many core contracts are flagged, while the guide's reading calls a sixth of it broken.
-    """
-    q = chain_quality.judge(chain.read(real(name)), LIMITS)
-    assert q.core_count >= least and q.flagged <= share * q.core_count and not q.told(LIMITS)
+    """Few core contracts of a real chain are flagged, while the guide's method calls a sixth of it invalid."""
+    q = chain_quality.evaluate_chain(chain.read(real(name)), LIMITS)
+    assert q.core_count >= least and q.flagged <= share * q.core_count and not q.significant(LIMITS)
     assert (q.units["gamma"], q.units["iv"]) == ("per_dollar", "decimal")
     if name == "SPY":  # Independently counted, as reference figures of this file.
         assert (len(q.chain.frame), q.core_count, round(q.raw_valid / len(q.chain.frame), 3)) == (3716, 1285, 0.835)
@@ -101,7 +98,7 @@ def test_each_fault_in_a_real_chain(name: str, fault: str, tmp_path: Path) -> No
 
 
 def test_a_whole_feed_in_other_units(tmp_path: Path) -> None:
-    """Where all of a feed is in another unit, that is told once, by its name, and its Greeks are judged in it."""
+    """If a whole feed is in another unit, that is one finding, and its Greeks are evaluated in that unit."""
     table = healthy()
     for name, factor, unit in (
         ("theta", 365, "per_year"),
@@ -139,24 +136,21 @@ def test_stale_by_the_plan(tmp_path: Path) -> None:
     table = healthy()
     read = chain.read(written(table, tmp_path))
     late = AT + timedelta(minutes=25)
-    assert chain_quality.judge(read, LIMITS, late).core_with("stale") == read_core(read)
+    assert chain_quality.evaluate_chain(read, LIMITS, late).core_with("stale") == read_core(read)
     delayed = chain.read(written(table.assign(timeframe="DELAYED"), tmp_path))
-    assert chain_quality.judge(delayed, LIMITS, late).core_with("stale") == 0
+    assert chain_quality.evaluate_chain(delayed, LIMITS, late).core_with("stale") == 0
     closed = time_parsing.parse("2026-03-10T16:00")
     shut = chain.read(written(table.assign(quote_ts=closed.isoformat(), as_of=closed.isoformat()), tmp_path))
-    assert chain_quality.judge(shut, LIMITS, time_parsing.parse("2026-03-11T09:00")).core_with("stale") == 0
+    assert chain_quality.evaluate_chain(shut, LIMITS, time_parsing.parse("2026-03-11T09:00")).core_with("stale") == 0
 
 
 def read_core(read: chain.Chain) -> int:
     """How many contracts of a chain are judged."""
-    return chain_quality.judge(read, LIMITS).core_count
+    return chain_quality.evaluate_chain(read, LIMITS).core_count
 
 
 def test_figures_of_another_moment(tmp_path: Path) -> None:
-    """
-    Prices and Greeks of a fifth of the chain that fit one another at another price of the underlying are old, whatever
-    their times say.
-    """
+    """Figures of a fifth of the chain that fit another price of the underlying are stale, whatever their times say."""
     table = healthy("SPY", 1)
     moved = float(table["underlying_price"].iloc[0]) * 1.02
     rows = sorted(random.Random(5).sample(list(core(table)), len(core(table)) // 5))
@@ -202,7 +196,7 @@ def test_how_rates_are_counted(tmp_path: Path) -> None:
 
 
 def test_two_providers_beside_one_another(tmp_path: Path) -> None:
-    """What the underlying moved between them is found and taken out; what differs beside it is named."""
+    """The move of the underlying between them is removed; remaining differences are named."""
     now = judged(healthy("SPY", 1), tmp_path)
     table = healthy("SPY", 1)
     # As of a spot 1.50 higher.
@@ -218,7 +212,7 @@ def test_two_providers_beside_one_another(tmp_path: Path) -> None:
 
 
 def test_a_band_needs_its_days() -> None:
-    """Until twenty days are held nothing is strange; then what is outside of them is."""
+    """Nothing is unusual until twenty days are available; then every value outside their range is."""
     at = time_parsing.parse("2026-03-10T11:00")
 
     def day(back: int, iv: float) -> tuple[int, float]:
@@ -247,7 +241,7 @@ def test_recomputed_as_vollib_does(
     from vollib.black_scholes_merton import black_scholes_merton
     from vollib.black_scholes_merton.greeks import analytical as oracle
 
-    flag, told = "c" if call else "p", pricing.european(call, 100.0, strike, years, rate, carry, sigma)
+    flag, price = "c" if call else "p", pricing.european(call, 100.0, strike, years, rate, carry, sigma)
     wanted = [
         black_scholes_merton(flag, 100.0, strike, years, rate, sigma, carry),
         *(
@@ -255,7 +249,7 @@ def test_recomputed_as_vollib_does(
             for name in ("delta", "gamma", "theta", "vega")
         ),
     ]
-    assert [float(v) for v in told] == pytest.approx(wanted, abs=1e-9)
+    assert [float(v) for v in price] == pytest.approx(wanted, abs=1e-9)
 
 
 def test_american_as_quantlib_does() -> None:
@@ -289,10 +283,10 @@ def test_american_as_quantlib_does() -> None:
             ql.AmericanExercise(today, today + left),
         )
         option.setPricingEngine(ql.BjerksundStenslandApproximationEngine(process))
-        told = [float(v) for v in pricing.american(call, 100.0, strike, left / 365, rate, carry, sigma)]
+        price = [float(v) for v in pricing.american(call, 100.0, strike, left / 365, rate, carry, sigma)]
         if abs(abs(option.delta()) - 1) < 1e-3:
             continue  # About to be exercised: its slopes have a corner there, which no difference meets.
-        assert told == pytest.approx(
+        assert price == pytest.approx(
             [option.NPV(), option.delta(), option.gamma(), option.thetaPerDay(), option.vega() / 100], abs=2e-4
         )
         compared += 1

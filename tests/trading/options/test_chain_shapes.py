@@ -1,7 +1,4 @@
-"""
-Reading a chain is total: whatever a file holds, it becomes a chain that can be judged, or is refused by name; nothing
-is printed beside it.
-"""
+"""Test that reading is total: every file becomes a chain or is rejected by name, and nothing else is printed."""
 
 import copy
 import io
@@ -44,7 +41,7 @@ def total(read: Callable[[], chain.Chain]) -> chain.Chain | None:
         assert str(problem)
         return None
     views = [
-        ChainView(chain_quality.judge(one, RULES.chain, at), RULES)
+        ChainView(chain_quality.evaluate_chain(one, RULES.chain, at), RULES)
         for one in found.by_underlying
         for at in (None, AS_OF)
     ]
@@ -341,6 +338,6 @@ def test_what_expands_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPa
 def test_a_page_of_quotes_that_is_cut_off() -> None:
     """Cboe's page cut off anywhere is read as far as it goes, or refused."""
     table = healthy()
-    told = cboe(table[table["expiration"] == table["expiration"].iloc[0]])
-    for end in range(0, len(told), 997):
-        total(lambda end=end: chain.parsed(told[:end].encode(), "here", AS_OF))
+    csv_text = cboe(table[table["expiration"] == table["expiration"].iloc[0]])
+    for end in range(0, len(csv_text), 997):
+        total(lambda end=end: chain.parsed(csv_text[:end].encode(), "here", AS_OF))

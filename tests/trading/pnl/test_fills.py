@@ -1,6 +1,4 @@
-"""
-Files of fills: both layouts of the broker's export, the app's trades, plain CSV; every row is read, or refused by name.
-"""
+"""Test files of fills: both tastytrade layouts, the app's trades, plain CSV; every row is read, or rejected by name."""
 
 import csv
 import gzip
@@ -220,43 +218,43 @@ def test_bom_crlf_gzip_semicolons_and_quoted_thousands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "wrong"),
     [
-        ({"Quantity": "0"}, "Quantity is '0'; a number above 0 was wanted"),
-        ({"Quantity": "many"}, "Quantity is 'many'; a number was wanted"),
-        ({"Value": ""}, "Value is empty; a number was wanted"),
-        ({"Value": "4.3.7"}, "Value is '4.3.7'; a number was wanted"),
-        ({"Strike_Price": "-15", "Symbol": "XYZ"}, "Strike Price is '-15'; a number above 0 was wanted"),
+        ({"Quantity": "0"}, "Quantity is '0'; a number above 0 was expected"),
+        ({"Quantity": "many"}, "Quantity is 'many'; a number was expected"),
+        ({"Value": ""}, "Value is empty; a number was expected"),
+        ({"Value": "4.3.7"}, "Value is '4.3.7'; a number was expected"),
+        ({"Strike_Price": "-15", "Symbol": "XYZ"}, "Strike Price is '-15'; a number above 0 was expected"),
         ({"Action": "BORROW"}, "Action is 'BORROW'"),
         ({"Action": ""}, "Action is ''"),
         ({"Date": "yesterday"}, "Date is 'yesterday'"),
-        ({"Type": "Gift"}, "Type is 'gift'; Trade, Receive Deliver or Money Movement was wanted"),
+        ({"Type": "Gift"}, "Type is 'gift'; Trade, Receive Deliver or Money Movement was expected"),
         ({"Instrument_Type": "Painting"}, "Instrument Type is 'Painting'"),
-        ({"Total": "436.88"}, "Total is 436.88, but Value, Commissions and Fees come to 435.88"),
+        ({"Total": "436.88"}, "Total is 436.88, but Value, Commissions and Fees add up to 435.88"),
         ({"Value": "-437.00", "Total": "-438.12"}, "Value is -437.00 for a sell"),
-        ({"Currency": "EUR"}, "Currency is 'EUR'; USD was wanted"),
+        ({"Currency": "EUR"}, "Currency is 'EUR'; USD was expected"),
         ({"Symbol": ""}, "Symbol is empty"),
         ({"Call_or_Put": "BOTH"}, "Call or Put is 'B'"),
-        ({"Fees": "NaN"}, "Fees is 'NaN'; a number was wanted"),
+        ({"Fees": "NaN"}, "Fees is 'NaN'; a number was expected"),
     ],
 )
 def test_a_bad_row_is_refused_by_name(tmp_path: Path, how: dict[str, str], wrong: str) -> None:
-    """A bad row names its column, what stood there and what was wanted; the rows beside it are read."""
+    """A rejected row names its column, what was found and what was expected; the rows beside it are read."""
     found = reader.read(file(tmp_path, row(), row(**how), closing()))
     assert len(found.fills) == 2 and [r.row for r in found.refused] == [3]
     assert any(wrong in reason for reason in found.refused[0].reasons), found.refused
 
 
 def test_every_reason_at_once(tmp_path: Path) -> None:
-    """A row that is wrong in three places says so three times; a file of such rows alone is refused whole."""
+    """A row with three problems reports three reasons; a file with only such rows is rejected as a whole."""
     path = file(tmp_path, row(Quantity="x", Value="y", Date="z"))
-    with pytest.raises(ImportRefused, match="not one fill can be read.*row 2.*Date.*Quantity.*Value"):
+    with pytest.raises(ImportRefused, match="no readable fill.*row 2.*Date.*Quantity.*Value"):
         reader.read(path)
     found = reader.read(file(tmp_path, row(), row() + ",surplus"))
-    assert "22 cells; 21 were wanted" in found.refused[0].reasons[0]
+    assert "22 cells; 21 were expected" in found.refused[0].reasons[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\x00\xff\x00", b"{", b"[]", b'{"a": 1}'])
-def test_what_is_no_file_of_fills_is_refused(tmp_path: Path, content: bytes) -> None:
-    """An empty file, other columns, no text, no JSON, no trade: each is refused and says what was wanted."""
+def test_a_file_without_fills_is_rejected(tmp_path: Path, content: bytes) -> None:
+    """An empty file, other columns, no text, no JSON, no trade: each is rejected with what was expected."""
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ImportRefused):
         reader.read(tmp_path / "x")
@@ -311,7 +309,7 @@ def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
 
 
 def test_what_was_opened_before_is_no_opening(tmp_path: Path) -> None:
-    """A close, an expiry or an assignment of what the file never opened stands by itself."""
+    """A close, an expiry or an assignment of a position that the file never opened is kept separately."""
     trips = round_trips.round_trips(
         reader.read(file(tmp_path, closing(), delivered("Expiration", "BUY_TO_CLOSE"), delivered("Exercise"))).fills
     )
@@ -690,7 +688,7 @@ def test_plain_fills(tmp_path: Path) -> None:
     (tmp_path / "plain.csv").write_text(content)
     found = reader.read(tmp_path / "plain.csv")
     assert [(f.value, f.commission, f.paid) for f in found.fills] == [(-300, D("-1.30"), True), (400, D("-1.30"), True)]
-    assert "none is taken for granted" in found.refused[0].reasons[0]
+    assert "its own multiplier" in found.refused[0].reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -736,7 +734,7 @@ def test_times_of_both_layouts() -> None:
         (
             "cut.csv.gz",
             gzip.compress(("time,symbol,side,quantity,price\n" + "2026-01-05T10:00,AAA,buy,1,5\n" * 50).encode())[:-12],
-            "cut off or damaged",
+            "truncated or damaged",
         ),
         ("deep.json", b"[" * 100_000, "nested too deeply"),
         ("deep2.json", b'[{"entry_price": ' + b"[" * 100_000, "nested too deeply"),
@@ -848,9 +846,9 @@ def test_a_symbol_that_says_otherwise_is_refused(tmp_path: Path, how: dict[str, 
     ("content", "said"),
     [
         ("time,symbol,side,quantity,price,Price\n2026-01-05T10:00,AAA,buy,1,5,6\n", "two columns called price"),
-        ("time,symbol,side,quantity,price\n", "no rows under it"),
-        (COLUMNS + "\n", "no rows under it"),
-        (OLDER + "\n\n", "no rows under it"),
+        ("time,symbol,side,quantity,price\n", "a header and no rows"),
+        (COLUMNS + "\n", "a header and no rows"),
+        (OLDER + "\n\n", "a header and no rows"),
     ],
 )
 def test_a_head_that_says_nothing_or_twice_is_refused(tmp_path: Path, content: str, said: str) -> None:
@@ -863,7 +861,7 @@ def test_a_head_that_says_nothing_or_twice_is_refused(tmp_path: Path, content: s
 @pytest.mark.parametrize("column", ["instrument", "asset_type", "security_type", "kind", "instrument_type"])
 @pytest.mark.parametrize("word", ["equity", "Stock", "ETF"])
 def test_shares_by_whichever_column_says_so(tmp_path: Path, column: str, word: str) -> None:
-    """Shares have no contract: their multiplier is 1, and nobody is told of a hundred."""
+    """Shares have a multiplier of 1, and no note about a multiplier of 100 appears."""
     (tmp_path / "f.csv").write_text(
         f"time,symbol,side,quantity,price,{column}\n2026-01-05T10:00,AAA,buy,100,10,{word}\n"
     )
@@ -872,15 +870,15 @@ def test_shares_by_whichever_column_says_so(tmp_path: Path, column: str, word: s
 
 
 def test_plain_columns_are_named_as_the_file_has_them(tmp_path: Path) -> None:
-    """Not by our names: who reads it looks for the column in the file."""
+    """Messages use the file's own column names."""
     (tmp_path / "f.csv").write_text(
         "id,entryTime,Exit Time,ticker,entryPrice,exitPrice,qty,Position\n1,x,2026-01-05T11:00,AAA,abc,,0,up"
         "\n2,2026-01-05T10:00,2026-01-05T11:00,AAA,5,,1,long\n3,2026-01-05T10:00,2026-01-05T11:00,AAA,5,6,1,long\n"
     )
     found = reader.read(tmp_path / "f.csv")
-    told = "; ".join(found.refused[0].reasons)
+    values = "; ".join(found.refused[0].reasons)
     assert (
-        all(name in told for name in ("entryTime is 'x'", "entryPrice is 'abc'", "qty is '0'", "Position is 'up'"))
+        all(name in values for name in ("entryTime is 'x'", "entryPrice is 'abc'", "qty is '0'", "Position is 'up'"))
         and "exitPrice is empty" in found.refused[1].reasons[0]
         and len(found.fills) == 2
     )

@@ -1,4 +1,4 @@
-"""Trades, costs and the gap to a backtest: figures by hand, laws over anything, and the outside face."""
+"""Test trades, costs and the gap to a backtest: figures by hand, general laws, and the commands."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from opslib import desk
 from opslib.alerting import evaluator, replay
-from opslib.alerting.fill_figures import judged
+from opslib.alerting.fill_figures import evaluate_gaps
 from opslib.alerting.verdicts import still_beyond_clear
 from opslib.cli import main
 from opslib.dashboard import pnl_details
@@ -114,7 +114,7 @@ def test_the_guides_variance(tmp_path: Path, reading: str, backtest: float, gap:
     """
     found = figures(tmp_path, [SAMPLE | {"backtest_net_pct": backtest}], reading)
     assert (found["variance"]["mean_pp"], found["variance"]["n"], found["verdict"]) == (gap, 1, "unknown")
-    assert "insufficient data (n=1; 20 needed)" in found["why"]
+    assert "insufficient data (n=1; 20 required)" in found["why"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_the_recorded_day_trade_by_trade(recorded: Path) -> None:
     """``app`` gives every figure of the recorded day's forty trades, and their gaps to the backtest."""
     theirs = {str(t["id"]): t for t in json.loads((recorded / "trades.json").read_text())}
     found = reader.read(recorded / "trades.json")
-    ours = pnl.of(found.fills, RULE, APP, promises=found.promises)
+    ours = pnl.of(found.fills, RULE, APP, backtest_results=found.backtest_results)
     names = {
         "gross": "gross_usd",
         "gross_pct": "gross_pct",
@@ -205,9 +205,9 @@ def test_the_terms_come_to_the_difference_over_20_000_trades() -> None:
             difference += live.net - b.net
             signs.add(sign)
         merged += not quoted
-        told = total.in_cents()
-        assert abs(total.sum - difference) < D("1e-9") and abs(sum(told.values()) - difference) <= D("0.01")
-        assert quoted or (told["timing"], told["slippage"], told["fill"]) == (0, 0, 0)
+        found = total.in_cents()
+        assert abs(total.sum - difference) < D("1e-9") and abs(sum(found.values()) - difference) <= D("0.01")
+        assert quoted or (found["timing"], found["slippage"], found["fill"]) == (0, 0, 0)
     assert signs == {1, -1} and 3000 < merged < 5000
 
 
@@ -269,7 +269,9 @@ def test_whole_trades_come_to_their_difference() -> None:
     ],
 )
 def test_what_is_otherwise_for_a_source_is_read_strictly(tmp_path: Path, wrong: str) -> None:
-    """Only a source of the rule, and only its gate, least count and window; and of fills how far that may grow."""
+    """
+    Only a source of the rule, and only its gate, least count and window; for fills also how far the window may grow.
+    """
     (tmp_path / "rules.toml").write_text(f"[backtest_variance]\nby_source = {wrong}\n")
     with pytest.raises(book.RulesError, match="by_source|window"):
         rules.load(tmp_path)
@@ -280,7 +282,7 @@ def _fires(rule: rules.Rule, gap: float, deviation: float, count: int, times: in
     chance = random.Random(seed)
     found: dict[str, int] = {}
     for _ in range(times):
-        verdict = judged(rule, [chance.gauss(gap, deviation) for _ in range(count)]).verdict
+        verdict = evaluate_gaps(rule, [chance.gauss(gap, deviation) for _ in range(count)]).verdict
         found[verdict] = found.get(verdict, 0) + 1
     return {k: v / times for k, v in found.items()}
 
@@ -288,20 +290,19 @@ def _fires(rule: rules.Rule, gap: float, deviation: float, count: int, times: in
 @pytest.mark.parametrize(("deviation", "most"), [(5, 0.02), (10, 0.05), (50, 0.05)])
 def test_chance_is_no_alert(deviation: float, most: float) -> None:
     """
-    Of three trades without a true gap nothing is judged; and without the least count, the interval alone keeps them
-    quiet.
+    Three trades without a true gap are not evaluated; without the least count, the interval alone prevents an alert.
     """
-    told = _fires(RULE, 0.0, deviation, 3, 10_000, 1)
-    assert told == {"unknown": 1.0}
+    found = _fires(RULE, 0.0, deviation, 3, 10_000, 1)
+    assert found == {"unknown": 1.0}
     bare = rules.replace(RULE, by_source={"fills": RULE.by_source["fills"] | {"min_count": 0}})
-    told = _fires(bare, 0.0, deviation, 3, 10_000, 2)
-    assert told.get("warning", 0) + told.get("critical", 0) <= max(most, 0.055) and set(told) <= {
+    found = _fires(bare, 0.0, deviation, 3, 10_000, 2)
+    assert found.get("warning", 0) + found.get("critical", 0) <= max(most, 0.055) and set(found) <= {
         "ok",
         "warning",
         "critical",
     }
-    told = _fires(RULE, 0.0, deviation, 20, 2_000, 3)
-    assert told.get("warning", 0) + told.get("critical", 0) <= 0.06
+    found = _fires(RULE, 0.0, deviation, 20, 2_000, 3)
+    assert found.get("warning", 0) + found.get("critical", 0) <= 0.06
 
 
 def test_a_true_gap_fires() -> None:
@@ -309,8 +310,8 @@ def test_a_true_gap_fires() -> None:
     Ten points of forty trades with a deviation of ten are told in at least 95 of 100 cases; of five, which is the
     warning limit, next to none is critical.
     """
-    told = _fires(RULE, 10.0, 10.0, 40, 2_000, 4)
-    assert told.get("warning", 0) + told.get("critical", 0) >= 0.95 and told.get("critical", 0) > 0.8
+    found = _fires(RULE, 10.0, 10.0, 40, 2_000, 4)
+    assert found.get("warning", 0) + found.get("critical", 0) >= 0.95 and found.get("critical", 0) > 0.8
     assert _fires(RULE, 5.0, 10.0, 40, 2_000, 6).get("critical", 0) < 0.04
     assert _fires(RULE, 25.0, 10.0, 40, 500, 5).get("critical", 0) > 0.95
 
@@ -340,8 +341,8 @@ def test_first_in_first_out() -> None:
             fill(2, "sell", 3, 4.00, "close", order="c", commission=D(-3)),
         ]
     )
-    told = [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission, t.partial) for t in found.trades]
-    assert told == [("a", 2, 600, -4, False), ("b", 1, 100, -2, True)]
+    values = [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission, t.partial) for t in found.trades]
+    assert values == [("a", 2, 600, -4, False), ("b", 1, 100, -2, True)]
     assert [(leg.left, leg.open_value, leg.open_commission) for leg in found.open] == [(1, -300, -1)]
 
 
@@ -423,13 +424,13 @@ def test_the_order_of_an_orders_fills_changes_nothing(pieces: int, seed: int, ch
     shuffled = opening[:]
     chance.shuffle(shuffled)
 
-    def told(fills):
+    def trades_of(fills):
         return [
             (t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission)
             for t in round_trips.round_trips(fills).trades
         ]
 
-    assert told(opening + shut) == told(shuffled + shut)
+    assert trades_of(opening + shut) == trades_of(shuffled + shut)
     assert pnl.orders(opening + shut)[0].commission == sum(f.commission or 0 for f in opening)
 
 
@@ -522,17 +523,17 @@ def test_pairs_by_name_then_by_symbol_and_day() -> None:
 def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's scripted trades, as the app keeps them."""
     path = tmp_path_factory.mktemp("day") / "trades.json"
-    trades.lay_out(path, demo_day_replay.scripted())
+    trades.write(path, demo_day_replay.scripted())
     return path
 
 
 def test_the_scripted_trades_are_the_scripts(day: Path) -> None:
     """Entry, size and spread were found from what the script tells: the app's calculator comes to the same again."""
     found = reader.read(day)
-    ours = pnl.of(found.fills, RULE, APP, promises=found.promises)
-    told = [e.data for e in sorted(demo_day_replay.scripted().events, key=lambda e: e.at) if e.kind == "trade"]
-    assert len(told) == 54
-    for (_, r), data in zip(ours.results, told, strict=True):
+    ours = pnl.of(found.fills, RULE, APP, backtest_results=found.backtest_results)
+    values = [e.data for e in sorted(demo_day_replay.scripted().events, key=lambda e: e.at) if e.kind == "trade"]
+    assert len(values) == 54
+    for (_, r), data in zip(ours.results, values, strict=True):
         assert float(r.net_pct or 0) == pytest.approx(float(data["net_pct"]), abs=0.01) and float(
             r.slippage or 0
         ) == pytest.approx(float(data["slippage_usd"]), abs=0.2)
@@ -578,12 +579,12 @@ def test_the_exit_code_speaks_the_verdict(
     """0 ok, 1 warning, 2 critical, 3 unknown, on either side of zero; text and JSON say the same."""
     path = str(_shifted(day, tmp_path, points, count, apart))
     found, out, _ = ops("pnl", path, "-o", "json", capsys=capsys)
-    told = json.loads(out)
-    assert (found, told["verdict"], told["variance"]["mean_pp"]) == (code, verdict, pytest.approx(points, abs=0.06))
+    values = json.loads(out)
+    assert (found, values["verdict"], values["variance"]["mean_pp"]) == (code, verdict, pytest.approx(points, abs=0.06))
     assert (
-        told["decomposition"]["sum"]
-        == told["decomposition"]["difference"]
-        == pytest.approx(-told["variance"]["total_usd"], abs=0.011)
+        values["decomposition"]["sum"]
+        == values["decomposition"]["difference"]
+        == pytest.approx(-values["variance"]["total_usd"], abs=0.011)
     )
     found, out, _ = ops("pnl", path, capsys=capsys)
     assert found == code and out.startswith(f"{Path(path).name}: {verdict} (")
@@ -602,17 +603,21 @@ def test_a_backtest_in_a_file_of_its_own(
     code, out, _ = ops(
         "pnl", str(day), "--backtest", str(written(tmp_path, backtest, "backtest.json")), "-o", "json", capsys=capsys
     )
-    told = json.loads(out)
-    assert (told["variance"]["n"], told["unmatched"]["live"]["names"], told["unmatched"]["backtest"]["names"]) == (
+    values = json.loads(out)
+    assert (
+        values["variance"]["n"],
+        values["unmatched"]["live"]["names"],
+        values["unmatched"]["backtest"]["names"],
+    ) == (
         53,
         ["1"],
         ["999"],
     )
-    live = sum(t["net_usd"] for t in told["trades_list"] if t["trade"] != "1")
+    live = sum(t["net_usd"] for t in values["trades_list"] if t["trade"] != "1")
     assert (
-        told["decomposition"]["size"] == pytest.approx(-live, abs=0.5)
+        values["decomposition"]["size"] == pytest.approx(-live, abs=0.5)
         and code == 0
-        and told["variance"]["mean_pp"] == pytest.approx(0, abs=0.001)
+        and values["variance"]["mean_pp"] == pytest.approx(0, abs=0.001)
     )
 
 
@@ -624,11 +629,11 @@ def test_a_backtests_own_costs_count(tmp_path: Path) -> None:
     theirs = written(
         tmp_path, [SAMPLE | {"id": n, "commission": 2.60, "slippage_usd": 10} for n in range(25)], "backtest.json"
     )
-    told = pnl_details.of_file(live, RULE, backtest=theirs).as_json()
+    found = pnl_details.of_file(live, RULE, backtest=theirs).as_json()
     assert [
-        told["decomposition"][k] for k in ("size", "timing", "slippage", "fill", "commission", "sum", "difference")
+        found["decomposition"][k] for k in ("size", "timing", "slippage", "fill", "commission", "sum", "difference")
     ] == [0, 0, -406.25, 0, -260.0, -666.25, -666.25]
-    assert (told["variance"]["mean_pp"], told["variance"]["mean_usd"], told["verdict"]) == (0.533, 26.65, "ok")
+    assert (found["variance"]["mean_pp"], found["variance"]["mean_usd"], found["verdict"]) == (0.533, 26.65, "ok")
 
 
 @pytest.mark.parametrize(
@@ -639,20 +644,22 @@ def test_a_backtests_own_costs_count(tmp_path: Path) -> None:
     ],
 )
 def test_a_backtest_of_percents_alone(tmp_path: Path, form: str) -> None:
-    """A backtest may tell no more than a percent of each trade; its dollars are of our premium."""
+    """A backtest may tell no more than a percentage and the costs of each trade; its dollars are of our premium."""
     (tmp_path / "b").write_text(form)
     found = pnl_details.of_file(
         written(tmp_path, [SAMPLE, SAMPLE | {"id": 2}, SAMPLE | {"id": 3}]), RULE, backtest=tmp_path / "b"
     )
-    told = found.as_json()
+    values = found.as_json()
     assert (
-        told["variance"]["n"],
-        told["variance"]["mean_pp"],
-        told["variance"]["total_usd"],
-        told["unmatched"]["live"]["names"],
-        told["unmatched"]["backtest"],
+        values["variance"]["n"],
+        values["variance"]["mean_pp"],
+        values["variance"]["total_usd"],
+        values["unmatched"]["live"]["names"],
+        values["unmatched"]["backtest"],
     ) == (2, 2.285, 228.5, ["3"], {"trades": 1, "net_usd": None, "names": ["9"]})
-    assert told["decomposition"]["prices"] == -228.5 and "percent of each trade" in str(told["unknown"])
+    assert values["decomposition"]["prices"] == -228.5 and "percentage and the costs of each trade" in str(
+        values["unknown"]
+    )
     with pytest.raises(book.ImportRefused):
         reader.read(tmp_path / "b")  # As fills it is none.
 
@@ -660,12 +667,12 @@ def test_a_backtest_of_percents_alone(tmp_path: Path, form: str) -> None:
 def test_the_recorded_day_is_its_own_backtest(recorded: Path) -> None:
     """Named as the backtest of itself, the day's file is held to what the backtest said, not to its own prices."""
     path = recorded / "trades.json"
-    inside, beside = (
+    inside, stated_results = (
         pnl_details.of_file(path, RULE, "app").as_json(),
         pnl_details.of_file(path, RULE, "app", backtest=path).as_json(),
     )
-    assert inside["variance"]["mean_pp"] == beside["variance"]["mean_pp"] == pytest.approx(6.0550, abs=1e-4)
-    assert beside["decomposition"]["timing"] == 0 and beside["decomposition"]["slippage"] < -8000
+    assert inside["variance"]["mean_pp"] == stated_results["variance"]["mean_pp"] == pytest.approx(6.0550, abs=1e-4)
+    assert stated_results["decomposition"]["timing"] == 0 and stated_results["decomposition"]["slippage"] < -8000
 
 
 def test_without_a_backtest_and_with_refused_rows(
@@ -675,8 +682,8 @@ def test_without_a_backtest_and_with_refused_rows(
     Read whole and nothing to compare with is ok; a row that was refused makes it unknown, and stands in the answer.
     """
     code, out, _ = ops("pnl", str(written(tmp_path, [SAMPLE])), "-o", "json", capsys=capsys)
-    told = json.loads(out)
-    assert (code, told["variance"], told["decomposition"], told["why"]) == (
+    found = json.loads(out)
+    assert (code, found["variance"], found["decomposition"], found["why"]) == (
         0,
         None,
         None,
@@ -685,13 +692,13 @@ def test_without_a_backtest_and_with_refused_rows(
     code, out, _ = ops(
         "pnl", str(written(tmp_path, [SAMPLE, SAMPLE | {"id": 2, "quantity": "lots"}])), "-o", "json", capsys=capsys
     )
-    told = json.loads(out)
-    assert (code, told["rejected"], told["trades"], told["rejected_rows"][0]["row"]) == (
+    found = json.loads(out)
+    assert (code, found["rejected"], found["trades"], found["rejected_rows"][0]["row"]) == (
         3,
         1,
         1,
         2,
-    ) and "quantity is 'lots'" in told["rejected_rows"][0]["reasons"][0]
+    ) and "quantity is 'lots'" in found["rejected_rows"][0]["reasons"][0]
 
 
 def test_wrong_usage_and_refusals(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -700,7 +707,7 @@ def test_wrong_usage_and_refusals(tmp_path: Path, home: Path, capsys: pytest.Cap
     for arguments, said in (
         (("pnl", str(tmp_path / "no")), "cannot be read"),
         (("pnl",), "ops import FILE --kind fills"),
-        (("pnl", str(written(tmp_path, [{"entry_price": "x"}]))), "not one fill can be read"),
+        (("pnl", str(written(tmp_path, [{"entry_price": "x"}]))), "no readable fill"),
     ):
         code, out, err = ops(*arguments, capsys=capsys)
         assert (code, out) == (70, "") and said in err
@@ -735,14 +742,14 @@ def test_fills_come_into_the_store_once(
     assert counts(ops("import", str(tmp_path / "plain.csv"), "-o", "json", capsys=capsys)[1]) == [(0, 2, 1)]
     _, out, _ = ops("import", "--rejects", "-o", "json", capsys=capsys)
     assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [
-        ("plain.csv:4", ["qty is '0'; a number above 0 was wanted"])
+        ("plain.csv:4", ["qty is '0'; a number above 0 was expected"])
     ]
     own = desk.open("desk", home)
     known = FillStore(own.store, "desk").upto(2**62)
     read = reader.read(day)
     assert [f._replace(row=0) for f in known.fills if f.lot] == [
         f._replace(row=0) for f in read.fills
-    ] and known.beside == read.promises
+    ] and known.stated_results == read.backtest_results
 
 
 def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -757,7 +764,7 @@ def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys
     assert status("--as-of", "2026-03-10T16:00")["source"] == "page"
     ops("import", str(day), "--known-at-ts", capsys=capsys)
     found = status("--as-of", "2026-03-10T16:00")
-    ours = pnl.of(reader.read(day).fills, RULE, promises=reader.read(day).promises)
+    ours = pnl.of(reader.read(day).fills, RULE, backtest_results=reader.read(day).backtest_results)
     assert (found["source"], found["verdict"], found["trades"]) == ("fills", "ok", 54)
     assert found["net_pct"] == pytest.approx(float(ours.mean("net_pct") or 0)) and found["commission_usd"] == 482.3
     assert found["backtest_variance_pp"] == pytest.approx(ours.points.mean)
@@ -769,7 +776,7 @@ def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys
     ) and 0 < early["trades"] < 20
     assert status("--as-of", "2026-03-09T16:00")["source"] == "page"
     _, out, _ = ops("status", "--as-of", "2026-03-10T16:00", "--window", "390m", capsys=capsys)
-    assert "by our own fills: backtest variance (" in out and "notebooks/pnl_accuracy.ipynb" in out
+    assert "fills: backtest variance (" in out and "notebooks/pnl_accuracy.ipynb" in out
 
 
 def _became(found: list[Any]) -> list[tuple[str, str, str, str]]:
@@ -796,10 +803,10 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     def judge(**how):
         return evaluator.Evaluator(own.store, own.settings, own.rules, **how)
 
-    assert _became([t for _, b in judge(live=True).judge(begin, end) for t in b]) == []
+    assert _became([t for _, b in judge(live=True).evaluate(begin, end) for t in b]) == []
     importing.read_fills(own.store, "desk", path, known_at_ts=True)
     twentieth = sorted(t.exited for t in round_trips.round_trips(reader.read(path).fills).trades)[19]
-    live = _became([t for _, b in judge(live=True).judge(begin, end) for t in b])
+    live = _became([t for _, b in judge(live=True).evaluate(begin, end) for t in b])
     # The first instant of the grid after it, and two minutes.
     fires = clock.instant(clock.micros(twentieth) + -clock.micros(twentieth) % 5_000_000) + timedelta(minutes=2)
     assert (
@@ -810,11 +817,11 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     assert live == _became(replay.replay_session(own.store, own.settings, own.rules, begin, end)[0])
     middle = clock.micros(fires) - 40_000_000
     first = judge(live=True)
-    halves = [t for _, b in first.judge(begin, middle) for t in b]
+    halves = [t for _, b in first.evaluate(begin, middle) for t in b]
     second = evaluator.Evaluator(own.store, own.settings, own.rules, first.alerts.alerts.values(), live=True)
-    assert _became(halves + [t for _, b in second.judge(middle, end) for t in b]) == live
-    told = [a for a in own.status("2026-03-10T15:00", "390m").alerts if a["rule"] == "backtest_variance"]
-    assert [(a["source"], a["state"], a["severity"]) for a in told] == [("fills", "firing", "critical")]
+    assert _became(halves + [t for _, b in second.evaluate(middle, end) for t in b]) == live
+    found = [a for a in own.status("2026-03-10T15:00", "390m").alerts if a["rule"] == "backtest_variance"]
+    assert [(a["source"], a["state"], a["severity"]) for a in found] == [("fills", "firing", "critical")]
 
 
 def test_many_fills_in_little_time() -> None:
@@ -877,8 +884,8 @@ def test_what_was_imported_comes_to_what_its_file_comes_to(
         assert early["fills"] == wanted["fills"]
 
 
-def told_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> pnl_details.PnlView:
-    """What a plain CSV comes to, with a backtest's beside it."""
+def view_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> pnl_details.PnlView:
+    """Return the results of a plain CSV, with a backtest's."""
     (folder / "live.csv").write_text(content)
     (folder / "theirs.csv").write_text(backtest)
     return pnl_details.of_file(folder / "live.csv", RULE, reading, folder / "theirs.csv" if backtest else None)
@@ -894,17 +901,19 @@ def test_costs_of_trades_are_as_paid_in_both_files(tmp_path: Path) -> None:
     """
     Commission and fees beside a trade are what was paid, live and in the backtest: the same file has no gap to itself.
     """
-    both = told_of(tmp_path, PAID, backtest=PAID).as_json()
+    both = view_of(tmp_path, PAID, backtest=PAID).as_json()
     assert [both[k] for k in ("commission_usd", "fees_usd", "net_usd")] == [7, 2, 491] and (
         both["variance"]["mean_usd"],
         both["decomposition"]["sum"],
     ) == (0, 0)
-    dearer = told_of(tmp_path, PAID, backtest=PAID.replace("7.00,2.00", "2.00,1.00")).as_json()
+    dearer = view_of(tmp_path, PAID, backtest=PAID.replace("7.00,2.00", "2.00,1.00")).as_json()
     assert (dearer["variance"]["mean_usd"], dearer["decomposition"]["commission"]) == (6, -6)
-    calculated = told_of(tmp_path, PAID.replace("fees", "fees,slippage_usd").replace("2.00\n", "2.00,3\n")).as_json()
-    assert calculated["commission_usd"] == 13 and any("are a calculation" in note for note in calculated["notes"])
-    blank = told_of(tmp_path, PAID.replace("7.00,2.00", ",")).as_json()
-    assert blank["commission_usd"] == 13 and told_of(tmp_path, PAID, "app").as_json()["commission_usd"] == 13.2
+    calculated = view_of(tmp_path, PAID.replace("fees", "fees,slippage_usd").replace("2.00\n", "2.00,3\n")).as_json()
+    assert calculated["commission_usd"] == 13 and any(
+        "are calculated, not actual" in note for note in calculated["notes"]
+    )
+    blank = view_of(tmp_path, PAID.replace("7.00,2.00", ",")).as_json()
+    assert blank["commission_usd"] == 13 and view_of(tmp_path, PAID, "app").as_json()["commission_usd"] == 13.2
 
 
 FILLS = (
@@ -929,11 +938,11 @@ def test_a_blank_commission_is_the_models_and_a_stated_0_is_0(
     tmp_path: Path, buy: str, sell: str, commission: float, fees: float, cash: float
 ) -> None:
     """Under ``real``; and the cash of the file is that of every fill, whatever it tells of costs."""
-    found = told_of(tmp_path, FILLS.format(buy, sell))
-    told = found.as_json()
-    assert (told["commission_usd"], told["fees_usd"], told["cash"]["fills_usd"]) == (commission, fees, cash)
+    found = view_of(tmp_path, FILLS.format(buy, sell))
+    values = found.as_json()
+    assert (values["commission_usd"], values["fees_usd"], values["cash"]["fills_usd"]) == (commission, fees, cash)
     assert found.kinds.plain.split()[-1] == f"${cash:,.2f}"
-    assert "2 dearest of 2" in found.by_order.plain
+    assert "2 most expensive of 2" in found.by_order.plain
 
 
 @pytest.mark.parametrize("reading", ["real", "guide", "app"])
@@ -942,13 +951,13 @@ def test_shares_are_not_charged_by_the_contract(tmp_path: Path, reading: str) ->
     A hundred shares from 10 to 11 are a hundred dollars: neither a contract's commission nor an option's usual spread
     is theirs.
     """
-    told = told_of(
+    found = view_of(
         tmp_path,
         "time,symbol,side,quantity,price,instrument_type\n2026-01-05T10:00,AAA,buy,100,10,equity"
         "\n2026-01-05T11:00,AAA,sell,100,11,equity\n",
         reading,
     ).as_json()
-    assert told["stock"] == {"trades": 1, "gross_usd": 100.0, "net_usd": 100.0}
+    assert found["stock"] == {"trades": 1, "gross_usd": 100.0, "net_usd": 100.0}
 
 
 def test_an_interval_past_the_first_limit_is_critical() -> None:
@@ -957,14 +966,14 @@ def test_an_interval_past_the_first_limit_is_critical() -> None:
     nineteen unknown.
     """
     near = [6 + 0.509 * (1 if i % 2 else -1) for i in range(30)]
-    found = judged(RULE, near)
+    found = evaluate_gaps(RULE, near)
     assert (
         (found.verdict, found.severity, found.limit) == ("critical", "critical", 5)
         and "(6 points) > 5 points" in found.sentence
         and "(5.81 points to 6.19 points)" in found.sentence
     )
-    wide = judged(RULE, [6 + 4 * (1 if i % 2 else -1) for i in range(30)])
-    assert (wide.verdict, judged(RULE, near[:19]).verdict, judged(RULE, [-x for x in near]).verdict) == (
+    wide = evaluate_gaps(RULE, [6 + 4 * (1 if i % 2 else -1) for i in range(30)])
+    assert (wide.verdict, evaluate_gaps(RULE, near[:19]).verdict, evaluate_gaps(RULE, [-x for x in near]).verdict) == (
         "warning",
         "unknown",
         "critical",
@@ -972,7 +981,7 @@ def test_an_interval_past_the_first_limit_is_critical() -> None:
     own = RULE.of("fills")
 
     def held(gaps):
-        return still_beyond_clear(own, judged(RULE, gaps).figure, "critical", 15)
+        return still_beyond_clear(own, evaluate_gaps(RULE, gaps).figure, "critical", 15)
 
     assert held(near) and held([x - 1.2 for x in near][:30]) is True and not held([x - 2 for x in near])
 
@@ -993,11 +1002,11 @@ def test_pairs_without_names_are_the_nearest_in_time(tmp_path: Path) -> None:
     Live 10:00 and 13:00, the backtest 13:00: it is the later's, and the earlier stands alone; of several the nearest
     first, over all.
     """
-    found = told_of(tmp_path, _round(10) + _round(13, first=False), backtest=_round(13)).pnl
+    found = view_of(tmp_path, _round(10) + _round(13, first=False), backtest=_round(13)).pnl
     assert [f"{p.live.entered.astimezone(NEW_YORK):%H:%M}" for p in found.pairs] == ["13:00"] and [
         len(v) for v in found.unmatched.values()
     ] == [1, 0]
-    found = told_of(
+    found = view_of(
         tmp_path,
         _round(10) + _round(12, first=False),
         backtest=_round(11) + _round(13, first=False) + _round(10, first=False),
@@ -1022,7 +1031,7 @@ LEG = (
 )
 def test_an_equal_order_alone_is_no_partner(tmp_path: Path, theirs: str) -> None:
     """Under one order number stand two trades that have nothing to do with each other: each is a line of its own."""
-    found = told_of(tmp_path, _round(10, order="a"), backtest=theirs).as_json()
+    found = view_of(tmp_path, _round(10, order="a"), backtest=theirs).as_json()
     assert (
         found["variance"]["n"] == 0
         and [found["unmatched"][k]["names"] for k in ("live", "backtest")] == [["a"], ["a"]]
@@ -1030,20 +1039,15 @@ def test_an_equal_order_alone_is_no_partner(tmp_path: Path, theirs: str) -> None
     )
 
 
-def test_a_closed_leg_of_an_open_spread_is_told(tmp_path: Path) -> None:
-    """
-    The short leg made $1,000 while the long one is still held: it stands by itself, with its costs, in text and JSON.
-    """
+def test_a_closed_leg_of_an_open_spread_is_shown(tmp_path: Path) -> None:
+    """The short leg made $1,000 while the long one is still held: it is shown separately, in text and JSON."""
     rows = ["buy,10,5.00,A,10.00,1.50", "sell,10,2.00,A,10.00,1.50", "buy,10,1.00,B,0,1.50"]
     body = "".join(f"2026-01-0{d}T10:00,AAA   261218C000{k}000,{r}\n" for d, k, r in zip((5, 5, 6), (60, 65, 65), rows))
-    found = told_of(tmp_path, "time,symbol,side,quantity,price,order,commission,fees\n" + body)
-    told = found.as_json()
-    assert told["partial"] == {"trades": 1, "gross_usd": 1000.0, "net_usd": 987.0} and told["realised"] == {
+    found = view_of(tmp_path, "time,symbol,side,quantity,price,order,commission,fees\n" + body)
+    values = found.as_json()
+    assert values["partial"] == {"trades": 1, "gross_usd": 1000.0, "net_usd": 987.0} and values["realised"] == {
         "gross_usd": 1000.0,
         "net_usd": 987.0,
         "of": "trades, partial and stock",
     }
-    assert (
-        "1 partly closed, which no figure above holds: realised $1,000.00, costs $13.00, net $987.00"
-        in found.answer.plain
-    )
+    assert "1 partly closed, not included above: realised $1,000.00, costs $13.00, net $987.00" in found.summary.plain

@@ -1,7 +1,4 @@
-"""
-The page of all runs: what the ledger says, escaped, offline, searchable; never less than the ledger, whoever writes at
-once.
-"""
+"""Test the page of all runs: complete, escaped, offline and searchable, also with concurrent writers."""
 
 import json
 import os
@@ -12,8 +9,10 @@ import pytest
 
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import settings
+from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.storage.database import Database
-from opslib.jobs import index_page, ledger
+from opslib.jobs import ledger
+from opslib.reports import index_page
 from tests.support.system import needs
 
 
@@ -27,7 +26,7 @@ def run(
     reason: str | None = None,
     **given: str,
 ) -> None:
-    """One run in the ledger, with what it published."""
+    """Write one run into the ledger, with its published files."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.with_suffix(".json").write_text(json.dumps({"verdict": verdict}))
     place.with_suffix(".html").write_text("<p>x</p>")
@@ -54,17 +53,14 @@ def run(
 
 @pytest.fixture
 def desk(tmp_path: Path) -> tuple[settings.Settings, Database]:
-    """A home whose path has what must be escaped in an address."""
+    """Return a home directory whose path has to be escaped in a URL."""
     found = settings.load(tmp_path / "a b", None, {})
     found.home.mkdir()
     return found, Database(found.url)
 
 
-def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Database]) -> None:
-    """
-    Every run is there, the newest first; of each notebook its newest on top with its verdict; links lead to files that
-    are there.
-    """
+def test_it_lists_every_run(desk: tuple[settings.Settings, Database]) -> None:
+    """The page has every run, newest first; the newest reports are at the top; links lead to existing files."""
     where, store = desk
     for n in range(5):
         run(
@@ -85,27 +81,23 @@ def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Database]) 
         reason="the kernel <died>",
         period="2026-W10",
     )
-    page = index_page.write(where, store).read_text()
-    newest, every = page.split("<h2>Every run</h2>")
-    assert newest.count("<tr><th scope") == 2 and every.count("<tr><th scope") == len(ledger.runs(store)) == 6
+    page = index_page.write(Workspace(where)).read_text()
+    newest, every = page.split("<summary>All runs of notebooks</summary>")
+    assert every.count("<tr><th scope") == len(ledger.runs(store)) == 6
     assert (
-        "✗ critical" in newest
-        and "2026-03-05" in newest
-        and "2026-03-04" not in newest
+        "◆ critical" in newest
+        and newest.index("Daily 2026-03-05") < newest.index("Daily 2026-03-04")
         and "the kernel &lt;died&gt;" in page
         and "<died>" not in page
     )
     links = re.findall(r'href="([^"]+)"', page)
     from urllib.parse import unquote
 
-    assert links and all((where.home / unquote(link)).is_file() for link in links)
+    assert links and all((where.home / unquote(link).partition("#")[0]).is_file() for link in links)
 
 
-def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Database]) -> None:
-    """
-    In a browser, from the disk: its script runs, nobody else's does, nothing is asked of a network, rows that do not
-    fit are hidden.
-    """
+def test_it_works_offline_and_can_be_searched(desk: tuple[settings.Settings, Database]) -> None:
+    """In a browser, from the disk: only its own script runs, no request is sent, and search hides rows."""
     from playwright.sync_api import sync_playwright
 
     where, store = desk
@@ -119,7 +111,7 @@ def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Databas
         reason="<img src=x onerror=alert(1)><script>document.title='bad'</script>",
         period="2026-W10",
     )
-    place = index_page.write(where, store)
+    place = index_page.write(Workspace(where))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
@@ -130,21 +122,21 @@ def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Databas
         shown.goto(place.as_uri())
         assert (
             shown.locator("#runs tbody tr:visible").count() == 2
-            and shown.locator("#told").inner_text() == "2 of 2 runs"
+            and shown.locator("#count").inner_text() == "2 of 2 runs"
         )
         shown.fill("#search", "weekly CRITICAL")
         assert (
             shown.locator("#runs tbody tr:visible").count() == 1
-            and shown.locator("#told").inner_text() == "1 of 2 runs"
+            and shown.locator("#count").inner_text() == "1 of 2 runs"
         )
         shown.fill("#search", "nothing of the kind")
         assert shown.locator("#runs tbody tr:visible").count() == 0
-        assert "every run" in shown.title() and asked == [place.as_uri()]
+        assert "home" in shown.title() and asked == [place.as_uri()]
         browser.close()
 
 
 def test_many_write_at_once(desk: tuple[settings.Settings, Database]) -> None:
-    """Eight processes end runs and write the page at the same time: in the end it has them all."""
+    """If eight processes end runs and write the page at the same time, it has all of them at the end."""
     where, store = desk
     store.close()
     pids = []
@@ -154,22 +146,34 @@ def test_many_write_at_once(desk: tuple[settings.Settings, Database]) -> None:
                 own = Database(where.url)
                 for i in range(5):
                     run(own, 10 * n + i, f"notebooks/n{n}.ipynb", where.outputs / "runs" / f"{n}-{i}")
-                    index_page.write(where, own)
+                    index_page.write(Workspace(where))
             finally:
                 os._exit(0)
         pids.append(pid)
     for pid in pids:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     page = (where.home / index_page.NAME).read_text()
-    assert page.split("<h2>Every run</h2>")[1].count("<tr><th scope") == 40 and not list(where.home.glob(".index*"))
+    assert page.split("<summary>All runs of notebooks</summary>")[1].count("<tr><th scope") == 40 and not list(
+        where.home.glob(".index*")
+    )
 
 
 def test_more_than_it_shows(desk: tuple[settings.Settings, Database], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more runs than it shows it says how many the ledger has besides; heads of incidents are no runs."""
+    """The page gives the number of older runs; entries of incidents are not runs."""
     where, store = desk
     monkeypatch.setattr(index_page, "NEWEST", 3)
     for n in range(5):
         run(store, n, "notebooks/a.ipynb", where.outputs / "runs" / str(n))
     run(store, 7, "incidents/2026-03-10-1", where.outputs / "runs" / "i")
-    page = index_page.write(where, store).read_text()
+    page = index_page.write(Workspace(where)).read_text()
     assert "2 older runs are in the ledger" in page and "incidents/" not in page
+
+
+def test_a_page_that_cannot_be_written(
+    desk: tuple[settings.Settings, Database], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and what was done before stands."""
+    where, _ = desk
+    (where.home / index_page.NAME).mkdir()
+    index_page.keep_current(Workspace(where))
+    assert "index.html was not written" in caplog.text + capsys.readouterr().err

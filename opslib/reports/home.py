@@ -1,0 +1,419 @@
+"""
+Make Home: what is broken now and what to open first, then the dashboard, runbooks, reports and checklists.
+
+It is shown in three places: in the notebook that `ops lab` opens, in ``index.html`` of the home directory, and at ``/``
+of `ops serve`. Each gives the function that says under which address it can open a file.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from opslib.alerting.causes import whose
+from opslib.alerting.notifications.message import command
+from opslib.alerting.verdicts import VERDICTS
+from opslib.dashboard import impact, status
+from opslib.dashboard.panels import Panel
+from opslib.dashboard.status import Status
+from opslib.dashboard.text_blocks import TextBlock
+from opslib.dashboard.text_blocks import answer as answer_block
+from opslib.foundation import clock, formatting, market_calendar, time_parsing
+from opslib.foundation.config import settings as settings_module
+from opslib.foundation.config.rules import SEVERITIES
+from opslib.foundation.config.workspace import Workspace
+from opslib.incidents import lifecycle
+from opslib.incidents.incident import CLOSED, Incident
+from opslib.jobs import jupyterlab, ledger
+from opslib.reports import published_runs
+from opslib.reports.published_runs import PublishedRun
+from opslib.runbooks import catalog, due_checklists, incident_page
+from opslib.runbooks.due_checklists import DueChecklist
+
+EVERY_S = 30.0  # Where a person uses the notebook, Home is checked this often.
+WATCHED = f"checked every {EVERY_S:.0f} s, shown again when something changes"
+Address = Callable[[Path], str]  # Returns where a file can be opened, as a URL; empty where it cannot.
+RUNBOOKS_PAGE = "runbooks.html"
+OTHER_ALERTS = "Other active alerts"
+OTHER = "incident"  # The runbook of an incident that has no other.
+CLOSED_INCIDENTS, REPORTS = 5, 8  # How many of them are listed.
+NOTEBOOKS = {
+    "dashboard": "Dashboard at a given time",
+    "provider_health": "Provider details",
+    "greeks_quality": "Greeks quality details",
+    "pnl_accuracy": "P&L compared with the backtest",
+    "system_health": "App details",
+    "drills": "Drills of the runbooks",
+}
+SERVES = {"fails": "critical", "unknown": "unknown", "works": "ok"}  # In the order in which they are listed.
+
+
+class Link(NamedTuple):
+    """
+    Something that can be opened.
+
+    Attributes:
+        address: Its URL; empty where it cannot be opened from the page, then its words are shown.
+        note: What is said beside it; of an answer's link, the command that shows the same in a terminal.
+    """
+
+    words: str
+    address: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What is broken, or that nothing is.
+
+    Attributes:
+        verdict: A key of `formatting.SIGNS`.
+        words: The answer as one sentence.
+        facts: What is known about it, each in a few words.
+        links: What to open, the first one first.
+        advice: What to do where a link is not enough.
+        unowned: The id of its incident if nobody has acknowledged it.
+    """
+
+    verdict: str
+    words: str
+    facts: list[str]
+    links: list[Link]
+    advice: str = ""
+    unowned: str = ""
+
+
+@dataclass(frozen=True)
+class Home:
+    """
+    Home of one app at a moment.
+
+    Attributes:
+        answer: The first row: what is broken now.
+        incidents: The other open incidents, worst first.
+        open_count: How many incidents are open, that of the answer included.
+        alerts: The active alerts that belong to no open incident.
+    """
+
+    workspace: Workspace
+    view: Status
+    address: Address
+    answer: Answer
+    incidents: list[Answer]
+    open_count: int
+    closed: list[Incident]
+    alerts: list[dict[str, Any]]
+    reports: list[PublishedRun]
+    dashboards: list[Path]
+    checklists: list[DueChecklist]
+
+    @property
+    def block(self) -> TextBlock:
+        """Home as plain text, HTML and Markdown."""
+        return self.shown()
+
+    @property
+    def substance(self) -> tuple[Any, ...]:
+        """What a reader acts on; it is equal while nothing but ages and the time changes."""
+        return (
+            self.answer,
+            self.incidents,
+            [i.id for i in self.closed],
+            [alert["id"] for alert in self.alerts],
+            [(panel.name, panel.verdict, self.reason(panel)) for panel in self.panels],
+            [(state, words.partition(" (")[0]) for _, state, words in self.works],
+            self.reports,
+            self.checklists,
+        )
+
+    @property
+    def unowned(self) -> list[str]:
+        """The open incidents that nobody has acknowledged, worst first."""
+        return [found.unowned for found in (self.answer, *self.incidents) if found.unowned]
+
+    @property
+    def parts(self) -> tuple[TextBlock, TextBlock]:
+        """The answer, and everything below it, for a notebook that has buttons between them."""
+        return self.shown("answer"), self.shown("rest", WATCHED)
+
+    def shown(self, part: str = "", note: str = "") -> TextBlock:
+        """
+        Return Home as plain text, HTML and Markdown.
+
+        Args:
+            part: Which part the HTML has, ``answer`` or ``rest``: buttons acknowledge then, not commands. Empty: all.
+            note: What is said beside the time, such as how it is kept current.
+        """
+        signs, groups = formatting.SIGNS, self._groups()
+        plain, markdown = list[str](), list[str]()
+        for found in (self.answer, *self.incidents):
+            plain += [f"{signs[found.verdict]} {found.words}", *(f"  {fact}" for fact in found.facts)]
+            markdown += [
+                f"**{signs[found.verdict]} {formatting.in_markdown(found.words)}**",
+                *map(formatting.in_markdown, found.facts),
+            ]
+        plain += [f"  {signs[verdict]} {state}: {words}" for verdict, state, words in self.works]
+        for title, rows in groups:
+            plain += ["", title, *(f"  {' '.join(filter(None, (row.words, row.note)))}" for row in rows)]
+            markdown += [
+                f"### {title}",
+                "\n".join(f"- {formatting.in_markdown(' '.join(filter(None, (row.words, row.note))))}" for row in rows),
+            ]
+        return TextBlock(
+            "\n".join(plain),
+            "reports/templates/home.html",
+            {"home": self, "part": part, "signs": signs, "as_of": "; ".join(filter(None, (self.as_of, note)))},
+            "\n\n".join(markdown),
+        )
+
+    @property
+    def as_of(self) -> str:
+        """The app, the moment, and how many incidents are open then."""
+        open_ = {0: "no open incident", 1: "1 open incident"}.get(self.open_count, f"{self.open_count} open incidents")
+        return f"{self.workspace.settings.app} as of {formatting.moment(self.view.window.end)}: {open_}"
+
+    def _groups(self) -> list[tuple[str, list[Link]]]:
+        """Return what is below the answer, for plain text and Markdown."""
+        alerts = [Link(f"{severity}: {words}", "") for severity, words in self.other_alerts]
+        return [
+            *([(OTHER_ALERTS, alerts)] if alerts else []),
+            ("Dashboard", [Link(f"{panel.title}: {panel.verdict_text}", "") for panel in self.panels]),
+            ("Runbooks by symptom", self.runbooks),
+            ("Latest reports", [Link(run.title, "", run.shown) for run in self.reports]),
+            ("Checklists", [Link(d.checklist.title, "", d.words) for d in self.checklists]),
+        ]
+
+    @property
+    def panels(self) -> list[Panel]:
+        """The four panels over the last hour."""
+        return self.view.panels
+
+    @staticmethod
+    def reason(panel: Panel) -> str:
+        """Return the first sentence behind a panel's verdict; empty if it is ok."""
+        return "" if panel.verdict == "ok" else next(iter(panel.sentences), "").partition(": ")[2]
+
+    @property
+    def works(self) -> list[tuple[str, str, str]]:
+        """What trading depends on, where something is broken: the verdict, the state and the words of each."""
+        if self.answer.verdict == "ok":
+            return []
+        found = sorted(impact.things(self.view), key=lambda thing: list(SERVES).index(thing.state))
+        return [(SERVES[thing.state], thing.state, thing.words) for thing in found]
+
+    @property
+    def other_alerts(self) -> list[tuple[str, str]]:
+        """The active alerts that neither the answer nor an open incident shows: severity and sentence of each."""
+        rest = self.alerts if self.open_count else self.alerts[1:]
+        return [
+            (a["severity"], f"{a['sentence']}, since {_when(time_parsing.parse(a['since']), self.view.window.end)}")
+            for a in rest
+        ]
+
+    @property
+    def dashboard(self) -> Link:
+        """The live dashboard, or the newest published one."""
+        live = self._first(jupyterlab.root(self.workspace.settings) / "dashboard.ipynb")
+        return (
+            Link("Open the live dashboard", live)
+            if live
+            else Link("Last published dashboard", self._first(*self.dashboards))
+        )
+
+    @property
+    def runbooks(self) -> list[Link]:
+        """The runbooks, by their symptom."""
+        titles = sorted(_titles().items(), key=lambda named: named[0] == OTHER)
+        return [Link(title, _runbook(self.workspace, self.address, name)) for name, title in titles]
+
+    @property
+    def notebooks(self) -> list[Link]:
+        """The other notebooks."""
+        return [Link(title, self._notebook(name)) for name, title in NOTEBOOKS.items()]
+
+    def report(self, run: PublishedRun) -> str:
+        """Return where a report can be opened."""
+        return self._first(*run.pages)
+
+    def checklist(self) -> str:
+        """Return where checklists can be opened."""
+        return self._notebook("checklist")
+
+    @property
+    def alerts_page(self) -> str:
+        """Where the history of alerts can be opened."""
+        return self._notebook("alerts")
+
+    def past(self, incident: Incident) -> Link:
+        """Return the link of a closed incident."""
+        folder = lifecycle.of(self.workspace).folder(incident.id)
+        at = clock.instant(incident.since_us).astimezone(formatting.NEW_YORK)
+        return Link(
+            incident.headline,
+            self._first(folder / incident_page.NAME, folder / "postmortem.html"),
+            f"{incident.id} · {incident.status} · peak {incident.peak} · {at:%H:%M} New York",
+        )
+
+    def command(self, *words: str) -> str:
+        """Return a command of `ops` for this app, as it is typed."""
+        return str(command(*words, where=self.workspace.settings.where))
+
+    def _notebook(self, name: str) -> str:
+        project = settings_module.project()
+        return self._first(project / "notebooks" / f"{name}.ipynb") if project else ""
+
+    def _first(self, *places: Path) -> str:
+        return first(self.address, places)
+
+
+def first(address: Address, places: Iterable[Path]) -> str:
+    """Return the address of the first file that exists and can be opened; empty if there is none."""
+    return next((found for place in places if place.exists() and (found := address(place))), "")
+
+
+def unreadable(why: str) -> TextBlock:
+    """Return what is shown while Home cannot be made."""
+    return answer_block("unknown", "The state is unknown: Home could not be read", [why])
+
+
+def home_of(workspace: Workspace, address: Address) -> Home:
+    """
+    Return Home as of now.
+
+    Args:
+        workspace: The app.
+        address: Returns where a file can be opened; empty where it cannot.
+    """
+    view = status.status_of(workspace)
+    found = lifecycle.of(workspace).recent(CLOSED_INCIDENTS)
+    open_ = sorted(
+        (i for i in found if i.status not in CLOSED), key=lambda i: (-_rank(i.current), -SEVERITIES.index(i.severity))
+    )
+    mine = {name for i in open_ for name in i.alerts}
+    alerts = [a for a in view.alerts if a["state"] != "pending" and not a["inhibited_by"] and a["id"] not in mine]
+    runs = ledger.runs(workspace.store)
+    reports = published_runs.newest(runs, workspace.settings.app)[:REPORTS]
+    answers = [_of_incident(workspace, view, address, i) for i in open_]
+    answer = answers[0] if answers else _without_incident(workspace, view, address, alerts, reports)
+    return Home(
+        workspace,
+        view,
+        address,
+        answer,
+        answers[1:],
+        len(answers),
+        [i for i in found if i.status in CLOSED],
+        alerts,
+        reports,
+        published_runs.dashboards(runs, workspace.settings.app),
+        due_checklists.due(workspace, view.window.end),
+    )
+
+
+def _rank(severity: str) -> int:
+    return SEVERITIES.index(severity) if severity in SEVERITIES else -1
+
+
+def _of_incident(workspace: Workspace, view: Status, address: Address, incident: Incident) -> Answer:
+    name, now = incident.id, view.window.end
+    folder = lifecycle.of(workspace).folder(name)
+    copies = [e.body["notebook"] for e in incident.of_kind("runbook")]
+    titles = _titles()
+    book = incident.runbook if incident.runbook in titles else OTHER
+    title = titles.get(book, book)
+    opened = [place for n in reversed(copies) for place in (folder / str(n), (folder / str(n)).with_suffix(".html"))]
+    runbook = first(address, opened)
+    if runbook:
+        verb = "Continue" if runbook.endswith(".ipynb") else "Read"
+        runbooks = [Link(f"{verb} the runbook: {title}", runbook)]
+    else:
+        runbooks = [_open_runbook(workspace, address, book, title)]
+    page = first(address, (folder / incident_page.NAME, folder / "postmortem.html"))
+    severity = f"severity {incident.current}" if incident.current != "none" else "no alert is active any more"
+    diagnosed = incident.diagnosed
+    fault = [_fault(diagnosed.body)] if diagnosed else []
+    advice = ""
+    if not incident.owner:
+        advice = f"Acknowledge: {command('ack', name, '--by', 'NAME', where=workspace.settings.where)}"
+    elif not copies:
+        advice = (
+            f"Open a copy of the runbook for it: "
+            f"{command('runbook', 'open', book, '--incident', name, where=workspace.settings.where)}"
+        )
+    return Answer(
+        incident.current if incident.current != "none" else "warning",
+        incident.headline,
+        [
+            f"incident {name}, {incident.status}",
+            severity,
+            *fault,
+            f"since {_when(clock.instant(incident.since_us), now)}",
+            f"owner: {incident.owner}" if incident.owner else "not acknowledged",
+        ],
+        [*runbooks, Link(f"Incident {name}", page)],
+        advice,
+        "" if incident.owner else name,
+    )
+
+
+def _fault(diagnosed: Mapping[str, Any]) -> str:
+    """Return whose fault a diagnosis says that it is, and how confident it is."""
+    sure = f", confidence {diagnosed['confidence'] * 100:.0f} %" if diagnosed.get("confidence") else ""
+    return f"fault: {whose(diagnosed['cause'], diagnosed.get('subject'))}{sure}"
+
+
+def _without_incident(
+    workspace: Workspace, view: Status, address: Address, alerts: list[dict[str, Any]], reports: list[PublishedRun]
+) -> Answer:
+    """Return the first row where no incident is open: the worst active alert, else how everything was."""
+    newest = next((run for run in reports if run.verdict), None)
+    last = f"last report: {newest.title}, {newest.verdict}" if newest else "no report yet"
+    if alerts:
+        worst = alerts[0]
+        since = time_parsing.parse(worst["since"])
+        links = []
+        if worst["runbook"]:
+            title = _titles().get(worst["runbook"], worst["runbook"])
+            links = [_open_runbook(workspace, address, worst["runbook"], title)]
+        return Answer(
+            worst["severity"] if worst["state"] == "firing" else "unknown",
+            f"No open incident. Active alert: {worst['sentence']}",
+            [f"severity {worst['severity']}", f"since {_when(since, view.window.end)}", last],
+            links,
+        )
+    if view.verdict == "unknown" and market_calendar.open_since(view.window.end) is None:
+        verdict = newest.verdict if newest and newest.verdict in VERDICTS else "unknown"
+        return Answer(verdict, "No open incident; the market is closed", [last], [])
+    words = {
+        "ok": "No open incident",
+        "unknown": "No open incident, but the state is unknown: data is missing",
+    }.get(view.verdict, f"No open incident and no active alert; the last hour was {view.verdict}")
+    return Answer(view.verdict, words, [last], [])
+
+
+def _when(at: datetime, now: datetime) -> str:
+    """Return a time for people: New York's, with its day unless it is today's, and how long ago it was."""
+    local, today = at.astimezone(formatting.NEW_YORK), now.astimezone(formatting.NEW_YORK).date()
+    day = "" if local.date() == today else f"{local:%Y-%m-%d} "
+    minutes = max(0.0, (now - at).total_seconds() // 60)
+    return f"{day}{local:%H:%M} New York, for {formatting.duration(minutes * 60) if minutes else 'less than 1 min'}"
+
+
+def _titles() -> dict[str, str]:
+    """Return the title of each runbook by its name; empty where the package was installed without them."""
+    return catalog.titles() if settings_module.project() else {}
+
+
+def _open_runbook(workspace: Workspace, address: Address, name: str, title: str) -> Link:
+    words = command("runbook", "show", name, where=workspace.settings.where)
+    return Link(f"Open the runbook: {title}", _runbook(workspace, address, name), words)
+
+
+def _runbook(workspace: Workspace, address: Address, name: str) -> str:
+    """Return where a runbook can be opened: as a notebook, else on the page of all runbooks."""
+    page = first(address, (workspace.settings.home / RUNBOOKS_PAGE,))
+    project = settings_module.project()
+    notebook = first(address, (project / "runbooks" / f"{name}.ipynb",)) if project else ""
+    return notebook or (f"{page}#{name}" if page else "")

@@ -1,0 +1,20 @@
+"""Descriptions of alert IDs."""
+
+import pytest
+
+from opslib.alerting import alert_ids
+
+
+@pytest.mark.parametrize(
+    ("alert", "described"),
+    [
+        ("availability-massive-page-20260310T152215Z", "availability of massive, page"),
+        ("greeks_valid-BRK-B-chain-20260310T152215Z", "greeks_valid of BRK-B, chain"),
+        ("HighErrorRate-api-external-7f3a", "HighErrorRate-api-external-7f3a"),
+        ("errors-app-logs-20260310T152215Z", "errors, logs"),
+        ("", ""),
+    ],
+)
+def test_an_id_is_described(alert: str, described: str) -> None:
+    """Rule, subject and source are named; the ID of an external monitor stays as it is."""
+    assert alert_ids.describe(alert) == described

@@ -1,0 +1,79 @@
+"""Test the timeline: bars at their places on the axis, hours in New York, rows that a terminal can show."""
+
+import itertools
+import re
+from datetime import datetime, timedelta
+
+import pytest
+
+from opslib.dashboard.timeline import Bar, TimelineRow, timeline
+from opslib.foundation import time_parsing
+from opslib.foundation.clock import Window
+
+
+def at(text: str) -> datetime:
+    return time_parsing.parse(f"2026-03-10T{text}")
+
+
+DAY = Window(at("09:30"), at("16:00"))
+
+
+def bars(html: str) -> list[tuple[float, float]]:
+    """Return the left end and the width of each bar, in % of the axis."""
+    return [(float(a), float(b)) for a, b in re.findall(r'class="ops-bar[^>]*left:([\d.]+)%;width:([\d.]+)%', html)]
+
+
+def test_a_bar_stands_where_its_time_is() -> None:
+    """Half of the axis is half of the window; a bar that reaches beyond the window is cut."""
+    rows = [
+        TimelineRow("half", "critical", "09:30–12:45", (Bar(at("09:30"), at("12:45"), "critical"),)),
+        TimelineRow("beyond", "warning", "all day", (Bar(at("08:00"), at("17:00"), "warning"),)),
+        TimelineRow("short", "notify", "15:59", (Bar(at("15:59"), at("15:59"), "notify"),)),
+    ]
+    half, beyond, short = bars(timeline("Alerts", DAY, rows, []).html)
+    assert half == (0, 50) and beyond == (0, 100)
+    assert short[0] == pytest.approx(99.74, abs=0.01) and short[1] > 0, "an instant is still seen"
+
+
+def test_bars_of_several_lanes_and_kinds() -> None:
+    """A row is as high as its lanes; a hollow bar and its severity are classes, and its words can be read."""
+    row = TimelineRow(
+        "errors",
+        "critical",
+        "11:00–12:00",
+        (
+            Bar(at("11:00"), at("12:00"), "critical", 3, hollow=True),
+            Bar(at("11:00"), at("12:00"), "warning", 1, lane=1),
+        ),
+    )
+    html = timeline("Alerts", DAY, [row], []).html
+    assert "height:28px" in html and "ops-bar is-critical is-hollow" in html and "ops-bar is-warning" in html
+
+
+@pytest.mark.parametrize(
+    ("closes", "hours"),
+    [
+        ("16:00", ["09:30", "11:00", "12:00", "13:00", "14:00", "15:00", "16:00"]),
+        ("13:00", ["09:30", "11:00", "12:00", "13:00"]),
+    ],
+)
+def test_hours_of_the_axis(closes: str, hours: list[str]) -> None:
+    """The axis has its ends and the full hours that are not too near to them, in New York time."""
+    html = timeline("Alerts", Window(at("09:30"), at(closes)), [], []).html
+    assert re.findall(r'class="ops-hour"[^>]*>([\d:]+)<', html) == hours
+
+
+def test_a_long_axis_has_fewer_hours() -> None:
+    """Labels of a whole day do not touch."""
+    midnight = at("00:00")
+    html = timeline("Alerts", Window(midnight, midnight + timedelta(hours=24)), [], []).html
+    places = [float(found) for found in re.findall(r'class="ops-hour" style="left:([\d.]+)%', html)]
+    assert len(places) <= 14 and all(b - a > 5 for a, b in itertools.pairwise(places))
+
+
+def test_text_from_outside_is_escaped() -> None:
+    """Plain text and Markdown list the rows; HTML quotes markup in a label."""
+    row = TimelineRow("<b>x</b>", "critical", "11:00–12:00", ())
+    made = timeline("Alerts", DAY, [row], ["a note"])
+    assert made.plain == "Alerts\n  ◆ 11:00–12:00  <b>x</b> (critical)"
+    assert "<b>" not in made.html and "a note" in made.html and "&lt;b&gt;" in made.markdown

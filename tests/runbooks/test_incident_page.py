@@ -1,0 +1,144 @@
+"""The page of an incident: written by those who change it, with the answers first, and safe whatever people write."""
+
+import html
+import json
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from opslib.cli import main
+from opslib.desk import Desk
+from opslib.foundation import time_parsing
+from opslib.foundation.config import settings
+from opslib.runbooks import incident_page
+from tests.support import demo
+from tests.support.published import problems
+from tests.support.snapshots import CLOSES
+
+ID = "2026-03-10-2"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a home with the demo's day, as it is before any page of its incident."""
+    demo.laid_out(tmp_path)
+    for page in tmp_path.rglob(incident_page.NAME):
+        page.unlink()
+    return tmp_path
+
+
+def opened(home: Path, at: datetime = CLOSES + timedelta(minutes=1)) -> Desk:
+    """Return the demo's desk at a time."""
+    return Desk(settings.load(home, "demo", {}), lambda: at)
+
+
+def text(page: str) -> str:
+    """Return the text of a page in one line, without its style."""
+    body = page[page.index("<body>") :]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def run(home: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command; return what it prints."""
+    assert main.main(["--home", str(home), "--app", "demo", *words]) == 0, capsys.readouterr()
+    return capsys.readouterr().out
+
+
+def test_the_command_writes_it_and_prints_its_path(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page is in the incident's folder; it answers what, since when, whose fault, what works and what is next."""
+    place = opened(home).incidents.folder(ID) / "incident.html"
+    assert not place.exists()
+    assert run(home, capsys, "incident", "show", ID, "--html").strip() == f"page of incident {ID}: {place}"
+    page = place.read_text(encoding="utf-8")
+    found = text(page)
+    for words in (
+        "Massive returns server errors (5xx)",
+        "Resolved after 30 min",
+        "Until resolved 30 min began 11:21:59 New York",
+        "Mitigated: 11:29:00 New York: asked the traders by phone to use Tradier's data only; dry runs only",
+        "did not work: option data from Massive",
+        "How long: 12 min below 95 % availability (each minute, counted by the app's page); "
+        "23 min until the alert ended (the alert looks back over 10 min); "
+        "30 min until resolved (a responder ends the incident)",
+        "Peak severity ■ escalate",
+        "Severity now ✓ none",
+        "Owner Tech Lead",
+        "Fault: Massive",
+        "option data from Tradier",
+        "Draft the postmortem.",
+        "detected 11:22:50",
+        "△ symptom confirmed : massive returns server errors (5xx)",
+        "○ dry run",
+    ):
+        assert words in found, words
+    assert "postmortem.html" not in page  # There is none yet.
+    assert json.loads(run(home, capsys, "-o", "json", "incident", "show", ID, "--html"))["page"] == str(place)
+    assert page == place.read_text(encoding="utf-8")  # The same record gives the same bytes.
+    assert main.main(["--home", str(home), "--app", "demo", "incident", "list", "--html"]) == 64
+    assert main.main(["--home", str(home), "--app", "demo", "incident", "show", "--html", "--known-at", "11:30"]) == 64
+
+
+def test_every_change_writes_it_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A note is on the page at once, rendered; a postmortem is linked as soon as it is published."""
+    place = opened(home).incidents.folder(ID) / "incident.html"
+    note = "**Vendor** said: <b>fixed</b> in `v2`\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+    run(home, capsys, "incident", "note", ID, note, "--by", "Ann")
+    page = place.read_text(encoding="utf-8")
+    assert "<strong>Vendor</strong>" in page and "<code>v2</code>" in page and "<b>fixed" not in page
+    assert problems(page) == []
+    run(home, capsys, "postmortem", ID, "--by", "Ann")
+    page = place.read_text(encoding="utf-8")
+    assert '<a href="postmortem.html">' in page and "Complete the postmortem" in page
+
+
+def test_while_it_is_open(home: Path) -> None:
+    """An open incident says how long it is open, how severe, and the next step; nothing later is on its axis."""
+    at = time_parsing.parse("2026-03-10T15:27:00Z")
+    desk = opened(home, at)
+    words = text(incident_page.render(desk, desk.incidents.read(ID, at)))
+    assert "Open for 4 min" in words and "Severity now ◆ critical" in words and "now 11:27:00" in words
+    assert "Next Silence the incident's alerts" in words and "resolved 11:52:00" not in words
+    at = time_parsing.parse("2026-03-10T15:34:00Z")
+    desk = opened(home, at)
+    words = text(incident_page.render(desk, desk.incidents.read(ID, at)))
+    assert "Mitigated, not resolved yet, for 1" in words and "Restart the app" not in words
+
+
+def test_what_a_person_wrote_comes_first(home: Path) -> None:
+    """An incident opened by hand keeps its title, quoted where it reads as source; it needs no alert and no data."""
+    desk = opened(home, time_parsing.parse("2026-03-12T15:30:00Z"))
+    found = desk.incidents.open("Traders report `stale` <i>quotes</i>", by="Ann", severity="critical")
+    page = incident_page.render(desk, desk.incidents.read(found.id))
+    assert "Traders report <code>`stale`</code> <code>&lt;i&gt;</code>quotes" in page and problems(page) == []
+    assert "no alert belongs to it" in text(page) and "Acknowledge it" in text(page)
+
+
+def test_a_page_that_fails_stops_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record is written although its page cannot be; the message says how to write it again."""
+
+    def fails(*_: object) -> str:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(incident_page, "render", fails)
+    assert main.main(["--home", str(home), "--app", "demo", "incident", "note", ID, "seen", "--by", "Ann"]) == 0
+    assert f"ops incident show {ID} --html" in capsys.readouterr().err
+    assert opened(home).incidents.read(ID).entries[-1].body["words"] == "seen"
+
+
+@pytest.mark.parametrize(
+    ("incident", "words"),
+    [
+        ("2026-03-10-1", ["Gamma is zero", "highest", "critical 5 %"]),
+        ("2026-03-10-3", ["The connection to the app's WebSocket is blocked", "highest", "critical 60 s"]),
+        ("2026-03-10-4", ["Fills are worse than the backtest assumes", "notify 10 points"]),
+    ],
+)
+def test_each_figure_is_drawn(home: Path, incident: str, words: list[str]) -> None:
+    """The figure of the alert is drawn with its thresholds and its worst value."""
+    desk = opened(home)
+    page = incident_page.render(desk, desk.incidents.read(incident))
+    assert all(w in text(page) for w in words) and 'class="series s0"' in page and problems(page) == []
