@@ -251,7 +251,7 @@ def test_the_budget_burns_slowly(tmp_path):
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     rows = [r for r in fired(kept, at(0), at(5995)) if r.rule == "availability_burn"]
-    assert [r.severity for r in rows] == ["notify"] and "the budget of 30 days is used up in" in rows[0].sentence
+    assert [r.severity for r in rows] == ["notify"] and "the error budget of 30 days would last" in rows[0].sentence
     assert rows[0].inhibited_by  # The availability of the same provider has told already, and louder.
 
 
