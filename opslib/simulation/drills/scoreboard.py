@@ -114,24 +114,27 @@ def kinds(rows: list[Row]) -> str:
 
 
 def line(rows: list[Row]) -> str:
-    """Return the scoreboard in one line, as README shows it."""
+    """Return the scoreboard as sentences in one line, as README shows it."""
     s = summary(rows)
-    calibration = "" if s["calibration_error"] is None else f", calibration error {s['calibration_error']:.2f}"
-    times = (
-        ""
-        if s["notified_after_s"] is None
-        else f"; median time to notification {s['notified_after_s']:.0f} s, to diagnosis {s['found_after_s']:.0f} s"
-    )
-    results = (
-        f"of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause, {s['faults_accepted']} an "
-        f"accepted alternative, {s['faults_none']} found no cause (too few responses were affected), "
-        f"{s['faults_wrong']} a wrong cause"
-    )
-    alarms = f"{s['false_alarms']} false alarm{'' if s['false_alarms'] == 1 else 's'}"
-    return (
-        f"{kinds(rows)}: {results}; {alarms} in {s['controls']} runs with nothing to find; "
-        f"{s['undetermined']} ended undetermined{calibration}{times}"
-    )
+    runs = sum(s["kinds"].values())
+    sentences = [
+        f"{runs} run{'' if runs == 1 else 's'} ({kinds(rows)}).",
+        f"Of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause, {s['faults_accepted']} an "
+        f"accepted alternative, {s['faults_none']} no cause (too few responses were affected) and "
+        f"{s['faults_wrong']} a wrong cause.",
+        f"Of {s['controls']} runs with nothing to find, {s['false_alarms']} had a false alarm.",
+        f"{s['undetermined']} run{'' if s['undetermined'] == 1 else 's'} ended undetermined.",
+    ]
+    if s["notified_after_s"] is not None:
+        sentences.append(
+            f"Median time to the first notification: {s['notified_after_s']:.0f} s, to the diagnosis: "
+            f"{s['found_after_s']:.0f} s."
+        )
+    if s["calibration_error"] is not None:
+        sentences.append(
+            f"Mean difference between confidence and share of right diagnoses: {s['calibration_error']:.2f}."
+        )
+    return " ".join(sentences)
 
 
 def report(rows: list[Row]) -> str:

@@ -231,7 +231,7 @@ def record(day: str, seeds: list[int], rows: list[Row]) -> ScoreboardView:
     FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = read()
     head, _, rest = before.partition(OPENS)
-    readme.write_text(f"{head}{OPENS}\n{found.line}.\n{CLOSES}{rest.partition(CLOSES)[2]}", encoding="utf-8")
+    readme.write_text(f"{head}{OPENS}\n{found.line}\n{CLOSES}{rest.partition(CLOSES)[2]}", encoding="utf-8")
     return found
 
 

@@ -241,10 +241,10 @@ def test_the_scoreboard() -> None:
     ]
     assert (found["notified_after_s"], found["found_after_s"], found["calibration_error"]) == (80.0, 160.0, None)
     assert scoreboard.line(rows) == (
-        "4 single faults, 1 pair of faults, 1 harmless look-alike, 1 run without a fault: of 5 runs with a fault, "
-        "2 found the exact cause, 1 an accepted alternative, 1 found no cause (too few responses were affected), 1 a "
-        "wrong cause; 1 false alarm in 2 runs with nothing to find; 1 ended undetermined; median time to "
-        "notification 80 s, to diagnosis 160 s"
+        "7 runs (4 single faults, 1 pair of faults, 1 harmless look-alike, 1 run without a fault). "
+        "Of 5 runs with a fault, 2 found the exact cause, 1 an accepted alternative, 1 no cause (too few responses "
+        "were affected) and 1 a wrong cause. Of 2 runs with nothing to find, 1 had a false alarm. "
+        "1 run ended undetermined. Median time to the first notification: 80 s, to the diagnosis: 160 s."
     )
     report = scoreboard.report(rows)
     assert "found provider_intermittent (accepted: it is intermittent)" in report
@@ -252,7 +252,7 @@ def test_the_scoreboard() -> None:
     rows.append(row(subsampled=(drill.Subsampled(5.0, "provider_5xx", True, 0.8),)))
     assert scoreboard.read(json.dumps(r.as_json()) for r in rows) == rows
     assert scoreboard.summary([])["rows"] == 0 and scoreboard.line([]).startswith(
-        "no drills: of 0 runs with a fault, 0 found"
+        "0 runs (no drills). Of 0 runs with a fault, 0 found"
     )
 
 

@@ -31,9 +31,7 @@ def recorded() -> ScoreboardView:
 def test_readme_shows_the_recorded_line(recorded: ScoreboardView) -> None:
     """The line between the markers is the recorded summary line."""
     readme = (PROJECT / "README.md").read_text()
-    assert (
-        readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == f"{recorded.line}."
-    )
+    assert readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == recorded.line
 
 
 def test_all_scenarios_are_recorded(recorded: ScoreboardView) -> None:
@@ -122,10 +120,10 @@ def test_a_drill_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypat
     assert made == scoreboard_view.read() and [r.answers for r in made.rows] == [(), ("Is it? no.",)]
     assert (
         (tmp_path / "README.md").read_text()
-        == f"before\n{scoreboard_view.OPENS}\n{made.line}.\n{scoreboard_view.CLOSES}\nafter\n"
+        == f"before\n{scoreboard_view.OPENS}\n{made.line}\n{scoreboard_view.CLOSES}\nafter\n"
         and made.line.startswith(
-            "2026-03-10: 2 single faults: of 2 runs with a fault, 1 found the exact cause, 0 an accepted alternative, "
-            "0 found no cause (too few responses were affected), 1 a wrong cause; "
+            "2026-03-10: 2 runs (2 single faults). Of 2 runs with a fault, 1 found the exact cause, 0 an accepted "
+            "alternative, 0 no cause (too few responses were affected) and 1 a wrong cause. "
         )
     )
     assert "cause none" in repr(made.wrong) and "found none: 1 run" in repr(made.confusion)
