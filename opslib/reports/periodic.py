@@ -7,11 +7,13 @@ too few snapshots makes the whole report incomplete, and is named.
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opslib.alerting import history, replay
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, named
 from opslib.dashboard import alert_log, daily_figures
@@ -192,7 +194,7 @@ class PeriodicReport:
         """The alert log: as recorded, or re-evaluated if there is no record and there are few days."""
         found = alert_log.log_of(self.workspace, self.upto, since=self.period.window.start, known_at=self.known_at)
         if not found.missing or not 0 < len(self.days_with_data) <= REPLAYED_DAYS:
-            return found
+            return self._with_worst_values(found)
         # A long gap in the data is reported by its days.
         upto = self.upto if len(self.sessions) <= REPLAYED_DAYS else self.days_with_data[-1].session.closes
         return alert_log.log_of(
@@ -201,6 +203,33 @@ class PeriodicReport:
             since=max(self.period.window.start, self.days_with_data[0].session.opens),
             known_at=self.known_at,
             replay=True,
+        )
+
+    def _with_worst_values(self, log: AlertLog) -> AlertLog:
+        """
+        Return the log with the worst value of each alert that is still active at its end.
+
+        The record has it only from the end of an alert on, so the last session is evaluated again.
+        """
+        last = next((session for session, day in reversed(self.days) if day is not None), None)
+        if last is None or all(change.over_us is not None for change in log.changes):
+            return log
+        place, rules = self.workspace, self.workspace.rules
+        known_us = None if self.known_at is None else clock.micros(self.known_at)
+        transitions, alerts = replay.replay_cached(place.store, place.settings, rules, last, known_us, place.cache)
+        peaks = {
+            (change.alert, change.severity): change.peak
+            for change in history.severity_changes(transitions, rules, alerts)
+            if change.over_us is None
+        }
+        return replace(
+            log,
+            changes=[
+                replace(change, peak=peaks.get((change.alert, change.severity), change.peak))
+                if change.over_us is None
+                else change
+                for change in log.changes
+            ],
         )
 
     @cached_property

@@ -24,7 +24,9 @@ from opslib.reports.quarterly import Quarterly
 from opslib.reports.success import Success
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from tests.runbooks.checks.test_checklist import monthly as month_of_posts
+from tests.support import demo
 from tests.support.published import problems
+from tests.support.snapshots import CLOSES
 
 KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "annual": "2026", "success": "2026-03-10"}
 
@@ -502,3 +504,13 @@ def test_a_period_is_plain() -> None:
     assert periods.of(periods.MONTH, date(2026, 3, 1)) == Period(
         periods.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
     )
+
+
+def test_what_is_still_active_has_the_worst_value_of_the_daily_report(tmp_path: Path) -> None:
+    """The record has no worst value of an alert that is active at the close; the longer report has it nevertheless."""
+    desk = Desk(demo.laid_out(tmp_path), lambda: CLOSES)
+    active = [a.worst for a in desk.daily_report("2026-03-10").alerts if a.worst.over_us is None]
+    longer = {(c.alert, c.severity): c.peak for c in desk.review("success", "2026-03-10").log.changes}
+    assert [(c.rule, longer[c.alert, c.severity]) for c in active] == [
+        ("backtest_variance", pytest.approx(14.004, abs=0.001))
+    ]
