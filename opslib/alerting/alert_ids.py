@@ -6,9 +6,13 @@ _ID = re.compile(r"(?P<rule>[a-z0-9_]+)-(?P<subject>.+)-(?P<source>page|probe|ch
 
 
 def describe(alert: str) -> str:
-    """Return ``availability of massive, page`` for an alert's ID; the ID itself for one of an external monitor."""
+    """Return ``availability of massive, page`` for an alert's ID; an external alert's ID stays as it is."""
     found = _ID.fullmatch(alert)
     if not found:
         return alert
-    subject = "" if found["subject"] == "app" else f" of {found['subject']}"
-    return f"{found['rule']}{subject}, {found['source']}"
+    return f"{found['rule']}{of_subject(found['subject'])}, {found['source']}"
+
+
+def of_subject(subject: str) -> str:
+    """Return `` of massive``, which follows the name of a rule; empty for the app."""
+    return {"app": "", "monitor": " of the collector's machine"}.get(subject, f" of {subject}")

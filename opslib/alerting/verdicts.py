@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
+from opslib.alerting.alert_ids import of_subject
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import NO_SUCCESS, Rule
 from opslib.foundation.intervals import t_interval, wilson
@@ -158,7 +159,7 @@ def compared_value(rule: Rule, value: float | None, limit: float | str, over: ti
 
 def named(rule: Rule, subject: str) -> str:
     """Return the rule's title, with the subject unless that is the app."""
-    return rule.title + ("" if subject == "app" else f" of {subject}")
+    return f"{rule.title}{of_subject(subject)}"
 
 
 def past_limit(rule: Rule, subject: str, source: str, value: float | None, limit: float | str) -> str:

@@ -193,7 +193,8 @@ def _watch(command: Add) -> None:
         "serve",
         "receive snapshots from the app's pages; expose metrics",
         "ops serve --port 8321",
-        "It also accepts other monitors' alerts and log drains, and serves Prometheus metrics. It runs until stopped.",
+        "It also accepts log drains and the alerts of other monitoring systems, and serves Prometheus metrics. It runs "
+        "until stopped.",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8321, help="port to listen on (default: 8321)")

@@ -1,4 +1,4 @@
-"""Check everything that the suite depends on once, and name the setting to change."""
+"""Check everything that ops depends on once, and name the setting to change."""
 
 import asyncio
 import importlib.metadata

@@ -133,7 +133,7 @@ class Panel:
 
 
 def source_name(source: str) -> str:
-    """Return the name of an alert's source, such as ``probes``; that of an external monitor stays as it is."""
+    """Return the name of an alert's source, such as ``probes``; that of another system stays as it is."""
     return SOURCES.get(source, source)
 
 

@@ -1,5 +1,5 @@
 """
-Define the exceptions of the suite and their exit codes.
+Define the exceptions of ops and their exit codes.
 
     OpsError                     exit 70: refused or failed
     ├── UsageError               exit 64: the command or call is invalid
@@ -8,7 +8,7 @@ Define the exceptions of the suite and their exit codes.
     ├── RulesError               rules.toml is invalid
     ├── BadSnapshot              a page posted something that is not dashboard metrics
     ├── BadFill                  a row is not a fill
-    ├── BadAlerts                an external monitor sent something that is not a list of alerts
+    ├── BadAlerts                an external monitoring system sent something that is not a list of alerts
     ├── BadLogs                  a log drain sent something that is not log lines
     ├── ImportRefused            a file cannot be read as what it should be
     ├── StoreError               the database cannot be opened, read or written
@@ -23,7 +23,7 @@ Every message says what happened, what was expected and what to do.
 
 
 class OpsError(Exception):
-    """A refusal or failure of the suite; `exit_code` is the exit code of the command."""
+    """A refusal or failure; `exit_code` is the exit code of the command."""
 
     exit_code = 70
 
@@ -82,7 +82,7 @@ class BadFill(OpsError):
 
 
 class BadAlerts(OpsError):
-    """An external monitor sent something that is not a list of alerts as Alertmanager accepts it."""
+    """An external monitoring system sent something that is not a list of alerts as Alertmanager accepts it."""
 
 
 class BadLogs(OpsError):

@@ -6,7 +6,7 @@ resolves the incident at yet another time. All are computed from the record alon
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from opslib.foundation import clock, formatting, time_parsing
@@ -52,12 +52,13 @@ class Duration(NamedTuple):
 
     @property
     def span(self) -> str:
-        """From when to when, New York: to the minute if it begins and ends on one; empty if it is unknown."""
+        """From when to when, New York: to the minute if it takes two minutes or more; empty if it is unknown."""
         if self.since_us is None or self.until_us is None:
             return ""
-        times = [clock.instant(us).astimezone(formatting.NEW_YORK) for us in (self.since_us, self.until_us)]
-        form = "%H:%M:%S" if any(at.second for at in times) else "%H:%M"
-        return f"{times[0]:{form}}–{times[1]:{form}}"
+        short = self.until_us - self.since_us < 120 * clock.SECOND
+        at, form = (clock.instant, "%H:%M:%S") if short else (to_the_minute, "%H:%M")
+        first, last = (at(us).astimezone(formatting.NEW_YORK) for us in (self.since_us, self.until_us))
+        return f"{first:{form}}–{last:{form}}"
 
 
 def span(incident: Incident) -> tuple[int | None, int | None]:
@@ -159,7 +160,7 @@ def _below(incident: Incident) -> list[Duration]:
             f"app's page",
             f"the last such {each}; only such {each}s are counted",
             (entry.id,),
-            f"each {each}, counted by the app's page",
+            f"counted per {each} by the app's page",
         )
     ]
 
@@ -215,6 +216,11 @@ def _beginning(incident: Incident) -> str:
     if began.source.startswith("alert "):
         return "the value crosses the threshold of the alert"
     return began.source.partition(";")[0]
+
+
+def to_the_minute(at_us: int) -> datetime:
+    """Return an instant (microseconds since 1970) rounded to the minute, UTC."""
+    return clock.instant(round(at_us / (60 * clock.SECOND)) * 60 * clock.SECOND)
 
 
 def rounded(seconds: float) -> str:

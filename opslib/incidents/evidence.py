@@ -32,7 +32,7 @@ class Entry(NamedTuple):
         seq: Its number in the record, from 1.
         at_us, known_at_us: When it happened, and when it was written; microseconds since 1970.
         kind: Its kind, such as ``alert``, ``step``, ``note``.
-        by: The person who recorded it; empty means the suite.
+        by: The person who recorded it; empty: ops itself.
         key: A key that at most one entry of the record has; empty if there may be several.
         body: Its content, JSON, without secrets.
         previous, digest: SHA-256 of the entry before, and of this one.

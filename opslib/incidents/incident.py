@@ -70,7 +70,7 @@ class Event(NamedTuple):
     Attributes:
         at_us: When it happened; microseconds since 1970.
         kind: The kind of its entry, such as ``alert``, ``step``, ``note``.
-        by: The person who did it; empty means the suite.
+        by: The person who did it; empty: ops itself.
         words: What happened, on one line.
         evidence: The ids of its entries.
         entry: The entry that it is about; of several, the last one.
@@ -266,15 +266,18 @@ class Incident:
             "postmortem": self.document or None,
         }
 
-    def __repr__(self) -> str:
-        lines = [
+    @property
+    def summary(self) -> list[str]:
+        """What is broken, its status, severity, owner and runbook, and what it was opened for, as lines."""
+        return [
             f"{self.id}: {self.headline}",
             f"  {self.status}; severity {self.current}, peak {self.peak}; owner: {self.owner or 'none'}; runbook "
             f"{self.runbook}",
             *([f"  opened for: {self.title}"] if self.headline != self.title else []),
         ]
-        lines += [f"  {name}: {found!r}" for name, found in self.times.items()]
-        return "\n".join([*lines, "", *map(row, self.events)])
+
+    def __repr__(self) -> str:
+        return "\n".join([*self.summary, *(f"  {name}: {found!r}" for name, found in self.times.items())])
 
 
 def _in_words(sentence: str) -> str:
@@ -285,12 +288,6 @@ def _in_words(sentence: str) -> str:
     if found[2] == "=":
         return f"{found[1]}: no success"
     return f"{found[1]} {'below' if found[2] == '<' else 'above'} {found[3]}"
-
-
-def row(event: Event) -> str:
-    """Return one line of a timeline: time in UTC, person, event, and the ids of its entries."""
-    author = f"{event.by}: " if event.by else ""
-    return f"  {clock.instant(event.at_us):%H:%M:%S} UTC  {author}{event.words}  [{', '.join(event.evidence)}]"
 
 
 def _rank(entry: Entry) -> int:
@@ -307,9 +304,12 @@ def _words_of(entry: Entry, first: Entry) -> str:
     body, text = entry.body, words(entry)
     if entry.kind != "alert":
         return text.partition("; previous entry E")[0] if entry.kind == "resolved" else text
-    what = {"fired": "alert fired ({})", "resolved": "alert resolved", "ended": "alert ended"}.get(
-        first.body["kind"], str(body["words"]).removesuffix(f": {body['sentence']}")
-    )
+    what = {
+        "fired": "alert fired ({})",
+        "fell": "severity lowered from {}",
+        "resolved": "alert resolved",
+        "ended": "alert ended",
+    }.get(first.body["kind"], str(body["words"]).removesuffix(f": {body['sentence']}"))
     source = SOURCES.get(body["source"], body["source"])
     return formatting.single_line(f"{what.format(body['severity'])}, {source}: {body['sentence']}", 300)
 

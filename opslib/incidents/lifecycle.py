@@ -151,7 +151,7 @@ class Incidents:
         Write an entry; committed before this returns.
 
         Args:
-            by: The person who recorded it; empty means the suite.
+            by: The person who recorded it; empty: ops itself.
             key: A key that at most one entry of the incident has.
             at: When it happened, if not now.
 

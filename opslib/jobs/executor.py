@@ -54,7 +54,7 @@ class Stopped(KeyboardInterrupt):
 
 def notebook(name: str) -> Path:
     """
-    Return the path of one of the suite's notebooks.
+    Return the path of one of the notebooks of ops.
 
     Raises:
         NotebookFailed: The package was installed without its notebooks.

@@ -48,7 +48,7 @@ EVIDENCE_LABELS = {
     "opslib": "opslib",
 }
 # The version of the sentences. `ops verify` compares sentences only with a report of the same version.
-WORDING = 4
+WORDING = 5
 
 
 def _why_unknown(view: Status, figure: str) -> str:

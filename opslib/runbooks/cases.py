@@ -222,7 +222,7 @@ def freeze(workspace: Workspace, incident: Incident, cause: str = "", as_of: dat
     Freeze the time at which an incident's runbook was run as a regression case.
 
     Args:
-        cause: The cause that people agreed on; empty for the one that the suite found.
+        cause: The cause that people agreed on; empty for the one that the diagnosis found.
         as_of: Another time than that of the last diagnosis.
 
     Raises:

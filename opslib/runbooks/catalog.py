@@ -92,7 +92,7 @@ class Runbook:
 
     @property
     def plain(self) -> str:
-        """Its text for a terminal: the prose, and for each step what to do and what is normal."""
+        """Its text for a terminal: the prose, and for each step what to do and what is expected."""
         lines: list[str] = []
         for cell in self.cells:
             if cell["cell_type"] == "markdown":

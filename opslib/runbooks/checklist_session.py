@@ -23,7 +23,7 @@ from opslib.runbooks import checklists
 from opslib.runbooks.checklists import DAY, DEPLOY, DEPLOYED, HOUR, RELEASE, Checklist
 from opslib.runbooks.execution import RunbookRun, StepStatus
 from opslib.runbooks.session import RunbookSession, StepCard, Widgets, clock_of
-from opslib.runbooks.steps import CHECK, Step
+from opslib.runbooks.steps import CHECK, Step, purpose
 from opslib.telemetry.markers import Markers
 
 if TYPE_CHECKING:
@@ -308,7 +308,6 @@ class ChecklistSession(RunbookSession):
             [
                 self.checklist.section_of(s),
                 f"{statuses[s.name].mark} {statuses[s.name].label}",
-                s.name,
                 s.do,
                 statuses[s.name].words.removeprefix(f"{s.name}: ").removeprefix("skipped: "),
                 statuses[s.name].by,
@@ -317,7 +316,7 @@ class ChecklistSession(RunbookSession):
         ]
         return table(
             self.clock_words(self.incident),
-            ["section", "status", "item", "task", "result", "by"],
+            ["section", "status", "item", "result", "by"],
             rows,
             "no items",
         )
@@ -327,10 +326,10 @@ class ChecklistSession(RunbookSession):
         """The verdict, the failed items and the items that are not done."""
         statuses, signed = self.statuses(), self.signed
         lines = [
-            f"failed: {name}: {statuses[name].words.removeprefix(name + ': ').removeprefix('failed: ')}"
+            f"failed: {purpose(name)}: {statuses[name].words.removeprefix(name + ': ').removeprefix('failed: ')}"
             for name in self.wrong
         ]
-        lines += [f"not done or unknown ({len(self.left)}): {', '.join(self.left)}"] if self.left else []
+        lines += [f"not done or unknown ({len(self.left)}): {'; '.join(map(purpose, self.left))}"] if self.left else []
         lines += [self.early] if self.early else []
         lines += (
             [f"signed by {signed.by}, {formatting.moment(clock.instant(signed.at_us))}"]

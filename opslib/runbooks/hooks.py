@@ -2,7 +2,7 @@
 Run an action by its hook from settings.toml, or as a dry run that changes nothing if no hook is set.
 
 ``[hooks]`` in ``settings.toml`` sets a command, as a list, for each of `HOOKS`; ``tell_channel`` and ``silence`` may
-also be ``"built-in"``, which uses the suite's own channels and silences. A command receives its request as JSON on
+also be ``"built-in"``, which uses the channels and silences of ops. A command receives its request as JSON on
 stdin, with an ID that is unique to the action; exit code 0 means success. ``[hooks.timeouts]`` sets how long each may
 run (``build = "30m"``); a command that runs longer is ended with every process that it started. The output of a command
 is recorded.
@@ -109,7 +109,7 @@ class Hook:
                 f"settings.toml)"
             )
         if self.how == BUILT_IN:
-            return f"{HOOKS[self.name]}, by the suite itself"
+            return f"{HOOKS[self.name]}, by ops itself"
         return (
             f"{HOOKS[self.name]}, with the command {' '.join(self.how)}; timeout {formatting.duration(self.timeout_s)}"
         )
@@ -168,7 +168,7 @@ def perform(
     parameters: Mapping[str, Any],
 ) -> Outcome:
     """
-    Run the action of a step: by a command, by the suite's channels or silences, or as a dry run.
+    Run the action of a step: by a command, by the channels or silences of ops, or as a dry run.
 
     A successful deployment sets a marker.
     """

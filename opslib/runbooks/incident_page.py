@@ -22,7 +22,7 @@ from opslib.foundation.storage import temporary_files
 from opslib.incidents import durations, lifecycle
 from opslib.incidents.incident import CLOSED, Event, Incident, words
 from opslib.jobs import html_export
-from opslib.runbooks import incident_chart
+from opslib.runbooks import event_words, incident_chart
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.session import RunbookSession
 from opslib.runbooks.steps import purpose
@@ -135,7 +135,10 @@ def render(workspace: "Workspace", incident: Incident) -> str:
         steps=[row for row in steps if row.notable],
         other_steps=[row for row in steps if not row.notable],
         skipped=sum(s.state == "skipped" for s in incident.steps.values()),
-        times=[(name, _when(found.at_us), found.source, found.evidence) for name, found in incident.times.items()],
+        times=[
+            (name, _when(found.at_us), event_words.source(found.source), found.evidence)
+            for name, found in incident.times.items()
+        ],
         events=[
             (_when(e.at_us), e.by, _markup(workspace, incident, e), ", ".join(e.evidence)) for e in incident.events
         ],
@@ -355,7 +358,7 @@ def _markup(workspace: "Workspace", incident: Incident, event: Event) -> Markup:
     if event.kind == "note":
         return Markup(markdown_to_html(str(event.entry.body.get("words", ""))))  # noqa: S704  # The converter escapes.
     if event.kind != "step":
-        return _code(event.words)
+        return _code(event_words.words(event))
     result = Markup(": {}").format(found) if (found := _result(event)) else ""
     outcome = incident_chart.result_of(workspace, incident, event)
     return Markup("{} <strong>{} {}</strong>{}").format(

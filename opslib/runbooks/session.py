@@ -6,6 +6,7 @@ to the incident's record before it is shown.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -28,7 +29,7 @@ from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import UNSEEN, Diagnosis, Other
 from opslib.runbooks.execution import RunbookRun, StepStatus
 from opslib.runbooks.hooks import Hook
-from opslib.runbooks.steps import ACTION, ASK, BOXES, CHECK, Step
+from opslib.runbooks.steps import ACTION, ASK, BOXES, CHECK, Step, purpose
 from opslib.telemetry.probes.runner import ProbeRunner
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
 
+NOT_NEEDED = "– not needed"  # The status of a step of a branch for another cause, whatever its check found.
 AGAIN = timedelta(seconds=10)  # Probes are not repeated within this time.
 
 
@@ -279,22 +281,16 @@ class RunbookSession:
 
     @property
     def strip(self) -> TextBlock:
-        """Every step with its status, and the current time box."""
-        incident, ruled_out = self.incident, self.ruled_out
-        rows = [
-            [
-                s.box,
-                f"{(step_status := self.execution.status_of(s, incident)).mark} {step_status.label}"
-                if s.name not in ruled_out
-                else "– not needed",
-                self.title_of(s),
-                s.name,
-                result_words(s, step_status),
-                step_status.by,
-            ]
-            for s in self.steps
-        ]
-        return table(self.clock_words(incident), ["min", "status", "step", "name", "result", "by"], rows, "no steps")
+        """Every step with its status, and the current time box; a step that is not needed has no result."""
+        incident, ruled_out, rows = self.incident, self.ruled_out, list[list[str]]()
+        for s in self.steps:
+            found = self.execution.status_of(s, incident)
+            if s.name in ruled_out:
+                shown = [NOT_NEEDED, self.title_of(s), f'for another cause ("{ruled_out[s.name]}")', ""]
+            else:
+                shown = [f"{found.mark} {found.label}", self.title_of(s), result_words(s, found), found.by]
+            rows.append([s.box, *shown])
+        return table(self.clock_words(incident), ["min", "status", "step", "result", "by"], rows, "no steps")
 
     def title_of(self, step: Step) -> str:
         """Return the title of a step."""
@@ -452,18 +448,17 @@ class RunbookSession:
     def afterwards(self) -> TextBlock:
         """The suggested action items, and the next command."""
         incident, items = self.incident, list[str]()
-        for step in self.steps:
-            step_status = self.execution.status_of(step, incident)
+        for step, step_status in self.needed(incident):
             if step_status.state in ("not as expected", "unknown", "failed", "unsure"):
                 items.append(
-                    f"step {step.name}: {step_status.label} ({step_status.words.removeprefix(step.name + ': ')}). "
+                    f'"{purpose(step.name)}": {step_status.label} ({result_words(step, step_status)}). '
                     f"Decide whether this needs an action item."
                 )
             if step_status.state == "rehearsed":
-                items.append(f"step {step.name} was only a dry run: set a hook for {step.hook} in settings.toml")
+                items.append(f'"{purpose(step.name)}" was only a dry run: set {step.hook} in [hooks] of settings.toml')
         items.append(
             f"changes to the runbook: name the notebook (runbooks/{self.name}.ipynb) and the step, for example "
-            f"{self.steps[0].name if self.steps else 'the first'}"
+            f"{self.title_of(self.steps[0]) if self.steps else 'the first'}"
         )
         more = [f"next: ops incident resolve {incident.id} --by NAME; ops postmortem {incident.id}"]
         return bullet_list("Suggested action items", [*items, *more])
@@ -500,7 +495,7 @@ class RunbookSession:
                 "all are dry runs (practice)"
                 if self.practice
                 else ", ".join(
-                    f"{s.name} ({'real' if self.hooks[s.hook].real else 'dry run'})"
+                    f"{self.title_of(s)} ({'real' if self.hooks[s.hook].real else 'dry run'})"
                     for s in self.steps
                     if s.kind == ACTION
                 )
@@ -576,7 +571,7 @@ class RunbookSession:
 
 
 class StepCard:
-    """One step as it is shown: what to do, what is normal, its status, and buttons if a person is available."""
+    """One step as it is shown: what to do, what is expected, its status, and buttons if a person is available."""
 
     def __init__(self, book: RunbookSession, step: Step):
         self.book, self.step = book, step
@@ -588,11 +583,14 @@ class StepCard:
 
     @property
     def text(self) -> TextBlock:
-        """The step as text: its result, what to do and what is normal; for an action also what it will do."""
+        """The step as text: its result, what to do and what is expected; for an action also what it will do."""
         step, step_status, book = self.step, self.status, self.book
         branch = book.ruled_out.get(step.name)
         seen = result_words(step, step_status)
-        result = f"{step_status.label}{': ' + seen if seen else ''}{f' ({step_status.by})' if step_status.by else ''}"
+        result = f"{step_status.mark} {step_status.label}{': ' + seen if seen else ''}"
+        result += f" ({step_status.by})" if step_status.by else ""
+        if branch is not None:
+            result = f'{NOT_NEEDED}: for another cause ("{branch}"). The likely cause is: {book.cause.headline}'
         lines = [step.aim]
         if step.kind == ACTION and step_status.state not in ("done",):
             lines += [f"it will do: {book.hooks[step.hook].words}"] + (
@@ -602,15 +600,14 @@ class StepCard:
             lines.append(book.execution._unsure(step, step_status))
         if following := (step_status.entry.body.get("next") if step_status.entry else None):
             lines.append(f"continue with another runbook: ops runbook open {following} --incident {book.incident.id}")
-        if branch is not None:
-            lines.append(f"not needed: this step is for: {branch}. The likely cause is: {book.cause.headline}")
-        plain = bullet_list(f"{step.name}: {step.do}", [f"{step_status.mark} {result}", *lines])
+        plain = bullet_list(f"{step.do} ({step.name})", [result, *lines])
         values = {
             "step": step,
             "stands": step_status,
+            "verdict": step_status.verdict if branch is None else "unknown",
             "seen": seen,
             "lines": lines,
-            "spared": book.cause.headline if branch is not None else "",
+            "not_needed": result if branch is not None else "",
             "folded": branch is not None or (step_status.finished and step_status.verdict != "critical"),
         }
         return TextBlock(plain.plain, "runbooks/templates/step.html", values, plain.markdown)
@@ -634,7 +631,8 @@ def clock_of(workspace: "Workspace", as_of: datetime | None) -> Callable[[], dat
 
 def result_words(step: Step, step_status: StepStatus) -> str:
     """Return the last result of a step without the words that its place and its label say."""
-    return step_status.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
+    words = step_status.words.removeprefix(f"{step.name}: ")
+    return re.sub(r"^(?:skipped|passed|failed|unknown|dry run, nothing was changed): ", "", words)
 
 
 def _requests(incident: Incident) -> list[str]:

@@ -1,7 +1,7 @@
 """
-Read the steps of runbooks and checklists: what to do, what is normal, which check evaluates it.
+Read the steps of runbooks and checklists: what to do, what is expected, which check evaluates it.
 
-A check is read-only and evaluated by the suite. An ask step is answered by a person. An action runs a hook: it needs a
+A check is read-only and evaluated by ops. An ask step is answered by a person. An action runs a hook: it needs a
 name and a confirmation, and runs once.
 """
 
@@ -31,7 +31,7 @@ class Step:
     Attributes:
         kind: check, ask or action.
         box: Its time box: ``0-5``, ``5-15``, ``15-60`` or ``after``; empty if only checklists have it.
-        do, expect: What to do, and what is normal.
+        do, expect: What to do, and what is expected when all is well.
         check: Of a check: its name in `checks`; `of`, its subject.
         fresh: Of a check: how long its result is valid.
         symptom: Whether its failing is what an incident is about, so that it confirms the alert.
@@ -63,8 +63,8 @@ class Step:
 
     @property
     def aim(self) -> str:
-        """What is normal, or of an action what it leads to, with a word that says which."""
-        return f"{'When done' if self.kind == ACTION else 'Normal'}: {self.expect}"
+        """What is expected, or of an action what it leads to, with a word that says which."""
+        return f"{'When done' if self.kind == ACTION else 'Expected'}: {self.expect}"
 
     @property
     def recorded_kind(self) -> str:

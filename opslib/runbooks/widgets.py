@@ -58,7 +58,7 @@ class StepWidget:
         import ipywidgets as w
 
         found = w.Button(
-            description=words, button_style=style, layout=w.Layout(width="auto"), tooltip=f"{words}: {self._step.name}"
+            description=words, button_style=style, layout=w.Layout(width="auto"), tooltip=f"{words}: {self._step.do}"
         )
         found.on_click(lambda _: self._press(found, act))
         return found
@@ -83,14 +83,13 @@ class StepWidget:
 
     def refresh(self) -> None:
         """Show the status of the step."""
-        status = self._card.status
-        text = self._card.text
+        status, text = self._card.status, self._card.text
         self._text.value = text.html
         shown = "ops-folded" if text.values["folded"] else "ops-card"
         for name in ("ops-folded", "ops-card", *(f"is-{verdict}" for verdict in formatting.SIGNS)):
             self.box.remove_class(name)
         self.box.add_class(shown)
-        self.box.add_class(f"is-{status.verdict}")
+        self.box.add_class(f"is-{text.values['verdict']}")
         asks = status.state if status.state in ("done", "unsure") else self._step.kind
         if asks != self._asks:  # Buttons that stay are kept: a click on one that is replaced meanwhile would be lost.
             self._asks = asks
@@ -109,8 +108,8 @@ class StepWidget:
             self._row.children = (self._button("Check again", lambda: self._book.check(self._step.name)),)
         elif self._step.kind == ASK:
             answers = (
-                ("Normal", True, "success"),
-                ("Not normal", False, "danger"),
+                ("As expected", True, "success"),
+                ("Not as expected", False, "danger"),
                 ("Unknown", None, ""),
             )
             self._row.children = (

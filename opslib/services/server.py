@@ -61,7 +61,7 @@ UNSHARED = {
 }
 ROUTES = (
     "POST /api/metrics/export accepts the app's metrics, POST /api/logs its log lines, POST /api/v2/alerts the alerts "
-    "of another monitor. GET /, /health, /metrics and /api/metrics are read-only."
+    "of another monitoring system. GET /, /health, /metrics and /api/metrics are read-only."
 )
 
 
@@ -238,7 +238,7 @@ def build(
             ) from None
 
     async def alerts(request: Request) -> Response:
-        """Accept the alerts of another monitor by Alertmanager's API v2, and respond as Alertmanager does."""
+        """Accept the alerts of another monitoring system by Alertmanager's API v2, and respond as Alertmanager does."""
         headers = cors(request)
         writable(request, CONTENT_TYPES[:1])
         body = await _body(request, LARGEST_ALERTS)

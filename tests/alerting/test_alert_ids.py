@@ -16,5 +16,5 @@ from opslib.alerting import alert_ids
     ],
 )
 def test_an_id_is_described(alert: str, described: str) -> None:
-    """Rule, subject and source are named; the ID of an external monitor stays as it is."""
+    """Rule, subject and source are named; the ID of an external monitoring system stays as it is."""
     assert alert_ids.describe(alert) == described

@@ -156,7 +156,7 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
             page.screenshot(path=f"{folder}/incident.png")
         following = page.locator(".ops-next")
         following.get_by_text("Massive's status page", exact=True).wait_for()
-        following.get_by_role("button", name="Normal", exact=True).click()
+        following.get_by_role("button", name="As expected", exact=True).click()
         following.get_by_text("Notify the trading team", exact=True).wait_for()
         page.get_by_text("11 done · 14 to do · 6 not needed").first.wait_for()
         assert problems == []

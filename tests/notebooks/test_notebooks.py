@@ -44,8 +44,8 @@ def test_no_logic_in_cells(cells: list[dict]) -> None:
             assert not isinstance(node, ast.Import) or [a.name for a in node.names] == ["opslib"]
 
 
-def test_every_section_says_what_is_normal(cells: list[dict]) -> None:
-    """Every heading is followed by prose, most of it says what is normal, and prose precedes each code cell."""
+def test_every_section_says_what_is_expected(cells: list[dict]) -> None:
+    """Every heading is followed by prose, most of it says what is expected, and prose precedes each code cell."""
     previous = None
     for cell in cells:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
@@ -54,7 +54,7 @@ def test_every_section_says_what_is_normal(cells: list[dict]) -> None:
     prose = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
     assert (
         prose[0].startswith("# ")
-        and sum("ormal" in p for p in prose) >= len([p for p in prose if p.startswith("## ")]) - 1
+        and sum("xpected" in p for p in prose) >= len([p for p in prose if p.startswith("## ")]) - 1
     )
 
 

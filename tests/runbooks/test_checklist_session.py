@@ -190,7 +190,7 @@ def test_a_box_that_is_wrong(desk: Desk) -> None:
     assert (
         sheet.verdict == "critical"
         and sheet.exit_code == 2
-        and "failed: console_clean: TypeError in panel 2" in repr(sheet.header)
+        and "failed: Read the browser console: TypeError in panel 2" in repr(sheet.header)
     )
 
 
@@ -258,7 +258,7 @@ def test_a_change_needs_a_name(desk: Desk) -> None:
             act()
     assert not (desk.settings.home / "done").exists()
     sheet.note("the pipeline is slow today", "Ann")
-    assert "the pipeline is slow today" in repr(sheet.incident)
+    assert sheet.incident.last_entry.body["words"] == "the pipeline is slow today"
 
 
 def test_practice_writes_nothing(desk: Desk) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from opslib.alerting import causes
 from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
 from opslib.foundation.config import settings
-from opslib.runbooks import incident_page
+from opslib.runbooks import incident_page, steps
 from tests.support import demo
 from tests.support.published import problems
 from tests.support.snapshots import CLOSES
@@ -59,7 +60,7 @@ def test_the_command_writes_it_and_prints_its_path(home: Path, capsys: pytest.Ca
         "Until resolved 30 min began 11:21:59 New York",
         "Mitigated: 11:29:00 New York: asked the traders by phone to use Tradier's data only; dry runs only",
         "did not work: option data from Massive",
-        "How long: 12 min below 95 % availability (each minute, counted by the app's page); "
+        "How long: 12 min below 95 % availability (counted per minute by the app's page); "
         "23 min until the alert ended (the alert looks back over 10 min); "
         "30 min until resolved (a responder ends the incident)",
         "Peak severity ■ escalate",
@@ -78,6 +79,30 @@ def test_the_command_writes_it_and_prints_its_path(home: Path, capsys: pytest.Ca
     assert page == place.read_text(encoding="utf-8")  # The same record gives the same bytes.
     assert main.main(["--home", str(home), "--app", "demo", "incident", "list", "--html"]) == 64
     assert main.main(["--home", str(home), "--app", "demo", "incident", "show", "--html", "--known-at", "11:30"]) == 64
+
+
+def test_the_command_shows_few_rows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The text has the condensed rows with their entries and no ID of a step or an alert; JSON has every entry."""
+    lines = run(home, capsys, "incident", "show", ID).splitlines()
+    shown = json.loads(run(home, capsys, "-o", "json", "incident", "show", ID))
+    events = [line for line in lines if re.match(r"\d\d:\d\d:\d\d  \d\d:\d\d:\d\d  ", line)]
+    assert 15 <= len(events) <= 20 and all(re.search(r" \[E[\dE–, ]+\]$", line) for line in events)
+    assert any("Tech Lead: Switch the app to Tradier only: dry run" in line for line in events)
+    said = "\n".join(lines[:-1])
+    assert not [name for name in steps.table() if "_" in name and re.search(rf"\b{name}\b", said)]
+    assert not re.search(r"-\d{8}T\d{6}Z", said)
+    assert lines[-1].startswith(f"Entries of the record: {shown['entries']}. ") and " -o json" in lines[-1]
+    assert len(shown["timeline"]) == shown["entries"] == len({e["evidence"] for e in shown["timeline"]})
+    assert any(e["words"].startswith("not_ours: ") for e in shown["timeline"])  # The sentences of the record.
+
+
+def test_the_page_names_steps_by_what_they_do(home: Path) -> None:
+    """Outside the list of the record's entries, the page has no ID of a step, a cause or an alert."""
+    desk = opened(home)
+    page = text(incident_page.render(desk, desk.incidents.read(ID))).partition("Evidence: ")[0]
+    known = [*steps.table(), *causes.CAUSES]
+    assert not [name for name in known if "_" in name and re.search(rf"\b{name}\b", page)]
+    assert not re.search(r"-\d{8}T\d{6}Z", page)
 
 
 def test_every_change_writes_it_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,10 +119,10 @@ def test_an_answer_and_a_note(opened: RunbookSession) -> None:
     """A person judges with a name; a note is on record; both refuse without one."""
     strip, found = ProgressWidget(opened), pad(opened, "massive_status_page")
     opened.shown_widgets.append(strip)
-    press(found, "Not normal")
+    press(found, "Not as expected")
     assert "give your name" in found._message.value
     found._who.value, found._note.value = "Bob", "<b>it names an outage</b>"
-    press(found, "Not normal")
+    press(found, "Not as expected")
     assert "failed" in found._text.value and "<b>it names" not in found._text.value
     strip._note.value = "the vendor called"
     strip._add()
@@ -175,7 +175,7 @@ def test_the_first_thing_to_read(opened: RunbookSession) -> None:
     waits._who.value = "Bob"
     refresh(opened)
     assert strip._waits[1] is waits and waits._who.value == "Bob"
-    press(waits, "Normal")
+    press(waits, "As expected")
     assert strip._waits[0] == "tell_channel" and "Notify the trading team" in strip._next.children[0].value
     assert "1 done · 24 to do · 6 not needed" in strip._text.value
 
@@ -201,6 +201,25 @@ def test_a_symptom_and_a_fault(opened: RunbookSession) -> None:
     assert {s.state for s in found.values()} == {"not as expected"}
     opened.do("tradier_only", "Ann", confirmed=True)
     assert fail("requests_moved").label == "failed"
+
+
+def test_a_step_that_is_not_needed_has_no_result(opened: RunbookSession) -> None:
+    """It says for which cause it is, whatever its check found; a skipped one says why. Action items are in words."""
+    opened.check("massive_key")
+    card = opened.step("massive_key")
+    assert "could not be determined" in card.status.words  # It is on record.
+    opened.check("massive_answers")
+    opened.step("keep_watching")
+    rows = {row[2]: row for row in opened.strip.values["rows"]}
+    why = 'for another cause ("If Massive responds, but the app cannot reach it")'
+    assert rows["API key"] == ["15-60", "– not needed", "API key", why, ""]
+    assert rows["Watch until it recovers"][1:4:2] == ["– skipped", "no person was available to answer"]
+    for text in (card.text.plain, card.text.html):
+        assert "could not be determined" not in text and "– not needed: for another cause (" in text
+        assert "Expected: The key is accepted" in text
+    items = opened.afterwards.plain
+    assert '"Request the market clock and option data from Massive": symptom confirmed (massive returns' in items
+    assert "API key" not in items and "massive_answers" not in items
 
 
 def test_buttons_stay(opened: RunbookSession) -> None:

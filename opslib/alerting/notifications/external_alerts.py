@@ -1,5 +1,5 @@
 """
-Convert an external monitor's alert into a change of one of our alerts.
+Convert an external monitoring system's alert into a change of one of our alerts.
 
 The input is Alertmanager's API v2, which Prometheus uses. A job that was due and did not run is read in the same way.
 """
@@ -66,7 +66,7 @@ def as_alert_change(row: ResultRow, now_us: int) -> AlertChange:
         None,
         row.starts_us,
         None,
-        sentence if source != EXTERNAL else f"{sentence} (reported by another monitor)",
+        sentence if source != EXTERNAL else f"{sentence} (reported by another monitoring system)",
     )
 
 

@@ -52,7 +52,7 @@ IN_TERMINAL = "In a terminal"
 _ADVICE_OF_SOURCE = {
     SCHEDULE: "Run the job by hand.",
     COLLECTOR: "Compare the clock of the collector's machine with a time server. Watch the app manually until then.",
-    EXTERNAL: "Open this alert in the monitor that reported it.",
+    EXTERNAL: "Open this alert in the monitoring system that reported it.",
 }
 # The colours of the states in mails, light and dark, as in components.css; mail clients know no stylesheet of ours.
 _COLOURS = {

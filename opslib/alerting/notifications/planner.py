@@ -48,7 +48,7 @@ PRESSING_WAIT_US = 5_000_000
 # Alerts of one cause fire within this time of each other; a later one is another problem with the same cause.
 SAME_PROBLEM_US = 900_000_000
 RENOTIFY_US = 1_800_000_000  # A severity that is reached again this long after the last notification is notified again.
-EXTERNAL = "prometheus"  # The source of an external monitor's alerts.
+EXTERNAL = "prometheus"  # The source of an external monitoring system's alerts.
 # The source of alerts about due jobs, and the end of their fingerprints.
 SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"
 # The same for alerts of the collector about itself, which no rule evaluates.

@@ -568,11 +568,11 @@ class NotificationStore:
         with self.store.reading() as connection:
             return [(Delivery(*row[:-1]), json.loads(row[-1])) for row in connection.execute(query)]
 
-    # Alerts of external monitors.
+    # Alerts of external monitoring systems.
 
     def store_external_alerts(self, alerts: Iterable[Mapping[str, Any]]) -> None:
         """
-        Store the alerts of an external monitor.
+        Store the alerts of an external monitoring system.
 
         Args:
             alerts: fingerprint, labels, annotations, starts_us, ends_us of each.

@@ -68,7 +68,7 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
             raise UsageError("a silence needs a duration and a reason. Give --for and --reason.")
         if not any(given.values()):
             raise UsageError("this would silence every alert. Give a --rule, --subject or --source.")
-        # External monitors have rules of their own.
+        # External monitoring systems have rules of their own.
         known = {*desk.rules.rules, *(n.rule for n in desk.notifications.open_states())}
         if given["rule"] and given["rule"] not in known:
             raise UsageError(f"there is no rule {given['rule']!r}.{formatting.nearest(given['rule'], known)}")

@@ -13,10 +13,10 @@ from opslib.foundation.errors import IncidentError, UsageError
 from opslib.foundation.storage import atomic_files
 from opslib.incidents.incident import CLOSED, Incident
 from opslib.jobs import ledger
-from opslib.reports.postmortem import drafting
+from opslib.reports.postmortem import drafting, timeline
 from opslib.reports.postmortem.document import Postmortem, by_section, lint
 from opslib.reports.postmortem.timeline import plural
-from opslib.runbooks import cases, catalog, incident_page, opening, session
+from opslib.runbooks import cases, catalog, event_words, incident_page, opening, session
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
@@ -59,9 +59,9 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
 
 
 def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
-    """Show the record of an incident."""
+    """Show an incident and its timeline; as JSON, every entry of its record."""
     found = desk.incidents.read(name, time_parsing.parse(options.known_at) if options.known_at else None)
-    timeline = [
+    entries = [
         {
             "at": formatting.iso(clock.instant(e.at_us)),
             "kind": e.kind,
@@ -69,9 +69,26 @@ def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
             "words": e.body.get("words", e.kind),
             "evidence": e.id,
         }
-        for e in found.timeline
+        for e in sorted(found.entries, key=lambda e: (e.at_us, e.seq))
     ]
-    return Reply(found.as_json() | {"timeline": timeline}, repr(found))
+    rows = timeline.rows(found)
+    cells = timeline.cells(rows, role=lambda words: words, who=lambda by: by)
+    events = formatting.table(
+        ["UTC", "New York", "event"], [[utc, local, f"{words} [{ids}]"] for utc, local, words, ids in cells]
+    )
+    every = command("incident", "show", found.id, "-o", "json", where=desk.settings.where)
+    text = [
+        _head(found),
+        f"Events from {timeline.day_of(rows)}\n{events}",
+        f"Entries of the record: {len(found.entries)}. To show each of them: {every}",
+    ]
+    return Reply(found.as_json() | {"timeline": entries}, "\n\n".join(text))
+
+
+def _head(found: Incident) -> str:
+    """Return what is broken, its status, and the five times."""
+    times = (f"  {name}: {event_words.time(at)}" for name, at in found.times.items())
+    return "\n".join([*found.summary, *times])
 
 
 def _page(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
@@ -164,7 +181,9 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
 
 
 def _reply(found: Incident) -> Reply:
-    return Reply(found.as_json(), f"{found!r}\n\nlast entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}")
+    return Reply(
+        found.as_json(), f"{_head(found)}\n\nlast entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}"
+    )
 
 
 def _list(found: list[Incident]) -> Reply:

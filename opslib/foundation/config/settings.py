@@ -3,7 +3,7 @@ Read settings and secrets from settings.toml and the environment.
 
 Later sources override earlier ones: the defaults, ``$OPS_HOME/settings.toml``, the environment, command options. A
 secret comes from the environment or from the file that ``…_FILE`` names, never from settings.toml or a parameter. Every
-text that leaves the suite has its secrets redacted: see `Settings.redact`.
+text that leaves ops has its secrets redacted: see `Settings.redact`.
 """
 
 import json

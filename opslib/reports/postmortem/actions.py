@@ -14,6 +14,7 @@ from opslib.incidents import durations
 from opslib.incidents.incident import Incident, words
 from opslib.reports.postmortem import figures, headline
 from opslib.reports.postmortem.timeline import plural
+from opslib.runbooks import steps
 from opslib.runbooks.steps import purpose
 
 KINDS = ("prevent", "detect", "mitigate", "process")
@@ -24,7 +25,8 @@ DUE = {"prevent": timedelta(days=30)} | dict.fromkeys(("detect", "mitigate", "pr
 MOST = 6
 # An outage that an alert detects is detected within this time.
 DETECTED_WITHIN_S = 120.0
-_DRY_RUN, _UNKNOWABLE = "dry run, nothing was changed: ", "could not be determined"
+_UNKNOWABLE = "could not be determined"
+_NOT_SET = re.compile(r"(\w+) is not set in settings\.toml")
 
 
 class Item(NamedTuple):
@@ -46,13 +48,14 @@ def _of_actions(incident: Incident) -> tuple[list[Item], list[Item]]:
     """Return the items of actions that had no effect: of those that end the impact, and of others."""
     mitigating, other = list[Item](), list[Item]()
     for (runbook, step), did in incident.steps.items():
-        about = f'"{purpose(step)}" ({step} of runbook {runbook})'
-        result = words(did.entry).removeprefix(f"{step}: ")
+        about = f'"{purpose(step)}" of runbook {runbook}'
         if did.state == "rehearsed":
-            would = f" ({result.removeprefix(_DRY_RUN)})" if result.startswith(_DRY_RUN) else ""
-            what = f"Set up the action {about}: so far it is only a dry run{would}"
+            known = steps.table().get(step)
+            setting = f"; set {known.hook} in [hooks] of settings.toml" if known else ""
+            what = f"Set up the action {about}: so far it is only a dry run{setting}"
         elif did.state == "failed":
-            what = f"Find out why the action {about} failed: {result.removeprefix('failed: ')}"
+            result = words(did.entry).removeprefix(f"{step}: ").removeprefix("failed: ")
+            what = f"Find out why the action {about} failed: {result}"
         elif did.state == "intended":
             what = f"Find out whether the action {about} took effect: no outcome is recorded"
         else:
@@ -99,17 +102,22 @@ def _detection(incident: Incident) -> list[Item]:
 
 def _unknown_checks(incident: Incident) -> list[Item]:
     """Return one item for the checks whose last result is unknown for a reason that can be removed."""
-    steps = [
+    seen = [
         (step, did.entry)
         for (_, step), did in incident.steps.items()
         if did.state == "seen" and did.entry.body.get("good") is None and _UNKNOWABLE not in words(did.entry)
     ]
-    if not steps:
+    if not seen:
         return []
-    names, shown_by = ", ".join(step for step, _ in steps), ", ".join(entry.id for _, entry in steps)
-    reason = words(steps[0][1]).removeprefix(f"{steps[0][0]}: ").partition(". ")[0].partition("; ")[0]
-    what = f"Make the result of {'check' if len(steps) == 1 else 'checks'} {names} known"
-    return [Item(f"{what}: {reason}" if len(steps) == 1 else what, "detect", shown_by)]
+    names, shown_by = "; ".join(f'"{purpose(step)}"' for step, _ in seen), ", ".join(entry.id for _, entry in seen)
+    if len(seen) > 1:
+        return [Item(f"Make the results of these checks known: {names}", "detect", shown_by)]
+    reason = words(seen[0][1]).removeprefix(f"{seen[0][0]}: ").partition(". ")[0].partition("; ")[0]
+    if setting := _NOT_SET.search(reason):
+        what = f"Set {setting[1]} in settings.toml: without it the check {names} has no result"
+    else:
+        what = f"Make the result of the check {names} known: {reason}"
+    return [Item(what, "detect", shown_by)]
 
 
 def _of_runbooks(incident: Incident) -> list[Item]:
@@ -118,7 +126,7 @@ def _of_runbooks(incident: Incident) -> list[Item]:
     if not opened:
         return []
     skipped = sum(did.state == "skipped" for did in incident.steps.values())
-    left = f"; nobody answered {plural(skipped, 'question')} of it" if skipped else ""
+    left = f"; {plural(skipped, 'question')} of it had no answer" if skipped else ""
     what = f"Add what was learned to {' and '.join(f'runbook {name}' for name in opened)}{left}"
     return [Item(what, "process", ", ".join(opened.values()))]
 

@@ -28,16 +28,17 @@ from opslib.dashboard.text_blocks import (
     table,
 )
 from opslib.foundation import clock, files, formatting, templates
+from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import ImportRefused
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.incidents import durations, evidence
 from opslib.incidents.durations import Duration
 from opslib.incidents.evidence import Entry
-from opslib.incidents.incident import CLOSED, TIMES, Incident, StepRecord, from_entries, words
+from opslib.incidents.incident import CLOSED, GRID_S, TIMES, Incident, StepRecord, from_entries, words
 from opslib.jobs import html_export, record
 from opslib.reports.postmortem import actions, figures, headline, outage_chart, timeline
 from opslib.reports.postmortem.figures import Figure
-from opslib.runbooks import incident_page
+from opslib.runbooks import event_words, incident_page
 from opslib.runbooks.steps import purpose
 
 STATUSES = ("Draft", "In review", "Reviewed", "Closed")
@@ -148,9 +149,17 @@ class Postmortem:
         return text
 
     @property
+    def persons(self) -> list[str]:
+        """The names of the responders who did not sign with a role, such as ``Tech Lead``."""
+        return [name for name in self.incident.people if name not in PATH]
+
+    @property
     def _roles(self) -> list[str]:
-        several = len(self.incident.people) > 1
-        return [f"responder {n + 1}" if several else "the responder" for n in range(len(self.incident.people))]
+        persons = self.persons
+        return [
+            name if name in PATH else f"responder {persons.index(name) + 1}" if len(persons) > 1 else "the responder"
+            for name in self.incident.people
+        ]
 
     @property
     def title(self) -> str:
@@ -174,6 +183,7 @@ class Postmortem:
             ("Whose fault", self._fault),
             *(("Still worked", works) for works in filter(None, [", ".join(self._still_worked)])),
             *(("Done", done) for done in filter(None, [self._done])),
+            *(("Dry runs, nothing was changed", dry) for dry in filter(None, [self._dry_runs])),
         ]
         first = actions.items(self.written("actions"))
         if first and "what" in first[0]:
@@ -185,32 +195,36 @@ class Postmortem:
 
     @property
     def _since(self) -> str:
-        """When it began, in both time zones, and when the alert ended."""
+        """When it began, in both time zones and as exactly as it is known, and when the alert ended."""
         began, ended = durations.span(self.incident)
         if began is None:
             return f"unknown ({self.incident.times['began'].source})"
-        at = clock.instant(began)
-        day = f"{at.astimezone(formatting.NEW_YORK):%Y-%m-%d}"
+        precision_s = self.incident.times["began"].precision_s
+        about = "" if precision_s is not None and precision_s <= GRID_S else "about "
+        day = f"{clock.instant(began).astimezone(formatting.NEW_YORK):%Y-%m-%d}"
         until = f"; the alert ended at {_local(ended)}" if ended is not None and len(self._durations) > 1 else ""
-        return f"{day} {_local(began)} New York ({at:%H:%M:%S} UTC){until}"
+        return f"{day}, {about}{_local(began)} New York ({durations.to_the_minute(began):%H:%M} UTC){until}"
 
     @property
     def _state(self) -> str:
         """The incident, its peak severity, the status of the document, and when the review is due."""
         peak, status = self.incident.peak, self.status.lower()
-        return f"{self.incident.id}; peak severity {peak}; postmortem: {status}, review due by {self._review:%Y-%m-%d}"
+        return f"{self.incident.id}; peak severity: {peak}; postmortem: {status}, review due by {self._review:%Y-%m-%d}"
 
     @property
     def _done(self) -> str:
-        """The actions that were done, how it was mitigated, and which actions were dry runs only."""
+        """The actions that were done, and how it was mitigated."""
         found = self.incident
         done = [(step, did.entry.at_us) for (_, step), did in found.steps.items() if did.state == "done"]
         parts = [f"{_local(at_us)} {purpose(step)}" for step, at_us in done]
         if mitigated := found.of_kind("mitigated"):
             parts.append(f"{_local(mitigated[-1].at_us)} mitigated: {self._said_of('mitigated')}")
-        if rehearsed := [purpose(step) for (_, step), did in found.steps.items() if did.state == "rehearsed"]:
-            parts.append(f"dry runs only, nothing was changed: {'; '.join(rehearsed)}")
         return "; ".join(parts)
+
+    @property
+    def _dry_runs(self) -> str:
+        """The actions that were only dry runs."""
+        return "; ".join(purpose(step) for (_, step), did in self.incident.steps.items() if did.state == "rehearsed")
 
     def _said_of(self, kind: str) -> str:
         """Return what a responder wrote when the incident was mitigated or resolved the last time."""
@@ -246,7 +260,7 @@ class Postmortem:
                 served = formatting.number((failed.count or 0) - (failed.part or 0))
                 words = f"{name.title()} ({served} of {count} requests succeeded"
                 if self.incident.subject == "massive" and found["fallbacks"].value:
-                    words += f"; fallbacks to it: {formatting.number(found['fallbacks'].value)}"
+                    words += f"; it served {formatting.number(found['fallbacks'].value)} requests in place of Massive"
                 works.append(f"{words})")
         if not rule.startswith("websocket") and found["websocket_down"].value == 0:
             works.append("live prices over the WebSocket (never down)")
@@ -329,7 +343,7 @@ class Postmortem:
         rows = [
             [f.words, f.text, ", ".join(f.evidence) or "none"]
             for f in figures.figures(self.incident)
-            if f.id not in ("lasted", f"{self.incident.subject}_minutes_critical")  # They are among the durations.
+            if f.id != "lasted"  # It is among the durations.
         ]
         return table("From the beginning until the alert ended", ["measure", "value", "evidence"], rows)
 
@@ -377,8 +391,8 @@ class Postmortem:
                 [
                     name,
                     at,
-                    self.role(found.source),
-                    f"{found.precision_s:g} s" if found.precision_s is not None else formatting.UNKNOWN,
+                    self.role(event_words.source(found.source)),
+                    f"± {found.precision_s:g} s" if found.precision_s is not None else formatting.UNKNOWN,
                     found.evidence or "none",
                 ]
             )
@@ -391,7 +405,7 @@ class Postmortem:
             [
                 each.label,
                 formatting.duration(each.seconds) if each.seconds is not None else formatting.UNKNOWN,
-                each.starts,
+                event_words.source(each.starts),
                 each.ends,
                 ", ".join(each.evidence) or "none",
             ]
@@ -423,7 +437,7 @@ class Postmortem:
     def detection(self) -> TextBlock:
         """How the incident was detected, and which notifications were sent."""
         sent = self.incident.of_kind("told")
-        lines = [f"detected: {self.role(repr(self.incident.times['detected']))}"]
+        lines = [f"detected: {self.role(event_words.time(self.incident.times['detected']))}"]
         lines += [f"{e.body['words']} [{e.id}]" for e in sent] or ["no notification was sent"]
         return bullet_list("Alerts and notifications", lines)
 
@@ -557,8 +571,8 @@ class Postmortem:
 
 
 def _local(at_us: int) -> str:
-    """Return the time in New York."""
-    return f"{clock.instant(at_us).astimezone(formatting.NEW_YORK):%H:%M:%S}"
+    """Return the time in New York, to the minute."""
+    return f"{durations.to_the_minute(at_us).astimezone(formatting.NEW_YORK):%H:%M}"
 
 
 def _ends_impact(did: StepRecord) -> bool:
@@ -695,7 +709,7 @@ def lint(found: Postmortem) -> list[LintFinding]:
         ]
         lacks += [
             LintFinding(section, f"names {name!r}", "Write the role of the person; names stay in the record.")
-            for name in found.incident.people
+            for name in found.persons
             if section != "actions" and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
         ]
         lacks += [

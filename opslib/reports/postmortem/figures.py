@@ -14,6 +14,7 @@ from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.foundation.version import VERSION
 from opslib.incidents import evidence, lifecycle
 from opslib.incidents.durations import METRICS, Result, metrics, minutes_past, rows_during, span
+from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import Incident
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.probes.history import IS_THERE
@@ -57,8 +58,9 @@ class Figure:
         if value is None:
             return f"{formatting.UNKNOWN} ({why})"
         if count is not None:
-            share = formatting.ratio(value, 1) if self.unit == "ratio" else formatting.number(value, self.unit)
-            return f"{share} ({formatting.number(part)} of {formatting.number(count)})"
+            if self.unit == "min":
+                return f"{formatting.number(value)} of the {formatting.number(count)} min with requests"
+            return f"{formatting.ratio(value, 1)} ({formatting.number(part)} of {formatting.number(count)})"
         if self.unit == "s":
             return formatting.duration(value)
         if self.unit == "ratio":
@@ -256,16 +258,19 @@ _DEFINITIONS = (
     *(
         (
             f"{p}_minutes_{rung}",
-            f"minutes with availability of {p} below {words}",
+            f"minutes with availability of {p.title()} below {words}",
             "min",
             ("minutes_past", f"{p}/{rung}"),
         )
         for p in PROVIDERS
         for rung, words in (("objective", "the objective"), ("critical", "the critical threshold"))
     ),
-    *((f"{p}_failed", f"failed requests to {p}", "ratio", ("share", f"{p}_failures/{p}_requests")) for p in PROVIDERS),
     *(
-        (f"{p}_looks_failed", f"failed probes of {p}", "ratio", ("share", f"{p}_looks_failed/{p}_looks"))
+        (f"{p}_failed", f"failed requests to {p.title()}", "ratio", ("share", f"{p}_failures/{p}_requests"))
+        for p in PROVIDERS
+    ),
+    *(
+        (f"{p}_looks_failed", f"failed probes of {p.title()}", "ratio", ("share", f"{p}_looks_failed/{p}_looks"))
         for p in PROVIDERS
     ),
     ("fallbacks", "requests served by the fallback", "", ("total", "massive_fallbacks")),
@@ -300,8 +305,14 @@ def figures(incident: Incident) -> list[Figure]:
             if entry
             else Result(None, why="no evidence was captured yet")
         )
-        found.append(Figure(name, words, unit, formula, (entry.id,) if entry else (), result))
+        label = f"{words} ({_limit(entry, formula[1])})" if entry and formula[0] == "minutes_past" else words
+        found.append(Figure(name, label, unit, formula, (entry.id,) if entry else (), result))
     return found
+
+
+def _limit(entry: Entry, about: str) -> str:
+    """Return the threshold that minutes are counted below, such as ``99 %``."""
+    return f"{entry.body['content']['limits']['availability'][about.partition('/')[2]] * 100:g} %"
 
 
 def verdict(incident: Incident, figure: Figure) -> str:

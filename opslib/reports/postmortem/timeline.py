@@ -6,7 +6,6 @@ several sources show within a minute. Every entry stays in the appendix. A row s
 happened.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from opslib.alerting.verdicts import SOURCES
 from opslib.foundation import clock, formatting
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import OVER, Event, Incident
+from opslib.runbooks import event_words
 from opslib.runbooks.steps import purpose
 
 # Checks of one runbook within this time of each other are one run.
@@ -28,7 +28,7 @@ RESULTS = {True: "passed", False: "failed", None: "unknown"}
 
 @dataclass
 class Row:
-    """One row of a timeline: when in microseconds, what, by whom (empty: the suite), and its entries."""
+    """One row of a timeline: when in microseconds, what, by whom (empty: ops itself), and its entries."""
 
     at_us: int
     words: str
@@ -65,7 +65,9 @@ def every_row(incident: Incident) -> list[Row]:
     found, open_runs = list[Row](), dict[tuple[str, str], Row]()
     began = incident.times["began"]
     if began.at_us is not None:
-        found.append(Row(began.at_us, f"began: {began.source}", entries=[incident.find(began.evidence)]))
+        found.append(
+            Row(began.at_us, f"began: {event_words.source(began.source)}", entries=[incident.find(began.evidence)])
+        )
     for event in incident.events:
         key = _run_of(event.entry)
         if key is None and event.kind != "time":
@@ -108,7 +110,7 @@ def _without_consequences(incident: Incident, found: list[Row]) -> list[Row]:
     )
     until = clock.instant(max(row.at_us for row in consequences)).astimezone(formatting.NEW_YORK)
     changes = plural(len(consequences), "change")
-    words = f"consequences (inhibited alerts): {names}; {changes} until {until:%H:%M:%S} New York"
+    words = f"alerts inhibited as consequences: {names}; {changes}, the last at {until:%H:%M:%S} New York"
     return _in_order([*(row for row in found if row not in consequences), Row(fired, words, entries=entries)])
 
 
@@ -199,25 +201,11 @@ def _in_order(found: Iterable[Row]) -> list[Row]:
 
 
 def _words(event: Event) -> str:
-    """Return the text of an event: a step by what it does, a diagnosis by its name, anything late with its delay."""
-    if event.kind == "step":
-        step = str(event.entry.body["step"])
-        do = purpose(step)
-        result = event.words.removeprefix(f"{step}: ")
-        if event.entry.body["state"] == "judged":  # An answer: what the person saw says more than passed or failed.
-            result = re.sub(r"^(passed|failed): (?=\S)", "", result)
-        return f"{do}: {result}" if event.words.startswith(f"{step}: ") else event.words
-    if event.kind == "diagnosis":
-        return f"diagnosis: {event.words}".rstrip(".")
-    return _with_delay(event)
-
-
-def _with_delay(event: Event) -> str:
     """Return the text of an event; with the delay, if it was recorded later than it happened."""
-    late_us = event.entry.known_at_us - event.at_us
+    late_us, words = event.entry.known_at_us - event.at_us, event_words.words(event)
     if late_us <= LATE_US or event.kind not in ("note", "mark", "mitigated", "resolved"):
-        return event.words
-    return f"{event.words} (recorded {formatting.duration(late_us / 1e6)} later)"
+        return words
+    return f"{words} (recorded {formatting.duration(late_us / 1e6)} later)"
 
 
 def _run_of(entry: Entry) -> tuple[str, str] | None:
@@ -232,9 +220,9 @@ def _run_words(entries: list[Entry]) -> str:
     runbook, count = entries[0].body["runbook"], len(entries)
     if entries[0].body["state"] == "skipped":
         return f"runbook {runbook}: {plural(count, 'question')} left for a person to answer"
-    results = {r: [str(e.body["step"]) for e in entries if RESULTS[e.body.get("good")] == r] for r in RESULTS.values()}
-    counts = ", ".join(f"{len(names)} {result}" for result, names in results.items() if names)
-    failed = f" (failed: {', '.join(results['failed'])})" if results["failed"] else ""
+    steps = {r: [str(e.body["step"]) for e in entries if RESULTS[e.body.get("good")] == r] for r in RESULTS.values()}
+    counts = ", ".join(f"{len(names)} {result}" for result, names in steps.items() if names)
+    failed = f" (failed: {'; '.join(map(purpose, steps['failed']))})" if steps["failed"] else ""
     return f"runbook {runbook}: {plural(count, 'check')}, {counts}{failed}"
 
 

@@ -1,7 +1,7 @@
 """
 Compute the expected figures of a scripted day from its events and posting times alone.
 
-It does not use the page's arithmetic, so an equal figure of the suite was recovered from the posts, not copied. Windows
+It does not use the page's arithmetic, so an equal figure of ops was recovered from the posts, not copied. Windows
 are (from, to], in UTC.
 """
 

@@ -423,7 +423,7 @@ def _evaluate_until(now: datetime, evaluator: EvaluatorPart, probes: ProbePart) 
 
 def compare_figures(workspace: Workspace, seed: int) -> tuple[int, list[str]]:
     """
-    Compare the figures of the suite with the expected ones, for each hour and for the day.
+    Compare the figures of ops with the expected ones, for each hour and for the day.
 
     Returns:
         The number of figures compared, and each difference as text.

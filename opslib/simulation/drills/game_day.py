@@ -76,7 +76,7 @@ class GameDay:
     Attributes:
         scenario: The fault that is injected.
         seed: Seed of the world.
-        home: Home directory of the person's suite.
+        home: Home directory of the person.
         by: Name of the person.
         begun: World time at which the fault was injected; None before.
         answers: The causes that the person entered, in order.
@@ -193,7 +193,7 @@ def play(
 def _at_world(
     played: GameDay, instead_of_lab: Sequence[str], speed: float
 ) -> Iterator[tuple[World, dict[str, str], str]]:
-    """Start a world, the suite at it, and JupyterLab; yield the world, the environment and JupyterLab's address."""
+    """Start a world, what monitors it, and JupyterLab; yield the world, the environment and JupyterLab's address."""
     port, lab_port = free_port(), free_port()
     played.home.mkdir()
     with World(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as world:
@@ -347,7 +347,7 @@ def _words(played: GameDay, values: Mapping[str, Any]) -> str:
     ]
     lines += [
         "",
-        "## Diagnosis of the suite at the end",
+        "## Diagnosis by ops at the end",
         "",
         formatting.in_markdown(values["diagnosis"]),
         "",

@@ -2,7 +2,7 @@
 Define the drill's scenarios: what is injected when, the expected cause, and the accepted alternatives with reasons.
 
 A scenario is a fault, a pair of simultaneous faults, a look-alike (looks like a fault but is none), or a control
-(nothing needs to be done). Only the drill reads it, and only after the suite's own diagnosis is recorded.
+(nothing needs to be done). Only the drill reads it, and only after the diagnosis is recorded.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """
 Start, change and stop the simulated world, which runs in another process behind a pipe.
 
-The suite at the world gets its addresses, as settings, and nothing else.
+The ops that monitors the world gets its addresses, as settings, and nothing else.
 """
 
 import json
@@ -32,7 +32,7 @@ class World:
         receiver: URL that the world's page posts to; empty for none.
 
     Attributes:
-        environ: The settings of a suite at this world, with its clock.
+        environ: The settings to monitor this world, with its clock.
         hit: Number of responses, or contracts of a chain, that the active faults have affected so far.
     """
 

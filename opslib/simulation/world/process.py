@@ -169,7 +169,7 @@ class WorldProcess:
         await self._tradier_server.set_state("closed")
 
     def addresses(self) -> dict[str, str]:
-        """Return the present addresses, as settings of a suite at this world."""
+        """Return the present addresses, as settings of a home directory at this world."""
         # A name that cannot be resolved.
         massive = "massive.invalid" if self.world.states.on("massive_dns") else "127.0.0.1"
         return {

@@ -1,4 +1,4 @@
-"""External alerts: received from and sent to other monitors, with a real Prometheus and Alertmanager if installed."""
+"""External alerts: received from and sent to other systems, with a real Prometheus and Alertmanager if installed."""
 
 import asyncio
 import json
@@ -260,7 +260,7 @@ def test_an_external_alert_episode(store_url: str) -> None:
         "firing",
         "critical",
         ["Tech Lead"],
-        "the disk of host1 is full (reported by another monitor)",
+        "the disk of host1 is full (reported by another monitoring system)",
     ) and len(desk.notifications.deliveries()) == 1
     desk.hears(alert(severity="critical", ends=desk.at - timedelta(seconds=1)))
     assert desk.tells(1) == [("over", "critical", "DiskFull", "resolved")] and desk.tells(600) == []

@@ -97,15 +97,18 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
     given = [row.words for row in rows]
     assert 15 <= len(rows) <= 20 < len(every) and [r.at_us for r in rows] == sorted(r.at_us for r in rows)
     assert [text for text in given if "burn rate" in text or "errors (page" in text] == [
-        "consequences (inhibited alerts): errors (page, log) and availability burn rate of massive (page); 14 changes "
-        "until 13:37:05 New York"
+        "alerts inhibited as consequences: errors (page, log) and availability burn rate of massive (page); "
+        "14 changes, the last at 13:37:05 New York"
     ]
     opened_row = next(text for text in given if text.startswith("runbook massive_down opened"))
     assert "16 checks, " in opened_row and opened_row.endswith("; 8 questions left for a person to answer")
+    assert "(failed: Compare Massive's availability as counted by the app with our probes; Request " in opened_row
     assert [text.partition(":")[0] for text in given if "; incident opened" in text] == ["alert fired (notify), page"]
     ends = [row for row in rows if "alert resolved" in row.words]
     assert len(ends) == 1 and ends[0].words.endswith(" s earlier") and "; probes " in ends[0].words
-    assert all("SHA-256" not in text for text in given) and given[0].startswith("began: first failed probe")
+    assert all("SHA-256" not in text for text in given) and given[0] == (
+        "began: first failed probe of Massive: it returns server errors (5xx)"
+    )
     for several in (rows, every):
         covered = {e.seq for row in several for e in row.entries}
         assert {e.seq for e in incident.timeline} - {e.seq for e in incident.of_kind("time")} <= covered
@@ -124,7 +127,7 @@ def test_only_consequences_are_folded() -> None:
         more = (other(1, "fired", "b", by), other(9, "resolved", "b", by))
         return [row.words for row in timeline.rows(recorded(opened("x", "errors"), mine, *more))]
 
-    assert words(ALERT)[-1].startswith("consequences (inhibited alerts): response time (page); 2 changes until ")
+    assert words(ALERT)[-1].startswith("alerts inhibited as consequences: response time (page); 2 changes, ")
     assert [text.partition(",")[0] for text in words(None)[-2:]] == ["alert fired (critical)", "alert resolved"]
 
 
@@ -139,8 +142,19 @@ def test_what_was_done_is_no_dry_run() -> None:
     """The first screen tells an action that was done from one that was only a dry run."""
     begun, done = step(1, "a", "intended", asked={"id": "1"}, mitigates=True), step(2, "a", "done", id="1")
     told = Postmortem(recorded(opened("x", "errors"), alert(0, "fired"), begun, done, step(3, "b", "rehearsed")))
-    assert "Done: 09:32:00 a; dry runs only, nothing was changed: b" in told.header.plain
+    assert "  Done: 09:32 a\n  Dry runs, nothing was changed: b\n" in told.header.plain
     assert "dry run" not in told.key_figures.plain
+
+
+def test_the_beginning_is_as_exact_as_it_is_known() -> None:
+    """The first screen gives the beginning to the minute, and says about unless it is known to a few seconds."""
+
+    def since(precision_s: float) -> str:
+        at = {"which": "began", "at": "2026-03-10T13:29:55Z", "source": "by hand", "precision_s": precision_s}
+        return Postmortem(recorded(opened("x", "errors"), alert(0, "fired"), (1, "time", "Ann", at))).header.plain
+
+    assert "2026-03-10, about 09:30 New York (13:30 UTC)" in since(29.8)
+    assert "2026-03-10, 09:30 New York (13:30 UTC)" in since(1.0)
 
 
 def test_action_items_follow_the_last_entry() -> None:
@@ -149,7 +163,9 @@ def test_action_items_follow_the_last_entry() -> None:
     later = [step(5, "a", "seen", good=True), step(5, "b", "seen", good=None)]
     items = actions.suggested(recorded(opened("x", "errors"), alert(0, "fired"), *seen, *later))
     known = [item for item in items if "known" in item.what]
-    assert [item.what for item in known] == ["Make the result of check b known: seen"] and "E7" in known[0].evidence
+    assert [item.what for item in known] == ['Make the result of the check "b" known: seen'] and "E7" in known[
+        0
+    ].evidence
     assert not any(" c " in item.what or "skipped" in item.what for item in items)
     undone = recorded(opened("x", "errors"), step(1, "a", "failed", mitigates=True), step(2, "a", "done"))
     assert not any(item.kind == "mitigate" for item in actions.suggested(undone))
@@ -162,7 +178,14 @@ def test_action_items_are_few_and_real(incident: Incident) -> None:
     for item in items:
         assert item["type"] in actions.KINDS and item["owner"] == "Tech Lead" and item["due"] > "2026-03-10"
         assert all(incident.find(name) for name in item["evidence"].split(", "))
-    assert "tradier\\_only" in items[0]["what"], "what ends the impact comes first"
+    assert items[0]["what"] == (
+        'Set up the action "Switch the app to Tradier only" of runbook massive\\_down: so far it is only a dry run; '
+        "set tradier\\_only in \\[hooks\\] of settings.toml"
+    ), "what ends the impact comes first"
+    assert [item["what"] for item in items if "host" in item["what"]] == [
+        "Set host\\_prefix in settings.toml: without it the check \"On the app's host, test DNS, connection, "
+        'certificate and route to Massive" has no result'
+    ]
     assert actions.problems(actions.table(incident)) == []
 
 

@@ -1,8 +1,8 @@
 /*
- * A JupyterLab extension: it runs the cells of a notebook of the suite when the notebook is opened. In a narrow window it
+ * A JupyterLab extension: it runs the cells of a notebook of ops when the notebook is opened. In a narrow window it
  * shows one document at a time, without the side bar.
  *
- * A notebook asks for it in its metadata: {"opslib": {"run_on_open": true}}. The notebook must also lie where the suite
+ * A notebook asks for it in its metadata: {"opslib": {"run_on_open": true}}. The notebook must also lie where ops
  * writes notebooks: in the root folder of `ops lab`, or in the folder of an incident. A notebook from elsewhere runs only
  * by its own commands. The file is loaded as it is; there is no build step.
  */
@@ -55,7 +55,7 @@
 
   const plugin = {
     id: "opslib:run-on-open",
-    description: "Runs the cells of the notebooks of the suite when they are opened.",
+    description: "Runs the cells of the notebooks of ops when they are opened.",
     autoStart: true,
     requires: [],
     activate,
