@@ -190,7 +190,7 @@ def test_a_box_that_is_wrong(desk: Desk) -> None:
     assert (
         sheet.verdict == "critical"
         and sheet.exit_code == 2
-        and "failed: Read the browser console: TypeError in panel 2" in repr(sheet.header)
+        and "failed: Read the browser's console: TypeError in panel 2" in repr(sheet.header)
     )
 
 

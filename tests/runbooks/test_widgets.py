@@ -123,7 +123,7 @@ def test_an_answer_and_a_note(opened: RunbookSession) -> None:
     assert "give your name" in found._message.value
     found._who.value, found._note.value = "Bob", "<b>it names an outage</b>"
     press(found, "Not as expected")
-    assert "failed" in found._text.value and "<b>it names" not in found._text.value
+    assert "symptom confirmed</span> <code>&lt;b&gt;</code>it names" in found._text.value
     strip._note.value = "the vendor called"
     strip._add()
     assert "Not done." in strip._message.value
