@@ -5,7 +5,9 @@ from functools import cached_property
 from typing import Any
 
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
+from opslib.reports.postmortem.timeline import plural
 from opslib.reports.quarterly import Quarterly
+from opslib.runbooks.steps import purpose
 
 SHOWN = 10
 # The stored state of a step that was not done, with its shown form and its remedy.
@@ -42,7 +44,7 @@ class Annual(Quarterly):
             if not rule.burn and name not in {r.rule for r in self.log.changes}
         ]
         items = [
-            f"step {step} of {book}: {STEP_STATES[state]} {count} time{'s' if count > 1 else ''}; "
+            f'"{purpose(step)}" of runbook {book}: {STEP_STATES[state]} {plural(count, "time")}; '
             f"{REMEDIES.get(state, 'find out why')}"
             for ((book, step), state), count in steps.most_common(SHOWN)
         ]

@@ -42,8 +42,6 @@ def words(event: Event) -> str:
             return _FAILED.sub(
                 lambda m: f"when a probe of {_name(m['subject'])} failed: it {_meaning(m['outcome'])}", event.words
             )
-        case "joined":
-            return _ALERT.sub(lambda m: describe(m[0]), event.words)
     return event.words
 
 

@@ -24,7 +24,7 @@ PRIVATE = re.compile(
         | taken[ ]by | explained[ ]by | held[ ]by | kept[ ]quiet | guide[ ]reads | in[ ]force
         | past[ ](?:a|its|the)[ ]limits?
         | the[ ]matter | our[ ]own[ ](?:looks?|eyes|chains?|reading) | stands?[ ]by | who[ ](?:holds|says[ ]so|looks)
-        | nobody[ ]was[ ]asked | comes?[ ]and[ ]goes? | cannot[ ]be[ ]told
+        | suites? | nobody[ ]was[ ]asked | comes?[ ]and[ ]goes? | cannot[ ]be[ ]told
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -167,6 +167,8 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
         }
 
     true = desk.incidents.open("", by="Ann", alert=alert(1, "backtest_variance", 14.0))
+    step = {"runbook": "massive_down", "step": "tradier_only", "state": "rehearsed", "words": "tradier_only: dry run"}
+    desk.incidents.append(true.id, "step", step, by="Ann")
     desk.incidents.resolve(true.id, "costs were put right", "Ann")
     false = desk.incidents.open("", by="Ann", alert=alert(2, "errors", 21.0))
     desk.incidents.dismiss(false.id, "false alarm", "a test", "Ann")
@@ -194,6 +196,12 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
         break  # One day of each is enough: a daily report judges its day anew.
     json.dumps(found.values)
     assert found.markdown().count("\n### ") >= 6 and name == found.NAME
+
+
+def test_a_gap_names_its_step_by_what_it_does(held: Desk) -> None:
+    """A step that was only a dry run is a gap of the annual report."""
+    gaps = publishing.review_of(held, "annual", "2026").gains
+    assert '"Switch the app to Tradier only" of runbook massive_down: a dry run 1 time; configure a hook for it' in gaps
 
 
 @pytest.mark.parametrize(
