@@ -44,7 +44,9 @@ async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
     pages, results, seen = list[Any](), list[Any](), set[str]()
     url, detail, loop = None, dict[str, Any](), asyncio.get_running_loop()
     began_s = loop.time()
-    while len(pages) < providers.MOST_PAGES and loop.time() - began_s < CHAIN_TIMEOUT_S / prober.speed:
+    while (
+        len(pages) < providers.MOST_PAGES and loop.time() - began_s < CHAIN_TIMEOUT_S * prober.patience / prober.speed
+    ):
         last, payload = await _answer(prober, providers.chain_question(settings, symbol, url))
         if last is None or last.outcome not in USABLE or not isinstance(payload, dict):
             detail |= last.details() if last else {}

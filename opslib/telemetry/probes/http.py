@@ -129,6 +129,11 @@ class Prober:
         now: The clock.
         speed: See `clock.speed`; every timeout and pause is divided by it.
         chance: The source of jitter.
+        patience: Every timeout is multiplied by it. Only the demo has another than 1: its seconds are short, and a busy
+            machine must not make a probe time out.
+
+    Attributes:
+        attempt_s: Timeout of one attempt, in seconds of the event loop's clock.
     """
 
     def __init__(
@@ -137,9 +142,11 @@ class Prober:
         now: Callable[[], datetime] = clock.now,
         speed: float | None = None,
         chance: random.Random | None = None,
+        patience: float = 1.0,
     ):
         self.settings, self.now = settings, now
         self.speed = clock.speed() if speed is None else speed
+        self.patience, self.attempt_s = patience, ATTEMPT_S * patience / self.speed
         self.chance = chance or random.Random()
         self.buckets = {
             "massive": RateLimiter(settings.massive_per_min, self.speed),
@@ -170,10 +177,12 @@ class Prober:
     async def attempts(self, question: ProbeRequest) -> AsyncGenerator[tuple[Sample, Any], None]:
         """Yield each attempt as a sample, with the payload if it could be read."""
         loop, bucket = asyncio.get_running_loop(), self.buckets.get(question.subject)
-        until_s = loop.time() + PROBE_S / self.speed
+        until_s = loop.time() + PROBE_S * self.patience / self.speed
         for attempt in range(1, ATTEMPTS + 1):
             free, wait_s = (
-                bucket.reserve(max(0.0, (until_s - loop.time()) * self.speed - ATTEMPT_S)) if bucket else (True, 0.0)
+                bucket.reserve(max(0.0, (until_s - loop.time() - self.attempt_s) * self.speed))
+                if bucket
+                else (True, 0.0)
             )
             if not free:
                 yield (
@@ -183,7 +192,7 @@ class Prober:
                 return
             await asyncio.sleep(wait_s / self.speed)
             sent = self.now()
-            answer = await self._ask(question, min(ATTEMPT_S / self.speed, max(0.001, until_s - loop.time())))
+            answer = await self._ask(question, min(self.attempt_s, max(0.001, until_s - loop.time())))
             middle = sent + (self.now() - sent) / 2
             reading = ProbeReading(answer.outcome) if answer.outcome else _read(question, answer.payload, middle)
             if bucket and answer.wait_s is not None and answer.detail.get("status", 200) < 500:

@@ -66,6 +66,7 @@ class ProbeRunner:
         now: The clock.
         speed: See `clock.speed`.
         chance: The source of jitter.
+        patience: See `Prober`.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class ProbeRunner:
         now: Callable[[], datetime] = clock.now,
         speed: float | None = None,
         chance: random.Random | None = None,
+        patience: float = 1.0,
     ):
         self.settings, self.rules, self.now, self.every_s = settings, rules, now, every_s
-        self.prober = Prober(settings, now, speed, chance)
+        self.prober = Prober(settings, now, speed, chance, patience)
         self.speed = self.prober.speed
         self.samples = SampleStore(store, settings.app)
         self._outside = ProbeHistory(settings.fallback)  # The latest responses about the time and the market.
@@ -170,7 +172,7 @@ class ProbeRunner:
 
     async def _samples_once_open(self, stream: WebSocketProbe) -> list[Sample]:
         """Return the samples of the WebSocket once it is open, or could not be opened."""
-        until_s = asyncio.get_running_loop().time() + OPENED_WITHIN_S / self.speed
+        until_s = asyncio.get_running_loop().time() + OPENED_WITHIN_S * self.prober.patience / self.speed
         while not (found := await self._socket(stream)) and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(0.05 / self.speed)
         return found

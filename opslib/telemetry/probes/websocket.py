@@ -23,7 +23,7 @@ from opslib.foundation import clock, market_calendar
 from opslib.foundation.config.limits import ProbeLimits
 from opslib.foundation.config.settings import SOCKET
 from opslib.foundation.network import tls_context
-from opslib.telemetry.probes.http import ATTEMPT_S, Prober, ProbeReading, ProbeRequest, transport
+from opslib.telemetry.probes.http import Prober, ProbeReading, ProbeRequest, transport
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -89,7 +89,7 @@ class WebSocketProbe:
         """Run one connection from its opening to its end; `_state` is how it ended."""
         import websockets
 
-        settings, within_s = self._prober.settings, ATTEMPT_S / self._prober.speed
+        settings, within_s = self._prober.settings, self._prober.attempt_s
         # A query from the settings; if it holds a token, none is requested from the app.
         given = settings.secret(SOCKET) or ""
         token, lacking = ("", None) if "token" in dict(parse_qsl(given)) else await self._token()
@@ -325,7 +325,7 @@ class WebSocketProbe:
 
         try:
             answer = await socket.ping()
-            async with asyncio.timeout(ATTEMPT_S / self._prober.speed):
+            async with asyncio.timeout(self._prober.attempt_s):
                 await asyncio.shield(answer)
         except TimeoutError:
             self._unanswered.append(began_s)

@@ -191,6 +191,19 @@ def test_an_outage_is_probed_whatever_it_asks(tmp_path) -> None:
     ]
 
 
+def test_patience_lengthens_every_timeout(tmp_path) -> None:
+    """A response that takes longer than the timeout is waited for with patience, and only then."""
+    quick = 400.0  # The timeout of an attempt is a hundredth of a second.
+
+    async def ask(patience: float) -> set[str]:
+        async with serving(lambda _: as_json({"value": 3}, after_s=5.0)) as url:
+            prober = Prober(found(tmp_path), lambda: NOW, quick, random.Random(1), patience)
+            return {s.outcome for s in await prober.probe(ProbeRequest("liveness", "massive", url, said))}
+
+    assert asyncio.run(ask(10_000.0)) == {"ok"}
+    assert asyncio.run(ask(1.0)) <= {"timeout", "unreachable"}
+
+
 def test_retry_after_may_be_a_date(tmp_path) -> None:
     """A time to wait is read from a date too, by the sender's own clock."""
 
