@@ -1,15 +1,16 @@
 """Build the history of alerts from transitions: one row for each severity that an alert reached."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from opslib.alerting.alerts import Alerts, Transition, worse
 from opslib.alerting.evaluation import is_no_provider_rule
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import past_limit
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.rules import SENT, SEVERITIES, Rules
 
 DAY_US = 86_400_000_000  # Every alert ends with its session.
@@ -173,6 +174,38 @@ def within(found: Iterable[SeverityChange], since_us: int, upto_us: int) -> list
     ]
 
 
+class Segment(NamedTuple):
+    """A stretch of time in which an alert has one severity; microseconds since 1970."""
+
+    since_us: int
+    until_us: int
+    change: SeverityChange
+
+
+def segments(changes: Collection[SeverityChange], upto_us: int) -> list[Segment]:
+    """
+    Divide one alert, from when it fired, into stretches, each with its highest severity there.
+
+    Args:
+        changes: All severity changes of the alert.
+        upto_us: The end of the last stretch while the alert lasts.
+    """
+    edges = sorted(
+        {min(us, upto_us) for c in changes for us in (c.fired_us, upto_us if c.over_us is None else c.over_us)}
+    )
+    found: list[Segment] = []
+    for since_us, until_us in itertools.pairwise(edges):
+        lasting = [c for c in changes if c.fired_us <= since_us and (c.over_us is None or c.over_us >= until_us)]
+        worst = max(lasting, key=lambda c: SEVERITIES.index(c.severity), default=None)
+        if worst is None:
+            continue
+        if found and found[-1].change is worst and found[-1].until_us == since_us:
+            found[-1] = found[-1]._replace(until_us=until_us)
+        else:
+            found.append(Segment(since_us, until_us, worst))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class AlertEpisode:
     """
@@ -208,6 +241,22 @@ def episodes(found: Iterable[SeverityChange]) -> list[AlertEpisode]:
         for mine in by_alert.values()
     ]
     return sorted(made, key=lambda a: (a.began_us, a.worst.rule, a.worst.subject))
+
+
+def seconds_at(severity: str, found: Iterable[AlertEpisode], upto_us: int) -> float:
+    """
+    Return for how many seconds at least one of some alerts had a severity or a higher one.
+
+    Args:
+        upto_us: The end of what still lasts, microseconds since 1970.
+    """
+    least, total_us, counted_us = SEVERITIES.index(severity), 0, 0
+    parts = [part for episode in found for part in segments(episode.changes, upto_us)]
+    for part in sorted(parts, key=lambda part: part.since_us):
+        if SEVERITIES.index(part.change.severity) >= least:
+            total_us += max(0, part.until_us - max(part.since_us, counted_us))
+            counted_us = max(counted_us, part.until_us)
+    return total_us / clock.SECOND
 
 
 def active_alerts(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, Any]]:
@@ -254,3 +303,42 @@ def active_alerts(transitions: Iterable[Transition], rules: Rules) -> list[dict[
         row["severity"], row["limit"] = now[-1] if now else (t.severity, t.limit)
         row["value"], row["sentence"] = t.value, t.sentence
     return sorted(held.values(), key=lambda r: (-SEVERITIES.index(r["severity"]), r["since"], r["id"]))
+
+
+def severity_since(transitions: Iterable[Transition]) -> dict[str, int]:
+    """Return since when each active alert has its severity, or is pending, by alert; microseconds since 1970."""
+    reached: dict[str, list[tuple[str, int]]] = {}
+    for t in transitions:
+        if t.kind in ("resolved", "ended", "dropped"):
+            reached.pop(t.alert, None)
+        elif t.kind in ("pending", "fired", "rose"):
+            reached.setdefault(t.alert, []).append(("" if t.kind == "pending" else t.severity, t.at_us))
+        elif t.kind == "fell":
+            reached[t.alert] = [found for found in reached.get(t.alert, []) if found[0] != t.severity]
+    return {alert: found[-1][1] for alert, found in reached.items() if found}
+
+
+def describe_since(alert: Mapping[str, Any], reached_us: int | None, at: datetime) -> str:
+    """
+    Return an active alert's severity with since when it has it, and when its problem began, New York time.
+
+    Such as ``notify since 15:13, began 13:50 New York``; one time only where both are in the same minute.
+
+    Args:
+        alert: A row of `active_alerts`.
+        reached_us: Since when it has that severity, from `severity_since`; None is unknown, and only the beginning is
+            given.
+        at: The moment it is described at; a time of another day is given with its date.
+    """
+
+    def shown(instant: datetime) -> str:
+        local = instant.astimezone(formatting.NEW_YORK)
+        return f"{local:%H:%M}" if local.date() == at.astimezone(formatting.NEW_YORK).date() else f"{local:%m-%d %H:%M}"
+
+    began = shown(time_parsing.parse(alert["since"]))
+    severity = f"{alert['severity']}{' pending' if alert['state'] == 'pending' else ''}"
+    unknown = "; unknown now" if alert["state"] == "unknown" else ""
+    if reached_us is None:
+        return f"{severity}, began {began} New York{unknown}"
+    since = shown(clock.instant(reached_us))
+    return f"{severity} since {since}{'' if since == began else f', began {began}'} New York{unknown}"

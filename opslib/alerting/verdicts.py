@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from opslib.alerting.alert_ids import of_subject
 from opslib.foundation import formatting
-from opslib.foundation.config.rules import NO_SUCCESS, Rule
+from opslib.foundation.config.rules import NO_SUCCESS, SEVERITIES, Rule
 from opslib.foundation.intervals import t_interval, wilson
 
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
@@ -198,6 +198,21 @@ def worst(verdicts: Iterable[str]) -> str:
     """Return the worst verdict: critical > unknown > warning > ok; unknown if there is none."""
     found = set(verdicts)
     return next((v for v in VERDICTS if v in found), "unknown")
+
+
+def describe_verdict(verdict: str, severities: Iterable[str | None], remark: str = "") -> str:
+    """
+    Return a verdict, and the worst severity where that is worse: ``warning (worst severity: notify)``.
+
+    Args:
+        severities: What the verdict sums up; None is no severity.
+        remark: Shown in the same brackets.
+    """
+    least = SEVERITIES.index(verdict) if verdict in SEVERITIES else -1
+    worse = [s for s in severities if s is not None and SEVERITIES.index(s) > least]
+    severity = f"worst severity: {max(worse, key=SEVERITIES.index)}" if worse else ""
+    remarks = "; ".join(filter(None, [remark, severity]))
+    return f"{verdict} ({remarks})" if remarks else verdict
 
 
 def interval(rule: Rule, figure: Figure) -> tuple[float, float]:

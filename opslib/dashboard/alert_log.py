@@ -73,6 +73,7 @@ class AlertLog:
         window: The period, (start, end]; its end is the moment of the log.
         changes: Every severity change that fired in it or was still firing, in the order in which they fired.
         active: Every alert that is active at its end, worst first.
+        severity_since: Since when each of them has its severity, by alert; microseconds since 1970.
         missing: Why the log does not cover the window; empty where it does.
         budgets: Measures the burn rate of each budget at its end. It reads a day of data, so it is called on demand.
         rules: The rules in effect.
@@ -86,6 +87,7 @@ class AlertLog:
     window: Window
     changes: list[SeverityChange]
     active: list[dict[str, Any]]
+    severity_since: Mapping[str, int]
     missing: str
     budgets: Callable[[], list[Finding]]
     rules: Rules
@@ -115,12 +117,12 @@ class AlertLog:
         if quiet:
             others = f"{len(quiet)} other{'s' if len(quiet) > 1 else ''}" if loud else str(len(quiet))
             head += f"; {others} {'are' if len(quiet) > 1 else 'is'} active, and nobody is notified of them"
-        lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
-        lines += [
-            f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {self._sentence(a)}"
-            f"{_inhibited(a['inhibited_by'])}"
-            for a in quiet
-        ]
+
+        def since(alert: dict[str, Any]) -> str:
+            return history.describe_since(alert, self.severity_since.get(alert["id"]), self.window.end)
+
+        lines = [f"{since(a)}: {self._what_to_do(a)}" for a in loud]
+        lines += [f"{since(a)}: {self._sentence(a)}{_inhibited(a['inhibited_by'])}" for a in quiet]
         return bullet_list(head, ([self.missing] if self.missing else []) + lines)
 
     def _what_to_do(self, alert: dict[str, Any]) -> str:
@@ -160,9 +162,12 @@ class AlertLog:
             ]
             for r in self.changes
         ]
+        days = self.window.seconds / 86_400
+        length = f"{days:g} days" if days > 1 and days.is_integer() else formatting.duration(self.window.seconds)
         return table(
-            f"Fired, {self.window}",
-            ["fired (New York)", "severity", "condition, with its worst recorded value", "source", "state"],
+            f"Alerts fired in the last {length}: {formatting.moment(self.window.start)} to "
+            f"{formatting.moment(self.window.end)}",
+            ["fired (New York)", "severity", "condition, with its worst evaluated value", "source", "state"],
             rows,
             "no alert fired",
         )
@@ -206,22 +211,26 @@ class AlertLog:
 
     @property
     def lead_times(self) -> TextBlock:
-        """How long each figure breached its threshold before the alert fired."""
+        """How long after its problem began each severity fired."""
         rows = [
             [
                 _local(formatting.iso(clock.instant(r.fired_us))),
                 r.rule,
                 r.subject,
                 r.severity,
-                f"{(r.fired_us - r.pending_us) / 1e6:g}",
+                formatting.duration((r.fired_us - r.pending_us) / 1e6),
             ]
             for r in self.changes
         ]
         waits = [(r.fired_us - r.pending_us) / 1e6 for r in self.changes]
-        middle = f"; median {statistics.median(waits):g} s, longest {max(waits):g} s" if waits else ""
+        middle = (
+            f": median {formatting.duration(statistics.median(waits))}, longest {formatting.duration(max(waits))}"
+            if waits
+            else ""
+        )
         return table(
-            f"Time from breach to firing{middle}",
-            ["fired (New York)", "rule", "subject", "severity", "seconds"],
+            f"Time from the beginning of the problem to firing{middle}",
+            ["fired (New York)", "rule", "subject", "severity", "after it began"],
             rows,
             "no alert fired",
         )
@@ -271,7 +280,7 @@ def _state(change: SeverityChange) -> str:
     """Return the state of a severity change, how long it lasted, and what inhibited it."""
     state = STATES.get(change.state, change.state)
     if change.over_us is not None:
-        state += f" after {formatting.duration((change.over_us - change.fired_us) / 1e6)}"
+        state += f" {formatting.duration((change.over_us - change.fired_us) / 1e6)} after it fired"
     return state + _inhibited(change.inhibited_by)
 
 
@@ -324,6 +333,7 @@ def alertlog(
         window,
         history.within(rows, window.start_us, window.end_us),
         active_now,
+        history.severity_since(found),
         missing,
         lambda: _budgets(store, settings, rules, window.end, known_at),
         rules,

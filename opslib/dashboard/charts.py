@@ -133,7 +133,7 @@ def with_beginning(ax: "Axes", since_us: int, window: Window) -> "Axes":
     if window.start <= at <= window.end:
         ax.axvline(_on_axis(at), color=INK, linewidth=1.2)
         ax.annotate(
-            f"since {at.astimezone(formatting.NEW_YORK):%H:%M:%S}",
+            f"began {at.astimezone(formatting.NEW_YORK):%H:%M:%S}",
             (_on_axis(at), 1.02),
             xycoords=("data", "axes fraction"),
             ha="right" if (at - window.start).total_seconds() > window.seconds / 2 else "left",

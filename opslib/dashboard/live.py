@@ -263,7 +263,7 @@ class Live:
         lines = [found.cause, found.since, found.first, found.works, found.owner]
         return text_blocks.answer(
             view.verdict,
-            f"{view.verdict}, as of {formatting.moment(view.window.end)}",
+            f"{view.verdict_text}, as of {formatting.moment(view.window.end)}",
             [f"{line[:1].upper()}{line[1:]}" for line in lines if line],
         )
 
@@ -281,7 +281,7 @@ def _words(view: Status) -> str:
     """Return the overall verdict at a moment, and that of each panel."""
     return "\n".join(
         [
-            f"{view.verdict}, as of {formatting.moment(view.window.end)}",
+            f"{view.verdict_text}, as of {formatting.moment(view.window.end)}",
             *(f"{panel.title}: {panel.verdict_text}" for panel in view.panels),
         ]
     )

@@ -217,7 +217,7 @@ class Answer(NamedTuple):
     The sentences of the first row; empty where there is nothing to say.
 
     Attributes:
-        since: Since when the worst alert is active.
+        since: Since when the worst alert has its severity, and when its problem began.
         cause: The cause, since when, whose fault, and the confidence.
         first: The first action, where the cause is certain enough to be named in a notification.
         works: What still works, and what does not.
@@ -284,7 +284,7 @@ def dashboard_state(view: Status, window_words: str, summary: Answer) -> Dashboa
     places = [
         formatting.iso(end),
         f"{end.astimezone(formatting.NEW_YORK):%H:%M:%S} New York",
-        view.verdict,
+        view.verdict_text,
         formatting.UNKNOWN if age_s is None else formatting.duration(age_s),
         coverage,
         _alerts(view),
@@ -332,19 +332,17 @@ def answer(view: Status, diagnose: Callable[[Status], Diagnosed] | None, owner_o
         return Answer(cause="No alert is firing.")
     notified = [a for a in active if not a["inhibited_by"]]
     worst = notified[0] if notified else None
-    # The alerts that another one inhibits have the same cause, and may have begun before it.
-    began = (
-        min((time_parsing.parse(a["since"]) for a in active if a["severity"] == worst["severity"]), default=None)
-        if worst
-        else None
-    )
-    minutes = round((view.window.end - began).total_seconds() / 60) if began else 0
-    since = (
-        f"since {began.astimezone(formatting.NEW_YORK):%H:%M:%S} New York"
-        + (f", for {formatting.duration(60 * minutes)}" if minutes else "")
-        if began and worst and VERDICT_OF[worst["severity"]] == view.verdict
-        else ""
-    )
+    since, began = "", None
+    if worst:
+        # The alerts that another one inhibits have the same cause, and may have begun before it.
+        alike = [a for a in active if a["severity"] == worst["severity"]]
+        earliest = min(a["since"] for a in alike)
+        reached_us = min((us for a in alike if (us := view.severity_since.get(a["id"])) is not None), default=None)
+        began = time_parsing.parse(earliest)
+        minutes = round((view.window.end - began).total_seconds() / 60)
+        if VERDICT_OF[worst["severity"]] == view.verdict:
+            since = history.describe_since(worst | {"since": earliest}, reached_us, view.window.end)
+            since += f", {formatting.duration(60 * minutes)} ago" if minutes else ""
     found = diagnose(view) if diagnose else None
     cause = cause_sentence(view, found, began) if found else ""
     first = (
@@ -381,7 +379,7 @@ def cause_sentence(view: Status, found: Diagnosed, began: datetime | None = None
     if problem:
         began = problem.since or began
         what = f"{(found.subject or '').title()} {problem.words}"
-    when = f" since {began.astimezone(formatting.NEW_YORK):%H:%M:%S}" if began else ""
+    when = f" since {began.astimezone(formatting.NEW_YORK):%H:%M}" if began else ""
     return f"{what}{when}. Fault: {causes.whose(found.cause, found.subject)} ({sure})."
 
 
@@ -489,15 +487,14 @@ def _alerts(view: Status) -> str:
     """
     List the active alerts, worst first, one per line.
 
-    The fields are separated by tabs: id, severity, state, start, sentence, runbook, who acknowledged it.
+    The fields are separated by tabs: id, severity, its severity and since when, sentence, runbook, who acknowledged it.
     """
     rows = [
         "\t".join(
             [
                 a["id"],
                 a["severity"],
-                a["state"],
-                f"{time_parsing.parse(a['since']).astimezone(formatting.NEW_YORK):%H:%M:%S}",
+                view.describe_since(a),
                 formatting.single_line(a["sentence"]),
                 a["runbook"] or "",
                 a["acked_by"] or "",

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from opslib.alerting import evaluation
-from opslib.alerting.verdicts import SOURCES, VERDICTS, Finding
+from opslib.alerting.verdicts import SOURCES, VERDICTS, Finding, describe_verdict
 from opslib.dashboard.probe_summary import ProbeSummary
 from opslib.foundation import formatting, templates
 from opslib.foundation.clock import Window
+from opslib.foundation.config.rules import SEVERITIES
 
 MOST_TYPES = 3
 GOOD = ("ok:", "info:", "not evaluated:")  # How the sentences of a panel begin that breach no threshold.
@@ -25,6 +26,7 @@ class Panel:
         verdict: ok, warning, critical or unknown.
         window: The window of every figure, unless a sentence names another.
         findings: Every evaluated figure behind the verdict.
+        alerted: The severity of each active alert of its rules.
         summaries: What our probes found, in sentences.
         rows: Label, value, and the value that the guide's method reads off the page, where that differs.
         guide: The heading of those values, with the span that they cover.
@@ -37,6 +39,7 @@ class Panel:
     verdict: str
     window: Window
     findings: tuple[Finding, ...]
+    alerted: tuple[str, ...]
     summaries: tuple[ProbeSummary, ...]
     rows: tuple[tuple[str, str, str], ...]
     guide: str
@@ -44,10 +47,15 @@ class Panel:
     draw: Callable[[Any], Any]
 
     @property
+    def evaluated(self) -> bool:
+        """Whether anything could be evaluated."""
+        return any(f.counted for f in self.findings) or any(s.verdict for s in self.summaries)
+
+    @property
     def verdict_text(self) -> str:
-        """The verdict in words, with a remark where nothing could be evaluated."""
-        evaluated = any(f.counted for f in self.findings) or any(s.verdict for s in self.summaries)
-        return self.verdict if evaluated else f"{self.verdict} (nothing to evaluate)"
+        """The verdict in words, with the worst severity where that is worse, or that nothing could be evaluated."""
+        severities = (*(f.severity for f in self.findings if f.counted), *self.alerted)
+        return describe_verdict(self.verdict, severities, "" if self.evaluated else "nothing to evaluate")
 
     @property
     def heading(self) -> str:
@@ -62,7 +70,10 @@ class Panel:
         First what breaches a threshold, then what our probes found, then what is ok. The last line lists what was not
         evaluated.
         """
-        evaluated = sorted((f for f in self.findings if f.counted), key=lambda f: VERDICTS.index(f.verdict))
+        evaluated = sorted(
+            (f for f in self.findings if f.counted),
+            key=lambda f: (VERDICTS.index(f.verdict), -SEVERITIES.index(f.severity) if f.severity else 1),
+        )
         skipped = list(dict.fromkeys(_source_prefix(f) + f.sentence for f in self.findings if not f.counted))
         breaching, healthy = (
             [
@@ -128,7 +139,7 @@ class Panel:
             self._repr_mimebundle_(),
             self.draw,
             f"{self.title} over time",
-            f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}",
+            f"{self.title} over time; {self.verdict_text}: {'; '.join(self.sentences[:1])}",
         )
 
 

@@ -47,7 +47,7 @@ def lately(rules: Rules) -> timedelta:
 
 
 def _since(at_us: int) -> str:
-    return f"since {clock.instant(at_us).astimezone(formatting.NEW_YORK):%H:%M:%S} New York"
+    return f"since {clock.instant(at_us).astimezone(formatting.NEW_YORK):%H:%M} New York"
 
 
 def _seconds(found: float | None) -> str:

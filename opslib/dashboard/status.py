@@ -20,7 +20,7 @@ from opslib.alerting.history import TransitionReader
 from opslib.alerting.notifications.planner import NotificationState, Silence
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore
-from opslib.alerting.verdicts import EXIT_CODES, VERDICT_OF, Finding, worst
+from opslib.alerting.verdicts import EXIT_CODES, VERDICT_OF, Finding, describe_verdict, worst
 from opslib.dashboard.panels import MOST_TYPES, Panel, source_name
 from opslib.dashboard.probe_summary import ProbeSummaries, ProbeSummary, Problem, lately
 from opslib.foundation import clock, formatting, time_parsing
@@ -151,6 +151,15 @@ class Status:
         """Every alert that is active at the moment."""
         return [row | self._responses_to(row) for row in history.active_alerts(self.transitions, self.rules)]
 
+    def describe_since(self, alert: Mapping[str, Any]) -> str:
+        """Return an active alert's severity, since when it has it, and when its problem began."""
+        return history.describe_since(alert, self.severity_since.get(alert["id"]), self.window.end)
+
+    @cached_property
+    def severity_since(self) -> dict[str, int]:
+        """Since when each active alert has its severity, by alert; microseconds since 1970."""
+        return history.severity_since(self.transitions)
+
     def _responses_to(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return who acknowledged an alert, the silence that matches it, and its incident."""
         at_us, state = (
@@ -174,6 +183,20 @@ class Status:
     def verdict(self) -> str:
         """The worst verdict of all panels in which something was evaluated."""
         return worst(self._verdict_of(name) for name in NAMES if self._counts(name))
+
+    @property
+    def verdict_text(self) -> str:
+        """The verdict in words, with the worst severity of a figure or an active alert where that is worse."""
+        return describe_verdict(self.verdict, [*(f.severity for f in self.findings if f.counted), *self._alerted()])
+
+    def _alerted(self, panel: str = "") -> tuple[str, ...]:
+        """Return the severity of each active alert that is not pending; of one panel, if it is given."""
+        return tuple(
+            a["severity"]
+            for a in self.alerts
+            if a["state"] != "pending"
+            and (not panel or (a["rule"] in self.rules.rules and self.rules[a["rule"]].panel == panel))
+        )
 
     @cached_property
     def _probe_summaries(self) -> ProbeSummaries:
@@ -269,6 +292,7 @@ class Status:
             self._verdict_of(name),
             self.window,
             self._of(name),
+            self._alerted(name),
             tuple(s for s in self.summaries if s.panel == name),
             tuple(rows),
             self._guide_heading,
@@ -380,7 +404,7 @@ class Status:
             (
                 "backtest variance",
                 formatting.number(f["backtest_variance_pp"], "points", 2),
-                self._guide(lambda k: formatting.number(k.backtest_variance_pp, "%", 2)),
+                self._guide(lambda k: formatting.number(k.backtest_variance_pp, "points", 2)),
             ),
         ]
 
@@ -524,18 +548,14 @@ class Status:
 
     def __repr__(self) -> str:
         known = f", as known at {formatting.moment(self.known_at)}" if self.known_at else ""
-        head = [f"{self.app}: {self.verdict}", f"{self.window}{known}"]
+        head = [f"{self.app}: {self.verdict_text}", f"{self.window}{known}"]
         coverage = (
             "market closed"
             if self.coverage is None
             else f"{formatting.ratio(self.coverage, 1)} of the expected snapshots"
         )
         snapshots, loads = self.counters.snapshots_in(self.window), len(self.counters.pages_in(self.window))
-        now = [
-            f"{a['state']}, since {time_parsing.parse(a['since']).astimezone(formatting.NEW_YORK):%H:%M:%S} New York: "
-            f"{a['severity']}: {a['sentence']}{_also(a)}"
-            for a in self.alerts
-        ]
+        now = [f"{self.describe_since(a)}: {a['sentence']}{_also(a)}" for a in self.alerts]
         return "\n".join(
             [
                 *head,

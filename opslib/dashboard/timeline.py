@@ -42,12 +42,19 @@ class TimelineRow:
         label: What it is, in words.
         verdict: Its state, a key of `formatting.SIGNS`.
         when: When, and for how long.
+        peak: How long of that time it had this state, such as ``for 3 min``; empty if that is all of it.
     """
 
     label: str
     verdict: str
     when: str
     bars: tuple[Bar, ...]
+    peak: str = ""
+
+    @property
+    def state(self) -> str:
+        """Its state in words: ``peak escalate, for 3 min``."""
+        return f"peak {self.verdict}, {self.peak}" if self.peak else self.verdict
 
     @property
     def lanes(self) -> int:
@@ -76,7 +83,7 @@ def timeline(title: str, window: Window, rows: list[TimelineRow], notes: list[st
         for row in rows
     ]
     signs = formatting.SIGNS
-    lines = [f"{signs[row.verdict]} {row.when}  {row.label} ({row.verdict})" for row in rows]
+    lines = [f"{signs[row.verdict]} {row.when}  {row.label} ({row.state})" for row in rows]
     return TextBlock(
         "\n".join([title, *(f"  {line}" for line in lines)]),
         "dashboard/templates/timeline.html",

@@ -472,7 +472,7 @@ class Daily:
                 others.append([*row, alert_ids.describe(issue["inhibited_by"])])
             else:
                 sent.append([*row, issue["runbook"]])
-        header = ["severity", "New York", "worst value", "time beyond each threshold", "source"]
+        header = ["peak severity", "New York", "worst evaluated value", "time at each severity or above", "source"]
         blocks = [table(f"{len(sent)} alert{'' if len(sent) == 1 else 's'}", [*header, "runbook"], sent, "none")]
         if others:
             words = f"{len(others)} more, each a consequence of another alert"
@@ -509,8 +509,8 @@ class Daily:
                 else f"runbook {issue['runbook']}"
             )
             lines.append(
-                f"{issue['severity']}, {formatting.span(clock.instant(alert.began_us), until)}{active}, "
-                f"{source_name(alert.worst.source)}: {issue['worst']}; time beyond each threshold: "
+                f"peak {issue['severity']}, {formatting.span(clock.instant(alert.began_us), until)}{active}, "
+                f"{source_name(alert.worst.source)}: {issue['worst']}; time at each severity or above: "
                 f"{self._overview.at_each_severity(alert)}; {after}"
             )
         return bullet_list("", [*lines, *self._other_issues] or ["none"])

@@ -19,7 +19,7 @@ from opslib.dashboard.panels import Panel
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock
 from opslib.dashboard.text_blocks import answer as answer_block
-from opslib.foundation import clock, formatting, market_calendar, time_parsing
+from opslib.foundation import clock, formatting, market_calendar
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.rules import SEVERITIES
 from opslib.foundation.config.workspace import Workspace
@@ -192,8 +192,8 @@ class Home:
 
     @staticmethod
     def reason(panel: Panel) -> str:
-        """Return the first sentence behind a panel's verdict; empty if it is ok."""
-        return "" if panel.verdict == "ok" else next(iter(panel.sentences), "").partition(": ")[2]
+        """Return the first sentence behind a panel's verdict, with its severity if that is another word."""
+        return "" if panel.verdict == "ok" else next(iter(panel.sentences), "").removeprefix(f"{panel.verdict}: ")
 
     @property
     def works(self) -> list[tuple[str, str, str]]:
@@ -207,10 +207,7 @@ class Home:
     def other_alerts(self) -> list[tuple[str, str]]:
         """The active alerts that neither the answer nor an open incident shows: severity and sentence of each."""
         rest = self.alerts if self.open_count else self.alerts[1:]
-        return [
-            (a["severity"], f"{a['sentence']}, since {_when(time_parsing.parse(a['since']), self.view.window.end)}")
-            for a in rest
-        ]
+        return [(a["severity"], f"{a['sentence']}, {self.view.describe_since(a)}") for a in rest]
 
     @property
     def dashboard(self) -> Link:
@@ -349,7 +346,7 @@ def _of_incident(workspace: Workspace, view: Status, address: Address, incident:
             f"incident {name}, {incident.status}",
             severity,
             *fault,
-            f"since {_when(clock.instant(incident.since_us), now)}",
+            f"began {_when(clock.instant(incident.since_us), now)}",
             f"owner: {incident.owner}" if incident.owner else "not acknowledged",
         ],
         [*runbooks, Link(f"Incident {name}", page)],
@@ -372,7 +369,6 @@ def _without_incident(
     last = f"last report: {newest.title}, {newest.verdict}" if newest else "no report yet"
     if alerts:
         worst = alerts[0]
-        since = time_parsing.parse(worst["since"])
         links = []
         if worst["runbook"]:
             title = _titles().get(worst["runbook"], worst["runbook"])
@@ -380,7 +376,7 @@ def _without_incident(
         return Answer(
             worst["severity"] if worst["state"] == "firing" else "unknown",
             f"No open incident. Active alert: {worst['sentence']}",
-            [f"severity {worst['severity']}", f"since {_when(since, view.window.end)}", last],
+            [view.describe_since(worst), last],
             links,
         )
     if view.verdict == "unknown" and market_calendar.open_since(view.window.end) is None:
@@ -398,7 +394,7 @@ def _when(at: datetime, now: datetime) -> str:
     local, today = at.astimezone(formatting.NEW_YORK), now.astimezone(formatting.NEW_YORK).date()
     day = "" if local.date() == today else f"{local:%Y-%m-%d} "
     minutes = max(0.0, (now - at).total_seconds() // 60)
-    return f"{day}{local:%H:%M} New York, for {formatting.duration(minutes * 60) if minutes else 'less than 1 min'}"
+    return f"{day}{local:%H:%M} New York, {formatting.duration(minutes * 60) if minutes else 'less than 1 min'} ago"
 
 
 def _titles() -> dict[str, str]:

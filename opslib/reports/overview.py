@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from opslib.alerting import causes
 from opslib.alerting.evaluation import is_no_provider_rule
-from opslib.alerting.history import AlertEpisode, SeverityChange
-from opslib.alerting.verdicts import compared_value, named, over_window
+from opslib.alerting.history import AlertEpisode, SeverityChange, seconds_at, segments
+from opslib.alerting.verdicts import compared_value, describe_verdict, named, over_window
 from opslib.dashboard import impact
 from opslib.dashboard.panels import source_name
 from opslib.dashboard.status import Status
@@ -152,6 +152,11 @@ def new_york(us: int) -> str:
     return f"{clock.instant(us).astimezone(formatting.NEW_YORK):%H:%M}"
 
 
+def in_minutes(seconds: float) -> str:
+    """Return a length of time in whole minutes, at least one, such as ``3 min``."""
+    return formatting.duration(max(60, round(seconds / 60) * 60))
+
+
 def when(began_us: int, over_us: int | None) -> str:
     """Return a stretch of time in New York, such as ``11:22–11:45``, or ``13:50–close``."""
     return f"{new_york(began_us)}–{'close' if over_us is None else new_york(over_us)}"
@@ -220,15 +225,15 @@ class Overview:
     def lasted(self, began_us: int, over_us: int | None) -> str:
         """Return how long something lasted, in minutes; until the end of the data if it still lasts."""
         end_us = self.report.view.window.end_us if over_us is None else over_us
-        return formatting.duration(max(60, round((end_us - began_us) / 60e6) * 60))
+        return in_minutes((end_us - began_us) / clock.SECOND)
 
     def at_each_severity(self, episode: AlertEpisode) -> str:
-        """Return how long an alert's figure was beyond the threshold of each severity that it reached."""
-        seconds = dict.fromkeys((s for s in SEVERITIES if any(c.severity == s for c in episode.changes)), 0.0)
-        for change in episode.changes:
-            end_us = self.report.view.window.end_us if change.over_us is None else change.over_us
-            seconds[change.severity] += (end_us - change.pending_us) / clock.SECOND
-        return ", ".join(f"{severity} {formatting.duration(lasted)}" for severity, lasted in seconds.items())
+        """Return how long an alert had each severity that it reached, or a higher one, as `ops alerts` counts it."""
+        reached = {c.severity for c in episode.changes}
+        end_us = self.report.view.window.end_us
+        return ", ".join(
+            f"{s} {formatting.duration(seconds_at(s, [episode], end_us))}" for s in SEVERITIES if s in reached
+        )
 
     def _extreme(self, problem: Problem) -> str:
         """Return what was wrong, with its worst value."""
@@ -258,7 +263,9 @@ class Overview:
             lines.append(("PARTIAL", f"the market was still open; the data ends at {end}."))
         if report.incomplete:
             lines.append(("INCOMPLETE", f"{report.incomplete}."))
-        words, verdict = f"{report.day}: {report.verdict}", report.verdict
+        severities = [f.severity for f in report.view.findings if f.counted]
+        severities += [a.worst.severity for a in report.alerts]
+        words, verdict = f"{report.day}: {describe_verdict(report.verdict, severities)}", report.verdict
         if self.problems:
             worst = min(self.problems, key=lambda p: p.order[1:])
             words += f". {_sentence(self._extreme(worst))}"
@@ -321,7 +328,7 @@ class Overview:
         spans = view.counters.websocket_down_spans(view.window)
         longest = max(((b - a) / clock.SECOND for a, b in spans), default=0.0)
         reached = [s for s, limit in rule.thresholds if not isinstance(limit, str) and rule.crosses(longest, limit)]
-        count = f"{len(spans)} time{'' if len(spans) == 1 else 's'} in the session"
+        count = f"{len(spans)} time{'' if len(spans) == 1 else 's'} in the session, by snapshots"
         return KeyFigure(
             label,
             formatting.duration(longest),
@@ -342,7 +349,8 @@ class Overview:
         rows += self._gaps
         hollow = any(bar.hollow for row in rows for bar in row.bars)
         notes = [
-            "A bar is an alert; the more severe, the thicker: "
+            "A bar is an alert, from the beginning of its problem to its end: grey until it fired, then the more "
+            "severe, the thicker: "
             + ", ".join(f"{formatting.SIGNS[s]} {s}" for s in SEVERITIES)
             + (". An outline is a consequence of another alert: nobody was notified of it." if hollow else ".")
         ]
@@ -350,7 +358,8 @@ class Overview:
         return timeline(title, window, rows, notes)
 
     def _row(self, rule: str, subject: str, found: list[AlertEpisode]) -> TimelineRow:
-        worst = max(found, key=lambda a: SEVERITIES.index(a.worst.severity)).worst.severity
+        mine = [a for a in found if not a.worst.inhibited_by] or found
+        worst = max(mine, key=lambda a: SEVERITIES.index(a.worst.severity)).worst.severity
         began = min(a.began_us for a in found)
         over = None if any(a.over_us is None for a in found) else max(a.over_us or 0 for a in found)
         bars, ends = list[Bar](), list[int]()
@@ -358,25 +367,30 @@ class Overview:
             end_us = self.report.view.window.end_us if a.over_us is None else a.over_us
             lane = next((i for i, e in enumerate(ends) if e <= a.began_us), len(ends))
             ends[lane : lane + 1] = [end_us]
-            bars += [self._bar(a, c, lane) for c in sorted(a.changes, key=lambda c: SEVERITIES.index(c.severity))]
+            bars += self._bars(a, lane)
         if problem := next((p for p in self.problems if (p.rule.name, p.subject) == (rule, subject)), None):
             began, over = problem.began_us, problem.over_us  # The same times as in the answer above it.
-        span = f"{when(began, over)}, {self.lasted(began, over)}"
+        whole = self.lasted(began, over)
+        at_peak = in_minutes(seconds_at(worst, mine, self.report.view.window.end_us))
         label = titled(self.rules[rule], subject) if rule in self.rules.rules else rule
-        return TimelineRow(label, worst, span, tuple(bars))
+        peak = "" if at_peak == whole else f"for {at_peak}"
+        return TimelineRow(label, worst, f"{when(began, over)}, {whole}", tuple(bars), peak)
 
-    def _bar(self, episode: AlertEpisode, change: SeverityChange, lane: int) -> Bar:
-        """Return the bar of one severity of an alert."""
-        end_us = self.report.view.window.end_us if change.over_us is None else change.over_us
-        return Bar(
-            clock.instant(change.pending_us),
-            clock.instant(end_us),
-            change.severity,
-            1 + SEVERITIES.index(change.severity),
-            bool(episode.worst.inhibited_by),
-            lane,
-            f"{change.severity} {when(change.pending_us, change.over_us)}, {source_name(change.source)}",
-        )
+    def _bars(self, episode: AlertEpisode, lane: int) -> list[Bar]:
+        """Return the bars of an alert: the time before it fired, then each stretch with its severity there."""
+        window, hollow = self.report.view.window, bool(episode.worst.inhibited_by)
+        source = source_name(episode.worst.source)
+
+        def bar(since_us: int, until_us: int, state: str, words: str, thickness: int) -> Bar:
+            text = f"{words} {new_york(since_us)}–{new_york(until_us)}, {source}"
+            return Bar(clock.instant(since_us), clock.instant(until_us), state, thickness, hollow, lane, text)
+
+        parts = segments(episode.changes, window.end_us)
+        pending = [bar(episode.began_us, parts[0].since_us, "unknown", "not fired yet", 1)] if parts else []
+        return pending + [
+            bar(p.since_us, p.until_us, p.change.severity, p.change.severity, 1 + SEVERITIES.index(p.change.severity))
+            for p in sorted(parts, key=lambda p: SEVERITIES.index(p.change.severity))
+        ]
 
     @property
     def _gaps(self) -> list[TimelineRow]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.alerting import history, replay
 from opslib.alerting.history import SeverityChange
-from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, named
+from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, describe_verdict, named
 from opslib.dashboard import alert_log, daily_figures
 from opslib.dashboard.alert_log import AlertLog
 from opslib.dashboard.daily_figures import WORDS, DailyFigures, Day, percent
@@ -34,7 +34,7 @@ from opslib.jobs import record
 from opslib.jobs.record import RunRecord
 from opslib.reports import places
 from opslib.reports.daily import WORDING
-from opslib.reports.overview import new_york, worst_value
+from opslib.reports.overview import in_minutes, new_york, worst_value
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -478,9 +478,10 @@ class PeriodicReport:
             else "No problem on any"
         )
         seen = f"{len(self.days_with_data)} of {len(self.days)} trading days have data."
+        described = describe_verdict(self.verdict, [r.severity for r in self.worst_changes])
         return answer(
             self.verdict,
-            f"{self.period.name}: {self.verdict}. {broken} of {len(self.days)} trading days",
+            f"{self.period.name}: {described}. {broken} of {len(self.days)} trading days",
             [*lines, seen, *(shown or ["No alert required a notification."]), *first, *self.restated],
         )
 
@@ -495,9 +496,17 @@ class PeriodicReport:
         until = None if None in over else max(us for us in over if us is not None)
         ended = "still active" if until is None else new_york(until)
         name, value, threshold = worst_value(worst, self.workspace.rules)
-        what = f"{name}: {value}, {worst.severity} {threshold}" if value else f"{name} ({worst.severity})"
+        lasted = in_minutes(self._at_peak(found, worst.severity))
+        peak = f"peak {worst.severity}{f' {threshold}' if threshold else ''}, for {lasted}"
+        what = f"{name}: {value}, {peak}" if value else f"{name} ({peak})"
         sign = formatting.SIGNS[worst.severity]
         return f"{began} {new_york(began_us)}–{ended} New York, {sign} {what} ({sources})"
+
+    def _at_peak(self, found: list[SeverityChange], severity: str) -> float:
+        """Return for how many seconds at least one of the alerts of some changes had a severity or a higher one."""
+        alerts = {r.alert for r in found}
+        mine = history.episodes(r for r in self.log.changes if r.alert in alerts)
+        return history.seconds_at(severity, mine, clock.micros(self.upto))
 
     def _badness(self, change: SeverityChange) -> tuple[int, float]:
         """Return how bad a severity change was: its severity, then its worst value."""
@@ -603,16 +612,27 @@ class PeriodicReport:
                 f"{formatting.SIGNS[r.severity]} {r.severity}",
                 source_name(r.source),
                 *worst_value(r, self.workspace.rules),
+                formatting.duration(self._at_peak([r], r.severity)),
                 lasted(self._first[r.alert]),
                 self.log.incidents.get(r.alert, ""),
             ]
             for r in sorted(self.worst_changes, key=self._began_us)
         ]
         inhibited = len({r.alert for r in self.log.changes if r.inhibited_by} - {r.alert for r in self.worst_changes})
-        words = f"{len(rows)} alerts, each at its highest severity; {inhibited} more were inhibited"
+        words = f"{len(rows)} alerts, each with its peak severity; {inhibited} more were inhibited"
         found = table(
             words,
-            ["began (New York)", "severity", "source", "alert", "worst value", "threshold", "duration", "incident"],
+            [
+                "began (New York)",
+                "peak severity",
+                "source",
+                "alert",
+                "worst evaluated value",
+                "threshold",
+                "time at peak",
+                "from beginning to end",
+                "incident",
+            ],
             rows,
             self.alerts_unknown or "no alert fired",
         )

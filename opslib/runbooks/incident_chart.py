@@ -6,9 +6,8 @@ label has a place of its own: no two overlap, and a state has a sign besides its
 """
 
 import html
-import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +19,7 @@ from opslib.alerting.verdicts import SOURCES, named
 from opslib.dashboard.text_blocks import markdown_to_html
 from opslib.foundation import clock, formatting, templates
 from opslib.foundation.clock import Window
-from opslib.foundation.config.rules import SEVERITIES, Rule
+from opslib.foundation.config.rules import Rule
 from opslib.incidents import lifecycle
 from opslib.incidents.incident import ENDED, TIMES, Event, Incident, from_entries
 from opslib.runbooks import steps
@@ -203,15 +202,13 @@ class _Drawing:
         room = int((LEFT - 10) / CHARACTER) - len(source) - 2
         self._text(LEFT - 10, y + 13, f"{name if len(name) <= room else name[: room - 1] + '…'}, {source}", "", "end")
         pending, end_us = self.x(first.pending_us), self.window.end_us
-        edges = sorted({us for c in changes for us in (c.fired_us, end_us if c.over_us is None else c.over_us)})
-        edges = [us for us in edges if us <= end_us]
-        starts = self.x(edges[0])
+        starts = self.x(first.fired_us)
         self.shapes.append(
             Shape(
                 "rect", {"class": "pending", "x": pending, "y": y + 7, "width": max(0, starts - pending), "height": 3}
             )
         )
-        for since_us, until_us, change in _segments(changes, edges):
+        for since_us, until_us, change in history.segments(changes, end_us):
             x, width = self.x(since_us), max(2.0, self.x(until_us) - self.x(since_us))
             state = f"is-{change.severity}"
             kind = "inhibited" if change.inhibited_by else "bar"
@@ -310,22 +307,6 @@ class _Drawing:
 
 def _clock(at_us: int) -> str:
     return f"{clock.instant(at_us).astimezone(formatting.NEW_YORK):%H:%M:%S}"
-
-
-def _segments(changes: list[SeverityChange], edges: list[int]) -> Iterable[tuple[int, int, SeverityChange]]:
-    """Yield each stretch of an alert with its highest severity there."""
-    held: tuple[int, int, SeverityChange] | None = None
-    for since_us, until_us in itertools.pairwise(edges):
-        lasting = [c for c in changes if c.fired_us <= since_us and (c.over_us is None or c.over_us >= until_us)]
-        worst = max(lasting, key=lambda c: SEVERITIES.index(c.severity), default=None)
-        if held and worst is held[2]:
-            held = (held[0], until_us, held[2])
-            continue
-        if held:
-            yield held
-        held = (since_us, until_us, worst) if worst else None
-    if held:
-        yield held
 
 
 def _grouped(workspace: "Workspace", incident: Incident, window: Window) -> list[Moment]:

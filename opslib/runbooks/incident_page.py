@@ -234,7 +234,7 @@ def _status_words(incident: Incident, began_us: int, until: datetime) -> str:
 def _local_span(start: datetime, end: datetime | None) -> str:
     a = start.astimezone(formatting.NEW_YORK)
     if end is None:
-        return f"since {a:%H:%M:%S} New York, {a:%Y-%m-%d}"
+        return f"began {a:%H:%M:%S} New York, {a:%Y-%m-%d}"
     b = end.astimezone(formatting.NEW_YORK)
     day = "" if a.date() == b.date() else f"{b:%Y-%m-%d} "
     return f"{a:%Y-%m-%d} {a:%H:%M:%S} to {day}{b:%H:%M:%S} New York"

@@ -401,12 +401,7 @@ class RunbookSession:
         """The alerts of this runbook, and the current state of their panel."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
-        lines = [
-            f"{a['state']}, {a['severity']}, since {formatting.moment(time_parsing.parse(a['since']))}: "
-            f"{source_prefix(a['source'])}"
-            f"{a['sentence']}"
-            for a in alerts
-        ]
+        lines = [f"{view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']}" for a in alerts]
         panels = dict.fromkeys(r.panel for r in self.workspace.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from opslib.alerting.verdicts import BudgetBurn, Figure, evaluate_figure, worst
+from opslib.alerting.verdicts import BudgetBurn, Figure, describe_verdict, evaluate_figure, worst
 from opslib.foundation.config import rules
 from opslib.foundation.intervals import t_interval, wilson
 
@@ -347,3 +347,41 @@ def test_a_burn_rate_without_data_is_unknown(table):
         evaluate_figure(table["greeks_burn"], "app", "page", Figure(None, absent="no snapshot received")).verdict
         == "unknown"
     )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "severities", "words"),
+    [
+        ("warning", ["warning", None, "notify"], "warning (worst severity: notify)"),
+        ("critical", ["critical", "escalate", "warning"], "critical (worst severity: escalate)"),
+        ("critical", ["critical", "notify"], "critical"),
+        ("warning", ["warning"], "warning"),
+        ("ok", [None], "ok"),
+        ("ok", ["critical"], "ok (worst severity: critical)"),
+        ("unknown", ["notify"], "unknown (worst severity: notify)"),
+    ],
+)
+def test_a_verdict_names_a_worse_severity(verdict, severities, words):
+    """A severity is named only where it is worse than the verdict's own word."""
+    assert describe_verdict(verdict, severities) == words
+
+
+def test_a_verdict_has_its_remark_and_severity_in_one_bracket():
+    """A remark comes first."""
+    assert describe_verdict("unknown", ["notify"], "nothing to evaluate") == (
+        "unknown (nothing to evaluate; worst severity: notify)"
+    )
+
+
+def test_seconds_of_a_minute_and_more_are_minutes(table):
+    """A duration has one form in values, thresholds and sentences; a fraction that decides keeps its digits."""
+    rule = table["websocket_down"]
+    assert [rule.format_value(v) for v in (0.0, 45.0, 64.71, 228.0, None)] == [
+        "0 s",
+        "45 s",
+        "1 min 5 s",
+        "3 min 48 s",
+        "unknown",
+    ]
+    assert rule.format_limit(60.0) == "1 min" and table["response_time"].format_value(0.5) == "0.50 s"
+    assert evaluate_figure(rule, "app", "page", Figure(60.2)).sentence == "WebSocket down (60.200 s) > 1 min"

@@ -70,7 +70,7 @@ def test_the_first_screen_answers(pages: dict[str, Path], browser: Any) -> None:
     """At 1440×900 the first screen has the problem, since when, whose fault, what works, what to do, and the times."""
     browser.set_viewport_size({"width": 1440, "height": 900})
     browser.goto(pages["open"].as_uri())
-    for words in ("Massive returns server errors", "since 11:2", "Fault: Massive", "option data from Tradier", "began"):
+    for words in ("Massive returns server errors", "began 11:2", "Fault: Massive", "option data from Tradier", "began"):
         box = browser.get_by_text(words).first.bounding_box()
         assert box and box["y"] + box["height"] < 900, words
     assert browser.locator(".cards section").nth(2).bounding_box()["y"] < 500

@@ -174,9 +174,9 @@ def test_the_first_row_is_the_answer(feed: Feed, desk: Desk) -> None:
     other what the page and the probes say of it.
     """
     found = feed.state_of(feed.view(AT + timedelta(minutes=2)))
-    assert head(found, "since") == "since 11:22:00 New York, for 5 min"
+    assert head(found, "since") == "critical since 11:23, began 11:22 New York, 5 min ago"
     assert re.fullmatch(
-        r"Massive returns HTTP 50\d since 11:22:00\. Fault: Massive \(confidence 9\d\s%\)\.", head(found, "cause")
+        r"Massive returns HTTP 50\d since 11:22\. Fault: Massive \(confidence 9\d\s%\)\.", head(found, "cause")
     )
     assert head(found, "first") == (
         "Do first: Check Massive's status page. Then check that the other provider is available. (Tech Lead)"
@@ -593,7 +593,7 @@ def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.M
         and len(picture["image/png"]) > 20_000
     )
     assert row.plain.startswith("◆ critical, as of 2026-03-10 15:25:00 UTC (11:25:00 New York)\n")
-    for answered in ("Massive", "Since 11:2", "Do first: ", "Still works: "):
+    for answered in ("Massive", "Critical since 11:2", "Do first: ", "Still works: "):
         assert answered in row.plain, row.plain
     assert repr(one).splitlines()[
         0

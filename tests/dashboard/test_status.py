@@ -1,7 +1,7 @@
 """The panels: what is shown of an app at a moment, whoever asks."""
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -152,7 +152,7 @@ def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
     assert view.verdict == "critical"
     assert view.figures["providers"]["massive"]["availability"] is None
     assert view.panel("providers").verdict == "unknown"
-    assert "(5,400 s) > 600 s" in "\n".join(view.panel("system").sentences)
+    assert "(1 h 30 min) > 10 min" in "\n".join(view.panel("system").sentences)
 
 
 def test_half_of_the_snapshots_missing_is_unknown(home: Path) -> None:
@@ -269,6 +269,33 @@ def test_a_panel_prints_the_same_text_and_a_picture(full: Desk) -> None:
         assert repr(first) == repr(second)
         picture = charts.png(first.draw)
         assert picture.startswith(b"\x89PNG") and picture == charts.png(second.draw)
+
+
+def test_a_verdict_has_the_worst_severity_beside_it(full: Desk) -> None:
+    """A verdict that sums a worse severity up names it on the first line and in the panel's title, not in JSON."""
+    view = full.status(days.at("15:30"))
+    assert view.verdict == "warning" and any(a["severity"] == "notify" for a in view.alerts)
+    assert repr(view).splitlines()[0] == "desk: warning (worst severity: notify)"
+    assert view.panel("pnl").heading == "P&L Accuracy, 1 h: warning (worst severity: notify)"
+    assert view.as_json()["verdict"] == view.as_json()["panels"]["pnl"]["verdict"] == "warning"
+    assert view.panel("pnl").sentences[0].startswith("notify: ")
+
+
+def test_an_active_alert_says_since_when_it_has_its_severity(full: Desk) -> None:
+    """A severity stands beside the time it was reached and the time the problem began; JSON has the beginning."""
+    view = full.status(days.at("15:30"))
+    alert = next(a for a in view.alerts if a["severity"] == "notify")
+    reached = clock.instant(view.severity_since[alert["id"]])
+    began = time_parsing.parse(alert["since"])
+    assert began < reached - timedelta(minutes=5)
+    since, start = (f"{t.astimezone(formatting.NEW_YORK):%H:%M}" for t in (reached, began))
+    assert f"notify since {since}, began {start} New York: backtest variance" in repr(view)
+
+
+def test_both_figures_of_a_row_have_one_unit(full: Desk) -> None:
+    """The backtest variance of the window and that on the page are both in points."""
+    rows = {label: (value, page) for label, value, page in full.status(days.at("15:30")).panel("pnl").rows}
+    assert [text.rpartition(" ")[2] for text in rows["backtest variance"]] == ["points", "points"]
 
 
 def test_a_panel_folds_what_is_ok(full: Desk) -> None:

@@ -68,7 +68,7 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
     assert shown.answer.verdict == "critical" and shown.answer.words == "Massive <b>is</b> gone"
     assert [other.words for other in shown.incidents] == ["Something small"] and shown.open_count == 2
     assert f"incident {name}, open" in shown.answer.facts and "not acknowledged" in shown.answer.facts
-    assert any(re.fullmatch(r"since .* New York, for .*", fact) for fact in shown.answer.facts)
+    assert any(re.fullmatch(r"began .* New York, .* ago", fact) for fact in shown.answer.facts)
     assert shown.answer.advice.startswith(f"Acknowledge: ops ack {name} --by NAME")
     assert "Massive &lt;b&gt;is&lt;/b&gt; gone" in shown.block.html and "<b>is" not in shown.block.html
     assert shown.block.plain.index("Massive <b>is") < shown.block.plain.index("Something small")

@@ -158,7 +158,7 @@ def test_a_page_that_fails_stops_nothing(
     ("incident", "words"),
     [
         ("2026-03-10-1", ["Gamma is zero", "highest", "critical 5 %"]),
-        ("2026-03-10-3", ["The connection to the app's WebSocket is blocked", "highest", "critical 60 s"]),
+        ("2026-03-10-3", ["The connection to the app's WebSocket is blocked", "highest", "critical 1 min"]),
         ("2026-03-10-4", ["Fills are worse than the backtest assumes", "notify 10 points"]),
     ],
 )

@@ -534,13 +534,13 @@ class View {
     const found = rows(text), [worst] = found;
     this.list.hidden = !worst;
     this.acts.hidden = !worst || this.fixed;
-    this.ack.hidden = !!worst?.[6];  // The line with the owner says who acknowledged it.
+    this.ack.hidden = !!worst?.[5];  // The line with the owner says who acknowledged it.
     this.count.textContent = `${found.length} alert${found.length === 1 ? "" : "s"} firing`;
     this.worst = worst?.[0];
-    this.runbook.disabled = !worst?.[5];
-    this.runbook.title = worst ? `${worst[5]}, for the worst alert: ${worst[4]}` : "";
-    this.strip.replaceChildren(...found.map(([id, severity, state, since, sentence, runbook, by]) => {
-      const words = `${SIGNS[severity] || "?"} ${severity}${state === "unknown" ? " (unknown now)" : ""} since ${since}: ${sentence}`;
+    this.runbook.disabled = !worst?.[4];
+    this.runbook.title = worst ? `${worst[4]}, for the worst alert: ${worst[3]}` : "";
+    this.strip.replaceChildren(...found.map(([id, severity, since, sentence, runbook, by]) => {
+      const words = `${SIGNS[severity] || "?"} ${since}: ${sentence}`;
       if (this.fixed) return made("li", { className: `is-${severity}` }, words, by ? `; acknowledged by ${by}` : "");
       const open = made("button", { type: "button", title: `open the runbook ${runbook} for this alert`, disabled: !runbook, textContent: words });
       open.onclick = () => this.openRunbook(id);

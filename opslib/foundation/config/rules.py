@@ -124,6 +124,8 @@ class Rule:
             return formatting.ratio(value, 2 if digits is None else digits)
         if self.unit == "times" and not self.burn:
             return formatting.number(value, "times", 0)  # A count.
+        if self.unit == "s" and value is not None and value >= 60 and (digits is None or float(value).is_integer()):
+            return formatting.duration(value)
         unit = {"per_hour": "per h", "pp": "points", "MB_per_h": "MB per h"}.get(self.unit, self.unit)
         return formatting.number(value, unit, 1 if self.unit == "times" and digits is None else digits)
 

@@ -424,7 +424,7 @@ def begins(context: CheckContext) -> CheckResult:
 def filled(context: CheckContext) -> CheckResult:
     """Check that all four panels have data."""
     found = {name: context.view.panel(name) for name in NAMES}
-    empty = [panel.title for panel in found.values() if panel.verdict_text == "unknown (nothing to evaluate)"]
+    empty = [panel.title for panel in found.values() if not panel.evaluated]
     words = f"nothing to evaluate on: {', '.join(empty)}" if empty else f"{len(found)} of {len(found)} panels have data"
     return CheckResult(
         not empty if context.view.counters.last_seen_us(context.at_us) is not None or context.probed.any else None,

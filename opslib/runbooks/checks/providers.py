@@ -306,7 +306,7 @@ def panels(context: CheckContext) -> CheckResult:
         p.name: {"verdict": p.verdict_text, "sentences": [s for s in p.sentences if not s.startswith("not evaluated")]}
         for p in found
     }
-    evaluated = [p for p in found if p.verdict_text != "unknown (nothing to evaluate)"]
+    evaluated = [p for p in found if p.evaluated]
     wrong = [p for p in evaluated if p.verdict != "ok"]
     if not evaluated:
         return CheckResult(None, "no panel has data to evaluate", content, "panels", "the four panels")

@@ -624,11 +624,7 @@ def test_posts_that_stop(tmp_path: Path) -> None:
     stopped = [p for p in posted() if p.ts_us <= clock.micros(AT - timedelta(minutes=11))]
     desk = laid(tmp_path, well(), stopped)
     found = asked(desk, "posts_arrive")
-    assert (
-        found.good is False
-        and "660 s" in found.words.replace(",", "")
-        and "11 min" in asked(desk, "store_answers").words
-    )
+    assert found.good is False and "11 min" in found.words and "11 min" in asked(desk, "store_answers").words
 
 
 def test_an_outage_explains_errors(tmp_path: Path) -> None:

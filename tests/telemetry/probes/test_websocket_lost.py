@@ -393,20 +393,21 @@ RENEWED = [
             SILENT,
             95.0,
             "critical",
-            "WebSocket down (95 s) > 60 s: neither old nor new connections receive messages (1 tried)",
+            "WebSocket down (1 min 35 s) > 1 min: neither old nor new connections receive messages (1 tried)",
         ),
         (
             [*SILENT, SAYS],
             95.0,
             "critical",
-            "WebSocket down (95 s) > 60 s: neither old nor new connections receive messages (1 tried); the app "
+            "WebSocket down (1 min 35 s) > 1 min: neither old nor new connections receive messages (1 tried); the app "
             "reports its upstream as disconnected (getaddrinfo ENOTFOUND)",
         ),
         (
             RENEWED,
             95.0,
             "critical",
-            "WebSocket down (95 s) > 60 s: new connections receive messages, older ones do not: refresh the pages",
+            "WebSocket down (1 min 35 s) > 1 min: new connections receive messages, older ones do not: refresh the "
+            "pages",
         ),
         (RENEWED[:16], 0.0, None, "WebSocket down (0 s) ≤ 0 s"),
     ],

@@ -1,0 +1,111 @@
+"""What is derived from the transitions of alerts: stretches by severity, and since when a severity holds."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from opslib.alerting import history
+from opslib.alerting.alerts import Transition
+from opslib.foundation import clock, formatting
+from opslib.foundation.config import rules
+
+RULES = rules.load()
+
+
+def us(minute: float) -> int:
+    """An instant so many minutes after 11:00 New York."""
+    return clock.micros(datetime(2026, 3, 10, 15, tzinfo=UTC)) + round(minute * 60e6)
+
+
+def moved(minute: float, kind: str, severity: str) -> Transition:
+    """A transition of one alert, whose problem began at 11:00."""
+    return Transition(
+        us(minute), "availability", "massive", "page", "one", kind, severity, 0.5, 0.95, us(0), None, None, "down", "h"
+    )
+
+
+RAISED = [
+    moved(0.5, "pending", "warning"),
+    moved(2, "fired", "warning"),
+    moved(2, "rose", "critical"),
+    moved(10, "rose", "escalate"),
+    moved(13, "fell", "escalate"),
+]
+ENDED = [*RAISED, moved(20, "resolved", "warning"), moved(20, "resolved", "critical")]
+
+
+def stretches(transitions: list[Transition], upto_us: int) -> list[tuple[float, float, str]]:
+    """The stretches in minutes after 11:00."""
+    parts = history.segments(history.severity_changes(transitions, RULES), upto_us)
+    return [((p.since_us - us(0)) / 60e6, (p.until_us - us(0)) / 60e6, p.change.severity) for p in parts]
+
+
+def test_an_alert_is_divided_by_severity() -> None:
+    """Each stretch has the highest severity that fired then; nothing is before it fired, or after the end."""
+    assert stretches(ENDED, us(60)) == [(2, 10, "critical"), (10, 13, "escalate"), (13, 20, "critical")]
+    assert stretches(RAISED, us(60)) == [(2, 10, "critical"), (10, 13, "escalate"), (13, 60, "critical")]
+    assert stretches(ENDED, us(12)) == [(2, 10, "critical"), (10, 12, "escalate")]
+    assert stretches([], us(60)) == []
+
+
+def test_time_at_a_severity_includes_higher_ones() -> None:
+    """The peak counts only its own stretch, a lower severity also the higher ones."""
+    (episode,) = history.episodes(history.severity_changes(ENDED, RULES))
+    minutes = {s: history.seconds_at(s, [episode], us(60)) / 60 for s in ("warning", "critical", "escalate")}
+    assert minutes == {"warning": 18, "critical": 18, "escalate": 3}
+
+
+def test_time_that_two_alerts_share_counts_once() -> None:
+    """Two sources that report the same are not longer than one; what lasts counts to the end of the data."""
+    other = [t._replace(alert="two", source="probe", at_us=t.at_us + 60_000_000) for t in ENDED]
+    found = history.episodes(history.severity_changes([*ENDED, *other], RULES))
+    assert history.seconds_at("escalate", found, us(60)) == 4 * 60
+    assert history.seconds_at("critical", found, us(60)) == 19 * 60
+    lasting = history.episodes(history.severity_changes(RAISED, RULES))
+    assert history.seconds_at("critical", lasting, us(30)) == 28 * 60
+
+
+@pytest.mark.parametrize(
+    ("upto", "minute", "words"),
+    [
+        (1, 0.5, "warning pending since 11:00 New York"),
+        (3, 2, "critical since 11:02, began 11:00 New York"),
+        (4, 10, "escalate since 11:10, began 11:00 New York"),
+        (5, 2, "critical since 11:02, began 11:00 New York"),
+    ],
+)
+def test_since_is_true_for_the_severity_beside_it(upto: int, minute: float, words: str) -> None:
+    """Since is when the severity of now was reached; the beginning of the problem is given beside it."""
+    (row,) = history.active_alerts(RAISED[:upto], RULES)
+    since = history.severity_since(RAISED[:upto])
+    assert since == {"one": us(minute)}
+    assert history.describe_since(row, since["one"], clock.instant(us(15))) == words
+    assert row["since"] == formatting.iso(clock.instant(us(0)))
+
+
+def test_an_alert_that_is_over_has_no_since() -> None:
+    """Nothing is active after its end."""
+    assert history.severity_since(ENDED) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reached", "words"),
+    [
+        ({"state": "unknown"}, us(2), "critical since 11:02, began 11:00 New York; unknown now"),
+        ({}, None, "critical, began 11:00 New York"),
+        ({}, us(0.9), "critical since 11:00 New York"),
+    ],
+)
+def test_odd_times_of_an_alert(changed: dict[str, Any], reached: int | None, words: str) -> None:
+    """Unknown data are named; without the time of the severity the beginning is given; one minute is named once."""
+    (row,) = history.active_alerts(RAISED[:3], RULES)
+    assert history.describe_since(row | changed, reached, clock.instant(us(15))) == words
+
+
+def test_another_day_has_its_date() -> None:
+    """A time of another day than the moment it is described at is given with its date."""
+    (row,) = history.active_alerts(RAISED[:3], RULES)
+    assert history.describe_since(row, us(2), clock.instant(us(24 * 60))) == (
+        "critical since 03-10 11:02, began 03-10 11:00 New York"
+    )
