@@ -29,7 +29,10 @@ _WORDS = {
     "passed": "green",
     "resolved": "green",
 }
-_STATE = re.compile(rf"(?:^\s*|(?<=  )|(?<=: )|(?<=, ))(?:{'|'.join(_WORDS)})(?=:|,|  |$)")
+_STATE = re.compile(
+    rf"(?:^\s*|(?<=  )|(?<=: )|(?<=, ))(?:{'|'.join(_WORDS)})"
+    r"(?=:|,|\)|  |$| \((?:worst severity|nothing to evaluate)| (?:pending )?since \d)"
+)
 
 
 class Reply(NamedTuple):

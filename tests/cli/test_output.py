@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from opslib.cli import topics
+from opslib.cli import output, topics
 from opslib.foundation import formatting
 
 SCRIPT = """
@@ -52,6 +52,19 @@ def test_states_are_coloured_unless_colour_is_off() -> None:
     assert "\x1b[31mcritical\x1b[0m: the availability" in on_a_terminal(140)
     assert "\x1b[33mwarning" in on_a_terminal(140)
     assert "\x1b[" not in on_a_terminal(140, NO_COLOR="1") + on_a_terminal(140, TERM="dumb")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("demo: warning (worst severity: notify)", ["warning", "notify"]),
+        ("notify since 15:13, began 13:50 New York: backtest variance", ["notify"]),
+        ("warning pending since 15:13 New York: a warning of critical things", ["warning"]),
+    ],
+)
+def test_a_severity_is_coloured_beside_its_verdict_and_its_time(line: str, words: list[str]) -> None:
+    """The first line and the alerts of `ops status` have the colours of their states, and of nothing else."""
+    assert [found.strip() for found in output._STATE.findall(line)] == words
 
 
 def test_a_pipe_gets_plain_text() -> None:
