@@ -44,9 +44,9 @@ class Annual(Quarterly):
             if not rule.burn and name not in {r.rule for r in self.log.changes}
         ]
         items = [
-            f'"{purpose(step)}" of runbook {book}: {STEP_STATES[state]} {plural(count, "time")}; '
+            f'"{purpose(step)}" of runbook {runbook}: {STEP_STATES[state]} {plural(count, "time")}; '
             f"{REMEDIES.get(state, 'find out why')}"
-            for ((book, step), state), count in steps.most_common(SHOWN)
+            for ((runbook, step), state), count in steps.most_common(SHOWN)
         ]
         items += [f"not detected by an alert: {words}" for words in self.missed[:SHOWN]]
         items += (

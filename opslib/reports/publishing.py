@@ -171,9 +171,9 @@ def _published(
     made_meanwhile: Sequence[Path] = (),
 ) -> tuple[Outcome, Path]:
     """Execute a report's notebook and publish the result."""
-    book = f"{name}_report"
+    notebook = f"{name}_report"
     outcome = executor.execute(
-        executor.notebook(book),
+        executor.notebook(notebook),
         given,
         settings=workspace.settings,
         store=workspace.store,
@@ -192,7 +192,7 @@ def _published(
         )
         return executor.publish_run(
             lacking,
-            workspace.settings.outputs / "runs" / outcome.run_id / book,
+            workspace.settings.outputs / "runs" / outcome.run_id / notebook,
             settings=workspace.settings,
             store=workspace.store,
         )

@@ -23,7 +23,7 @@ from opslib.jobs.notebook_file import RUNBOOK
 from opslib.runbooks import steps
 from opslib.runbooks.steps import Step
 
-_STEP = re.compile(r'book\.step\("(\w+)"\)')
+_STEP = re.compile(r'\brunbook\.step\("(\w+)"\)')
 _PARAMETER = re.compile(r"^(\w+): (\w+) = .*?(  # .*)?$")
 _HEADING = re.compile(r"^#+ (?:\d+\. )?(.+)$", re.MULTILINE)
 BRANCH, CAUSE, LIKELY = "branch", "cause:", "Likely: "
@@ -245,8 +245,8 @@ def _likely_first(cells: list[Cell], causes: set[str], why: str) -> list[Cell]:
 
 def page() -> str:
     """Return all runbooks as one self-contained HTML page for printing."""
-    books = [runbook(name) for name in names()]
-    return templates.render("runbooks/templates/runbooks.html", policy=html_export.POLICY, books=books)
+    runbooks = [runbook(name) for name in names()]
+    return templates.render("runbooks/templates/runbooks.html", policy=html_export.POLICY, runbooks=runbooks)
 
 
 def titles() -> dict[str, str]:

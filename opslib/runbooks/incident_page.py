@@ -282,8 +282,8 @@ def _next(workspace: "Workspace", incident: Incident) -> tuple[str, str]:
             f"Open the runbook {incident.runbook}.",
             f"{ops} runbook open {incident.runbook} --incident {name} --by NAME",
         )
-    book = RunbookSession(workspace, opened[-1], name, as_of=workspace.now())
-    step = book.next_step(incident) if incident.firing else None
+    session = RunbookSession(workspace, opened[-1], name, as_of=workspace.now())
+    step = session.next_step(incident) if incident.firing else None
     if step and step.box != "after":
         return step.do, f"{ops} runbook resume {name}"
     if incident.firing:

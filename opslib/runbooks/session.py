@@ -44,7 +44,7 @@ AGAIN = timedelta(seconds=10)  # Probes are not repeated within this time.
 class Widgets(Protocol):
     """A view of an open runbook or checklist with buttons."""
 
-    def show_progress(self, book: "RunbookSession") -> None:
+    def show_progress(self, session: "RunbookSession") -> None:
         """Show the progress of all steps."""
 
     def show(self, card: "StepCard") -> None:
@@ -568,33 +568,35 @@ class RunbookSession:
 class StepCard:
     """One step as it is shown: what to do, what is expected, its status, and buttons if a person is available."""
 
-    def __init__(self, book: RunbookSession, step: Step):
-        self.book, self.step = book, step
+    def __init__(self, session: RunbookSession, step: Step):
+        self.session, self.step = session, step
 
     @property
     def status(self) -> StepStatus:
         """The status of the step now."""
-        return self.book.execution.status_of(self.step)
+        return self.session.execution.status_of(self.step)
 
     @property
     def text(self) -> TextBlock:
         """The step as text: its result, what to do and what is expected; for an action also what it will do."""
-        step, step_status, book = self.step, self.status, self.book
-        branch = book.ruled_out.get(step.name)
+        step, step_status, session = self.step, self.status, self.session
+        branch = session.ruled_out.get(step.name)
         seen = result_words(step, step_status)
         result = f"{step_status.mark} {step_status.label}{': ' + seen if seen else ''}"
         result += f" ({step_status.by})" if step_status.by else ""
         if branch is not None:
-            result = f'{NOT_NEEDED}: for another cause ("{branch}"). The likely cause is: {book.cause.headline}'
+            result = f'{NOT_NEEDED}: for another cause ("{branch}"). The likely cause is: {session.cause.headline}'
         lines = [step.aim]
         if step.kind == ACTION and step_status.state not in ("done",):
-            lines += [f"it will do: {book.hooks[step.hook].words}"] + (
-                [f"message, if it is sent now: {book.message_of(step)}"] if step.says else []
+            lines += [f"it will do: {session.hooks[step.hook].words}"] + (
+                [f"message, if it is sent now: {session.message_of(step)}"] if step.says else []
             )
         if step_status.state == "unsure":
-            lines.append(book.execution._unsure(step, step_status))
+            lines.append(session.execution._unsure(step, step_status))
         if following := (step_status.entry.body.get("next") if step_status.entry else None):
-            lines.append(f"continue with another runbook: ops runbook open {following} --incident {book.incident.id}")
+            lines.append(
+                f"continue with another runbook: ops runbook open {following} --incident {session.incident.id}"
+            )
         plain = bullet_list(f"{step.do} ({step.name})", [result, *lines])
         values = {
             "step": step,
@@ -613,8 +615,8 @@ class StepCard:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        if self.book.attended and self.book.widgets:
-            self.book.widgets.show(self)
+        if self.session.attended and self.session.widgets:
+            self.session.widgets.show(self)
         else:
             display(self.text)
 

@@ -38,10 +38,10 @@ class StepWidget:
     def __init__(self, card: "StepCard"):
         import ipywidgets as w
 
-        self._card, self._book, self._step = card, card.book, card.step
+        self._card, self._session, self._step = card, card.session, card.step
         self._asks = ""  # What the row of buttons asks for.
         self._text, self._message = w.HTML(), w.HTML()
-        self._who = w.Text(value=card.book.operator, description="Name", layout=w.Layout(width="16em"))
+        self._who = w.Text(value=card.session.operator, description="Name", layout=w.Layout(width="16em"))
         self._note = w.Text(description="Note", layout=w.Layout(width="26em"))
         self._read = w.Checkbox(
             value=False, description="I have read what it will do", indent=False, layout=w.Layout(width="17em")
@@ -73,13 +73,13 @@ class StepWidget:
                     act()
                     self._message.value = ""
                 except OpsError as problem:
-                    self._message.value = _error_html(self._book.workspace.settings.redact(str(problem)))
-                refresh(self._book)
+                    self._message.value = _error_html(self._session.workspace.settings.redact(str(problem)))
+                refresh(self._session)
             finally:
                 button.description, button.disabled = before, False
 
     def _answer(self, good: bool | None) -> None:
-        self._book.answer(self._step.name, good, self._who.value, self._note.value)
+        self._session.answer(self._step.name, good, self._who.value, self._note.value)
 
     def refresh(self) -> None:
         """Show the status of the step."""
@@ -105,7 +105,7 @@ class StepWidget:
                 self._button("It did not take effect", lambda: self._confirm_outcome(False)),
             )
         elif self._step.kind == CHECK:
-            self._row.children = (self._button("Check again", lambda: self._book.check(self._step.name)),)
+            self._row.children = (self._button("Check again", lambda: self._session.check(self._step.name)),)
         elif self._step.kind == ASK:
             answers = (
                 ("As expected", True, "success"),
@@ -125,7 +125,7 @@ class StepWidget:
                 ),
             )
         else:
-            real = self._book.hooks[self._step.hook].real
+            real = self._session.hooks[self._step.hook].real
             self._row.children = (
                 self._who,
                 self._read,
@@ -133,32 +133,32 @@ class StepWidget:
             )
 
     def _do(self) -> None:
-        self._book.do(self._step.name, self._who.value or " ", self._read.value)
+        self._session.do(self._step.name, self._who.value or " ", self._read.value)
         self._read.value = False
 
     def _confirm_outcome(self, happened: bool) -> None:
-        self._book.confirm_outcome(self._step.name, happened, self._who.value or " ")
+        self._session.confirm_outcome(self._step.name, happened, self._who.value or " ")
 
 
 class ProgressWidget:
     """Show the incident with its next step, the progress of a runbook, and a field for notes."""
 
-    def __init__(self, book: "RunbookSession"):
+    def __init__(self, session: "RunbookSession"):
         import ipywidgets as w
 
-        self._book = book
+        self._session = session
         self._head, self._facts, self._text, self._message = w.HTML(), w.HTML(), w.HTML(), w.HTML()
         self._next = w.VBox(layout=w.Layout(flex="1 1 24em", min_width="0"))
         self._next.add_class("ops-next")
         self._facts.layout = w.Layout(flex="1 1 24em", min_width="0")
         self._waits: tuple[str, StepWidget] | None = None
-        self._who = w.Text(value=book.operator, description="Name", layout=w.Layout(width="16em"))
+        self._who = w.Text(value=session.operator, description="Name", layout=w.Layout(width="16em"))
         self._note = w.Text(description="Note", placeholder="observation", layout=w.Layout(width="34em"))
         again, add = (
             w.Button(description="Refresh", layout=w.Layout(width="auto")),
             w.Button(description="Add note", layout=w.Layout(width="auto")),
         )
-        again.on_click(lambda _: refresh(book))
+        again.on_click(lambda _: refresh(session))
         add.on_click(lambda _: self._add())
         self._top = w.VBox(
             [
@@ -183,17 +183,17 @@ class ProgressWidget:
     def _add(self) -> None:
         with _PRESSED:
             try:
-                entry = self._book.note(self._note.value, self._who.value or " ")
+                entry = self._session.note(self._note.value, self._who.value or " ")
                 self._note.value = ""
                 self._message.value = templates.render("runbooks/templates/noted.html", entry=entry.id if entry else "")
             except OpsError as problem:
                 self._message.value = _error_html(str(problem))
-            refresh(self._book)
+            refresh(self._session)
 
     def refresh(self) -> None:
         """Show how the incident stands, its next step, and the status of all steps."""
-        book, incident = self._book, self._book.incident
-        verdict = book.headline_verdict(incident)
+        session, incident = self._session, self._session.incident
+        verdict = session.headline_verdict(incident)
         for name in ("unknown", *formatting.SIGNS):
             self._top.remove_class(f"is-{name}")
         self._top.add_class(f"is-{verdict}")
@@ -201,32 +201,32 @@ class ProgressWidget:
             "runbooks/templates/headline.html",
             verdict=verdict,
             signs=formatting.SIGNS,
-            headline=book.headline(incident),
+            headline=session.headline(incident),
         )
-        self._facts.value = templates.render("runbooks/templates/facts.html", facts=book.facts(incident))
+        self._facts.value = templates.render("runbooks/templates/facts.html", facts=session.facts(incident))
         self._show_next(incident)
-        needed, ruled_out = book.needed(incident), book.ruled_out
-        rows = [(book.title_of(step), status, result_words(step, status)) for step, status in needed]
+        needed, ruled_out = session.needed(incident), session.ruled_out
+        rows = [(session.title_of(step), status, result_words(step, status)) for step, status in needed]
         self._text.value = templates.render(
             "runbooks/templates/progress.html",
             incident=incident,
-            clock=book.clock_words(incident),
+            clock=session.clock_words(incident),
             left=[row for row in rows if not row[1].finished],
             done=[row for row in rows if row[1].finished],
-            spared=[(book.title_of(s), ruled_out[s.name]) for s in book.steps if s.name in ruled_out],
-            cause=book.cause.headline,
+            spared=[(session.title_of(s), ruled_out[s.name]) for s in session.steps if s.name in ruled_out],
+            cause=session.cause.headline,
         )
 
     def _show_next(self, incident: "Incident") -> None:
         """Show the next step with its buttons; a step that is already shown keeps what was typed."""
         import ipywidgets as w
 
-        step = self._book.next_step(incident)
+        step = self._session.next_step(incident)
         if step is None:
             self._waits, self._next.children = None, (w.HTML("<p><strong>Every step is done.</strong></p>"),)
         elif self._waits is None or self._waits[0] != step.name:
-            title = templates.render("runbooks/templates/next.html", title=self._book.title_of(step))
-            self._waits = step.name, StepWidget(StepCard(self._book, step))
+            title = templates.render("runbooks/templates/next.html", title=self._session.title_of(step))
+            self._waits = step.name, StepWidget(StepCard(self._session, step))
             self._next.children = (w.HTML(title), self._waits[1].box)
         else:
             self._waits[1].refresh()
@@ -270,12 +270,12 @@ def _error_html(why: str) -> str:
     return templates.render("runbooks/templates/refused.html", why=why)
 
 
-def refresh(book: "RunbookSession") -> None:
+def refresh(session: "RunbookSession") -> None:
     """Update every widget of a runbook in this notebook, then the page of its incident."""
-    for shown in book.shown_widgets:
+    for shown in session.shown_widgets:
         shown.refresh()
-    if book.has_page:
-        incident_page.refresh(book.workspace, book.incident.id)
+    if session.has_page:
+        incident_page.refresh(session.workspace, session.incident.id)
 
 
 def show(card: "StepCard") -> None:
@@ -283,18 +283,18 @@ def show(card: "StepCard") -> None:
     Show a step with its buttons, and as text where a notebook is shown without widgets.
     """
     pad = StepWidget(card)
-    for shown in card.book.shown_widgets if card.step.kind == CHECK else ():
+    for shown in card.session.shown_widgets if card.step.kind == CHECK else ():
         if isinstance(shown, ProgressWidget):
             shown.refresh()  # The check may have run just now.
-    card.book.shown_widgets.append(pad)
+    card.session.shown_widgets.append(pad)
     _display(pad.box, card.text._repr_mimebundle_())
 
 
-def show_progress(book: "RunbookSession") -> None:
+def show_progress(session: "RunbookSession") -> None:
     """Show the progress of a runbook."""
-    strip = ProgressWidget(book)
-    book.shown_widgets.append(strip)
-    _display(strip.box, book.strip._repr_mimebundle_())
+    strip = ProgressWidget(session)
+    session.shown_widgets.append(strip)
+    _display(strip.box, session.strip._repr_mimebundle_())
 
 
 def show_signature(sheet: "ChecklistSession", instead: TextBlock) -> None:

@@ -103,7 +103,7 @@ def card(page: Any, step: str) -> Any:
     """Return the card of a step."""
     index = page.evaluate(
         "(step) => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(c => "
-        'c.model.sharedModel.getSource() === `book.step("${step}")`)',
+        'c.model.sharedModel.getSource() === `runbook.step("${step}")`)',
         step,
     )
     scroll(page, index)

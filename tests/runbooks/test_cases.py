@@ -115,7 +115,7 @@ def _without(step: str) -> Callable[[pytest.MonkeyPatch], None]:
         def fewer(name):
             return replace(
                 found := real(name),
-                notebook=json.loads(json.dumps(found.notebook).replace(f'book.step(\\"{step}\\")', "None")),
+                notebook=json.loads(json.dumps(found.notebook).replace(f'runbook.step(\\"{step}\\")', "None")),
             )
 
         patch.setattr(catalog, "runbook", fewer)

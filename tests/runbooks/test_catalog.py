@@ -143,14 +143,14 @@ def test_code_is_a_sentence(found: Runbook) -> None:
     kinds = "".join(c["cell_type"][0] for c in found.cells)
     assert "ccc" not in kinds
     for cell in [c for c in found.cells if c["cell_type"] == "code"][2:]:
-        assert re.fullmatch(r"book\.[a-z_.]+(\(\"\w+\"\))?", source(cell)), source(cell)
+        assert re.fullmatch(r"runbook\.[a-z_.]+(\(\"\w+\"\))?", source(cell)), source(cell)
 
 
 def test_every_face_of_the_book_is_shown(found: Runbook) -> None:
     """Impact, detection, diagnosis, action items and step status are each shown once."""
     code = [source(c) for c in found.cells if c["cell_type"] == "code"]
     for face in ("impact", "detection", "diagnosis", "afterwards", "strip"):
-        assert code.count(f"book.{face}") == 1, face
+        assert code.count(f"runbook.{face}") == 1, face
 
 
 def test_parameters_are_the_practice(found: Runbook) -> None:
@@ -168,7 +168,7 @@ def test_validation_repeats_the_first_checks(found: Runbook) -> None:
     parts = re.split(r"(?=^## )", "\n".join(source(c) for c in found.cells), flags=re.MULTILINE)
 
     def of(head):
-        return set(re.findall(r'book\.step\("(\w+)"\)', next(p for p in parts if p.startswith(f"## {head}"))))
+        return set(re.findall(r'runbook\.step\("(\w+)"\)', next(p for p in parts if p.startswith(f"## {head}"))))
 
     def looks(names):
         return {n for n in names if steps.step(n).kind == steps.CHECK}

@@ -223,7 +223,7 @@ def kernel(home: Path, incident: str, kernels: KernelPool) -> Iterator[Callable[
     try:
         client.wait_for_ready(timeout=60)
         cell(
-            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", '
+            f'import opslib as ops\nrunbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", '
             f'"critical", "95.0 %", "10m", "{AS_OF}")'
         )
         yield cell
@@ -244,17 +244,17 @@ def test_a_kernel_is_killed(home: Path, kernels: KernelPool) -> None:
     done = counted(home)
     (home / "done").unlink()
     with kernel(home, torn, kernels) as cell:
-        assert "symptom confirmed" in cell('book.step("massive_answers")')
-        cell('book.do("tell_channel", confirmed=True)')
+        assert "symptom confirmed" in cell('runbook.step("massive_answers")')
+        cell('runbook.do("tell_channel", confirmed=True)')
         (home / "after").touch()
-        assert cell('book.do("tradier_only", confirmed=True)') == "dead"
+        assert cell('runbook.do("tradier_only", confirmed=True)') == "dead"
     with kernel(home, torn, kernels) as cell:
-        assert "no outcome was recorded" in cell('book.step("tradier_only")') and "Ann started step" in cell(
-            'book.do("tradier_only", confirmed=True)'
+        assert "no outcome was recorded" in cell('runbook.step("tradier_only")') and "Ann started step" in cell(
+            'runbook.do("tradier_only", confirmed=True)'
         )
-        cell('book.confirm_outcome("tradier_only", True)')
+        cell('runbook.confirm_outcome("tradier_only", True)')
         for name in names:
-            cell(f'book.step("{name}")')
+            cell(f'runbook.step("{name}")')
     kept = [r for r in record(home, torn) if r[1] not in ("intended", "unsure")]
     assert counted(home) == done == ["tell_channel", "tradier_only"]
     assert [r[:3] for r in kept] == [r[:3] for r in record(home, whole) if r[1] not in ("intended", "unsure")]
@@ -278,9 +278,9 @@ def test_one_kernel_after_another(home: Path, kernels: KernelPool) -> None:
             for step in steps[first : first + 3]:
                 cell(
                     {
-                        CHECK: f'book.step("{step.name}")',
-                        ASK: f'book.answer("{step.name}", True, note="seen")',
-                        ACTION: f'book.do("{step.name}", confirmed=True)',
+                        CHECK: f'runbook.step("{step.name}")',
+                        ASK: f'runbook.answer("{step.name}", True, note="seen")',
+                        ACTION: f'runbook.do("{step.name}", confirmed=True)',
                     }[step.kind]
                 )
             assert cell("import os; os.kill(os.getpid(), 9)") == "dead"

@@ -53,7 +53,7 @@ def run_checklist(desk: "Desk", options: argparse.Namespace) -> ChecklistSession
 def _put(card: StepCard) -> None:
     """Ask the person at the terminal about one item; an empty answer leaves it open."""
     print(formatting.printable(f"\n{card.text.plain}"), file=sys.stderr)
-    step, session = card.step, card.book
+    step, session = card.step, card.session
     try:
         if card.status.state == "unsure":
             if (answer := prompt("Did it take effect? y, n, or Enter for later: ")) in ("y", "n"):

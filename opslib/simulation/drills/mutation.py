@@ -130,10 +130,10 @@ def _mutated_runbook(mutation: Mutation, runbook: Runbook) -> Runbook:
 
     def call(found: re.Match[str]) -> str:
         name = other.get(found[1], found[1])
-        return f'book.step("{name}")' if name else "None"
+        return f'runbook.step("{name}")' if name else "None"
 
     cells = [
-        cell | {"source": re.sub(r'book\.step\("(\w+)"\)', call, catalog.source(cell))}
+        cell | {"source": re.sub(r'\brunbook\.step\("(\w+)"\)', call, catalog.source(cell))}
         if cell["cell_type"] == "code"
         else cell
         for cell in runbook.cells
