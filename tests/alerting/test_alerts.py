@@ -1,6 +1,6 @@
 """
-An alert lives as a Prometheus alert does: by the cases of its compliance specification, by promtool's word, and by
-laws; where it differs, on purpose.
+Alerts behave like Prometheus alerts: by its compliance cases, promtool and general laws; the differences are tested,
+too.
 """
 
 import json
@@ -24,11 +24,11 @@ from opslib.foundation.config import rules
 from tests.support.system import needs
 
 T0 = 1_763_476_200_000_000  # 2025-11-18 14:30 UTC.
-STALE = "stale"  # A sample by which Prometheus knows at once that there is no more; for us it is one that did not come.
+STALE = "stale"  # A marker by which Prometheus knows at once that a series has ended; for us it is a missing sample.
 
 
 def made_up(limit, hold_s=0, keep_s=0, name="made_up", better="lower"):
-    """A rule of one rung, critical, judged by the value itself."""
+    """Return a rule with one threshold, critical, evaluated by the value itself."""
     return rules.Rule(
         name=name,
         title=name,
@@ -57,31 +57,31 @@ def made_up(limit, hold_s=0, keep_s=0, name="made_up", better="lower"):
 
 
 def machine(*made, standing=()):
-    """A state machine over a table of made-up rules."""
+    """Return a state machine over a table of made-up rules."""
     return Alerts(replace(rules.load(), rules={rule.name: rule for rule in made}, hash="made up"), standing)
 
 
 def figure(value):
-    """A figure of one sample; None or stale is that none came."""
+    """Return a figure of one sample; None and stale mean that no sample came."""
     return Figure(None, absent="no snapshot received") if value in (None, STALE) else Figure(value)
 
 
 class Tick(NamedTuple):
-    """What is at hand when an alert is judged: the instant, and the newest sample since the tick before."""
+    """The input of one evaluation: the time, and the newest sample since the evaluation before."""
 
     at_us: int
     value: float | str | None
 
 
 def ticks(values, sample_s, every_s):
-    """Every evaluation of a series."""
+    """Yield every evaluation of a series."""
     for at_s in range(0, len(values) * sample_s, every_s):
         since = [values[i] for i in range(max(0, (at_s - every_s) // sample_s + 1), at_s // sample_s + 1)]
         yield Tick(T0 + at_s * 1_000_000, next((v for v in reversed(since) if v is not None), None))
 
 
 class Life(NamedTuple):
-    """How a series is judged: the state of its alert at each tick, and whatever happened."""
+    """The result for a series: the state of its alert at each evaluation, and all transitions."""
 
     states: list[str]
     severities: list[str | None]
@@ -89,7 +89,7 @@ class Life(NamedTuple):
 
 
 def lived(rule, values, sample_s, every_s):
-    """One series, judged by our machine."""
+    """Evaluate one series with our state machine."""
     alerts, life = machine(rule), Life([], [], [])
     for tick in ticks(values, sample_s, every_s):
         life.found.extend(alerts.advance(tick.at_us, [evaluate_figure(rule, "app", "page", figure(tick.value))]))
@@ -100,7 +100,7 @@ def lived(rule, values, sample_s, every_s):
 
 
 def promtools(value: object) -> str:
-    """A value in promtool's notation."""
+    """Return a value in promtool's notation."""
     if value is None:
         return "_"
     if value == STALE:
@@ -109,7 +109,7 @@ def promtools(value: object) -> str:
 
 
 class Pair(NamedTuple):
-    """A rule and a series, for promtool and for us; spans in seconds."""
+    """A rule and a series, for promtool and for our state machine; durations in seconds."""
 
     name: str
     better: str
@@ -122,25 +122,25 @@ class Pair(NamedTuple):
 
     @property
     def rule(self):
-        """Ours."""
+        """Our rule."""
         return made_up(self.limit, self.hold_s, self.keep_s, self.name, self.better)
 
     @property
     def series(self):
-        """Its values in promtool's notation."""
+        """The values in promtool's notation."""
         return " ".join(map(promtools, self.values))
 
     @property
     def life(self):
-        """As our machine judges it."""
+        """The result of our state machine."""
         return lived(self.rule, self.values, self.sample_s, self.every_s)
 
 
 def promtool(folder, expected):
     """
-    What promtool says to pairs of (Pair, the state at each tick), as (does it agree?, its output).
+    Check pairs of (Pair, the state at each evaluation) with promtool; return (whether it agrees, its output).
 
-    Every tick of every pair is asked for twice: who fires, and what the series ALERTS holds.
+    Every evaluation of every pair is checked twice: which alerts fire, and what the series ALERTS holds.
     """
     program, files = needs("promtool"), []
     groups = {}
@@ -167,7 +167,7 @@ def promtool(folder, expected):
         series = [{"series": p.name, "values": p.series} for p, _ in members]
         test = {"interval": f"{sample_s}s", "input_series": series, "alert_rule_test": firing, "promql_expr_test": held}
         name = f"{sample_s}-{every_s}"
-        # Whatever is JSON is YAML too.
+        # JSON is valid YAML.
         (folder / f"rules-{name}.yml").write_text(json.dumps({"groups": [{"name": "all", "rules": written}]}))
         files.append(f"test-{name}.yml")
         (folder / files[-1]).write_text(
@@ -177,7 +177,8 @@ def promtool(folder, expected):
     return done.returncode == 0, done.stdout + done.stderr
 
 
-# ---- The cases of Prometheus's alert-generator compliance specification 1.0: a sample each 15 s, a tick each 30 s.
+# ---- The cases of Prometheus's alert-generator compliance specification 1.0: a sample every 15 s, evaluated every 30
+# s.
 
 START = [3, 5, 5, 5, 9, 9, 9, 9]
 PENDING_FIRING_RESOLVED = [*START, *[11] * 13, *[15] * 32, *[19] * 16, *[9] * 20, *[15] * 45, *[8] * 16]
@@ -198,22 +199,27 @@ CASE = {pair.name: pair for pair in CASES}
 
 
 def summary(found):
-    """What happened: the number of the sample, the kind, the value then, and the sample since which it was held."""
+    """
+    Return the transitions: number of the sample, kind, value then, and number of the sample since which it is pending.
+    """
     return [((t.at_us - T0) // 15_000_000, t.kind, t.value, (t.pending_us - T0) // 15_000_000) for t in found]
 
 
 def spread(*parts):
-    """The states of a case, a tick each two samples: (state, number of the sample before which it ends)."""
+    """
+    Return the states of a case, evaluated every two samples; each part is (state, number of the sample before which it
+    ends).
+    """
     states = []
     for state, end in parts:
         states += [state] * ((end + 1) // 2 - len(states))
     return states
 
 
-def test_pending_then_firing_then_resolved_then_all_of_it_again():
+def test_pending_then_firing_then_resolved_twice():
     """
-    An alert is pending at the first tick past its limit, fires once that held for its `for`, resolves at the first tick
-    below, and can do so again.
+    An alert is pending at the first evaluation above the threshold, fires after its `for`, resolves at the first
+    evaluation below, and can fire again.
     """
     life = CASE["PendingAndFiringAndResolved"].life
     assert summary(life.found) == [
@@ -233,8 +239,8 @@ def test_pending_then_firing_then_resolved_then_all_of_it_again():
 
 def test_pending_then_dropped_and_always_inactive():
     """
-    An alert that is gone before its `for` is over is dropped and never fires; one that is never past its limit is never
-    there, even when samples cease.
+    An alert that clears within its `for` is dropped and never fires. A rule that never breaches has no alert, even when
+    samples stop.
     """
     life = CASE["PendingAndResolved"].life
     assert summary(life.found) == [(8, "pending", 11, 8), (20, "dropped", 9, 8)]
@@ -243,10 +249,10 @@ def test_pending_then_dropped_and_always_inactive():
     assert not life.found and set(life.states) == {"idle"}
 
 
-def test_no_for_fires_at_once_and_a_small_one_at_the_second_tick():
+def test_zero_for_fires_at_once_and_a_short_for_at_the_second_evaluation():
     """
-    Without a `for` an alert fires at its first tick and is never seen pending; with one shorter than the interval it is
-    pending for one tick, then fires.
+    Without a `for` an alert fires at the first evaluation. With a `for` shorter than the interval it is pending for one
+    evaluation, then fires.
     """
     life = CASE["ZeroFor"].life
     assert summary(life.found) == [
@@ -263,10 +269,10 @@ def test_no_for_fires_at_once_and_a_small_one_at_the_second_tick():
     assert life.states == spread(("idle", 8), ("pending", 10), ("firing", 21), ("idle", 107))
 
 
-def test_a_rule_about_alerts_sees_those_of_the_same_instant():
+def test_a_rule_about_alerts_sees_alerts_of_the_same_evaluation():
     """
-    A rule that counts the alerts of another, judged after it, fires at the very instant at which the second of them
-    does, and ends when one of them is.
+    A rule that counts the alerts of another rule, and is evaluated after it, fires at the same time as the second of
+    them and resolves with it.
     """
     each, both = made_up(10, 180, name="each"), made_up(1, name="both")
     first, second, found = machine(each), machine(both), []
@@ -295,8 +301,8 @@ def test_a_rule_about_alerts_sees_those_of_the_same_instant():
     ]
 
 
-def test_promtool_says_the_same_of_every_case(tmp_path):
-    """Prometheus itself has each case in the same state as ours, at every tick."""
+def test_promtool_agrees_on_every_case(tmp_path):
+    """Prometheus has each case in the same state as we do at every evaluation."""
     agrees, output = promtool(tmp_path, [(pair, pair.life.states) for pair in CASES])
     assert agrees, output
 
@@ -305,7 +311,7 @@ def test_promtool_says_the_same_of_every_case(tmp_path):
 
 
 def hovering(chance, limit, count):
-    """A series around a limit: now on one side of it, now on the other, at times on the limit itself."""
+    """Return a series that crosses a threshold back and forth and sometimes equals it."""
     side, flip, values = chance.choice((-1, 1)), chance.uniform(0.04, 0.5), []
     for _ in range(count):
         side = -side if chance.random() < flip else side
@@ -314,7 +320,7 @@ def hovering(chance, limit, count):
 
 
 def random_pairs(chance):
-    """Twenty pairs for each interval from 5 to 15 s."""
+    """Return twenty pairs for each interval from 5 to 15 s."""
     pairs = []
     for every_s in range(5, 16):
         for _ in range(20):
@@ -336,14 +342,14 @@ def random_pairs(chance):
     return pairs
 
 
-def test_promtool_says_the_same_of_random_rules_and_series(tmp_path):
-    """Of 220 random rules, each with a series around its limit, Prometheus says at every tick what our machine says."""
+def test_promtool_agrees_on_random_rules_and_series(tmp_path):
+    """For 220 random rules, each with a series around its threshold, Prometheus has our state at every evaluation."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     pairs = random_pairs(random.Random(seed))
     lives = [pair.life for pair in pairs]
     kinds = Counter(t.kind for life in lives for t in life.found)
-    # Else little was compared.
+    # Otherwise the comparison covers too little.
     assert min(kinds[kind] for kind in ("pending", "dropped", "fired", "resolved")) > 50, kinds
     agrees, output = promtool(tmp_path, [(pair, life.states) for pair, life in zip(pairs, lives, strict=True)])
     assert agrees, f"seed {seed}\n{output[:4000]}"
@@ -352,8 +358,8 @@ def test_promtool_says_the_same_of_random_rules_and_series(tmp_path):
 @pytest.mark.parametrize(("span", "at"), [("hold_s", "1m"), ("keep_s", "2m50s")])
 def test_the_comparison_can_fail(tmp_path, span, at):
     """
-    Were our `for` or our `keep_firing_for` one interval longer, promtool would disagree, at just the tick at which it
-    shows.
+    If our `for` or `keep_firing_for` were one interval longer, promtool would report the difference at the expected
+    time.
     """
     pair = Pair("shifted", "lower", 10.0, 30, 20, 10, 10, [9.0] * 3 + [11.0] * 12 + [9.0] * 6)
     assert promtool(tmp_path, [(pair, pair.life.states)])[0]
@@ -361,34 +367,34 @@ def test_the_comparison_can_fail(tmp_path, span, at):
     assert not agrees and set(re.findall(r"time: (\w+),", output)) == {at}, output
 
 
-# ---- Where we differ, on purpose: what is unknown neither begins nor ends anything.
+# ---- Deliberate differences: unknown data neither begin nor end an alert.
 
 FIRING, PENDING, IDLE = ["firing"], ["pending"], ["idle"]
 
 
 def differs(folder, pair, theirs):
-    """Our own life of a pair, once promtool has said that Prometheus's is `theirs`."""
+    """Return our result of a pair, after promtool has confirmed that Prometheus's states are `theirs`."""
     agrees, output = promtool(folder, [(pair, theirs)])
     assert agrees, output
     return pair.life
 
 
-def test_an_alert_that_fires_outlives_its_samples(tmp_path):
+def test_a_firing_alert_stays_when_samples_stop(tmp_path):
     """
-    When samples cease, Prometheus says five minutes after the last one that all is well; ours keeps firing, and five
-    minutes later it is told as unknown.
+    Five minutes after the last sample Prometheus resolves the alert; ours keeps firing and becomes unknown after
+    another five minutes.
     """
-    # Five minutes are no multiple of 45 s: a sample just that old counts in some versions of Prometheus only.
+    # Five minutes are not a multiple of 45 s: a sample exactly that old counts only in some versions of Prometheus.
     pair = Pair("ceased", "lower", 10, 30, 0, 45, 45, [15.0] * 5 + [None] * 10)
     life = differs(tmp_path, pair, PENDING + FIRING * 10 + IDLE * 4)
     assert life.states == PENDING + FIRING * 11 + ["unknown"] * 3
     assert set(life.severities[1:]) == {"critical"} and [t.kind for t in life.found] == ["pending", "fired", "unknown"]
 
 
-def test_an_alert_that_fires_outlives_the_end_of_its_series(tmp_path):
+def test_a_firing_alert_stays_when_its_series_ends(tmp_path):
     """
-    A series that ends resolves Prometheus's alert at once, and when it is back there is a new one; ours is the same
-    until it is seen to be well.
+    When a series ends, Prometheus resolves its alert at once and fires a new one when it is back. Ours stays the same
+    alert until a good value arrives.
     """
     pair = Pair("ended", "lower", 10, 30, 0, 15, 15, [15.0] * 4 + [STALE] + [None] * 3 + [15.0] * 4 + [9.0])
     life = differs(tmp_path, pair, PENDING * 2 + FIRING * 2 + IDLE * 4 + PENDING * 2 + FIRING * 2 + IDLE)
@@ -396,20 +402,20 @@ def test_an_alert_that_fires_outlives_the_end_of_its_series(tmp_path):
     assert [t.kind for t in life.found] == ["pending", "fired", "resolved"]
 
 
-def test_an_alert_that_fires_outlives_what_is_no_number(tmp_path):
+def test_a_firing_alert_stays_while_the_value_is_nan(tmp_path):
     """
-    NaN is not above any limit, so Prometheus resolves; for us it is unknown, and the alert keeps firing until a number
-    says otherwise.
+    NaN is above no threshold, so Prometheus resolves. For us NaN is unknown, and the alert keeps firing until a number
+    clears it.
     """
     pair = Pair("no_number", "lower", 10, 0, 0, 15, 15, [15.0] * 2 + [math.nan] * 3 + [9.0])
     life = differs(tmp_path, pair, FIRING * 2 + IDLE * 4)
     assert life.states == FIRING * 5 + IDLE
 
 
-def test_keeping_to_fire_waits_for_what_is_known(tmp_path):
+def test_keep_firing_for_counts_only_known_time(tmp_path):
     """
-    While samples are missing Prometheus's `keep_firing_for` runs out; ours counts only the time for which the alert was
-    known to be gone.
+    Prometheus's `keep_firing_for` runs out while samples are missing; ours counts only time in which the alert is known
+    to be clear.
     """
     pair = Pair("kept", "lower", 10, 0, 45, 15, 15, [15.0, 9.0, STALE, None, None, None, 9.0, 9.0, 9.0, 9.0])
     life = differs(tmp_path, pair, FIRING * 4 + IDLE * 6)
@@ -419,16 +425,16 @@ def test_keeping_to_fire_waits_for_what_is_known(tmp_path):
 @pytest.mark.parametrize(
     ("gap", "theirs"),
     [
-        ([None] * 4, PENDING * 4 + FIRING * 8),  # It goes on from the old sample, and fires without a new one.
+        ([None] * 4, PENDING * 4 + FIRING * 8),  # It continues with the old sample and fires without a new one.
         ([STALE] + [None] * 3, PENDING * 2 + IDLE * 4 + PENDING * 4 + FIRING * 2),
         ([math.nan] * 4, PENDING * 2 + IDLE * 4 + PENDING * 4 + FIRING * 2),
     ],
     ids=["missing", "stale", "NaN"],
 )
-def test_time_unknown_does_not_count(tmp_path, gap, theirs):
+def test_for_counts_only_known_time(tmp_path, gap, theirs):
     """
-    Where Prometheus fires on an old sample, or begins anew after a gap, ours waits and then goes on: a minute's `for`
-    is a minute that was seen.
+    After a gap Prometheus fires on an old sample or starts over; ours waits and continues: a `for` of one minute needs
+    one minute of data.
     """
     pair = Pair("gap", "lower", 10, 60, 0, 15, 15, [15.0] * 2 + gap + [15.0] * 6)
     life = differs(tmp_path, pair, theirs)
@@ -454,13 +460,13 @@ LIMITS = {"warning": 10.0, "notify": 20.0, "critical": 30.0, "escalate": 40.0}
 
 
 def seconds(*choices):
-    """One of some spans."""
+    """Draw one of these durations."""
     return st.sampled_from([timedelta(seconds=s) for s in choices])
 
 
 @st.composite
 def rules_with_thresholds(draw, name, no_data=("keep", "alert"), inhibited_by=()):
-    """A rule with thresholds of one to four severities, each with a `for` of its own."""
+    """Draw a rule with thresholds of one to four severities, each with its own `for`."""
     rungs = [rung for rung in rules.SEVERITIES if rung == "critical" or draw(st.booleans())]
     return replace(
         made_up(0, name=name),
@@ -475,14 +481,14 @@ def rules_with_thresholds(draw, name, no_data=("keep", "alert"), inhibited_by=()
 
 
 def outcomes(*names):
-    """Up to forty instants: how long after the one before, and one outcome for each name; None is no finding at all."""
+    """Draw up to forty evaluations: seconds since the one before, and one outcome for each name; None is no finding."""
     return st.lists(
         st.tuples(st.sampled_from((5, 10, 30)), *(st.sampled_from((*VALUES, None)) for _ in names)), max_size=40
     )
 
 
 def findings(found, *of):
-    """The findings of one instant."""
+    """Return the findings of one evaluation."""
     return [
         evaluate_figure(rule, "app", "page", figure(VALUES[outcome]))
         for rule, outcome in zip(of, found, strict=True)
@@ -494,7 +500,7 @@ def findings(found, *of):
 @given(rules_with_thresholds("one", ("keep",)), outcomes("one"))
 def test_unknown_neither_begins_nor_ends(rule, sequence):
     """
-    At an instant of which nothing is known no alert is pending, fires, rises, falls, resolves, is dropped or ends.
+    An evaluation without data makes no alert pending, firing, resolved, dropped or ended, and changes no severity.
     """
     alerts, at_us = machine(rule), T0
     for after_s, outcome in sequence:
@@ -511,11 +517,8 @@ def test_unknown_neither_begins_nor_ends(rule, sequence):
     outcomes("one", "two"),
     st.integers(0, 40),
 )
-def test_a_machine_goes_on_from_what_was_kept(one, two, sequence, stops_at):
-    """
-    A machine that was written down as JSON after any instant, and read again, goes on just as the one that never
-    stopped.
-    """
+def test_a_restored_state_machine_continues_the_same(one, two, sequence, stops_at):
+    """A state machine saved as JSON after any evaluation and restored behaves like one that never stopped."""
     alerts, at_us = machine(one, two), T0
     again = machine(one, two)
     for i, (after_s, *found) in enumerate(sequence):
@@ -548,10 +551,10 @@ DOWN_AND_UP = [(30, "critical", None), (30, "warning", None), (30, "critical", N
 @example(BOTH, OTHER, DOWN_AND_UP)
 @example(SLOW, OTHER, DOWN_AND_UP)
 @example(WANTED, OTHER, [(30, "missing", "ok"), (30, "missing", "critical")])
-def test_the_parts_of_a_life_come_in_order(one, two, sequence):
+def test_transitions_of_an_episode_come_in_order(one, two, sequence):
     """
-    An alert is pending before it fires and fires before it resolves; a severity is left before it is reached again, and
-    only when it was reached.
+    An alert is pending before it fires and fires before it resolves. A severity is left only after it was reached, and
+    before it is reached again.
     """
     alerts, at_us, lives, seen = machine(one, two), T0, {}, set()
     for after_s, *outcome in sequence:
@@ -586,8 +589,8 @@ def test_the_parts_of_a_life_come_in_order(one, two, sequence):
 @pytest.mark.parametrize("values", [(15.0, 3.0), (15.0, 15.0), (3.0, 15.0), (3.0, 3.0)], ids=str)
 def test_two_findings_for_one_alert_are_refused(values):
     """
-    Of one rule, subject and source there is one finding at an instant; a second is refused, in whatever order, and
-    whatever would come of it.
+    Each rule, subject and source has one finding per evaluation; a second one is rejected, whatever the order and the
+    values.
     """
     rule = made_up(10)
     with pytest.raises(ValueError, match="two findings for made_up app page"):
@@ -595,7 +598,7 @@ def test_two_findings_for_one_alert_are_refused(values):
 
 
 def test_findings_of_two_subjects_are_two_alerts():
-    """One rule may find the same of two subjects, and of two sources, at one instant: each has an alert of its own."""
+    """Findings of one rule for two subjects and two sources at one time are separate alerts."""
     rule = made_up(10)
     found = machine(rule).advance(
         T0,
@@ -608,10 +611,10 @@ def test_findings_of_two_subjects_are_two_alerts():
     assert len({t.alert for t in found if t.kind == "fired"}) == 4
 
 
-def test_what_was_explained_is_released_only_where_it_breaches_by_itself():
+def test_an_inhibited_alert_is_released_only_where_it_breaches_again():
     """
-    Once what explained an alert is over and out of its window, people are notified only where its figure is so bad
-    again, not of what is not back yet.
+    After the inhibiting alert is resolved, people are notified of the inhibited alert only at severities whose
+    threshold its value breaches again.
     """
     one = made_up(30, name="one")
     rungs = {"warning": 10.0, "notify": 20.0, "critical": 30.0}

@@ -29,8 +29,8 @@ OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market ha
 RULES = rules.load()
 SPEED = 8.0
 GROUP_WAIT_S = PRESSING_WAIT_US / 1e6
-# What passes at most from an alert to its notification: it is evaluated two seconds after its instant, waits for what
-# belongs to it, and the two steps of sending are taken each second.
+# The longest time from an alert to its notification: evaluation 2 s after the evaluation time, the group wait, and two
+# sending steps that run once a second each.
 TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + GROUP_WAIT_S + 2
 
 SERVER = """
@@ -65,7 +65,7 @@ def us(seconds: float) -> int:
 
 
 def at(seconds: float, outcome: str = "ok", took: float = 0.1, probe: str = "health", last: bool = True) -> Sample:
-    """A sample that was in hand at a second, of an attempt that took so long."""
+    """Return a sample that was stored at `seconds`, of an attempt that took `took` seconds."""
     return Sample(us(seconds), probe, "app", outcome, took, None, 1, last)
 
 
@@ -121,18 +121,16 @@ FIGURES: dict[str, tuple[list[Sample], float, float | None]] = {
 
 
 @pytest.mark.parametrize("case", FIGURES)
-def test_for_how_long_it_is_shown_to_be_down(case: str) -> None:
-    """Each figure worked out by hand."""
+def test_downtime_is_measured_from_samples(case: str) -> None:
+    """The downtime equals the one calculated by hand."""
     samples, when, expected = FIGURES[case]
     assert app_state.down_s(ProbeHistory(samples=samples), us(when)) == (
         None if expected is None else pytest.approx(expected)
     )
 
 
-def test_follow_ups_change_no_rate() -> None:
-    """
-    Probes made between two others count neither for usable answers nor for availability, and are no kind of their own.
-    """
+def test_follow_up_probes_do_not_change_rates() -> None:
+    """Follow-up probes count neither for usable responses nor for availability, and are not listed as a probe kind."""
     probed = ProbeHistory(
         samples=[at(5), at(10, "refused", 0.0), *(at(10 + i, "refused", 0.0, "follow_up") for i in range(1, 5)), at(15)]
     )
@@ -143,10 +141,10 @@ def test_follow_ups_change_no_rate() -> None:
 
 def probes(stop_s: float, down_s: float, first_s: float, hangs: bool) -> list[Sample]:
     """
-    What is seen of a server that stops at a second and is back after so many, by probes each five seconds from
+    Return the samples of a server that stops at `stop_s` and is back after `down_s`, probed every five seconds from
     `first_s` on.
 
-    One that hangs leaves each request unanswered until it is given up after four seconds, or until it goes on.
+    A server that hangs answers no request until it continues; each probe times out after four seconds.
     """
     back_s, found, following = stop_s + down_s, list[Sample](), None
 
@@ -172,7 +170,7 @@ def probes(stop_s: float, down_s: float, first_s: float, hangs: bool) -> list[Sa
 
 
 def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
-    """What is sent of these samples: rule, severity and second."""
+    """Return what is notified for these samples: rule, severity and second."""
     kept = Database(f"sqlite:///{home / 'store.sqlite'}")
     beats = [Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}') for i in range(40)]
     SampleStore(kept, "desk").keep([*samples, *beats], known_at_ts=True)
@@ -184,23 +182,25 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hung"])
 @pytest.mark.parametrize("first_s", [0.0, 2.5, 4.9])
-def test_from_the_stop_to_the_notification_at_worst(tmp_path: Path, first_s: float, hangs: bool) -> None:
-    """However the stop lies between two probes and two evaluations, people are notified within 60 s of it."""
+def test_an_outage_is_notified_within_a_minute_at_any_phase(tmp_path: Path, first_s: float, hangs: bool) -> None:
+    """People are notified within 60 s of the stop, wherever it falls between two probes and two evaluations."""
     ((rule, severity, fired_s),) = sent_of(tmp_path, probes(100.1, 1000.0, first_s, hangs))
-    # Ten seconds are left for a machine that is busy.
+    # Leaves ten seconds for a busy machine.
     assert (rule, severity) == ("app_down", "critical") and 30 < fired_s - 100.1 <= 50 - TO_NOTIFY_S
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hung"])
 @pytest.mark.parametrize("first_s", [0.0, 0.1, 2.5, 4.9])
 @pytest.mark.parametrize("down_s", [4.0, 15.0, 29.9])
-def test_under_thirty_seconds_no_one_is_notified(tmp_path: Path, down_s: float, first_s: float, hangs: bool) -> None:
-    """A restart or pause of less than 30 s notifies no one, whatever its phase to the probes."""
+def test_an_outage_under_thirty_seconds_notifies_no_one(
+    tmp_path: Path, down_s: float, first_s: float, hangs: bool
+) -> None:
+    """A restart or pause of less than 30 s notifies no one, wherever it falls between two probes."""
     assert sent_of(tmp_path, probes(100.1, down_s, first_s, hangs)) == []
 
 
 class World:
-    """A server of the app as a process of its own, the probes on it, and a clock that runs faster than ours."""
+    """The app's server as a separate process, its probes, and a clock that runs faster than real time."""
 
     def __init__(self, home: Path, **environ: str):
         self.since, self.port = time.monotonic(), free_port()
@@ -232,7 +232,7 @@ class World:
 
     def kill(self) -> None:
         assert self.server
-        self.server.kill()  # Of a process that has ended already it does nothing.
+        self.server.kill()  # Has no effect on a process that has already ended.
         self.server.wait()
 
     def signal(self, name: signal.Signals) -> None:
@@ -244,10 +244,10 @@ def lived(
     world: World, trouble: Callable[[World], Awaitable[float]], lasting_s: float
 ) -> tuple[datetime, float, list[tuple[str, str, float]]]:
     """
-    Probe a server that is well at first, then has trouble.
+    Probe a server that is healthy at first and then fails.
 
     Returns:
-        When it stopped, for how many seconds it did not serve (as `trouble` returns it), and what was sent: rule,
+        When it stopped, for how many seconds it did not serve (as `trouble` returns it), and what was notified: rule,
         severity, and seconds from the stop to the alert.
     """
 
@@ -290,7 +290,7 @@ async def hung(world: World) -> float:
 
 @pytest.mark.parametrize("trouble", [killed, pytest.param(hung, marks=pytest.mark.slow)])
 def test_people_are_notified_within_a_minute(tmp_path: Path, trouble: Callable[[World], Awaitable[float]]) -> None:
-    """A killed or hung server is notified once, within 60 s."""
+    """If the server is killed or hangs, people are notified once, within 60 s."""
     _, _, sent = lived(World(tmp_path), trouble, 65)
     ((rule, severity, after_s),) = sent
     assert (rule, severity) == ("app_down", "critical") and 30 < after_s <= 60, (
@@ -299,8 +299,8 @@ def test_people_are_notified_within_a_minute(tmp_path: Path, trouble: Callable[[
 
 
 @pytest.mark.slow
-def test_a_process_that_is_gone_is_evidence_where_it_has_no_address(tmp_path: Path) -> None:
-    """Of a server without an address only its process is watched: that it is gone is notified within 60 s too."""
+def test_a_missing_process_is_notified_without_an_app_url(tmp_path: Path) -> None:
+    """Without an app URL only the process is probed; its end is also notified within 60 s."""
     pid = tmp_path / "app.pid"
     world = World(tmp_path, OPS_APP_URL="", OPS_APP_PID=str(pid))
     start = world.start
@@ -340,20 +340,20 @@ def resumed(seconds: float) -> Callable[[World], Awaitable[float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", [restarted(20), resumed(27)], ids=["restarted", "resumed"])
 def test_a_short_restart_notifies_no_one(tmp_path: Path, trouble: Callable[[World], Awaitable[float]]) -> None:
-    """A server that is back within 30 s, with the same or another process, notifies no one."""
+    """A server that is back within 30 s, as the same or a new process, notifies no one."""
     _, down_s, sent = lived(World(tmp_path), trouble, 60)
     assert [s for s in sent if s[0] == "app_answers"] == []
     assert sent == [] or down_s > 30, f"it was down for {down_s:.1f} s"
 
 
-def test_one_refused_connection_or_one_slow_answer_is_no_alarm(tmp_path: Path) -> None:
+def test_one_failed_probe_notifies_no_one(tmp_path: Path) -> None:
     """An outage of 6 s, which one probe hits, notifies no one."""
     _, down_s, sent = lived(World(tmp_path), resumed(6), 30)
     assert sent == [] or down_s > 30
 
 
-def test_the_samples_are_kept_with_their_own_name(tmp_path: Path) -> None:
-    """What a follow-up saw is kept as that, so that a record of it can be read as of any time."""
+def test_follow_up_samples_are_stored_under_their_own_name(tmp_path: Path) -> None:
+    """Follow-up samples are stored as `follow_up`, and the probe interval stays the same."""
     world = World(tmp_path)
     lived(world, killed, 20)
     kept = world.rounds.samples.between(0, 2**62)

@@ -27,7 +27,7 @@ def at(seconds: float) -> datetime:
 
 
 def day(home: Path, parties: tuple[str, ...]) -> list[Sample]:
-    """Twenty minutes, of which ten are a halt of the whole market; the socket is open and silent meanwhile."""
+    """Return the samples of twenty minutes with a market-wide halt of ten, in which the socket is open and silent."""
     outside = Outside()
 
     def each() -> None:
@@ -59,7 +59,7 @@ def day(home: Path, parties: tuple[str, ...]) -> list[Sample]:
 
 
 def history_of(posts_while_closed: bool) -> CounterHistory:
-    """A page that asks for nothing while the market is closed, and that may not even be open then."""
+    """Return the counters of a page that sends no requests while the market is closed and may not even be open then."""
     page = snapshots.PageOf((BEGINS - snapshots.OPENS).total_seconds() - 600)
     found = []
     for s in range(0, ENDS_S + 1, 5):
@@ -84,8 +84,8 @@ def view(samples: list[Sample], counters: CounterHistory, seconds: float) -> Sta
 @pytest.mark.parametrize("parties", [("massive", "tradier", "app"), ("massive", "app")], ids=["both", "massive alone"])
 def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...]) -> None:
     """
-    No probe ends as old or silent, no alert rises, at no instant; while it is closed the diagnosis says so, before and
-    after that all is well; asked later it says the same.
+    No probe ends as stale or silent, and no alert fires. The diagnosis says that the market is closed during the halt
+    and that there is no fault before and after; asked later, it says the same.
     """
     samples = day(tmp_path, parties)
     assert [s for s in samples if not OUTCOMES[s.outcome].usable] == []
@@ -104,7 +104,7 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
             (1190, "none"),
         ):
             shown = view(samples, counters, seconds)
-            # Of one provider less is known.
+            # With one provider less is known.
             expected = (cause,) if cause != "none" or len(parties) > 2 else (cause, "undetermined")
             assert diagnose(shown).cause in expected, (seconds, diagnose(shown))
             assert not [f for f in shown.findings if f.severity], seconds
@@ -129,32 +129,35 @@ def word(seconds: float, subject: str, market: str, outcome: str = "ok", skew_s:
         ([word(0, "massive", "closed"), word(0, "tradier", "closed")], True),
         ([word(0, "massive", "closed"), word(0, "tradier", "open")], False),
         ([word(0, "massive", "extended-hours"), word(0, "tradier", "postmarket")], True),
-        ([word(0, "massive", "closed")], False),  # One voice, once: a single answer decides nothing.
+        ([word(0, "massive", "closed")], False),  # A single response of one provider decides nothing.
         ([word(-5, "massive", "closed"), word(0, "massive", "closed")], True),
         ([word(-5, "massive", "open"), word(0, "massive", "closed")], False),
-        # One that does not answer has no say.
+        # A provider that does not respond does not count.
         ([word(-5, "massive", "closed"), word(0, "massive", "closed"), word(0, "tradier", "", "timeout")], True),
         ([word(0, "massive", "", "timeout"), word(0, "tradier", "", "timeout")], False),
-        # At its own clock it is 09:00.
+        # By its own clock it is 09:00.
         ([word(-5, "massive", "closed", skew_s=-7200.0), word(0, "massive", "closed", skew_s=-7200.0)], False),
         ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "open")], False),
-        # One by its own clock, one by the word: they do not agree.
+        # One is closed by its own wrong clock, the other by its response: they do not agree.
         ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "closed")], False),
-        # Both: it is our clock that is off.
+        # Both differ: our clock is off.
         ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "premarket", skew_s=-7200.0)], True),
     ],
 )
-def test_who_decides_that_the_market_is_closed(samples: list[Sample], shut: bool) -> None:
-    """All who answer must say so; one alone must say so twice, and not because its own clock is off."""
+def test_market_closure_needs_agreement_of_providers(samples: list[Sample], shut: bool) -> None:
+    """
+    All providers that respond must report the market as closed; a single one must report it twice, and not because its
+    own clock is off.
+    """
     probed = ProbeHistory("tradier", samples)
     assert probed.market_shut(clock.micros(at(2))) is shut
     assert (probed.open_since(clock.micros(at(2))) is None) is shut
 
 
-def test_since_when_it_is_open() -> None:
+def test_market_open_since() -> None:
     """
-    From the open of the calendar; after a halt from the last word that it was closed; a provider that is wrong all day
-    changes nothing.
+    The market is open since the open of the calendar, after a halt since the last report of closed. A provider that is
+    wrong all day changes nothing.
     """
     opens = market_calendar.open_since(BEGINS)
     both = [
@@ -187,7 +190,7 @@ def test_since_when_it_is_open() -> None:
 
 
 def test_a_socket_is_down_since_the_market_reopened() -> None:
-    """A socket that was lost in a halt is down from the reopening on; a silent one too, whatever it last heard."""
+    """A socket that was lost or silent in a halt is down since the reopening."""
     said = [
         word(s, subject, "closed" if s < 100 else "open")
         for s in range(0, 300, 5)

@@ -14,14 +14,14 @@ RULES = rules.load()
 
 
 def test_every_cause_has_its_effects() -> None:
-    """Each cause of the contract is listed, and each rule is triggered by a cause."""
+    """Each cause of the contract is listed, and each rule can be triggered by some cause."""
     assert set(EFFECTS) == set(CAUSES)
     assert set(RULES.rules) <= {rule for found in EFFECTS.values() for rule in found}
 
 
 @pytest.mark.parametrize("cause", sorted(set(RUNBOOK_OF) - set(causes.NO_FAULT)))
 def test_each_runbook_cause_has_a_leading_rule(cause: str) -> None:
-    """For each cause with a runbook one effect leads there, for Massive and its other subjects."""
+    """Each cause with a runbook has a leading rule that names this runbook, for each subject."""
     for about in ("massive", "tradier") if cause.startswith("provider_") else (None, "app"):
         runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))
         found = leading_rule(cause, about, runbook, RULES)
@@ -33,7 +33,7 @@ def test_each_runbook_cause_has_a_leading_rule(cause: str) -> None:
     [
         # The page's requests pass through the app's server,
         ("app_down", "app", ("availability", "massive", "page"), True),
-        ("app_down", "app", ("availability", "massive", "probe"), False),  # our own do not.
+        ("app_down", "app", ("availability", "massive", "probe"), False),  # Our own requests do not.
         ("provider_5xx", "massive", ("availability", "massive", "probe"), True),
         ("provider_5xx", "massive", ("availability", "tradier", "probe"), False),
         # Massive alone does not cause "no provider is available".
@@ -104,7 +104,10 @@ FIRST = {
 
 
 def test_what_to_do_first_fits_each_cause() -> None:
-    """The first action of each cause that can trigger an alert fits that cause and no other; expected texts by hand."""
+    """
+    The first action of each cause that can trigger an alert fits that cause and no other; the expected words are
+    written by hand.
+    """
     assert {cause for cause, _ in FIRST} == {cause for cause, rules_ in EFFECTS.items() if rules_}
     for (cause, about), (wanted, unwanted) in FIRST.items():
         runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))
@@ -151,7 +154,7 @@ def test_what_to_do_first_fits_each_cause() -> None:
 def test_the_first_action_names_who_acts(
     cause: str, about: str | None, also: tuple[Other, ...], alert: tuple[str, str], expected: str
 ) -> None:
-    """The action of the cause, else that of its rule, with the role; nothing where nothing is wrong."""
+    """The first action is that of the cause, else that of the rule, with the role; it is empty if nothing is wrong."""
     found = Diagnosis(None, cause, about, 0.97, also=also)
     said = first_action(found, *alert, RULES)
     assert said.startswith(expected) and bool(said) == bool(expected)

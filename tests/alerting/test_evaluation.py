@@ -1,4 +1,4 @@
-"""Figures measured from counters: each rule's figure is measured and never invented."""
+"""Figures measured from counters: each rule's figure is measured or unknown, never invented."""
 
 import functools
 from datetime import timedelta
@@ -15,19 +15,19 @@ from tests.support.snapshots import CLOSES, OPENS, PageOf, at, counter_history, 
 
 @functools.cache
 def table():
-    """The shipped table."""
+    """Return the shipped rules."""
     return rules.load()
 
 
 def observe(t, name, subject, w):
-    """The figure of a rule over a window."""
+    """Return the figure of a rule over a window."""
     windows = Windows(w.end)
     windows[w.end - w.start] = w
     return evaluation.measure_page(t, table(), table()[name], subject, windows, w.end - w.start)
 
 
 def found_on(snapshots, session):
-    """The alerts of a session, from all its snapshots."""
+    """Return the alert episodes of a session, from all its snapshots."""
     return history.episodes(
         history.severity_changes(
             replay.replay_view(counter_history(snapshots), table(), session.start_us, session.end_us), table()
@@ -36,7 +36,7 @@ def found_on(snapshots, session):
 
 
 def counting(until, every=5.0, **steps):
-    """Snapshots of a page with constant increases."""
+    """Return snapshots of a page whose counters increase steadily."""
     made, snapshots = PageOf(-600).add(massive_requests=500, validations=500), []
     for k in range(int(until / every) + 1):
         snapshots.append(made.add(**steps).snapshot(every * k))
@@ -44,11 +44,12 @@ def counting(until, every=5.0, **steps):
 
 
 def test_no_snapshot_fires_only_silence():
-    """A day without snapshots after the first one fires only silence."""
+    """If no snapshots come after the first minutes, only silence fires."""
     snapshots = counting(300, massive_requests=3, validations=3)
     (silence,) = [a for a in found_on(snapshots, window(0, 3600)) if not a.worst.inhibited_by]
     assert (silence.worst.rule, silence.worst.severity, silence.over_us) == ("silence", "escalate", None)
-    assert clock.instant(silence.began_us) == at(300)  # When the last snapshot came, not when the limit was passed.
+    # The time of the last snapshot, not the time at which the threshold was crossed.
+    assert clock.instant(silence.began_us) == at(300)
 
 
 def test_an_app_never_seen_is_not_measured():
@@ -59,7 +60,7 @@ def test_an_app_never_seen_is_not_measured():
     assert replay.replay_view(empty, table(), window(0, 600).start_us, window(0, 600).end_us) == []
 
 
-def test_a_closed_market_is_not_expected():
+def test_nothing_is_expected_while_the_market_is_closed():
     """After the close nothing is expected of the pages."""
     night = Window(CLOSES + timedelta(hours=1), CLOSES + timedelta(hours=2))
     judged = evaluation.evaluate_window(
@@ -69,7 +70,7 @@ def test_a_closed_market_is_not_expected():
 
 
 def test_one_snapshot_gives_no_rate():
-    """A single snapshot has no increase: rates are unknown, not ok."""
+    """A single snapshot gives no increase: rates are unknown, not ok."""
     t = counter_history(counting(0, massive_requests=3, validations=3))
     verdicts = {
         f.rule.name: f.verdict
@@ -88,13 +89,13 @@ def test_one_finding_per_rule_and_subject():
 
 
 def test_errors_of_a_short_window_are_a_lower_bound():
-    """Six errors in five minutes are at least six per hour, not 72; in two hours half of that."""
+    """Errors are counted, not extrapolated: five in five minutes are 5 per hour, 120 in two hours are 60 per hour."""
     t = counter_history(counting(7200, every=60, errors=1, massive_requests=3))
     assert observe(t, "errors", "app", window(0, 300)).value == 5
     assert observe(t, "errors", "app", window(0, 7200)).value == 60
 
 
-def test_a_stretch_shorter_than_for_fires_nothing():
+def test_a_breach_shorter_than_for_fires_nothing():
     """A socket that is back within the rule's `for` fires nothing; a longer outage fires and resolves."""
     made, snapshots = PageOf(-600), []
     for k in range(241):
@@ -112,9 +113,7 @@ def test_a_stretch_shorter_than_for_fires_nothing():
 
 
 def varying(*spans):
-    """
-    The alerts of variance of a page with six trades, whose variance is such from such a second on, for twenty minutes.
-    """
+    """Return the variance alerts of a page with six trades in twenty minutes; each span is (from second, variance)."""
     made, snapshots = PageOf(-600, trades=6), []
     for k in range(241):
         value = [points for since, points in spans if 5 * k >= since][-1]
@@ -123,15 +122,15 @@ def varying(*spans):
 
 
 def test_an_alert_fires_after_its_for():
-    """Variance above its limit for one minute fires nothing, for three it does: `for` is two minutes."""
+    """Variance above its threshold for one minute does not fire, for three minutes it does: `for` is two minutes."""
     assert varying((0, 3.0), (300, 12.0), (360, 3.0)) == []
     (found,) = varying((0, 3.0), (300, 12.0), (480, 3.0))
     assert (clock.instant(found.began_us), found.state, found.worst.severity) == (at(300), "resolved", "notify")
     assert clock.instant(found.over_us) == at(480) + table()["backtest_variance"].keep_firing_for
 
 
-def test_what_is_unknown_ends_no_alert():
-    """A minute without data neither ends nor splits an alert, and does not count."""
+def test_missing_data_do_not_end_an_alert():
+    """A minute without data neither ends nor splits an alert, and does not count towards `for`."""
     (found,) = varying((0, 3.0), (300, 12.0), (400, None), (460, 7.0), (600, 4.0))
     assert (clock.instant(found.began_us), found.worst.peak) == (at(300), 12.0)
     assert (clock.instant(found.worst.fired_us), found.worst.severity) == (
@@ -141,7 +140,7 @@ def test_what_is_unknown_ends_no_alert():
 
 
 def test_variance_needs_five_trades():
-    """Four trades are too few for the variance, five are enough, and the sign does not matter."""
+    """Four trades are too few for the variance, five are enough; the sign does not matter."""
     for trades, verdict, counted in ((4, "unknown", False), (5, "critical", True)):
         made = PageOf(-600, trades=trades, backtest_variance_pp=-17.0)
         (found,) = [
@@ -155,7 +154,7 @@ def test_variance_needs_five_trades():
 
 
 def test_memory_is_that_of_the_largest_page():
-    """The largest page of the window counts; without memory values nothing is measured."""
+    """The memory figure is that of the largest page in the window; without memory values it is not measured."""
     a, b = PageOf(-600), PageOf(-500, page_id="b")
     t = counter_history([a.snapshot(0, memory_bytes=30_000_000), b.snapshot(1, memory_bytes=120_000_000)])
     assert observe(t, "memory", "app", window(-1, 5)).value == 120.0
@@ -170,8 +169,8 @@ def test_memory_is_that_of_the_largest_page():
         {"massive_requests": 30, "massive_successes": 80},
     ],
 )
-def test_counters_that_contradict_each_other_break_no_view(more):
-    """Contradicting counters are evaluated without a crash, and never as ok."""
+def test_contradicting_counters_are_never_ok(more):
+    """Contradicting counters do not crash the evaluation and are never ok."""
     made = PageOf(-600).add(massive_requests=500, massive_successes=100, validations=500)
     snapshots = [made.snapshot(0)]
     made.add(**more)
@@ -187,5 +186,5 @@ def test_counters_that_contradict_each_other_break_no_view(more):
 
 
 def test_the_days_of_the_tests_are_trading_days():
-    """The tests' session is a session of the calendar."""
+    """The day used in the tests is a session of the calendar."""
     assert market_calendar.session(time_parsing.parse_day("2026-03-10")).window == Window(OPENS, CLOSES)

@@ -1,4 +1,4 @@
-"""The recorded day, scripted days and days with problems: which alerts fire, when, and no others."""
+"""The recorded day, scripted days and days with faults: which alerts fire, when, and that no others do."""
 
 import functools
 import json
@@ -21,18 +21,18 @@ DESK = settings.Settings(home=None, app="desk")
 
 @functools.cache
 def table():
-    """The shipped table."""
+    """Return the shipped rules."""
     return rules.load()
 
 
 def fired(kept, opens, closes):
-    """Every severity change between two times, by a new replay."""
+    """Return every severity change between two times, from a new replay."""
     found, standing = replay.replay_session(kept, DESK, table(), clock.micros(opens), clock.micros(closes))
     return history.severity_changes(found, table(), standing)
 
 
 def sent(found, rule, subject="app"):
-    """The notified severity changes of one rule."""
+    """Return the notified severity changes of one rule."""
     return [r for r in found if r.rule == rule and r.subject == subject and r.sent]
 
 
@@ -46,12 +46,12 @@ def recorded_rises(recorded, tmp_path_factory):
 
 
 def ny(text):
-    """A time of the recorded day, New York."""
+    """Return a time of the recorded day, New York."""
     return clock.micros(time_parsing.parse(f"2025-11-18T{text}"))
 
 
-def test_the_outage_is_critical_within_three_minutes_and_over_in_fifteen(recorded_rises):
-    """Massive is out from 11:20 to 11:32."""
+def test_the_outage_is_critical_in_three_minutes_and_resolved_in_fifteen(recorded_rises):
+    """Massive is down from 11:20 to 11:32; the alert is critical by 11:23 and resolved by 11:47."""
     rows = sent(recorded_rises, "availability", "massive")
     (critical,) = [r for r in rows if r.severity == "critical"]
     assert ny("11:20") < critical.fired_us <= ny("11:23")
@@ -59,7 +59,7 @@ def test_the_outage_is_critical_within_three_minutes_and_over_in_fifteen(recorde
 
 
 def test_the_burst_is_notified_within_five_minutes(recorded_rises):
-    """Gamma is zero too often from 10:10 to 10:25, which inhibits the alert about invalid Greeks."""
+    """Gamma is zero too often from 10:10 to 10:25; that alert inhibits the one about invalid Greeks."""
     rows = sent(recorded_rises, "gamma_zero")
     assert ny("10:10") < rows[0].fired_us <= ny("10:15") and rows[-1].severity == "critical"
     valid = [r for r in recorded_rises if r.rule == "greeks_valid"]
@@ -67,7 +67,7 @@ def test_the_burst_is_notified_within_five_minutes(recorded_rises):
 
 
 def test_the_socket_is_critical_within_ninety_seconds(recorded_rises):
-    """It is down from 14:30 to 14:34."""
+    """The socket is down from 14:30 to 14:34."""
     (critical,) = sent(recorded_rises, "websocket_down")
     assert (
         critical.severity == "critical"
@@ -77,7 +77,7 @@ def test_the_socket_is_critical_within_ninety_seconds(recorded_rises):
 
 
 def test_the_variance_gets_worse_twice(recorded_rises):
-    """It passes 5 at 13:15, ends with its page, and passes 10 at 15:15, as long as the market is open."""
+    """The variance passes 5 at 13:15, its alert ends with the page load, and it passes 10 at 15:15 until the close."""
     rows = [r for r in recorded_rises if r.rule == "backtest_variance"]
     assert [(r.severity, r.state) for r in rows] == [("warning", "ended"), ("warning", "firing"), ("notify", "firing")]
     assert ny("13:15") <= rows[0].fired_us <= ny("13:20") and ny("15:15") <= rows[2].fired_us <= ny("15:20")
@@ -85,7 +85,7 @@ def test_the_variance_gets_worse_twice(recorded_rises):
 
 
 def test_errors_are_inhibited_by_the_outage(recorded_rises):
-    """The hourly count is above its limits until 12:32, and no one is notified of it."""
+    """The hourly error count is above its thresholds until 12:32, and no one is notified of it."""
     rows = [r for r in recorded_rises if r.rule == "errors"]
     outage = sent(recorded_rises, "availability", "massive")[0].alert
     assert {r.severity for r in rows} == {"warning", "critical"} and all(r.inhibited_by == outage for r in rows)
@@ -93,7 +93,7 @@ def test_errors_are_inhibited_by_the_outage(recorded_rises):
 
 
 def test_no_other_alert_fires(recorded_rises):
-    """No other rule notifies, and outside the problems and their windows nothing fires."""
+    """No other rule notifies, and nothing fires outside the faults and their windows."""
     assert {(r.rule, r.subject) for r in recorded_rises if r.sent} == {
         ("availability", "massive"),
         ("gamma_zero", "app"),
@@ -106,7 +106,7 @@ def test_no_other_alert_fires(recorded_rises):
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 5))])
 def test_a_quiet_day_notifies_no_one(tmp_path, seed):
-    """A day without problems sends nothing, whatever the seed."""
+    """A day without faults notifies no one, whatever the seed."""
     kept = days.filled(f"sqlite:///{tmp_path / 'store.sqlite'}", seed=seed, quiet=True)
     script = days.scripted(seed=seed, quiet=True)
     assert [r.sentence for r in fired(kept, script.opens, script.closes) if r.sent] == []
@@ -114,7 +114,7 @@ def test_a_quiet_day_notifies_no_one(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", [2, 3])
 def test_a_scripted_day_notifies_its_problems(tmp_path, seed):
-    """With two pages at once every scripted problem is notified in time, and nothing else."""
+    """With two pages open every scripted fault is notified in time, and nothing else is."""
     kept = days.filled(f"sqlite:///{tmp_path / 'store.sqlite'}", seed=seed)
     script = days.scripted(seed=seed)
     found = fired(kept, script.opens, script.closes)
@@ -132,7 +132,7 @@ def test_a_scripted_day_notifies_its_problems(tmp_path, seed):
 
 
 def page_until(seconds, every=5.0, **steps):
-    """Posts of a page with constant counts, with changes at each post."""
+    """Return posts of a page with steady counts, and the page."""
     made, found = PageOf(-600).add(massive_requests=500, validations=500), []
     k = 0
     while every * k <= seconds:
@@ -143,7 +143,7 @@ def page_until(seconds, every=5.0, **steps):
 
 
 def test_missing_data_resolves_nothing(tmp_path):
-    """An outage whose page stops posting keeps firing, becomes unknown, and ends with the session."""
+    """The alert of an outage keeps firing when the page stops posting, becomes unknown, and ends with the session."""
     kept = store(tmp_path)
     posts, made = page_until(600)
     for k in range(121, 181):
@@ -171,8 +171,8 @@ def test_nothing_counted_is_no_data(tmp_path):
     assert "fired" in kinds and not {"resolved", "ended"} & set(kinds) and kinds[-1] == "unknown"
 
 
-def test_a_refresh_makes_no_burst(tmp_path):
-    """A page that restarts from zero, or loses and regains its counters, fires nothing."""
+def test_a_page_reload_fires_nothing(tmp_path):
+    """A page reload that resets the counters fires nothing."""
     kept = store(tmp_path)
     posts, made = page_until(900)
     made.refresh(903)
@@ -200,7 +200,8 @@ def test_flapping_is_notified_once(tmp_path):
 
 def test_both_providers_down_is_one_problem(tmp_path):
     """
-    When the second provider fails too, one alert of the app is notified, and the providers' own alerts add nothing.
+    When both providers are down, one alert of the app is notified, and the providers' own critical alerts are
+    inhibited.
     """
     kept = store(tmp_path)
     made, posts = PageOf(-600).add(massive_requests=500, tradier_requests=500, validations=500), []
@@ -226,7 +227,7 @@ def test_both_providers_down_is_one_problem(tmp_path):
 
 
 def test_a_page_that_closes_ends_its_alert(tmp_path):
-    """If a page with a closed socket is itself closed, its alert has ended, which is not resolved."""
+    """When a page with a closed socket is itself closed, its alert is ended, not resolved."""
     kept = store(tmp_path)
     bad, good, posts = PageOf(-600, page_id="bad"), PageOf(-500, page_id="good"), []
     for k in range(300):
@@ -241,8 +242,8 @@ def test_a_page_that_closes_ends_its_alert(tmp_path):
     assert at(595) < clock.instant(rows[0].over_us) <= at(595) + timedelta(seconds=310)
 
 
-def test_the_budget_burns_slowly(tmp_path):
-    """Seven percent of failures for half an hour exceed six times the budget and are notified by the burn rate."""
+def test_a_slow_burn_of_the_budget_is_notified(tmp_path):
+    """Nine percent of failures exceed six times the budget; the burn rate fires as notify."""
     kept = store(tmp_path)
     made, posts, rng = PageOf(-600).add(massive_requests=500, validations=500), [], random.Random(5)
     for k in range(1200):
@@ -252,12 +253,13 @@ def test_the_budget_burns_slowly(tmp_path):
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     rows = [r for r in fired(kept, at(0), at(5995)) if r.rule == "availability_burn"]
     assert [r.severity for r in rows] == ["notify"] and "the error budget of 30 days would last" in rows[0].sentence
-    assert rows[0].inhibited_by  # The availability of the same provider has told already, and louder.
+    # The availability alert of the same provider has already notified with a higher severity.
+    assert rows[0].inhibited_by
 
 
 @pytest.mark.slow
 def test_a_late_import_gives_the_same_transitions(tmp_path):
-    """A day imported a year later, at once and in any order, gives the same transitions as live."""
+    """A day imported late, in any order, gives the same transitions as a day received live."""
     live, late = Database(f"sqlite:///{tmp_path / 'live.sqlite'}"), Database(f"sqlite:///{tmp_path / 'late.sqlite'}")
     posts = list(days.posts(seed=4))
     SnapshotStore(live).write("desk", posts, known_at_ts=True)
@@ -274,8 +276,10 @@ def test_a_late_import_gives_the_same_transitions(tmp_path):
     assert both[0] == both[1] and len(both[0]) > 20
 
 
-def test_instants_are_those_of_open_sessions():
-    """Holidays and weekends have no evaluation times, a half day has fewer, each session has one after its close."""
+def test_evaluation_times_are_those_of_sessions():
+    """
+    Holidays and weekends have no evaluation times, a half day has fewer, and each session has one after its close.
+    """
 
     def count(a, b):
         return sum(

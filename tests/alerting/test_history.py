@@ -1,4 +1,4 @@
-"""What is derived from the transitions of alerts: stretches by severity, and since when a severity holds."""
+"""History derived from alert transitions: periods by severity, and since when a severity holds."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -14,12 +14,12 @@ RULES = rules.load()
 
 
 def us(minute: float) -> int:
-    """An instant so many minutes after 11:00 New York."""
+    """Return the time so many minutes after 11:00 New York."""
     return clock.micros(datetime(2026, 3, 10, 15, tzinfo=UTC)) + round(minute * 60e6)
 
 
 def moved(minute: float, kind: str, severity: str) -> Transition:
-    """A transition of one alert, whose problem began at 11:00."""
+    """Return a transition of one alert, whose problem began at 11:00."""
     return Transition(
         us(minute), "availability", "massive", "page", "one", kind, severity, 0.5, 0.95, us(0), None, None, "down", "h"
     )
@@ -36,13 +36,13 @@ ENDED = [*RAISED, moved(20, "resolved", "warning"), moved(20, "resolved", "criti
 
 
 def stretches(transitions: list[Transition], upto_us: int) -> list[tuple[float, float, str]]:
-    """The stretches in minutes after 11:00."""
+    """Return the periods in minutes after 11:00."""
     parts = history.segments(history.severity_changes(transitions, RULES), upto_us)
     return [((p.since_us - us(0)) / 60e6, (p.until_us - us(0)) / 60e6, p.change.severity) for p in parts]
 
 
 def test_an_alert_is_divided_by_severity() -> None:
-    """Each stretch has the highest severity that fired then; nothing is before it fired, or after the end."""
+    """Each period has the highest severity that fired in it; there is none before the alert fires or after it ends."""
     assert stretches(ENDED, us(60)) == [(2, 10, "critical"), (10, 13, "escalate"), (13, 20, "critical")]
     assert stretches(RAISED, us(60)) == [(2, 10, "critical"), (10, 13, "escalate"), (13, 60, "critical")]
     assert stretches(ENDED, us(12)) == [(2, 10, "critical"), (10, 12, "escalate")]
@@ -50,14 +50,14 @@ def test_an_alert_is_divided_by_severity() -> None:
 
 
 def test_time_at_a_severity_includes_higher_ones() -> None:
-    """The peak counts only its own stretch, a lower severity also the higher ones."""
+    """Time at the peak severity counts only its own period; time at a lower severity includes the higher ones."""
     (episode,) = history.episodes(history.severity_changes(ENDED, RULES))
     minutes = {s: history.seconds_at(s, [episode], us(60)) / 60 for s in ("warning", "critical", "escalate")}
     assert minutes == {"warning": 18, "critical": 18, "escalate": 3}
 
 
 def test_time_that_two_alerts_share_counts_once() -> None:
-    """Two sources that report the same are not longer than one; what lasts counts to the end of the data."""
+    """Time that two alerts of one problem share counts once; an active alert counts to the end of the data."""
     other = [t._replace(alert="two", source="probe", at_us=t.at_us + 60_000_000) for t in ENDED]
     found = history.episodes(history.severity_changes([*ENDED, *other], RULES))
     assert history.seconds_at("escalate", found, us(60)) == 4 * 60
@@ -75,8 +75,10 @@ def test_time_that_two_alerts_share_counts_once() -> None:
         (5, 2, "critical since 11:02, began 11:00 New York"),
     ],
 )
-def test_since_is_true_for_the_severity_beside_it(upto: int, minute: float, words: str) -> None:
-    """Since is when the severity of now was reached; the beginning of the problem is given beside it."""
+def test_since_belongs_to_the_current_severity(upto: int, minute: float, words: str) -> None:
+    """
+    "Since" is the time at which the current severity was reached; the beginning of the problem is given separately.
+    """
     (row,) = history.active_alerts(RAISED[:upto], RULES)
     since = history.severity_since(RAISED[:upto])
     assert since == {"one": us(minute)}
@@ -85,7 +87,7 @@ def test_since_is_true_for_the_severity_beside_it(upto: int, minute: float, word
 
 
 def test_an_alert_that_is_over_has_no_since() -> None:
-    """Nothing is active after its end."""
+    """A resolved alert has no "since"."""
     assert history.severity_since(ENDED) == {}
 
 
@@ -97,14 +99,19 @@ def test_an_alert_that_is_over_has_no_since() -> None:
         ({}, us(0.9), "critical since 11:00 New York"),
     ],
 )
-def test_odd_times_of_an_alert(changed: dict[str, Any], reached: int | None, words: str) -> None:
-    """Unknown data are named; without the time of the severity the beginning is given; one minute is named once."""
+def test_since_is_described_with_missing_or_equal_times(
+    changed: dict[str, Any], reached: int | None, words: str
+) -> None:
+    """
+    An unknown state is named; without the time of the severity only the beginning is given; equal minutes are given
+    once.
+    """
     (row,) = history.active_alerts(RAISED[:3], RULES)
     assert history.describe_since(row | changed, reached, clock.instant(us(15))) == words
 
 
-def test_another_day_has_its_date() -> None:
-    """A time of another day than the moment it is described at is given with its date."""
+def test_a_time_of_another_day_has_its_date() -> None:
+    """A time of a day other than the current one is given with its date."""
     (row,) = history.active_alerts(RAISED[:3], RULES)
     assert history.describe_since(row, us(2), clock.instant(us(24 * 60))) == (
         "critical since 03-10 11:02, began 03-10 11:00 New York"

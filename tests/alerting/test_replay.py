@@ -1,4 +1,4 @@
-"""A session is re-evaluated once, cached, and evaluated again when any of its inputs changes."""
+"""A session is replayed once, cached, and replayed again when any of its inputs changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ assert SESSION is not None
 
 
 def held(home: Path) -> Desk:
-    """A desk whose page posts every minute; for half an hour half of Massive's requests fail."""
+    """Return a desk whose page posts every minute; for half an hour half of Massive's requests fail."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.toml").write_text("post_every_s = 60\n")
     desk, posts, failed = open_desk("desk", home), [], 0
@@ -88,7 +88,7 @@ def test_the_cache_equals_a_plain_replay(tmp_path: Path) -> None:
 
 
 def judged_live(desk: Desk, *minutes: float) -> None:
-    """A collector evaluates the session live: at its open, some minutes after, and after its close."""
+    """Evaluate the session live with a collector: at its open, some minutes after, and after its close."""
     now = [SESSION.opens]
     collector = Collector(Database(desk.settings.url, lambda: now[0]), desk.settings, desk.rules, "one", lambda: now[0])
     collector.evaluate_due()
@@ -112,7 +112,7 @@ def test_a_live_session_is_not_replayed(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("known_s", [1, pytest.param(300, marks=pytest.mark.slow)])
 def test_late_data_is_replayed(known_s: int, tmp_path: Path) -> None:
-    """If a post came late, the session is replayed."""
+    """If a post came too late for live evaluation, the session is replayed."""
     desk = held(tmp_path)
     at = SESSION.opens + timedelta(minutes=60, seconds=31)
     post = Post(clock.micros(at), snapshot.read(body(uptime_s=3631, page_clock_ms=clock.micros(at) // 1000)))
@@ -150,7 +150,7 @@ def late(desk: Desk) -> Desk:
 
 
 def earlier(desk: Desk) -> Desk:
-    """A post of an earlier session, within a burn rate's window."""
+    """Add a post of an earlier session, within a burn rate's window."""
     at = SESSION.opens - timedelta(days=2)
     SnapshotStore(desk.store).write(
         "desk",
@@ -199,7 +199,7 @@ def ruled(desk: Desk) -> Desk:
 
 
 def closed(desk: Desk) -> Desk:
-    """The market closed early, which becomes known only later."""
+    """Set an early close of the market, which becomes known only later."""
     (desk.settings.base / "settings.toml").write_text('post_every_s = 60\n[sessions]\n"2025-11-28" = "12:00"\n')
     return open_desk("desk", desk.settings.base)
 
@@ -220,7 +220,9 @@ CHANGES: tuple[Callable[[Desk], Desk], ...] = (
 def test_a_changed_input_is_replayed(
     tmp_path: Path, change: Callable[[Desk], Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A late or earlier post, a probe, a fill, other limits, calendar or settings: replayed once each."""
+    """
+    A late or earlier post, a probe sample, a fill, other thresholds, calendar or settings: each causes one replay.
+    """
     calls = []
     monkeypatch.setattr(replay, "replay_session", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
     desk = held(tmp_path)
@@ -234,8 +236,8 @@ def test_a_changed_input_is_replayed(
     assert len(calls) == 2, change.__name__
 
 
-def test_known_at_is_cached_separately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A post that came too late for a known-at time does not change that result."""
+def test_known_at_has_its_own_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request with a known-at time is replayed separately."""
     desk = held(tmp_path)
     calls = []
     monkeypatch.setattr(

@@ -1,4 +1,6 @@
-"""Stored alerts: one process evaluates at a time, changes are atomic, and a killed process leaves no trace."""
+"""
+Stored alerts: one process evaluates at a time, changes are atomic, and a killed process loses and repeats nothing.
+"""
 
 import json
 import random
@@ -23,17 +25,20 @@ from opslib.services.collector import Collector
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support.snapshots import PageOf, at, post, us
 
-KILLS = {"sqlite": 300, "postgresql": 60}  # What differs between the two is the store alone.
+KILLS = {"sqlite": 300, "postgresql": 60}  # The two runs differ only in the database.
 LASTS_S = 2400
 
 
 def desk(app):
-    """The settings of a desk that needs only a folder."""
+    """Return the settings of a desk that needs only an app name."""
     return settings.Settings(home=Path(tempfile.gettempdir()) / "ops-no-home", app=app)
 
 
 def troubled(seed):
-    """Forty minutes of posts with an outage, a burst of zero gamma and a lost socket; some late, some duplicate."""
+    """
+    Return forty minutes of posts with an outage, a burst of zero gamma and a lost socket; some posts are late, some
+    duplicate.
+    """
     rng, made, found = random.Random(seed), PageOf(-600).add(massive_requests=500, validations=500), []
     for k in range(LASTS_S // 5 + 1):
         now = 5.0 * k
@@ -55,27 +60,27 @@ def troubled(seed):
 
 
 def written(store, app, posts):
-    """Write posts as received: each known some seconds after its time."""
+    """Write posts as they are received: each becomes known some seconds after its time."""
     for now, late, body in sorted(posts, key=lambda p: p[0] + p[1]):
         store._now = lambda now=now, late=late: at(now + late)
         SnapshotStore(store).write(app, [post(now, body)])
 
 
 def recorded(record):
-    """The whole record except the times of writing."""
+    """Return the whole record as JSON, without the times of writing."""
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in record.transitions(2**62)]
     outbox = [(name.partition("/")[2], edge, list(row)) for name, edge, row in record.outbox()]
     return json.dumps([rows, outbox, record.states()], indent=1, sort_keys=True)
 
 
 def evaluated(store, app, holder, now):
-    """Evaluate everything due at a time."""
+    """Evaluate everything due at `now`."""
     return Collector(store, desk(app), rules.load(), holder, lambda: now).evaluate_due()
 
 
 @pytest.fixture
 def straight(store_url):
-    """A database with two hours of posts, and the result of an undisturbed run."""
+    """A database with forty minutes of posts, and the record of an uninterrupted run."""
     store = Database(store_url, lambda: at(0))
     written(store, "straight", troubled(7))
     store._now = lambda: at(LASTS_S + 10)
@@ -88,7 +93,7 @@ def straight(store_url):
 
 
 def test_live_evaluation_equals_one_run_at_the_end(store_url):
-    """Evaluated live by changing collectors, the record equals that of one run at the end."""
+    """Live evaluation by changing collectors leaves the same record as one run at the end."""
     store = Database(store_url, lambda: at(0))
     rng, waiting, now, n = random.Random(3), sorted(troubled(7), key=lambda p: p[0] + p[1]), 0.0, 0
     assert evaluated(store, "live", "c0", at(0)) == 0
@@ -108,14 +113,14 @@ def test_live_evaluation_equals_one_run_at_the_end(store_url):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
-    """Runs killed at hundreds of random moments leave the record of an undisturbed run, byte for byte."""
+def test_kills_do_not_change_the_record(store_url, straight):
+    """Runs killed at hundreds of random moments leave the record of an uninterrupted run, byte for byte."""
     store, text = straight
     store.close()
     wanted = KILLS[store_url.split(":")[0]]
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
-    # In a process of its own: a small one forks quickly, and has no connection open.
+    # Runs in a separate process: a small process forks quickly and has no open connection.
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.killing", store_url, str(seed), str(wanted)],
         capture_output=True,
@@ -128,7 +133,7 @@ def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
 
 
 def test_one_process_evaluates_at_a_time(store_url):
-    """Without the lease nothing is evaluated; an expired lease is lost, also for work in progress."""
+    """A process without the lease evaluates nothing. An expired lease is lost, also for an evaluation in progress."""
     store = Database(store_url, lambda: at(100))
     record = AlertStore(store, "desk")
     mine = record.acquire_lease("a")
@@ -137,13 +142,13 @@ def test_one_process_evaluates_at_a_time(store_url):
     theirs = record.acquire_lease("b")
     assert theirs and not record.keep(mine, us(0), us(5), [], [], {}) and record.keep(theirs, us(0), us(5), [], [], {})
     assert record.evaluated() == (us(0), us(5))
-    assert not record.keep(theirs, us(0), us(10), [], [], {})  # It was judged up to five meanwhile.
+    assert not record.keep(theirs, us(0), us(10), [], [], {})  # It was evaluated up to second 5 in the meantime.
     record.leave("b")
     assert record.acquire_lease("a")
 
 
-def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url):
-    """If one part of an evaluation cannot be written, nothing is."""
+def test_an_evaluation_is_stored_atomically(store_url):
+    """If one part of an evaluation cannot be written, nothing is written."""
     store = Database(store_url, lambda: at(100))
     record = AlertStore(store, "desk")
     turn = record.acquire_lease("a")
@@ -172,7 +177,7 @@ def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url)
 
 
 def test_every_outbox_alert_is_resolved(straight):
-    """Each firing entry in the outbox is resolved once; inhibited alerts are never in it."""
+    """Each firing entry in the outbox is resolved once; the outbox has no inhibited alerts."""
     store, _ = straight
     rows = [(edge, dict(zip(COLUMNS, row, strict=True))) for _, edge, row in AlertStore(store, "straight").outbox()]
 
@@ -184,8 +189,10 @@ def test_every_outbox_alert_is_resolved(straight):
     assert "errors" not in {r["rule"] for _, r in rows}
 
 
-def test_a_first_collector_begins_with_the_open_session(store_url):
-    """Started at eleven it evaluates the day from its open; started at night it begins there."""
+def test_a_first_collector_begins_at_the_open_of_the_session(store_url):
+    """
+    A collector first started at eleven evaluates the session from its open; one started at night evaluates nothing.
+    """
     store = Database(store_url, lambda: at(5400))
     assert evaluated(store, "day", "a", at(5400)) == (5400 - 5) // 5
     assert AlertStore(store, "day").evaluated() == (us(0), us(5395))
@@ -195,7 +202,7 @@ def test_a_first_collector_begins_with_the_open_session(store_url):
 
 
 def test_a_pause_over_the_weekend_is_caught_up(store_url):
-    """A collector that was down from Friday to Monday evaluates every session between, and ends Friday's alerts."""
+    """A collector that was down from Friday to Monday evaluates every session in between and ends Friday's alerts."""
     friday, monday = time_parsing.parse("2026-03-06T12:00"), time_parsing.parse("2026-03-09T10:00:02")
     store = Database(store_url, lambda: friday)
     base = (time_parsing.parse("2026-03-06T09:30") - at(0)).total_seconds()
@@ -220,7 +227,7 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
 
 
 def test_late_data_never_edits_the_record(store_url):
-    """An outage imported late is not in the record, but in a replay."""
+    """An outage imported late appears in a replay, but not in the record."""
     store = Database(store_url, lambda: at(0))
     posts = troubled(9)
     store._now = lambda: at(LASTS_S)
@@ -235,7 +242,7 @@ def test_late_data_never_edits_the_record(store_url):
     assert any(t.rule == "availability" and t.kind == "fired" for t in replayed)
 
 
-def test_an_older_database_learns_when_fields_were_wired(store_url):
+def test_an_upgraded_database_knows_when_fields_were_wired(store_url):
     """A database of the first schema is upgraded and knows when each field was first wired."""
     store = Database(store_url, lambda: at(900))
     made = PageOf(-600)
@@ -258,14 +265,17 @@ def test_an_older_database_learns_when_fields_were_wired(store_url):
 
 
 def test_the_command_evaluates_until_it_is_stopped(home):
-    """`ops collect` runs until SIGTERM, releases its lease and exits with 0; a second one stands by."""
+    """
+    `ops collect` evaluates until SIGTERM, then releases its lease and exits with 0; meanwhile no other process gets the
+    lease.
+    """
     first = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect"], stderr=subprocess.PIPE, text=True)
     assert first.stderr and "evaluating the alerts of desk" in first.stderr.readline()
     store = Database(f"sqlite:///{home / 'store.sqlite'}")
     record = AlertStore(store, "desk")
     deadline = time.monotonic() + 30
     while record.evaluated() is None and time.monotonic() < deadline:
-        time.sleep(0.05)  # Another process's first instant can only be awaited.
+        time.sleep(0.05)  # The other process signals nothing, so poll for its first evaluation.
     assert record.evaluated() and record.acquire_lease("other") is None
     Collector(store, desk("desk"), rules.load(), "other").leave()
     first.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Figures amount to what the thresholds says, chance is no trouble, and what is unknown is never ok."""
+"""Figures get the verdict that the thresholds say, chance fires nothing, and unknown is never ok."""
 
 import math
 from datetime import timedelta
@@ -17,7 +17,7 @@ NO = rules.NO_SUCCESS
 
 @pytest.fixture(scope="module")
 def table():
-    """The shipped table."""
+    """Return the shipped rules."""
     return rules.load()
 
 
@@ -34,14 +34,14 @@ def table():
     ],
 )
 def test_wilson_by_hand(part, count, low, high):
-    """Known intervals come out to six places."""
+    """Known intervals are reproduced to six places."""
     assert wilson(part, count) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(st.integers(1, 10**7), st.data())
-def test_wilson_holds_the_point_and_shrinks(count, data):
-    """The interval lies in 0 to 1, holds the point, mirrors, and narrows with ten times the samples."""
+def test_wilson_contains_the_point_and_narrows(count, data):
+    """The interval lies in 0 to 1, contains the point, is symmetric, and narrows with ten times the samples."""
     part = data.draw(st.integers(0, count))
     low, high = wilson(part, count)
     assert 0 <= low <= part / count + 1e-12 and part / count - 1e-12 <= high <= 1
@@ -53,7 +53,7 @@ def test_wilson_holds_the_point_and_shrinks(count, data):
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(st.integers(1, 500), st.data())
 def test_wilson_solves_its_own_equation(count, data):
-    """An inner end of the interval is the rate from which the point lies 1.96 standard errors away."""
+    """From an end of the interval inside 0 to 1, the point is 1.96 standard errors away."""
     part = data.draw(st.integers(0, count))
     for end in wilson(part, count):
         if 1e-9 < end < 1 - 1e-9:
@@ -62,13 +62,13 @@ def test_wilson_solves_its_own_equation(count, data):
             )
 
 
-def test_more_parts_than_samples_break_nothing():
-    """A page that counts more gamma errors than validations is judged or unknown, not a crash."""
+def test_more_parts_than_samples_do_not_crash():
+    """A page that counts more gamma errors than validations does not crash the evaluation."""
     evaluate_figure(rules.load()["gamma_zero"], "app", "page", Figure(1.5, 300, 200, 1.0))
 
 
 def rate(part, count, coverage=1.0):
-    """A rate as it is measured."""
+    """Return a rate as it is measured."""
     return Figure(part / count, part, count, coverage)
 
 
@@ -119,7 +119,9 @@ JUDGED = [
 
 @pytest.mark.parametrize(("name", "subject", "figure", "verdict", "severity", "limit"), JUDGED)
 def test_a_figure_gives_verdict_severity_and_limit(table, name, subject, figure, verdict, severity, limit):
-    """The highest crossed limit gives verdict, severity and limit; a value equal to the limit does not cross it."""
+    """
+    The highest crossed threshold gives verdict, severity and limit; a value equal to the threshold does not cross it.
+    """
     found = evaluate_figure(table[name], subject, "page", figure)
     assert (found.verdict, found.severity, found.limit) == (verdict, severity, limit)
 
@@ -135,8 +137,11 @@ def test_a_figure_gives_verdict_severity_and_limit(table, name, subject, figure,
         ("", True),
     ],
 )
-def test_what_is_unknown_is_never_ok(table, absent, counted):
-    """Without a value the verdict is unknown; a figure that is not measured or not expected is not evaluated."""
+def test_unknown_is_never_ok(table, absent, counted):
+    """
+    Without a value the verdict is unknown; a figure that is not measured, not expected or of too few samples is not
+    counted.
+    """
     found = evaluate_figure(table["errors"], "app", "page", Figure(None, coverage=1.0, absent=absent))
     assert (found.verdict, found.severity, found.counted) == ("unknown", None, counted)
 
@@ -161,12 +166,12 @@ SENTENCES = [
 
 @pytest.mark.parametrize(("name", "subject", "figure", "sentence"), SENTENCES)
 def test_a_sentence_says_value_and_limit(table, name, subject, figure, sentence):
-    """One sentence has the name, the measured value, the comparison and the limit."""
+    """The sentence has the name, the measured value, the comparison and the limit."""
     assert evaluate_figure(table[name], subject, "page", figure).sentence == sentence
 
 
 def test_a_value_beyond_its_limit_does_not_read_as_equal(table):
-    """A value that rounds to its limit has the digits that show the difference; one that is equal does not."""
+    """A value that rounds to its limit is shown with enough digits to tell the difference; an equal value is not."""
     rule = table["response_time"]
     assert evaluate_figure(rule, "massive", "probe", Figure(0.503, count=100)).sentence.endswith("(0.503 s) > 0.50 s")
     assert evaluate_figure(rule, "massive", "probe", Figure(0.50004, count=100)).sentence.endswith(
@@ -178,7 +183,7 @@ def test_a_value_beyond_its_limit_does_not_read_as_equal(table):
 
 
 def test_a_share_names_the_window_it_is_measured_over(table):
-    """A panel's share has the panel's window, an alert's that of its rule, one of the last chains has none."""
+    """A share names its window: the panel's or the rule's. A share of the latest chains names none."""
     found = evaluate_figure(table["greeks_valid"], "app", "page", rate(700, 1000))
     assert found.sentence == "valid Greeks (70.00 % over 10 min) < 75.0 %"
     assert found._replace(over=timedelta(hours=1)).sentence == "valid Greeks (70.00 % over 1 h) < 75.0 %"
@@ -201,8 +206,8 @@ def test_a_value_that_is_not_significant_says_so(table):
     st.floats(0, 1000),
     st.integers(100, 10_000),
 )
-def test_worse_never_amounts_to_less(name, a, b, count):
-    """The worse of two figures of one rule never reaches a lower severity."""
+def test_a_worse_value_never_has_a_lower_severity(name, a, b, count):
+    """The worse of two values of one rule never has a lower severity."""
     rule = rules.load()[name]
 
     def rung(value):
@@ -231,7 +236,7 @@ def test_worse_never_amounts_to_less(name, a, b, count):
         ([], "unknown"),
     ],
 )
-def test_verdicts_add_up(verdicts, expected):
+def test_the_worst_verdict_wins(verdicts, expected):
     """Critical beats unknown, unknown beats warning, warning beats ok; no verdict at all is unknown."""
     assert worst(verdicts) == expected and worst(reversed(verdicts)) == expected
 
@@ -253,19 +258,19 @@ def test_verdicts_add_up(verdicts, expected):
         (1001, 1.962339),
     ],
 )
-def test_student_by_the_tables(count, quantile):
+def test_student_interval_equals_printed_tables(count, quantile):
     """The interval of a mean equals the printed tables to their last digit, from two samples on."""
     low, high = t_interval(5.0, 2.0, count)
     assert (high - 5) * math.sqrt(count) / 2 == pytest.approx(quantile, abs=6e-7) and 5 - low == pytest.approx(high - 5)
 
 
-def test_too_few_samples_give_no_mean():
+def test_one_sample_gives_an_infinite_interval():
     """One sample gives an infinite interval."""
     assert t_interval(5.0, 2.0, 1) == (-math.inf, math.inf)
 
 
-def test_a_mean_waits_for_its_interval(table):
-    """A mean of 12 points of 25 trades crosses 10 if its interval excludes zero; without a spread it crosses it."""
+def test_a_mean_fires_only_if_its_interval_excludes_zero(table):
+    """A mean of 12 points over 25 trades fires if its interval excludes zero, or if the deviation is unknown."""
     rule = table["backtest_variance"].of("fills")
 
     def severity_of(value, deviation):
@@ -279,8 +284,8 @@ def test_a_mean_waits_for_its_interval(table):
     ]
 
 
-def test_a_critical_mean_leaves_out_the_first_limit(table):
-    """A mean of 16 points is critical only if its interval excludes the warning limit of 5; else it is less severe."""
+def test_a_mean_is_critical_only_if_its_interval_excludes_the_warning_limit(table):
+    """A mean of 16 points is critical only if its interval excludes the warning limit of 5; otherwise it is notify."""
     rule = table["backtest_variance"].of("fills")
 
     def severity_of(value, deviation):
@@ -313,12 +318,15 @@ def test_each_source_has_its_own_gate(table):
 
 
 def test_not_a_number_is_unknown(table):
-    """NaN is never ok, although it crosses no limit in a comparison."""
+    """NaN is unknown, never ok, although it crosses no threshold in a comparison."""
     assert evaluate_figure(table["greeks_valid"], "app", "page", Figure(math.nan, 1, 1000, 1.0)).verdict == "unknown"
 
 
 def test_a_budget_needs_both_windows(table):
-    """A burn rate reaches a severity if both windows cross its limit; the sentence says when the budget is used up."""
+    """
+    A burn rate reaches a severity if both windows cross its threshold; the sentence says how long the error budget
+    would last.
+    """
     rule = table["availability_burn"]
 
     def spent(**bound):
@@ -342,7 +350,7 @@ def test_a_budget_needs_both_windows(table):
 
 
 def test_a_burn_rate_without_data_is_unknown(table):
-    """Without snapshots there is no burn rate, and none is not zero."""
+    """Without snapshots the burn rate is unknown, not zero."""
     assert (
         evaluate_figure(table["greeks_burn"], "app", "page", Figure(None, absent="no snapshot received")).verdict
         == "unknown"
@@ -362,19 +370,21 @@ def test_a_burn_rate_without_data_is_unknown(table):
     ],
 )
 def test_a_verdict_names_a_worse_severity(verdict, severities, words):
-    """A severity is named only where it is worse than the verdict's own word."""
+    """A severity is named only if it is worse than the verdict."""
     assert describe_verdict(verdict, severities) == words
 
 
-def test_a_verdict_has_its_remark_and_severity_in_one_bracket():
-    """A remark comes first."""
+def test_a_verdict_puts_remark_and_severity_in_one_bracket():
+    """The remark comes before the severity."""
     assert describe_verdict("unknown", ["notify"], "nothing to evaluate") == (
         "unknown (nothing to evaluate; worst severity: notify)"
     )
 
 
-def test_seconds_of_a_minute_and_more_are_minutes(table):
-    """A duration has one form in values, thresholds and sentences; a fraction that decides keeps its digits."""
+def test_durations_from_one_minute_on_are_shown_in_minutes(table):
+    """
+    Durations have one format in values, thresholds and sentences; a value just above its threshold keeps its decimals.
+    """
     rule = table["websocket_down"]
     assert [rule.format_value(v) for v in (0.0, 45.0, 64.71, 228.0, None)] == [
         "0 s",

@@ -1,4 +1,4 @@
-"""A provider without usable responses is notified within two minutes; a short failure notifies no one."""
+"""A provider without usable responses is notified within two minutes; a short failure is not."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +17,7 @@ from opslib.telemetry.probes.store import Sample, SampleStore
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
 FAULT_S, UNTIL_S = 600.1, 1500.0
-# An instant is evaluated two seconds later, waits for what belongs to it, and the two steps of sending are taken each
-# second.
+# An evaluation time is evaluated 2 s later, then comes the group wait, and two sending steps run once a second each.
 TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + Contacts.__dataclass_fields__["group_wait"].default.total_seconds() + 2
 
 
@@ -30,8 +29,8 @@ def probes(
     outcome: str, which: tuple[str, ...], phase_s: float, until_s: float = UNTIL_S, pace_s: float = 5.0
 ) -> list[Sample]:
     """
-    What the probes of Massive see from the open on, each at its own pace; those named fail from the fault on until it
-    is over.
+    Return the samples of the probes of Massive from the open on, each at its own interval; the named probes fail from
+    the fault until it ends.
     """
     found = list[Sample]()
     for name, every_s in (("liveness", pace_s), ("data", SLOW_S)):
@@ -63,7 +62,7 @@ def probes(
 
 
 def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
-    """What is sent of these samples: rule, severity and second."""
+    """Return what is notified for these samples: rule, severity and second."""
     kept = Database(f"sqlite:///{home / 'store.sqlite'}")
     beats = [
         Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}')
@@ -82,15 +81,18 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
     [
         ("server_5xx", ("liveness", "data"), 5.0, "availability"),
         ("rate_limited_429", ("liveness", "data"), 5.0, "answers"),
-        ("rate_limited_429", ("liveness", "data"), 10.0, "answers"),  # As within a quota of twelve requests a minute.
+        ("rate_limited_429", ("liveness", "data"), 10.0, "answers"),  # As with a quota of twelve requests a minute.
         ("entitlement_403", ("data",), 5.0, "answers"),
         ("ok_empty", ("data",), 5.0, "answers"),
     ],
 )
-def test_from_the_fault_to_the_notification_at_worst(
+def test_a_fault_is_notified_within_two_minutes_at_any_phase(
     tmp_path: Path, outcome: str, which: tuple[str, ...], pace_s: float, rule: str, phase_s: float
 ) -> None:
-    """However the fault lies between two probes, the first notification is of its rule and out within 120 s."""
+    """
+    The first notification names the expected rule and is sent within 120 s, wherever the fault falls between two
+    probes.
+    """
     first = min(sent_of(tmp_path, probes(outcome, which, phase_s, pace_s=pace_s)), key=lambda r: r[2])
     assert first[0] == rule and first[1] in ("notify", "critical") and first[2] - FAULT_S <= 120 - TO_NOTIFY_S, first
 
@@ -98,5 +100,5 @@ def test_from_the_fault_to_the_notification_at_worst(
 @pytest.mark.parametrize("phase_s", [0.0, 2.5, 4.9, 42.0])
 @pytest.mark.parametrize("outcome", ["server_5xx", "rate_limited_429", "ok_empty"])
 def test_a_short_failure_notifies_no_one(tmp_path: Path, outcome: str, phase_s: float) -> None:
-    """A provider that fails once for twelve seconds notifies no one."""
+    """A provider that fails once, for twelve seconds, notifies no one."""
     assert sent_of(tmp_path, probes(outcome, ("liveness", "data"), phase_s, until_s=FAULT_S + 12)) == []

@@ -1,4 +1,4 @@
-"""What the receiver keeps of posted alerts, beside what a real Alertmanager keeps of the same requests."""
+"""Our receiver stores posted alerts as a real Alertmanager does."""
 
 import json
 import time
@@ -26,13 +26,13 @@ from tests.support.system import needs
 
 
 class Both:
-    """A receiver and a real Alertmanager, which are sent the same."""
+    """Our receiver and a real Alertmanager, which get the same requests."""
 
     def __init__(self, ours: str, theirs: str, store: Database):
         self.ours, self.theirs, self.store, self.sent = f"{ours}/api/v2/alerts", f"{theirs}/api/v2/alerts", store, 0
 
     def answers(self, body: bytes) -> tuple[int, int]:
-        """The status of each."""
+        """Return the HTTP status of each."""
         return tuple(self._post(url, body) for url in (self.ours, self.theirs))
 
     @staticmethod
@@ -47,7 +47,7 @@ class Both:
                 return problem.code
 
     def kept(self) -> dict[str, tuple[dict[str, str], dict[str, str], int]]:
-        """What each of ours that still fires says, by its tag: labels, annotations, start."""
+        """Return our active alerts by tag: labels, annotations, start."""
         now_us = clock.micros(clock.now())
         with self.store.reading() as connection:
             rows = connection.execute(sa.select(FOREIGN).where(FOREIGN.c.ends_us > now_us)).all()
@@ -55,7 +55,7 @@ class Both:
         return {labels["tag"]: (labels, *more) for labels, *more in found}
 
     def kept_there(self) -> dict[str, tuple[dict[str, str], dict[str, str], int]]:
-        """The same of Alertmanager's."""
+        """Return Alertmanager's active alerts by tag: labels, annotations, start."""
         return {
             a["labels"]["tag"]: (
                 a["labels"],
@@ -116,9 +116,9 @@ ALERTS = st.fixed_dictionaries(
 )
 
 
-def test_generated_batches(both: Both) -> None:
+def test_generated_batches_are_stored_as_by_alertmanager(both: Both) -> None:
     """
-    Of hundreds of generated batches the receiver answers as Alertmanager does, and keeps the same alerts with the same
+    For generated batches the receiver responds with Alertmanager's status and keeps the same alerts with the same
     labels, annotations and starts.
     """
     compared = [0]
@@ -144,7 +144,7 @@ def test_generated_batches(both: Both) -> None:
             if tag in kept:
                 compared[0] += 1
                 assert kept[tag][:2] == there[tag][:2], found
-                assert abs(max(kept[tag][2], 0) - max(there[tag][2], 0)) < 30e6, found  # Each has a clock of its own.
+                assert abs(max(kept[tag][2], 0) - max(there[tag][2], 0)) < 30e6, found  # The two clocks differ.
 
     same()
     assert compared[0] > 100
@@ -217,10 +217,10 @@ def _cases() -> dict[str, Any]:
     }
 
 
-def test_each_by_itself_and_all_together(both: Both) -> None:
+def test_unusual_alerts_are_stored_as_by_alertmanager(both: Both) -> None:
     """
-    What Alertmanager keeps of odd alerts that are sent one by one, the receiver keeps when they come in one batch; none
-    costs another.
+    The unusual alerts that Alertmanager keeps when sent one by one are those that the receiver keeps from one batch; an
+    invalid alert rejects no other.
     """
     batch = []
     for name, found in _cases().items():
@@ -235,7 +235,8 @@ def test_each_by_itself_and_all_together(both: Both) -> None:
         {tag: labels["case"] for tag, (labels, *_) in found.items() if tag.startswith("c")}
         for found in (both.kept(), both.kept_there())
     )
-    more = {"starts 2026-03-10T10:00:00+0000", "starts 2026-03-10T10:00+01:00"}  # Whose meaning is plain all the same.
+    # Alertmanager rejects these two, but their meaning is clear.
+    more = {"starts 2026-03-10T10:00:00+0000", "starts 2026-03-10T10:00+01:00"}
     assert set(kept.values()) == set(there.values()) | more and len(kept) > 15
 
 
@@ -257,19 +258,19 @@ def test_each_by_itself_and_all_together(both: Both) -> None:
         ),
     ],
 )
-def test_whole_bodies(both: Both, body: bytes, status: int) -> None:
-    """A body as a whole is answered as Alertmanager answers it; a huge batch is kept whole."""
+def test_bodies_get_the_status_of_alertmanager(both: Both, body: bytes, status: int) -> None:
+    """Each body gets the same status as from Alertmanager; a huge batch is stored completely."""
     assert both.answers(body) == (status, status)
     if body.startswith(b"[{"):
         kept, there = ({tag for tag in found if tag.startswith("m")} for found in (both.kept(), both.kept_there()))
         assert kept == there and len(kept) == 3000
 
 
-def test_prometheus_delivers_a_mixed_batch(both: Both, tmp_path: Path) -> None:
+def test_a_batch_from_prometheus_is_stored_as_by_alertmanager(both: Both, tmp_path: Path) -> None:
     """
     A real Prometheus sends one batch to both: a very long description, text in other scripts and with escape sequences,
-    an empty label, a name that is a command, and one label, made by relabelling, that Alertmanager 0.25 refuses. What
-    arrives is the same.
+    an empty label, a name that is a shell command, and a relabelled label that Alertmanager 0.25 rejects. Both keep the
+    same alerts.
     """
     rules_of = [
         {

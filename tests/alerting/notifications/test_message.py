@@ -25,7 +25,7 @@ def page_alone(world: World) -> None:
 
 
 def lines(text: str) -> dict[str, str]:
-    """What a message says, by heading."""
+    """Return the lines of a message by heading."""
     return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
@@ -33,10 +33,8 @@ def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> status.Status:
     return status.status(desk.store, desk.settings, RULES, as_of=desk.now, length=length)
 
 
-def test_whose_requests_fail(tmp_path: Path) -> None:
-    """
-    Where the page's requests fail and ours do not, the message says so, and nowhere that Massive works or is to blame.
-    """
+def test_a_message_names_the_page_when_only_its_requests_fail(tmp_path: Path) -> None:
+    """If only the page's requests fail, the message says so, and does not say that Massive works."""
     desk = Desk(tmp_path, page_alone).live(BEGINS_S + 180)
     said = lines(desk.texts[0])
     assert (
@@ -45,10 +43,10 @@ def test_whose_requests_fail(tmp_path: Path) -> None:
     assert "option data from Massive" not in said.get("Still works", "")
 
 
-def test_a_stop_of_the_apps_server_is_no_outage_of_massive(tmp_path: Path) -> None:
+def test_a_stopped_app_server_notifies_nothing_about_providers(tmp_path: Path) -> None:
     """
-    The page's requests fail with the app's server: ten minutes later nobody was notified of Massive or Tradier, and its
-    alerts say what explains them.
+    If the app's server stops, the page's requests fail, too. Ten minutes later nobody was notified of Massive or
+    Tradier; their alerts are inhibited by the app's.
     """
     desk = Desk(tmp_path, app_down).live(BEGINS_S + 660)
     assert {a["subject"] for m in desk.sent for a in m["alerts"]} == {"app"} and {
@@ -63,7 +61,8 @@ def test_a_stop_of_the_apps_server_is_no_outage_of_massive(tmp_path: Path) -> No
 
 def restarted(world: World) -> None:
     """
-    The app's server is away for twenty seconds and comes back as another process; the page's requests fail meanwhile.
+    Restart the app's server: it is down for twenty seconds and comes back as another process; the page's requests fail
+    meanwhile.
     """
     if world.second < BEGINS_S + 20:
         app_down(world)
@@ -73,16 +72,14 @@ def restarted(world: World) -> None:
 
 
 def test_a_clean_restart_notifies_no_one(tmp_path: Path) -> None:
-    """A clean restart notifies no one of the app or the providers, and is recorded."""
+    """A clean restart notifies no one and is recorded."""
     desk = Desk(tmp_path, restarted).live(BEGINS_S + 720)
     assert desk.sent == [], desk.texts
     assert [t for t in desk.judge.record.transitions(clock.micros(desk.now)) if t[1] == "app_restarts"]
 
 
-def test_since_is_when_it_began(tmp_path: Path) -> None:
-    """
-    Massive fails from 09:45:00: the message, the status and the incident say so, though it took a minute to be sure.
-    """
+def test_since_is_the_beginning_of_the_fault(tmp_path: Path) -> None:
+    """Massive fails from 09:45:00: message and status give that time, although the alert fired later."""
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
     assert "Since: 09:45:00 New York" in desk.texts[0]
     assert {a["since"] for a in view(desk).alerts if a["rule"] == "availability" and a["subject"] == "massive"} == {
@@ -94,24 +91,25 @@ def test_since_is_when_it_began(tmp_path: Path) -> None:
     ("events", "bearable", "expected"),
     [
         ([(1, 0, 1), (2, 0, 1), (3, 1, 1), (4, 1, 1)], 0.01, 3),
-        # One chance failure long before is no part of it.
+        # A single failure long before does not belong to the fault.
         ([(1, 1, 1), *((t, 0, 1) for t in range(2, 150)), (150, 1, 1), (151, 1, 1)], 0.01, 150),
-        ([(1, 1, 1), (2, 0, 1), (3, 1, 1), (4, 0, 1), (5, 1, 1)], 0.01, 1),  # What comes and goes began with the first.
+        # An intermittent fault began with its first failure.
+        ([(1, 1, 1), (2, 0, 1), (3, 1, 1), (4, 0, 1), (5, 1, 1)], 0.01, 1),
         ([(1, 0, 4), (2, 0, 4)], 0.01, None),
         ([], 0.01, None),
     ],
 )
-def test_the_beginning_of_a_stretch(
+def test_a_fault_begins_with_its_first_failure(
     events: list[tuple[int, float, float]], bearable: float, expected: int | None
 ) -> None:
-    """By hand: the stretch up to now whose failures exceed most what is bearable begins with its first failure."""
+    """The fault begins with the first failure of the period up to now that exceeds the accepted failure rate most."""
     assert onset._start(events, bearable) == expected
 
 
-def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
+def test_an_incident_opens_with_the_severity_at_which_it_fired(tmp_path: Path) -> None:
     """
-    Its opening line has the severity and the figure of that instant, though it was worse when the incident was written;
-    the list shows peak and current severity.
+    The first entry of an incident has the severity and the sentence of the time at which the alert fired, also if it
+    was worse when the incident was written. The list shows peak and current severity.
     """
     desk = Desk(tmp_path, massive("server_5xx", errors=0), until_s=BEGINS_S + 240).live(BEGINS_S + 200)
     lifecycle = Incidents(desk.store, desk.settings, RULES)
@@ -153,17 +151,16 @@ def blames_the_app(desk: Desk, length: timedelta = HOUR) -> bool:
 
 
 def test_no_one_is_blamed_after_recovery(tmp_path: Path) -> None:
-    """For the hour after an outage of Massive no panel points at the app."""
+    """After an outage of Massive no panel blames the app."""
     desk = Desk(tmp_path, massive("server_5xx"), until_s=BEGINS_S + 300)
     for after_s in (310, 360, 450, 590, 610, 900, 1500):
         desk.live(BEGINS_S + after_s)
         assert not blames_the_app(desk), after_s
 
 
-def test_who_is_to_blame_is_said_while_it_is_so(tmp_path: Path) -> None:
+def test_the_app_is_blamed_only_while_the_pages_requests_fail(tmp_path: Path) -> None:
     """
-    While the page's requests fail and each of our probes is answered, the panel says to look at the app; once they are
-    answered again it does not.
+    The panel points at the app while the page's requests fail and our probes get responses, and no longer after that.
     """
     desk = Desk(tmp_path, page_alone, until_s=BEGINS_S + 400).live(BEGINS_S + 300)
     assert blames_the_app(desk) and blames_the_app(desk, timedelta(minutes=5))
@@ -177,15 +174,13 @@ def ours_alone(world: World) -> None:
 
 
 def page_socket(world: World) -> None:
-    """The page's socket is closed and does not come back; ours is served."""
+    """The page's socket is closed and does not come back; ours works."""
     world.connected = False
 
 
 @pytest.mark.parametrize("fault", [ours_alone, page_socket, socket_closed], ids=lambda f: f.__name__)
-def test_live_prices_do_not_stop_and_work(tmp_path: Path, fault: Any) -> None:
-    """
-    A message that says live prices have stopped never says that they still work; who sees what, and when, is said.
-    """
+def test_live_prices_are_not_both_failing_and_working(tmp_path: Path, fault: Any) -> None:
+    """A message that live prices have stopped does not say that they still work; it says how old the information is."""
     desk = Desk(tmp_path, fault).live(BEGINS_S + 120)
     stopped = [
         text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "websocket_down" for a in sent["alerts"])
@@ -200,36 +195,36 @@ def test_live_prices_do_not_stop_and_work(tmp_path: Path, fault: Any) -> None:
 
 
 def stopped_and_uncounted(world: World) -> None:
-    """The app's server is gone; the page posts on, and its counts stand still."""
+    """The app's server is down; the page still posts, but its counters do not increase."""
     app_down(world)
     world.counts = False
 
 
 def refused_and_uncounted(world: World) -> None:
-    """Massive refuses our key; the page counts no request that was refused so, and asks for nothing else."""
+    """Massive rejects our key; the page does not count rejected requests and sends no others."""
     massive("auth_401")(world)
     world.counts, world.errors = False, 1
 
 
 def slow(world: World) -> None:
-    """The app's server takes three seconds for each answer."""
+    """The app's server takes three seconds for each response."""
     world.seconds["app"] = 3.0
 
 
 def no_plan(world: World) -> None:
-    """The fallback refuses its options; its quotes go on."""
+    """Tradier's plan does not include options; its quotes still work."""
     world.every("entitlement_403", ("data", "tradier"))
 
 
 def ours_closed(world: World) -> None:
-    """Our own socket is closed; the page's flag stays."""
+    """Our own socket is closed; the page still reports its socket as connected."""
     world.every("closed", ("socket", "app"))
 
 
-def test_a_flag_is_no_message(tmp_path: Path) -> None:
+def test_a_connected_flag_does_not_show_that_live_prices_work(tmp_path: Path) -> None:
     """
-    Where our own connection is closed and the page's flag stays, the message does not say that live prices work for the
-    page.
+    If our own socket is closed and the page still reports its socket as connected, the message does not say that live
+    prices work for the page.
     """
     desk = Desk(tmp_path, ours_closed).live(BEGINS_S + 120)
     assert (
@@ -238,8 +233,8 @@ def test_a_flag_is_no_message(tmp_path: Path) -> None:
     )
 
 
-def test_counts_that_stand_still_say_nothing(tmp_path: Path) -> None:
-    """What the page last counted before the trouble is not said to work now, however new its post."""
+def test_counters_without_increase_do_not_show_that_anything_works(tmp_path: Path) -> None:
+    """Counters that have not increased since the fault began are not reported as working, however new the post is."""
     for name, fault in (("a", stopped_and_uncounted), ("b", refused_and_uncounted)):
         desk = Desk(tmp_path / name, fault).live(BEGINS_S + 300)
         late = [text for text, sent in zip(desk.texts, desk.sent) if sent["after_s"] > 75 or name == "a"]
@@ -254,8 +249,8 @@ def test_counts_that_stand_still_say_nothing(tmp_path: Path) -> None:
         assert "works: the app's page" not in standing["massive"].words
 
 
-def test_a_slow_server_does_not_work(tmp_path: Path) -> None:
-    """A server that answers after three seconds is said to be slow, and how slow; nowhere that it works."""
+def test_a_slow_server_is_not_reported_as_working(tmp_path: Path) -> None:
+    """A server that takes three seconds is reported as slow, with its p95, and nowhere as working."""
     desk = Desk(tmp_path, slow).live(BEGINS_S + 300)
     text = next(
         text
@@ -267,10 +262,10 @@ def test_a_slow_server_does_not_work(tmp_path: Path) -> None:
     assert lines(text)["Do first"].startswith(RULES["app_response_time"].action)
 
 
-def test_a_fallback_without_options_is_missing(tmp_path: Path) -> None:
+def test_a_fallback_without_options_is_not_an_outage(tmp_path: Path) -> None:
     """
-    A plan that does not cover options is no outage: the message says what is answered, and that nobody would serve in
-    Massive's place.
+    If Tradier's plan does not include options, the message says to check the plan, and that no provider can replace
+    Massive.
     """
     desk = Desk(tmp_path, no_plan).live(BEGINS_S + 420)
     text = next(
@@ -283,17 +278,14 @@ def test_a_fallback_without_options_is_missing(tmp_path: Path) -> None:
 
 
 def two_causes(world: World) -> None:
-    """Massive takes connections and answers nothing; Tradier refuses our key."""
+    """Massive accepts connections and does not respond; Tradier rejects our key."""
     world.every("timeout", ("liveness", "massive"), ("data", "massive"))
     world.every("auth_401", ("liveness", "tradier"), ("data", "tradier"))
     world.fails |= {"massive": 1.0, "tradier": 1.0}
 
 
 def test_two_causes_are_both_named(tmp_path: Path) -> None:
-    """
-    Where each provider fails in its own way, the first line names both, and what to do first has the key that we can
-    mend ourselves.
-    """
+    """If each provider fails for a different cause, the first line names both, and there is a first action for each."""
     desk = Desk(tmp_path, two_causes).live(BEGINS_S + 240)
     text = desk.texts[0]
     assert all(
@@ -317,12 +309,12 @@ def test_no_provider_available_is_stated(tmp_path: Path) -> None:
 
 
 def answers_nothing(world: World) -> None:
-    """Massive answers the data route with nothing in it, which the page counts as a success."""
+    """Massive's data responses are empty, which the page counts as successes."""
     world.every("ok_empty", ("data", "massive"))
 
 
-def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
-    """That the page's requests succeed says nothing where the answers are empty."""
+def test_an_empty_response_is_not_a_success(tmp_path: Path) -> None:
+    """The page counts empty responses as successes; the message does not report them as working."""
     desk = Desk(tmp_path, answers_nothing).live(BEGINS_S + 300)
     assert (
         "works: " not in lines(desk.texts[0])["Does not work"]
@@ -330,10 +322,10 @@ def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
     ), desk.texts[0]
 
 
-def test_the_page_does_not_see_units_nor_missing_contracts(tmp_path: Path) -> None:
+def test_the_pages_validation_does_not_show_that_units_or_chains_work(tmp_path: Path) -> None:
     """
-    Where Greeks come in other units, or a chain in part, the message does not say that they work by the page's
-    validation.
+    If Greeks have other units or chains are incomplete, the message does not say that they work, although the page's
+    validation passes.
     """
     desk = Desk(tmp_path / "units", units).live(BEGINS_S + 240)
     assert "in unusual units" in lines(desk.texts[0])["Does not work"] and "Works again" not in lines(desk.texts[0]), (
@@ -347,8 +339,8 @@ def test_the_page_does_not_see_units_nor_missing_contracts(tmp_path: Path) -> No
 
 def test_the_newest_source_decides() -> None:
     """
-    By hand: of two sources the newest decides where the other is old, both are named where both are new; of none
-    nothing is known.
+    Of two sources the newer one decides if the other is old; if both are recent, both are named; without a source the
+    state is unknown.
     """
     page, probe = impact.Report(True, "the app's page", 240.0), impact.Report(False, "our probes", 4.0)
     assert impact._combine("it", "prices", [page, probe]) == ("fails", "it (our probes, 4 s ago)", "prices")
@@ -365,10 +357,10 @@ def test_the_newest_source_decides() -> None:
     assert impact._combine("it", "prices", []).state == "unknown"
 
 
-def test_a_diagnosis_that_fails_blocks_nothing(
+def test_a_failing_diagnosis_does_not_block_notifications(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """People are notified without a cause, and what failed is said, once."""
+    """If the diagnosis fails, people are notified without a cause, and the error is logged once."""
 
     def broken(view: Any) -> None:
         raise ZeroDivisionError("made up")
@@ -384,7 +376,7 @@ def test_a_diagnosis_that_fails_blocks_nothing(
 
 
 def test_two_problems_are_two_notifications(tmp_path: Path) -> None:
-    """An outage of Massive does not explain a growing page: people are notified of both, each with its cause."""
+    """An outage of Massive does not explain growing memory: people are notified of both, each with its cause."""
 
     def both(world: World) -> None:
         massive("server_5xx")(world)
@@ -405,14 +397,14 @@ def test_two_problems_are_two_notifications(tmp_path: Path) -> None:
     }
 
 
-# So long nobody is served by the app's socket, and up to then it is reported that only new connections are.
+# Until `LOST_S` no connection receives messages; until `SERVED_S` the probe reports that only new connections do.
 LOST_S, SERVED_S = 240, 360
 
 
 def upstream_lost(world: World) -> None:
     """
-    The app loses its upstream and connects again four minutes later: who was connected is never served again, and
-    counts its connection as open.
+    The app loses its upstream and reconnects four minutes later: pages connected before never receive messages again,
+    but still report their socket as connected.
     """
     after_s = world.second - BEGINS_S
     if after_s <= SERVED_S:
@@ -420,10 +412,10 @@ def upstream_lost(world: World) -> None:
         world.dead_s = BEGINS_S
 
 
-def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
+def test_an_alert_stays_until_pages_connected_before_are_reloaded(tmp_path: Path) -> None:
     """
-    After the app's upstream is back, and our own socket with it, the alert goes on for the page that was connected
-    before, until it is loaded again.
+    After the app's upstream and our own socket are back, the alert of the page that was connected before continues
+    until the page is reloaded.
     """
     desk = Desk(tmp_path, upstream_lost).live(BEGINS_S + 900)
     assert "over" not in [m["kind"] for m in desk.sent], desk.texts
@@ -438,7 +430,7 @@ def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
     ) and found.confidence >= 0.9, found
     (prices,) = [thing for thing in impact.things(seen) if thing.about == "prices"]
     assert prices.state == "fails" and "pages connected before 09:45:00 New York receive no messages" in prices.words
-    desk.page = PageOf(BEGINS_S + 900)  # It is refreshed.
+    desk.page = PageOf(BEGINS_S + 900)  # The page is reloaded.
     desk.live(BEGINS_S + 1200)
     assert desk.sent[-1]["kind"] == "over" and not [a for a in view(desk).alerts if a["rule"] == "websocket_down"], (
         desk.texts[-1]
@@ -448,8 +440,11 @@ def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "healed", ["loaded since", "its flag went down", "the server was started anew", "old connections are served again"]
 )
-def test_a_page_that_is_served_is_not_accused(tmp_path: Path, healed: str) -> None:
-    """Where the page has a new connection, or older ones are served too, the trouble is over with our own."""
+def test_a_socket_alert_resolves_if_pages_receive_messages_again(tmp_path: Path, healed: str) -> None:
+    """
+    If the page has a new connection, or old connections receive messages again, the alert is resolved with our own
+    socket's recovery.
+    """
 
     def fault(world: World) -> None:
         upstream_lost(world)
@@ -475,10 +470,10 @@ def refused_while_starved(world: World) -> None:
         world.every("rate_limited_429", ("liveness", "massive"), ("data", "massive"))
 
 
-def test_what_massive_answers_names_the_alert_though_our_machine_is_busy(tmp_path: Path) -> None:
+def test_a_provider_cause_comes_first_while_our_machine_is_busy(tmp_path: Path) -> None:
     """
-    That our own machine is busy is another trouble: what Massive answers is sure all the same, comes first, and names
-    the alert that it sets off.
+    A busy machine of ours is a separate fault: the cause at Massive is still certain, comes first, and is named in its
+    alert's message.
     """
     desk = Desk(tmp_path, refused_while_starved).live(BEGINS_S + 300)
     text = next(

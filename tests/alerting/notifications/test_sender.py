@@ -1,5 +1,6 @@
 """
-From alert to person: the demo's day notifies the right roles, a dead collector is noticed, and texts are complete.
+Notifications end to end: the demo's day notifies the right roles, a dead collector is detected, and messages are
+complete.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ KEEPS_PASSED = "-all"
 
 
 class Day:
-    """The demo's scripted day as a desk lives it: judged and told at every step of a clock that is set by hand."""
+    """The demo's scripted day, evaluated and notified at every step of a clock that is set by hand."""
 
     def __init__(self, home: Path, url: str, begins: str, keeps_passed: bool = False, **contacts: Any):
         self.at = at(begins)
@@ -60,7 +61,7 @@ class Day:
         )
 
     def _come(self) -> None:
-        """The posts of the time that has gone by."""
+        """Store the posts up to the current time."""
         come = []
         while self._waiting and clock.instant(self._waiting[-1].ts_us) <= self.at:
             come.append(self._waiting.pop())
@@ -82,13 +83,13 @@ class Day:
 
 @pytest.fixture
 def got() -> list[tuple[str, dict[str, Any]]]:
-    """Where each message went, and what it was."""
+    """The received messages: where each went, and its body."""
     return []
 
 
 @pytest.fixture
 def hook(got: list[tuple[str, dict[str, Any]]]) -> Any:
-    """A receiver; what had begun and ended before a test's day began is let go of."""
+    """A receiver that ignores summaries of alerts that were resolved before the test's start."""
 
     def answer(r: Request) -> Answer:
         body = json.loads(r.body)
@@ -102,8 +103,8 @@ def hook(got: list[tuple[str, dict[str, Any]]]) -> Any:
 
 def test_an_outage_sends_three_notifications(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
     """
-    The outage of Massive notifies the Tech Lead, then everybody as it lasts, then all of them at its end; its effects
-    notify no one.
+    The outage of Massive notifies the Tech Lead, then all roles when it escalates, then all of them when it is
+    resolved. Its effects notify no one.
     """
     outage = next(t for t in scripted().faults if t.name == "massive_outage")
     day = Day(tmp_path, hook, "11:15")
@@ -135,7 +136,7 @@ def test_an_outage_sends_three_notifications(tmp_path: Path, hook: str, got: lis
 def test_an_acknowledged_alert_is_not_escalated(
     tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """The burst of bad Greeks escalates without acknowledgement, and does not with one."""
+    """The burst of bad Greeks is escalated without an acknowledgement and not with one."""
     for who, expected in (("", ["firing", "rose", "unheard"]), ("Ann", ["firing", "rose"])):
         got.clear()
         day = Day(tmp_path / (who or "nobody"), hook, "10:05")
@@ -146,9 +147,12 @@ def test_an_acknowledged_alert_is_not_escalated(
         assert [m["kind"] for _, m in got] == expected
 
 
-def test_notified_late_after_a_downtime(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+def test_alerts_of_a_downtime_are_notified_late(
+    tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
+) -> None:
     """
-    After a morning without processes, resolved alerts come in one summary and firing ones at once, marked as late.
+    After a morning in which no process ran, resolved alerts come in one summary and firing ones at once, marked as
+    late.
     """
     day = Day(tmp_path, hook, "09:31", keeps_passed=True)
     day.live("09:32", 60)
@@ -164,9 +168,10 @@ def test_notified_late_after_a_downtime(tmp_path: Path, hook: str, got: list[tup
     assert "[late] resolved before anyone was notified: 3 alerts" in passed[0]["text"]
 
 
-def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_channel_is_retried_and_blocks_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    While one channel fails the other is sent; the failing one is retried with increasing delay and expires after a day.
+    While one channel fails, the other is sent. Deliveries to the failing one are retried with increasing delay and
+    expire after a day.
     """
     well: list[tuple[str, str]] = []
     broken = [True]
@@ -202,7 +207,7 @@ def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str) -> None:
-    """What still works is read as of the time of the message, so a late message has the same text."""
+    """A message that is sent late has the same text: what still works is read as of the time of the message."""
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25")
     (first, _), *_ = day.notifying.notifications.deliveries()
@@ -212,8 +217,10 @@ def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str)
     assert later.sender.rendered(first.message).plain == words
 
 
-def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, Any]]]) -> None:
-    """A message silenced while its channel fails is sent only after the silence."""
+def test_a_message_silenced_while_its_channel_fails_waits_for_the_silence(
+    tmp_path: Path, got: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """A message that is silenced while its channel fails is sent only after the silence."""
     broken = [True]
 
     def answer(r: Request) -> Answer:
@@ -241,8 +248,8 @@ def test_an_internal_error_does_not_stop_other_channels(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
-    An internal error in one channel is logged and its message retried; other channels continue; failed planning is
-    unhealthy.
+    An internal error in one channel is logged and its message is retried; other channels continue. If planning fails,
+    the tasks are unhealthy.
     """
     from opslib.alerting.notifications import channels
 
@@ -273,7 +280,7 @@ def test_an_internal_error_does_not_stop_other_channels(
     assert "notification of people failed: ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None:
+def test_a_message_holds_no_secret_in_any_format(tmp_path: Path) -> None:
     """A secret in an external alert is redacted before its text is escaped or cut."""
     from opslib.alerting.notifications import external_alerts
     from opslib.alerting.notifications.store import NotificationStore
@@ -306,8 +313,8 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
 
 def test_what_works_is_read_from_probes(tmp_path: Path, hook: str) -> None:
     """
-    By the demo's probes Tradier serves during the outage; without a fallback no provider does; without probes it is
-    unknown.
+    By the demo's probes Tradier works during the outage; without a fallback no provider can serve; without probes the
+    state is unknown.
     """
     from opslib.dashboard import status
     from opslib.simulation.demo_day import probe_samples, replay
@@ -351,7 +358,7 @@ def test_what_works_is_read_from_probes(tmp_path: Path, hook: str) -> None:
 
 
 def test_a_mail_has_the_picture_of_its_panel(tmp_path: Path, hook: str) -> None:
-    """A channel that accepts pictures gets the panel as of the message's time; for others none is drawn."""
+    """A channel that accepts pictures gets the panel as of the message's time; other channels get none."""
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25", 30)
     (first, _), *_ = day.notifying.notifications.deliveries()
@@ -378,8 +385,8 @@ def test_external_text_is_not_markup() -> None:
 
 def test_a_dead_collector_is_replaced(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
     """
-    A collector that died is noticed by another process, which evaluates and notifies; a stopped one, or a closed
-    market, is not.
+    Another process detects a dead collector, then evaluates and notifies. It does not if the collector was stopped or
+    the market is closed.
     """
     day = Day(tmp_path, hook, "10:45")
 
@@ -418,7 +425,7 @@ def test_a_dead_collector_is_replaced(tmp_path: Path, hook: str, got: list[tuple
 def test_the_receiver_notifies_of_a_dead_collector(
     tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """A collector is killed: `ops serve` notifies DevOps, and of the resolution when a new one runs."""
+    """When a collector is killed, `ops serve` notifies DevOps, and again when a new collector resolves the alert."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "settings.toml").write_text(
@@ -460,7 +467,7 @@ def _until(holds: Any, within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)  # Another process can only be awaited.
+        time.sleep(0.05)  # The other process signals nothing, so poll.
 
 
 def test_the_heartbeat_service_is_called(tmp_path: Path) -> None:
@@ -476,7 +483,7 @@ def test_the_heartbeat_service_is_called(tmp_path: Path) -> None:
         day.judge.settings = settings
         send = partial(collector.send_heartbeat, day.judge, day.notifying)
         asyncio.run(send())
-        assert beats == []  # Nothing was judged yet.
+        assert beats == []  # Nothing was evaluated yet.
         day.judge.evaluate_due()
         asyncio.run(send())
         assert len(beats) == 1
@@ -486,7 +493,7 @@ def test_the_heartbeat_service_is_called(tmp_path: Path) -> None:
 
 
 def test_a_collector_is_healthy_while_it_evaluates(tmp_path: Path) -> None:
-    """A collector that evaluated recently is healthy, even without anything due; after a minute without it is not."""
+    """A collector is healthy if it evaluated within the last minute."""
     day = Day(tmp_path, "http://127.0.0.1:1", "10:45")
     assert not day.judge.healthy
     day.judge.evaluate_due()
@@ -495,14 +502,14 @@ def test_a_collector_is_healthy_while_it_evaluates(tmp_path: Path) -> None:
     assert not day.judge.healthy
 
 
-def test_the_commands(
+def test_ack_silence_and_notify_commands(
     tmp_path: Path,
     hook: str,
     got: list[tuple[str, dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ops ack, silence and notify do what they say, reject invalid input, and support JSON."""
+    """`ops ack`, `silence` and `notify` take effect, reject invalid input, and print JSON on request."""
     from opslib.cli import main
 
     day = Day(tmp_path, hook, "11:20")
@@ -523,7 +530,7 @@ def test_the_commands(
         and day.notifying.notifications.acks()[alert][0] == "Ann"
     )
     taken = json.loads(ops("status", "--as-of", "2026-03-10T11:25", "-o", "json")[1])["alerts"]
-    assert {a["id"]: a["acked_by"] for a in taken}[alert] is None  # Of that moment: it was taken only now.
+    assert {a["id"]: a["acked_by"] for a in taken}[alert] is None  # As of that time it was not acknowledged yet.
     code, said = ops("ack", alert[:-2], "--by", "Ann", "--as-of", "2026-03-10T11:25")
     assert code == 64 and f"Did you mean '{alert}'" in said
     code, said = ops(

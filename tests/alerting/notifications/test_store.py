@@ -1,5 +1,6 @@
 """
-Stored notifications: planned once, sent at least once and in order, whatever process dies; nothing within a silence.
+Stored notifications: planned once, sent at least once and in order even if a process is killed, and not within a
+silence.
 """
 
 import json
@@ -39,7 +40,7 @@ class Desk:
         self.notifications = NotificationStore(self.store, "desk")
 
     def plan(self, seconds: float) -> list[dict]:
-        """What is written down to be told at a moment."""
+        """Plan notifications at `seconds`; return the messages."""
         self.at_s = seconds
         return [self.notifications.message(name) for name in self.notifications.plan(self.contacts, RULES)]
 
@@ -52,8 +53,10 @@ def desk(store_url: str) -> Desk:
     return Desk(store_url)
 
 
-def test_planned_once(desk: Desk) -> None:
-    """Alerts that fire together in one panel are one message, however often they are planned; the end is another."""
+def test_a_notification_is_planned_once(desk: Desk) -> None:
+    """
+    Alerts of one panel that fire together are one message, however often they are planned; their resolution is another.
+    """
     fires(desk.store, "desk", 100, "firing")
     assert desk.plan(104) == []
     made = desk.plan(115)
@@ -82,12 +85,12 @@ def test_a_claim_is_exclusive_until_it_expires(desk: Desk) -> None:
     assert [d.state for d, _ in desk.notifications.deliveries() if d.message == again.message] == [SENT]
     desk.notifications.failed(again, "late", 1)
     desk.notifications.expired(again)
-    # What was sent stays so.
+    # A sent delivery stays sent.
     assert [d.state for d, _ in desk.notifications.deliveries() if d.message == again.message] == [SENT]
 
 
 def test_a_group_is_sent_in_order(desk: Desk) -> None:
-    """On one channel a resolution never overtakes its alert; another group does not wait."""
+    """On one channel a resolution never overtakes its alert; other groups do not wait."""
     fires(desk.store, "desk", 100, "firing")
     desk.plan(115)
     first = desk.claim()
@@ -126,7 +129,7 @@ def test_an_expired_delivery_is_kept(desk: Desk) -> None:
 
 
 def test_notify_waits_for_working_hours(store_url: str) -> None:
-    """Outside a role's hours a notify waits; a critical alert does not."""
+    """Outside a role's hours an alert of severity notify waits; a critical one does not."""
     late = Contacts(
         {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
     )
@@ -160,7 +163,7 @@ def test_a_waiting_delivery_blocks_nothing(store_url: str) -> None:
     assert [m["kind"] for m in found if m["panel"] == "greeks"] == ["firing", "rose"]
 
 
-def test_the_end_goes_where_the_beginning_went(store_url: str) -> None:
+def test_a_resolution_goes_to_every_channel_of_the_alert(store_url: str) -> None:
     """A resolution goes to every channel that got the alert; deliveries to removed channels expire."""
     desk = Desk(store_url, Contacts(HOOKED.roles, HOOKED.channels | {"other": Channel("other", "terminal")}))
     fires(desk.store, "desk", 100, "firing")
@@ -176,8 +179,10 @@ def test_the_end_goes_where_the_beginning_went(store_url: str) -> None:
     assert {d.state for d, _ in desk.notifications.deliveries() if d.channel == "hook"} == {EXPIRED}
 
 
-def test_a_clock_that_was_set_back(store_url: str) -> None:
-    """Messages written while the clock was two hours ahead are sent after it was corrected."""
+def test_notifications_are_sent_after_the_clock_is_set_back(store_url: str) -> None:
+    """
+    An entry written while the clock was two hours ahead does not block notifications after the clock is corrected.
+    """
     desk = Desk(store_url)
     desk.at_s = 7200
     desk.notifications.ack("x", "Ann")
@@ -187,10 +192,7 @@ def test_a_clock_that_was_set_back(store_url: str) -> None:
 
 
 def test_actions_are_committed_at_once(store_url: str) -> None:
-    """
-    A silence, its expiry and an acknowledgement are visible to other processes before the command returns, and never
-    change.
-    """
+    """A silence, its expiry and an acknowledgement are visible to other processes before the command returns."""
     desk = Desk(store_url)
     made = desk.notifications.silence("Ann", "maintenance", timedelta(hours=2), rule="availability", subject="massive")
     desk.notifications.ack("availability-massive", "Ben", "on it")
@@ -236,9 +238,10 @@ def test_an_older_database_sends_nothing_old(store_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_every_notification_is_sent(store_url: str, tmp_path: Path) -> None:
+def test_kills_lose_no_notification(store_url: str, tmp_path: Path) -> None:
     """
-    Killed at hundreds of random moments, with good, failing and slow receivers: every start and end is sent, in order.
+    With kills at hundreds of random moments and good, failing and slow receivers, every start and end is sent, in
+    order.
     """
     wanted, seed, place = KILLS[store_url.split(":")[0]], random.SystemRandom().randrange(10**6), tmp_path / "received"
     print(f"seed {seed}")
