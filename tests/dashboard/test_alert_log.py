@@ -1,5 +1,5 @@
 """
-What alerts did is told from the record, says what it lacks, and reads the same in the shell, the notebook and JSON.
+Test the alert log: it comes from the record, names what the record lacks, and is the same in shell, notebook and JSON.
 """
 
 import json
@@ -25,7 +25,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """A desk whose scripted day was judged as it came."""
+    """Return a desk with the scripted day, whose alerts were evaluated as the posts arrived."""
     folder = tmp_path_factory.mktemp("judged")
     found = Desk(settings.Settings(home=folder, app="desk"), lambda: CLOSES)
     world = [time_parsing.parse(f"{days.DAY}T09:30")]
@@ -38,19 +38,16 @@ def desk(tmp_path_factory):
     return found
 
 
-def test_the_record_and_a_replay_say_the_same(desk):
-    """What a collector recorded is what judging anew says, row for row."""
+def test_the_record_and_a_replay_are_equal(desk):
+    """The changes that a collector recorded equal those of a replay, row for row."""
     end = CLOSES + timedelta(seconds=5)
     record, replayed = desk.alerts(end, "6h30m"), desk.alerts(end, "6h30m", replay=True)
     assert record.as_json() == replayed.as_json() and len(record.changes) > 10
     assert record.missing == "" and record.active == replayed.active
 
 
-def test_the_answer_leads_to_the_runbook(desk):
-    """
-    What fires now is told with its value, its limit, what to do, who does it, and the runbook; what is explained away
-    comes after.
-    """
+def test_a_firing_alert_is_listed_with_its_runbook(desk):
+    """A firing alert is listed with its value, its limit and its runbook; inhibited alerts follow."""
     at = time_parsing.parse(f"{days.DAY}T11:30")
     said = repr(desk.alerts(at, "2h").summary)
     first, second, *rest = said.splitlines()
@@ -74,7 +71,7 @@ def test_the_title_names_the_length_and_the_exact_window(desk: Desk) -> None:
     assert titles[1].startswith("Alerts fired in the last 6 h 30 min: 2026-03-10 13:30:00 UTC (09:30:00 New York) to ")
 
 
-def test_what_fires_has_its_value_then_and_now(desk: Desk) -> None:
+def test_a_firing_alert_has_its_value_then_and_now(desk: Desk) -> None:
     """A firing alert is listed with its value when it fired and the one now; the table has the worse of both."""
     at = days.at("11:30")
     log = desk.alerts(at, "2h")
@@ -85,7 +82,7 @@ def test_what_fires_has_its_value_then_and_now(desk: Desk) -> None:
     assert log.as_json() == [c.as_json(desk.rules, log.incidents.get(c.alert)) for c in log.changes]
 
 
-def test_a_verdict_below_its_alerts_says_why(desk: Desk) -> None:
+def test_a_verdict_milder_than_its_alerts_has_the_reason(desk: Desk) -> None:
     """An alert may fire although the verdict over an hour is milder; the status says that their windows differ."""
     views = (desk.status(days.at("11:22") + timedelta(seconds=10 * n)) for n in range(15))
     view = next(v for v in views if any(a["state"] == "firing" and a["severity"] == "critical" for a in v.alerts))
@@ -95,8 +92,8 @@ def test_a_verdict_below_its_alerts_says_why(desk: Desk) -> None:
     assert "firing, up to" not in repr(desk.status(days.at("11:45")))
 
 
-def test_what_still_fires_is_shown_at_its_worst(tmp_path):
-    """The newest moment of the record knows the worst value of an alert that still fires."""
+def test_a_firing_alert_has_its_worst_value(tmp_path):
+    """At the newest recorded moment, an alert that still fires has its worst value, as in a replay."""
     at = time_parsing.parse(f"{days.DAY}T15:30")
     found = Desk(settings.Settings(home=tmp_path, app="desk"), lambda: at)
     store = Database(found.settings.url, lambda: at)
@@ -106,20 +103,20 @@ def test_what_still_fires_is_shown_at_its_worst(tmp_path):
     assert record.as_json() == replayed.as_json() and any(r.over_us is None for r in record.changes)
 
 
-def test_known_at_shows_what_was_on_record_then(desk):
-    """What was not recorded by a moment is not shown as known at it."""
+def test_known_at_excludes_what_was_recorded_later(desk):
+    """With `known_at`, changes that were recorded later are not shown."""
     assert desk.alerts(CLOSES, "6h30m", time_parsing.parse(f"{days.DAY}T09:31")).changes == []
 
 
-def test_a_moment_in_between_is_reported_as_of_then(desk):
-    """As of half past eleven the outage still fires, though the record knows its end."""
+def test_an_alert_still_fires_as_of_a_moment_before_its_end(desk):
+    """As of 11:30 the outage's alert is firing, although the record has its end."""
     rows = {(r.rule, r.severity): r for r in desk.alerts(time_parsing.parse(f"{days.DAY}T11:30"), "2h").changes}
     assert rows["availability", "critical"].state == "firing" and rows["availability", "critical"].over_us is None
     assert rows["gamma_zero", "critical"].state == "fell"
 
 
-def test_status_reads_its_alerts_off_the_record(desk):
-    """`ops status` shows the alerts of the record with their ids, and by the looks alone where nobody judged."""
+def test_status_takes_its_alerts_from_the_record(desk):
+    """`ops status` shows the recorded alerts with their ids; without a record it evaluates the snapshots."""
     at = time_parsing.parse(f"{days.DAY}T11:30")
     recorded = desk.status(at).alerts
     assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [
@@ -132,10 +129,8 @@ def test_status_reads_its_alerts_off_the_record(desk):
     }
 
 
-def test_noise_and_waiting_are_counted(desk):
-    """
-    Every rise has its waiting time, and each rule its count of told, noted and explained away; together they are all.
-    """
+def test_lead_times_and_noise_cover_every_change(desk):
+    """Each severity change has a lead time, and each rule its counts, which add up to all changes."""
     log = desk.alerts(CLOSES, "6h30m")
     assert repr(log.lead_times).count("\n") == len(log.changes) + 1
     rows = [line.split("  ") for line in repr(log.noisiest).splitlines()[2:]]
@@ -144,24 +139,26 @@ def test_noise_and_waiting_are_counted(desk):
 
 
 def test_budgets_show_both_windows(desk):
-    """Each rung of each budget is shown with both its windows; of a day alone the longest is unknown."""
+    """Each severity of each budget is shown with both its windows; with one day of data the longest is unknown."""
     said = repr(desk.alerts(time_parsing.parse(f"{days.DAY}T11:40"), "2h").burning)
     assert "times over 1 h" in said and "times over 5 min" in said and "unknown" in said
     assert len(said.splitlines()) == 2 + 3 * 3
 
 
-def test_text_from_outside_is_inert(desk):
-    """A name that is markup does nothing in a notebook or report."""
+def test_text_from_outside_is_escaped(desk):
+    """Markup in a name is escaped in notebooks and reports."""
     log = desk.alerts(CLOSES, "6h30m")
     log.changes[0].sentence = log.changes[0].inhibited_by = HOSTILE
     for part in (log.fired, log.summary):
         assert HOSTILE not in part.html and "<img" not in part.markdown
 
 
-def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
+def test_the_command_says_that_nothing_was_evaluated(home, tmp_path, capsys):
     """
-    Where nobody judged, `ops alerts` says so and ends with 3; `--replay` ends with 0 and the rows of the contract; no
-    app at all is said too.
+    Without a record `ops alerts` says so and exits with 3; with `--replay` it exits with 0 and prints the contract's
+    rows.
+
+    It also exits with 3 without any app, and with 64 if the window ends before it begins.
     """
     recording = tmp_path / "day.jsonl"
     recording.write_text("\n".join(days.line(p) for p in days.posts()))
@@ -196,8 +193,8 @@ def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
     assert main(["alerts", "--from", f"{days.DAY}T12:00", "--to", f"{days.DAY}T09:30"]) == 64
 
 
-def test_a_rule_that_is_gone_breaks_no_row():
-    """A record made by a rule that this table does not have can still be read."""
+def test_a_row_of_a_removed_rule_can_be_read():
+    """A row that was recorded under a rule that no longer exists can still be read."""
     from opslib.alerting.alerts import Transition
 
     gone = Transition(
@@ -225,10 +222,10 @@ def test_a_rule_that_is_gone_breaks_no_row():
     assert history.active_alerts([gone], rules.load())[0]["runbook"] is None
 
 
-def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:
+def test_an_alert_of_a_removed_rule_is_listed(desk: Desk) -> None:
     """
-    An alert recorded under a rule that today's table does not have is listed, and says so; asked for by name, the rule
-    is refused by name.
+    An alert of a rule that no longer exists is listed with a remark; an unknown rule name is rejected with a
+    suggestion.
     """
     shown = desk.alerts(days.at("11:30"), "1d")
     assert shown.active

@@ -26,7 +26,7 @@ TABLE = healthy()
 
 
 def answering(request: Request, *, tradier_down: bool = False) -> Answer:
-    """Both providers at one address: Massive's chain in two pages, Tradier's by expiration."""
+    """Serve both providers at one address: Massive's chain in two pages, Tradier's by expiration."""
     path, query = request.path, request.query
     if "/v3/snapshot/options/" in path:
         pages = massive(TABLE)
@@ -70,7 +70,7 @@ def asked(
     return found[0]
 
 
-def test_fetched_from_both(tmp_path: Path) -> None:
+def test_a_chain_is_compared_between_providers(tmp_path: Path) -> None:
     """Massive's chain is evaluated and compared with Tradier's, contract by contract."""
     view = asked(tmp_path, answering, "SPY")
     values = view.as_json()
@@ -124,7 +124,7 @@ def test_no_provider(tmp_path: Path) -> None:
         asked(tmp_path, lambda r: as_json({"error": "Unknown API Key"}, 401), "SPY", urls=("MASSIVE",))
 
 
-def test_as_the_collector_kept_it(tmp_path: Path) -> None:
+def test_a_stored_chain_is_used_as_of_a_moment(tmp_path: Path) -> None:
     """As of a moment it is the last chain stored by then, with the age of its quotes when it was fetched."""
     at = desk.open("desk", tmp_path, {})
     SampleStore(at.store, "desk").keep_chain(

@@ -25,7 +25,7 @@ BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A running simulated world in market hours."""
+    """Run a simulated world in market hours, without a fault."""
     with World(BEGINS, speed=1.0) as lever:
         monkeypatch.setenv("OPS_CLOCK", lever.environ["OPS_CLOCK"])
         yield lever
@@ -33,7 +33,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 @pytest.fixture
 def web_page() -> Iterator[str]:
-    """The address of an app that returns its web page for every path, as the real one does."""
+    """Serve an app that returns its web page for every path, as the real one does; yield its address."""
     loop, ready, found = asyncio.new_event_loop(), threading.Event(), list[str]()
     stop = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The live dashboard under its browser: what stands on it, what is told of a change, who reads the store, and when."""
+"""Test the live dashboard without a browser: its content, its updates, its requests, and when the database is read."""
 
 import json
 import random
@@ -36,12 +36,12 @@ from tests.support.snapshots import CLOSES, OPENS
 
 AT = datetime(2026, 3, 10, 15, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-HEADER_BYTES = 627  # Of a message that says four numbers, measured: reference/notebooks.md of the design.
+HEADER_BYTES = 627  # Size of the rest of a message with four numbers, as measured.
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """The demo's desk at the end of its day."""
+    """Return the demo's desk at the end of its day."""
     return Desk(demo.laid_out(tmp_path_factory.mktemp("live")), lambda: CLOSES)
 
 
@@ -51,7 +51,7 @@ def feed(desk: Desk) -> Feed:
 
 
 def taken_in(before: list[str], change: str) -> list[str]:
-    """What a browser makes of a change: place by place."""
+    """Apply an update to the places, as the browser does."""
     parts = change.split(BETWEEN)
     assert len(parts) == len(before)
     changed = {place: "" if now == BLANK else now for place, now in enumerate(parts) if now}
@@ -59,7 +59,7 @@ def taken_in(before: list[str], change: str) -> list[str]:
 
 
 class Listening:
-    """A view's end of the wire."""
+    """A view that keeps the messages it receives."""
 
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []
@@ -72,10 +72,8 @@ class Listening:
         self.came.set()
 
 
-def test_changes_add_up_to_the_moment(feed: Feed) -> None:
-    """
-    From any moment to any later one, what changed and what was there give exactly what stands there; in few bytes.
-    """
+def test_updates_add_up_to_the_whole_state(feed: Feed) -> None:
+    """The previous state plus an update is exactly the next state; updates are small."""
     drawn = random.Random(7)
     sizes = list[int]()
     for _ in range(6):
@@ -102,7 +100,7 @@ def head(found: DashboardState, name: str) -> str:
 
 
 def panel_slots(found: DashboardState, name: str) -> dict[str, list[str]]:
-    """The texts of one panel, by what they are."""
+    """Return the texts of one panel by their kind."""
     at = len(live_state.HEAD)
     for panel in found.shape["panels"]:
         sizes = {
@@ -122,10 +120,11 @@ def panel_slots(found: DashboardState, name: str) -> dict[str, list[str]]:
     raise LookupError(name)
 
 
-def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
+def test_the_dashboard_shows_the_values_of_the_status(feed: Feed, desk: Desk) -> None:
     """
-    Every verdict and figure of every panel, as the panels of that moment have it; a chart's points are of the grid, the
-    newest as told with each change.
+    Every verdict and value of every panel is that of the status at the same moment.
+
+    Chart points are on a grid of steps; the newest two are part of each update.
     """
     view = desk.status(AT)
     found = feed.state_of(feed.view(AT))
@@ -153,7 +152,7 @@ def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
         ("pnl", 2, "backtest variance"),
         ("pnl", 3, "trades"),
         ("system", 4, "memory of the largest page"),
-    ):  # A key figure is the panel's, with the sign of its state.
+    ):  # A key figure is the panel's value with a sign for its state.
         text = {label: text for label, text, _ in view.panel(name).rows}[figure]
         assert panel_slots(found, name)["values"][value].lstrip("✓△▲◆■? ") == text, figure
     assert head(found, "verdict") == view.verdict
@@ -168,10 +167,11 @@ def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
     assert all(live_state.BETWEEN not in place for place in found.places)
 
 
-def test_the_first_row_is_the_answer(feed: Feed, desk: Desk) -> None:
+def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> None:
     """
-    In the outage of Massive: since when, what is broken and whose fault, what still works, who has it; and beside each
-    other what the page and the probes say of it.
+    In Massive's outage the first row has its start, the cause, the first action, what still works, and the owner.
+
+    The values of the page and of the probes are side by side.
     """
     found = feed.state_of(feed.view(AT + timedelta(minutes=2)))
     assert head(found, "since") == "critical since 11:23, began 11:22 New York, 5 min ago"
@@ -190,16 +190,18 @@ def test_the_first_row_is_the_answer(feed: Feed, desk: Desk) -> None:
     assert (keys["label"], keys["values"]) == ("Availability of Massive", ["page", "probes"])
     assert slots["values"][0] == f"◆ {slots['figures'][0]}" and slots["values"][1].startswith("◆ 8")
     assert slots["limits"][0] == "critical < 95.0 %"
-    # The alert fires up to now: notify first, then critical.
+    # The active alert has two severities: notify, then critical.
     spans = [row.split("\t") for row in slots["bands"][0].splitlines()]
     assert [span[2] for span in spans] == ["notify", "critical"] and spans[-1][1] == "" and spans[0][1] == spans[1][0]
-    # An alert of a figure that the chart does not draw is named.
+    # An alert of a value that the chart does not draw has its name.
     greeks = [row.split("\t") for row in panel_slots(found, "greeks")["bands"][0].splitlines()]
     assert spans[-1][3] == "◆ critical" and "◆ critical: share with gamma zero or missing" in [row[3] for row in greeks]
 
 
-def test_do_first_is_what_a_message_says(feed: Feed, desk: Desk) -> None:
-    """The row and a notification of the worst alert name one action; where the cause is not certain neither does."""
+def test_the_first_action_is_that_of_the_notification(feed: Feed, desk: Desk) -> None:
+    """
+    The row and the notification of the worst alert have the same action; if the cause is uncertain neither has one.
+    """
     situations = Situations(desk.store, desk.settings, desk.rules, Complaints(desk.settings))
     for minutes, certain in ((2, True), (15, False)):
         at = AT + timedelta(minutes=minutes)
@@ -213,9 +215,9 @@ def test_do_first_is_what_a_message_says(feed: Feed, desk: Desk) -> None:
 
 def test_errors_are_drawn_as_they_are_evaluated(feed: Feed, desk: Desk) -> None:
     """
-    Each point is the rate that the alert evaluates then, the newest one that of the panel.
+    Each point is the rate that the alert evaluates at that time; the newest is the panel's value.
 
-    The thresholds are in the same unit, and on the axis also where there are few errors or many.
+    The thresholds have the same unit, and are on the axis whether there are few errors or many.
     """
     at = AT + timedelta(minutes=1)
     view = feed.view(at)
@@ -238,16 +240,16 @@ def test_errors_are_drawn_as_they_are_evaluated(feed: Feed, desk: Desk) -> None:
         assert points[-1 - back][1] == found.figure.value, then
 
 
-def test_an_axis_holds_the_thresholds_in_force(desk: Desk) -> None:
-    """Other thresholds give another axis."""
+def test_an_axis_fits_the_thresholds_in_effect(desk: Desk) -> None:
+    """Other thresholds result in another axis."""
     rule = replace(desk.rules["errors"], thresholds=(("warning", 200), ("critical", 800)))
     scales = live_state._scales_of(rule)
     assert [scale.knots[-1][0] for scale in scales[:3]] == [1000, 2000, 5000]
     assert [label for _, label in scales[1].ticks] == ["0", "500", "1000", "2,000"]
 
 
-def test_where_all_is_well_nothing_is_diagnosed(desk: Desk) -> None:
-    """One calm line; a diagnosis is made only where something is wrong, and not again within half a minute."""
+def test_a_diagnosis_is_made_only_if_an_alert_fires(desk: Desk) -> None:
+    """Without an alert the first row is one line and no diagnosis is made; with one, not twice within half a minute."""
     asked: list[datetime] = []
 
     def diagnose(view: Status) -> Any:
@@ -275,8 +277,8 @@ def test_where_all_is_well_nothing_is_diagnosed(desk: Desk) -> None:
     assert head(Feed(desk, HOUR, 5.0).state_of(desk.status(AT)), "cause") == ""
 
 
-def test_what_no_figure_shows_is_said(feed: Feed, desk: Desk) -> None:
-    """A panel whose verdict none of its key figures has says why."""
+def test_a_verdict_without_a_figure_has_a_reason(feed: Feed, desk: Desk) -> None:
+    """If no key figure of a panel has its verdict, the panel shows the reason."""
     view = desk.status(AT)
     panel = view.panel("greeks")
     summary = ProbeSummary("greeks", "warning", "the chain of AAPL could not be fetched. Check it.")
@@ -286,16 +288,16 @@ def test_what_no_figure_shows_is_said(feed: Feed, desk: Desk) -> None:
     assert live_state._reason(replace(worse, verdict="critical"), bad) == "" == live_state._reason(panel, [])
 
 
-def test_the_details_are_asked_for(feed: Feed, desk: Desk) -> None:
-    """Every sentence and note of a panel at the moment that is shown, from what was read last where it is that."""
+def test_the_details_of_a_panel_can_be_requested(feed: Feed, desk: Desk) -> None:
+    """A request returns every sentence and note of a panel at the moment shown."""
     panel = desk.status(AT).panel("providers")
     said = asked(feed, do="sentences", panel="providers", at="2026-03-10T15:25:00.000Z")
     assert said["sentences"] == [*panel.sentences, *panel.notes] and said["panel"] == "providers"
     assert "request failed" in asked(feed, do="sentences", panel="x", at="2026-03-10T15:25:00.000Z")["text"]
 
 
-def test_markers_gaps_and_reloads_are_on_the_charts(tmp_path: Path) -> None:
-    """Each at its step since midnight; a gap that lasts has no end."""
+def test_markers_and_gaps_are_on_the_charts(tmp_path: Path) -> None:
+    """Markers and gaps are at their step since midnight; a gap that continues has no end."""
     desk = Desk(settings.load(tmp_path, "desk", {}), lambda: snapshots.at(900))
     posts = [
         snapshots.post(s, snapshots.body(massive_requests=100 + s)) for s in [*range(0, 300, 5), *range(600, 700, 5)]
@@ -311,18 +313,18 @@ def test_markers_gaps_and_reloads_are_on_the_charts(tmp_path: Path) -> None:
     assert gaps[1][1] == ""
 
 
-def test_another_shape_is_sent_whole(feed: Feed) -> None:
-    """Where figures come or go there is no change to tell: all of it is."""
+def test_a_state_of_another_shape_is_sent_whole(feed: Feed) -> None:
+    """If figures are added or removed, the whole state is sent instead of an update."""
     found = feed.state_of(feed.view(AT))
     other = DashboardState(found.shape | {"window": "2 h"}, found.places)
     assert other.after(found) is None and found.after(found) == BETWEEN * (len(found.places) - 1)
     before, after = DashboardState({}, ("a", "b", "c")), DashboardState({}, ("a", "", "d"))
-    # What says nothing now is not what is the same.
+    # An emptied place differs from an unchanged one.
     assert after.after(before) == "|~|d" and taken_in(list(before.places), "|~|d") == list(after.places)
 
 
-def test_one_feed_serves_every_reader(desk: Desk) -> None:
-    """Who joins is told of the next look; who comes late asks for all of it; nobody looks twice for two."""
+def test_one_feed_serves_every_view(desk: Desk) -> None:
+    """All views share one read: a new view gets the next update, or requests the whole state."""
     at = [AT]
     clocked = Desk(desk.settings, lambda: at[0])
     feed, first, second = Feed(clocked, HOUR, 60.0), Listening(), Listening()
@@ -348,8 +350,8 @@ def test_one_feed_serves_every_reader(desk: Desk) -> None:
     )
 
 
-def test_nobody_is_left_reading(desk: Desk) -> None:
-    """When the last view is gone the thread ends by itself."""
+def test_the_feed_ends_with_its_last_view(desk: Desk) -> None:
+    """When the last view is gone, the thread ends."""
     feed, one = Feed(desk, HOUR, 1.0), Listening()
     feed.join(one)
     assert one.came.wait(20) and feed._thread is not None
@@ -360,8 +362,8 @@ def test_nobody_is_left_reading(desk: Desk) -> None:
     assert not thread.is_alive()
 
 
-def test_a_store_that_cannot_be_read_is_said(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The view is told why, keeps what it has, and goes on when the store is there again."""
+def test_a_database_error_is_shown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The view shows the error and keeps its content; once the database can be read, updates continue."""
     feed, one = Feed(desk, HOUR, 60.0), Listening()
     feed._listening.add(one)
     feed.broadcast_changes()
@@ -376,10 +378,10 @@ def test_a_store_that_cannot_be_read_is_said(desk: Desk, monkeypatch: pytest.Mon
     assert "change" in one.heard[-1]
 
 
-def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path) -> None:
+def test_a_locked_table_is_waited_for(postgres_url: str, tmp_path: Path) -> None:
     """
-    Where a database lets nobody read for a while, nobody is told anything wrong, who asks for what was seen last is
-    answered at once, and the next look tells what came.
+    While a table is locked, no error is shown and the last state is available at once; the next update has the new
+    rows.
     """
     at = [snapshots.at(60)]
     desk = Desk(settings.load(tmp_path, "desk", {"OPS_STORE_URL": postgres_url}), lambda: at[0])
@@ -400,7 +402,7 @@ def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path)
     assert taken_in(one.heard[0]["whole"]["places"], one.heard[1]["change"])[0] == "2026-03-10T13:32:00.000Z"
 
 
-FIGURES = {  # What the operations guide names, section by section, and the figures of the dashboard that answer to it.
+FIGURES = {  # What the operations guide names, section by section, and the dashboard's figures for it.
     "Massive uptime": ("massive availability",),
     "Tradier available as fallback": ("tradier availability", "massive fallbacks", "tradier fallbacks"),
     "response times": (
@@ -425,8 +427,8 @@ FIGURES = {  # What the operations guide names, section by section, and the figu
 
 
 @pytest.mark.parametrize("named", FIGURES)
-def test_every_figure_that_the_guide_names_is_there(feed: Feed, named: str) -> None:
-    """Each stands on the dashboard, with what hovering tells of it."""
+def test_every_figure_of_the_guide_is_on_the_dashboard(feed: Feed, named: str) -> None:
+    """Each figure that the guide names is on the dashboard, with its limits on hover."""
     found = feed.state_of(feed.view(AT))
     labels = [(figure["label"], figure["limits"]) for panel in found.shape["panels"] for figure in panel["figures"]]
     assert set(FIGURES[named]) <= {label for label, _ in labels} and all(
@@ -434,25 +436,22 @@ def test_every_figure_that_the_guide_names_is_there(feed: Feed, named: str) -> N
     )
 
 
-def test_every_figure_stands_for_something_that_the_guide_names() -> None:
-    """What is on the dashboard beside them is how much a figure rests on."""
+def test_figures_with_a_count_are_named_in_the_guide() -> None:
+    """Each figure that is shown with the count behind it is named in the guide."""
     named = {label for labels in FIGURES.values() for label in labels}
     assert set(live_state.BEHIND) <= named
 
 
 def asked(feed: Feed, **said: Any) -> dict[str, Any]:
-    """What a view is answered."""
+    """Send a request as a view and return the response."""
     one = Listening()
     live.answer(feed, one, {"view": "v1", **said})
     assert one.heard[0]["view"] == "v1"
     return one.heard[0]
 
 
-def test_any_moment_can_be_asked_for(feed: Feed) -> None:
-    """
-    By the slider's seconds or by a time typed in New York; what is still to come, or no question at all, is refused in
-    words.
-    """
+def test_any_moment_can_be_requested(feed: Feed) -> None:
+    """A moment is requested by the slider's seconds or by a New York time; a future or invalid one is rejected."""
     by_slider, by_hand = asked(feed, do="at", at_s=AT.timestamp()), asked(feed, do="at", local="2026-03-10T11:25:00")
     assert by_slider == by_hand and by_slider["past"] and by_slider["whole"]["places"][0] == "2026-03-10T15:25:00.000Z"
     assert "in the future" in asked(feed, do="at", local="2026-03-11T11:25")["text"]
@@ -471,8 +470,8 @@ def test_any_moment_can_be_asked_for(feed: Feed) -> None:
     assert (begins, now) == (OPENS.timestamp(), CLOSES.timestamp())
 
 
-def test_a_slider_is_moved_forth_and_back(feed: Feed) -> None:
-    """Each moment is as if it were read alone, in steps of seconds to hours in either direction."""
+def test_the_slider_moves_in_both_directions(feed: Feed) -> None:
+    """The state at each moment equals one read on its own, after steps of seconds to hours in either direction."""
     at = OPENS + timedelta(hours=2)
     for minutes in (0.5, 7, 0.5, -0.5, 61, 0, -120, 3, 150):
         at += timedelta(minutes=minutes)
@@ -480,11 +479,8 @@ def test_a_slider_is_moved_forth_and_back(feed: Feed) -> None:
         assert feed.state_at(at) == live_state.full_state(view, feed.state_of(view)), at
 
 
-def test_what_people_think_is_kept(feed: Feed, desk: Desk) -> None:
-    """
-    Missed data in words, noise of an alert; who says so is asked for by the view, and what is noise of nothing is
-    refused.
-    """
+def test_feedback_is_recorded(feed: Feed, desk: Desk) -> None:
+    """Feedback about missed data is recorded; noise without an alert is rejected."""
     assert (
         "feedback recorded: missed-data"
         in asked(
@@ -503,8 +499,8 @@ def test_what_people_think_is_kept(feed: Feed, desk: Desk) -> None:
     )
 
 
-def test_noise_is_of_an_alert(feed: Feed, desk: Desk) -> None:
-    """Pressed beside an alert, it is kept with the alert's id, where the quarterly report reads it."""
+def test_noise_is_recorded_with_its_alert(feed: Feed, desk: Desk) -> None:
+    """Noise reported at an alert is recorded with the alert's id, where the quarterly report reads it."""
     alert = desk.status(AT).alerts[0]["id"]
     assert (
         "feedback recorded: noise"
@@ -515,9 +511,11 @@ def test_noise_is_of_an_alert(feed: Feed, desk: Desk) -> None:
 
 
 def test_an_alert_is_acknowledged(desk: Desk) -> None:
-    """As `ops ack` does it, with a name; the next update says so. Of an alert that is not active it is refused."""
+    """
+    An alert is acknowledged with a name, as by `ops ack`; without a name or an active alert the request is rejected.
+    """
     alert = desk.status(AT).alerts[0]["id"]
-    # The record stamps an acknowledgement with the present of the app, which is the moment that is shown.
+    # The record takes the time of an acknowledgement from the desk's clock, which is at the moment shown.
     now = Desk(desk.settings, lambda: AT)
     feed = Feed(now, HOUR, 5.0)
     assert "needs your name" in asked(feed, do="ack", alert=alert, by="  ")["text"]
@@ -527,8 +525,8 @@ def test_an_alert_is_acknowledged(desk: Desk) -> None:
     assert now.notifications.acks()[alert][0] == "Ann Lee"
 
 
-def test_a_panel_leads_deeper(feed: Feed, desk: Desk) -> None:
-    """The notebook that looks deeper, executed as of the moment that is shown."""
+def test_a_panel_opens_its_notebook(feed: Feed, desk: Desk) -> None:
+    """The details of a panel are its notebook, executed as of the moment shown."""
     said = asked(feed, do="details", panel="system", at="2026-03-10T15:25:00.000Z")
     place = desk.settings.base / said["link"]
     assert (
@@ -538,8 +536,8 @@ def test_a_panel_leads_deeper(feed: Feed, desk: Desk) -> None:
     )
 
 
-def test_a_page_that_only_shows_changes_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would leave something behind is refused; any moment may still be asked for."""
+def test_a_read_only_view_changes_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only view rejects every request that changes something; any moment can still be requested."""
     monkeypatch.setenv(jupyterlab.READ_ONLY, "1")
     for do in live.CHANGES:
         assert (
@@ -552,14 +550,14 @@ def test_a_page_that_only_shows_changes_nothing(feed: Feed, monkeypatch: pytest.
 
 
 def test_a_view_knows_whether_it_is_read_only(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it shows no control that would be refused."""
+    """The widget has the read-only flag, so that the view hides controls that would be rejected."""
     assert live.Live(desk, HOUR, 5.0, AT).widget.read_only is False
     monkeypatch.setenv(jupyterlab.READ_ONLY, "1")
     assert live.Live(desk, HOUR, 5.0, AT).widget.read_only is True
 
 
-def test_a_writer_that_holds_the_store_stops_nothing(feed: Feed, desk: Desk) -> None:
-    """Somebody writes for a long time: it is read all the same."""
+def test_a_long_write_does_not_block_reading(feed: Feed, desk: Desk) -> None:
+    """While another process is in a write transaction, the dashboard still reads."""
     one = Listening()
     feed._listening.add(one)
     with desk.store.writing() as connection:
@@ -570,7 +568,9 @@ def test_a_writer_that_holds_the_store_stops_nothing(feed: Feed, desk: Desk) -> 
 
 
 def test_an_alert_opens_its_runbook(feed: Feed, desk: Desk) -> None:
-    """Filled in for its incident, as of the moment that is shown; an alert that does not stand then is refused."""
+    """
+    The runbook is opened for the alert's incident as of the moment shown; an alert that is not active then is rejected.
+    """
     alert = next(a for a in desk.status(AT).alerts if a["runbook"] == "massive_down" and a["state"] == "firing")
     said = asked(feed, do="open", alert=alert["id"], at="2026-03-10T15:25:00Z")
     opened = list(desk.incidents.folder(alert["incident"]).glob("*_massive_down.ipynb"))
@@ -580,8 +580,8 @@ def test_an_alert_opens_its_runbook(feed: Feed, desk: Desk) -> None:
     assert "no alert 'x'" in asked(feed, do="open", alert="x", at="2026-03-10T15:25:00Z")["text"]
 
 
-def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its words are the same as where somebody is; the picture is a PNG of all four panels."""
+def test_without_a_browser_the_dashboard_is_a_picture(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a front end the dashboard is shown as its text and a PNG of all four panels."""
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
     one = live.Live(desk, HOUR, 5.0, AT, diagnoser=diagnosis.diagnose)
@@ -600,10 +600,12 @@ def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.M
     ] == "critical, as of 2026-03-10 15:25:00 UTC (11:25:00 New York)" and "Data Provider Health: critical" in repr(one)
 
 
-def test_nothing_comes_from_elsewhere() -> None:
-    """The browser's part names no address and loads nothing."""
+def test_the_browser_code_loads_nothing_from_elsewhere() -> None:
+    """The JavaScript and CSS contain no address and load nothing."""
     for name in ("live.js", "live.css"):
-        content = (live.HERE / name).read_text().replace("http://www.w3.org/2000/svg", "")  # A name, not an address.
+        content = (
+            (live.HERE / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        )  # An XML namespace, not an address.
         assert (
             "http" not in content
             and "import " not in content.replace("@import", "import ")

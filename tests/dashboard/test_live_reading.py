@@ -1,4 +1,4 @@
-"""The live dashboard reads only what is new, and shows what a fresh ``ops status`` shows, whatever comes in between."""
+"""Test that the live dashboard reads only new rows and always shows what a fresh `ops status` shows."""
 
 import json
 import random
@@ -29,7 +29,7 @@ NOON = us(3 * 3600 + 120)
 
 
 def everything(view: Status) -> Any:
-    """All that a person or a program is shown of a status, but for the last bit of a sum of decimals."""
+    """Return all that a status shows to people and programs, with decimals rounded."""
     panels = [(p.verdict_text, p.rows, p.sentences, p.notes) for p in view.panels]
     figures = json.loads(json.dumps(view.as_json()), parse_float=lambda text: round(float(text), 9))
     return figures, panels, live_state.dashboard_state(view, "1 h", live_state.Answer()), repr(view)
@@ -37,10 +37,10 @@ def everything(view: Status) -> Any:
 
 class Live:
     """
-    A live dashboard on a database that grows, beside fresh statuses of the same moments.
+    A live dashboard on a growing database, compared with fresh statuses of the same moments.
 
     Args:
-        as_far: The fresh statuses begin with the same snapshot as the dashboard, and not later as that of `ops status`.
+        as_far: Fresh statuses begin with the same snapshot as the dashboard; those of `ops status` begin later.
     """
 
     def __init__(self, home: Path, start_us: int, late: float = 0.0, url: str | None = None, as_far: bool = False):
@@ -52,26 +52,26 @@ class Live:
         self.check()
 
     def check(self) -> None:
-        """Compare what is read incrementally with what is read afresh."""
+        """Compare the incrementally read status with a fresh one."""
         seen = status.view_at(self.desk, self.now, HOUR, self.recent, HOUR)
         read = (Recent(self.desk), HOUR) if self.as_far else ()
         assert everything(seen) == everything(status.view_at(self.desk, self.now, HOUR, *read)), self.now
 
     def go_on(self, seconds: float = 5.0) -> None:
-        """Let time pass, and what happens meanwhile be written; then compare."""
+        """Advance the time, write the rows of that time, then compare."""
         self.now += timedelta(seconds=seconds)
         self.growing.until(clock.micros(self.now))
         self.check()
 
     def execute(self, statement: Any, *rows: Any) -> int:
-        """Change the database behind the dashboard's back; return the number of rows."""
+        """Change the database directly, bypassing the dashboard; return the number of rows."""
         with self.desk.store.committing() as connection:
             return connection.execute(statement, *rows).rowcount
 
 
 @pytest.fixture
 def whole_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The tables that were read from the beginning."""
+    """Return the list of tables that were read completely."""
     found = list[str]()
     read = NewRows.everything
 
@@ -83,8 +83,8 @@ def whole_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_it_is_what_a_fresh_status_says(tmp_path: Path) -> None:
-    """At 200 random moments of the day, with three rows in a hundred minutes late, all is as in a fresh status."""
+def test_the_dashboard_equals_a_fresh_status(tmp_path: Path) -> None:
+    """At 200 random moments of the day, with 3 % of the rows minutes late, the dashboard equals a fresh status."""
     drawn = random.Random(11)
     live = Live(tmp_path, us(-1200), late=0.03)
     for _ in range(200):
@@ -92,8 +92,8 @@ def test_it_is_what_a_fresh_status_says(tmp_path: Path) -> None:
     assert live.now > at(2 * 3600)
 
 
-def test_it_is_read_once(tmp_path: Path, whole_reads: list[str]) -> None:
-    """In half an hour snapshots are read anew once, because views start at a full hour; probes never."""
+def test_only_new_rows_are_read(tmp_path: Path, whole_reads: list[str]) -> None:
+    """In half an hour snapshots are read completely once, because views start at a full hour; samples never."""
     live = Live(tmp_path, NOON)
     whole_reads.clear()
     for _ in range(180):
@@ -104,15 +104,15 @@ def test_it_is_read_once(tmp_path: Path, whole_reads: list[str]) -> None:
     assert whole_reads == ["snapshots"]
 
 
-def test_it_is_so_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
-    """A database of PostgreSQL gives the same."""
+def test_the_dashboard_equals_a_fresh_status_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    """The same holds on PostgreSQL."""
     live = Live(tmp_path, NOON, late=0.1, url=postgres_url)
     for _ in range(12):
         live.go_on()
 
 
 def _copies(live: Live, table: sa.Table, count: int = 1, **changed: Any) -> list[dict[str, Any]]:
-    """The newest rows of a table again, with other content, to be written again."""
+    """Return copies of the newest rows of a table with other content, to be written as new rows."""
     with live.desk.store.reading() as connection:
         rows = connection.execute(sa.select(table).order_by(table.c.seq.desc()).limit(count)).mappings().all()
     copied = [{name: value for name, value in row.items() if name != "seq"} for row in rows]
@@ -136,7 +136,7 @@ def _delete_samples(live: Live) -> None:
 
 
 def _page(live: Live, minutes_ago: float, requests: int) -> None:
-    """Write a snapshot of a page of its own, which does not say when it was loaded, after those of the others."""
+    """Write a snapshot of a separate page, without its load time, after those of the other pages."""
     live.now += timedelta(seconds=1)
     ts_us = clock.micros(live.now) - round(minutes_ago * 60_000_000)
     counts = {f"massive_{name}": requests for name in ("requests", "successes")} | {"massive_failures": 0}
@@ -201,11 +201,11 @@ def _end_the_collector(live: Live) -> None:
         _show_a_page_again,
     ],
 )
-def test_what_is_unusual_is_noticed(tmp_path: Path, disturb: Callable[[Live], None]) -> None:
+def test_unusual_changes_of_the_database_are_detected(tmp_path: Path, disturb: Callable[[Live], None]) -> None:
     """
-    Whatever is written, deleted or set back between two looks, the next one is as a fresh status.
+    After any write, deletion or clock change between two reads, the next read equals a fresh status.
 
-    The usual interval of a page depends on how many of its snapshots are read, so both begin with the same one.
+    The usual interval of a page depends on how many of its snapshots are read, so both begin with the same snapshot.
     """
     live = Live(tmp_path, NOON, as_far=True)
     live.go_on()
@@ -216,8 +216,8 @@ def test_what_is_unusual_is_noticed(tmp_path: Path, disturb: Callable[[Live], No
         live.go_on(seconds)
 
 
-def test_a_database_that_was_replaced_is_opened_again(tmp_path: Path) -> None:
-    """What took the file's place is shown; while nothing is there, the dashboard says so."""
+def test_a_replaced_database_is_reopened(tmp_path: Path) -> None:
+    """If the database file is replaced, the dashboard shows the new one; while there is no file, it says so."""
     live = Live(tmp_path, NOON)
     feed = Feed(live.desk, HOUR, 5.0)
     heard = list[dict[str, Any]]()

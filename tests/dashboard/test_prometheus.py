@@ -1,4 +1,6 @@
-"""The figures as Prometheus reads them: clean text, no invented number, and a counter of errors that never falls."""
+"""
+Test the Prometheus metrics: the format is valid, nothing unknown is exported, and the error counter never decreases.
+"""
 
 import re
 import subprocess
@@ -34,7 +36,7 @@ TOTAL = "trading_system_errors_total"
 
 
 def samples(said: str) -> dict[str, float]:
-    """Every sample of a text by its name and labels."""
+    """Return every sample of a text by its name and labels."""
     assert said.endswith("\n")
     return {
         name: float(value)
@@ -43,7 +45,7 @@ def samples(said: str) -> dict[str, float]:
 
 
 def scraped(receiver: Receiver) -> dict[str, float]:
-    """What a scrape finds."""
+    """Scrape the receiver and return the samples."""
     answer = receiver.ask("GET", "/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -51,29 +53,30 @@ def scraped(receiver: Receiver) -> dict[str, float]:
 
 
 def clean(said: str) -> None:
-    """Hold a text against promtool."""
+    """Check a text with promtool."""
     found = subprocess.run([needs("promtool"), "check", "metrics"], input=said, capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", ""), said
 
 
 @pytest.fixture(scope="module")
 def refresh() -> list[Any]:
-    """The posts of the scripted day around the refresh of a page, all three pages in them."""
+    """Return the posts of the scripted day around the refresh of a page, with all three pages in them."""
     posts = list(page.posts(days.scripted()))
     first = next(p.at for p in posts if p.page == "trader-2")
     return [p for p in posts if first - timedelta(minutes=60) <= p.at <= first + timedelta(minutes=10)]
 
 
 def counted(posts: list[Any]) -> int:
-    """The errors that the pages of a list of posts counted, each from its own load to its last post."""
+    """Return how many errors the pages counted, each from its load to its last post."""
     return sum({post.page: post.body["systemHealth"]["errorCount"] for post in posts}.values())
 
 
 @pytest.mark.slow
-def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]) -> None:
+def test_the_error_counter_never_decreases_over_a_page_reload(home: Path, refresh: list[Any]) -> None:
     """
-    Over a page's reload, scraped every 15 s for its last 25 minutes, the errors never fall, end at the sum over all
-    pages, and the text is clean with the guide's four names.
+    The error counter does not decrease over a page reload, scraped every 15 s for 25 minutes.
+
+    It ends at the sum of all pages. The text is valid for promtool and has the guide's four names.
     """
     begins = refresh[-1].at - timedelta(minutes=25)
     world = Clock(begins)
@@ -102,10 +105,12 @@ def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]
     clean(said)
 
 
-def test_nothing_known_is_no_line(home: Path) -> None:
+def test_unknown_values_are_not_exported(home: Path) -> None:
     """
-    Of an empty store nothing is reported but that no snapshot came, of an app that never wired its providers no
-    provider is, and both are clean.
+    An unknown value has no line; the text is valid for promtool.
+
+    An empty database exports only a snapshot coverage of 0; an app that never wired its providers has no provider
+    metrics.
     """
     world = Clock(snapshots.at(3600))
     with receiving(now=world.now) as receiver:
@@ -139,7 +144,7 @@ def test_nothing_known_is_no_line(home: Path) -> None:
                 == 204
             )
         said = receiver.ask("GET", "/metrics").body.decode()
-    # For how long no request came is known of nothing too.
+    # The time without snapshots or requests is known even so.
     known = {name for name in samples(said) if 'rule="silence"' not in name}
     assert {name.partition("{")[0] for name in known} == {
         "trading_greeks_gamma_zero",
@@ -151,10 +156,8 @@ def test_nothing_known_is_no_line(home: Path) -> None:
         clean(text)
 
 
-def test_a_figure_that_went_quiet_loses_its_line(home: Path) -> None:
-    """
-    An hour after the last snapshot no gauge of the hour stands on what is past, while the counter goes on at its value.
-    """
+def test_outdated_gauges_are_not_exported(home: Path) -> None:
+    """An hour after the last snapshot no gauge of the past hour is exported; the counter keeps its value."""
     world = Clock(snapshots.at(0))
     one = snapshots.PageOf(-60)
     with receiving(now=world.now) as receiver:
@@ -171,7 +174,7 @@ def test_a_figure_that_went_quiet_loses_its_line(home: Path) -> None:
 
 
 def test_a_count_is_exact(home: Path) -> None:
-    """A large count of errors is told to the last one, not to ten digits."""
+    """A large error count is exported exactly, not rounded to ten digits."""
     world = Clock(snapshots.at(0))
     with receiving(now=world.now) as receiver:
         for second, errors in ((5, 0), (10, 123_456_789_012_345)):
@@ -181,10 +184,7 @@ def test_a_count_is_exact(home: Path) -> None:
 
 
 def test_errors_before_the_first_post_stay_counted(home: Path) -> None:
-    """
-    Errors that a newly loaded page has already counted when it first posts are counted once and for all, whenever
-    scrapes fall.
-    """
+    """Errors that a page counted before its first post are added once, whenever scrapes happen."""
     world = Clock(snapshots.at(0))
     old, new = snapshots.PageOf(-600, page_id="old"), snapshots.PageOf(122, page_id="new", errors=3)
     found = []
@@ -219,13 +219,10 @@ LIVES = st.lists(
     suppress_health_check=list(HealthCheck),
 )
 @given(lives=LIVES, stride=st.sampled_from([7, 15, 30, 47, 61, 300]))
-def test_the_total_never_falls_and_adds_up(
+def test_the_total_never_decreases_and_adds_up(
     tmp_path_factory: pytest.TempPathFactory, lives: list[tuple[int, list[int], int, bool]], stride: int
 ) -> None:
-    """
-    For any pages, named ones that are reloaded among them, and any rhythm of scrapes, the total never falls and is the
-    sum of what each load counted.
-    """
+    """The total never decreases and is the sum of all page loads, for any pages, reloads and scrape intervals."""
     world = Clock(snapshots.at(0))
     store = Database(f"sqlite:///{tmp_path_factory.mktemp('total')}/store.sqlite", world.now)
     found = settings.load(environ={"OPS_HOME": "/nonexistent"})
@@ -256,10 +253,8 @@ def test_the_total_never_falls_and_adds_up(
     assert totals[-5:] == [expected] * 5
 
 
-def test_the_total_lives_through_a_restart(home: Path) -> None:
-    """
-    Over an end and a new start of the server on the same home, in real processes, the total goes on from where it was.
-    """
+def test_the_total_survives_a_restart(home: Path) -> None:
+    """The total continues from its value after the server is stopped or killed and started again on the same home."""
     totals = []
     for life in range(3):
         with running(home) as found:
@@ -284,8 +279,10 @@ def test_the_total_lives_through_a_restart(home: Path) -> None:
     assert totals == [0, 9, 9, 19, 19, 29]
 
 
-def test_the_total_includes_the_fixed_part(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking again costs what happened since, and a store that cannot remember (a full disk) still tells the total."""
+def test_the_total_is_cached(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A second scrape reads only the recent snapshots; if the cache cannot be written (full disk), the total is the same.
+    """
     world = Clock(snapshots.at(0))
     one = snapshots.PageOf(-60)
     with receiving(now=world.now) as receiver:

@@ -1,4 +1,4 @@
-"""The panels: what is shown of an app at a moment, whoever asks."""
+"""Test the status and its panels at a moment."""
 
 import json
 from datetime import date, timedelta
@@ -20,14 +20,14 @@ HOSTILE = "<script>alert(1)</script>[x](javascript:alert(1))"
 
 @pytest.fixture
 def full(home: Path) -> Desk:
-    """A desk that has seen the scripted day."""
+    """Return a desk whose database contains the scripted day."""
     found = desk.open("desk")
     SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     return found
 
 
 def body(minute: int = 0, **changes: object) -> dict:
-    """A post of a quiet page at 11:00 New York and so many minutes."""
+    """Return a post of a quiet page, some minutes after 11:00 New York."""
     found = json.loads(days.posts()[2000].snapshot.body)
     moment = days.at("11:00")
     found["lastUpdateAt"] = int(moment.timestamp() * 1000) + minute * 60_000
@@ -42,14 +42,14 @@ def body(minute: int = 0, **changes: object) -> dict:
 
 
 def seen(found: Desk, *bodies: dict) -> None:
-    """Each body is seen at its own page's time."""
+    """Store each body as received at its page's time."""
     SnapshotStore(found.store).write(
         "desk", [Post(b["lastUpdateAt"] * 1000, snapshot.read(b)) for b in bodies], known_at_ts=True
     )
 
 
-def test_the_json_is_the_contract(full: Desk) -> None:
-    """The JSON of a view has every key of CONTRACT.md."""
+def test_the_json_has_the_keys_of_the_contract(full: Desk) -> None:
+    """The JSON of a status has every key of CONTRACT.md."""
     found = full.status(days.at("11:25")).as_json()
     assert set(found) >= {"app", "as_of", "seq", "window", "verdict", "panels", "alerts"}
     assert set(found["panels"]) == set(NAMES)
@@ -115,9 +115,7 @@ def test_the_json_is_the_contract(full: Desk) -> None:
 
 
 def test_an_outage_is_reported_with_value_and_limit(full: Desk) -> None:
-    """
-    In the scripted outage the provider's panel is critical, and its sentence holds what was measured and the limit.
-    """
+    """In the scripted outage the provider panel is critical, and its sentence has the measured value and the limit."""
     view = full.status(days.at("11:30"))
     assert (view.verdict, view.exit_code) == ("critical", 2)
     sentence = view.panel("providers").sentences[0]
@@ -125,8 +123,8 @@ def test_an_outage_is_reported_with_value_and_limit(full: Desk) -> None:
     assert sentence == f"critical: availability of massive ({measured} over 1 h) < 95.0 %"
 
 
-def test_the_guide_reads_otherwise(full: Desk) -> None:
-    """Beside our figure of the hour stands what the guide would read off the page: cumulative and rounded."""
+def test_the_value_shown_on_the_page_is_beside_ours(full: Desk) -> None:
+    """The value of the hour is beside the one that the guide reads off the page, which is cumulative and rounded."""
     view = full.status(days.at("12:45"))
     row = {r[0]: r for r in view.panel("providers").rows}["massive availability"]
     ours, guide = float(row[1].split()[0]), int(row[2].split()[0])
@@ -134,7 +132,7 @@ def test_the_guide_reads_otherwise(full: Desk) -> None:
 
 
 def test_no_data_is_unknown(home: Path) -> None:
-    """An empty store is unknown, never green, and every figure is None."""
+    """With an empty database the verdict is unknown, never green, and every value is None."""
     view = desk.open("desk").status(days.at("11:00"))
     assert (view.verdict, view.exit_code) == ("unknown", 3)
     figures = view.as_json()["panels"]
@@ -143,7 +141,7 @@ def test_no_data_is_unknown(home: Path) -> None:
 
 
 def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
-    """An hour after the last look, in market hours, silence is critical and no rate is invented."""
+    """More than an hour after the last snapshot, in market hours, silence is critical and rates are unknown."""
     found = desk.open("quiet")
     SnapshotStore(found.store).write(
         "quiet", [p for p in days.posts() if p.ts_us <= clock.micros(days.at("11:00"))], known_at_ts=True
@@ -155,8 +153,8 @@ def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
     assert "(1 h 30 min) > 10 min" in "\n".join(view.panel("system").sentences)
 
 
-def test_half_of_the_snapshots_missing_is_unknown(home: Path) -> None:
-    """Below the rule's minimum coverage a rate is None and unknown; the counts are what was seen."""
+def test_a_coverage_below_the_minimum_is_unknown(home: Path) -> None:
+    """Below the rule's minimum coverage a rate is None and unknown; counts are those of the received snapshots."""
     found = desk.open("desk")
     SnapshotStore(found.store).write(
         "desk",
@@ -171,7 +169,7 @@ def test_half_of_the_snapshots_missing_is_unknown(home: Path) -> None:
 
 
 def test_zeros_of_an_unwired_app_are_not_measured(home: Path) -> None:
-    """What nothing records into is None and not counted, until it has once been seen alive, or is declared wired."""
+    """A field that is always zero is None, until it had another value once or is declared wired."""
     found = desk.open("desk")
     dead = {
         "providers__massive__fallbackCount": 0,
@@ -209,8 +207,8 @@ def test_zeros_of_an_unwired_app_are_not_measured(home: Path) -> None:
     ), "but it was not known then"
 
 
-def test_text_from_outside_is_inert(home: Path) -> None:
-    """A hostile error message is shown, and is nothing but text, in HTML and in plain text."""
+def test_text_from_outside_is_escaped(home: Path) -> None:
+    """A hostile error message is shown as text; HTML escapes it."""
     found = desk.open("desk")
     seen(
         found,
@@ -226,7 +224,7 @@ def test_text_from_outside_is_inert(home: Path) -> None:
 
 
 def test_a_clock_three_minutes_off_is_corrected_and_reported(home: Path) -> None:
-    """A page whose clock is off is counted at our time, and the panel says how far it is off."""
+    """The posts of a page with a wrong clock are counted at our time, and the panel reports the difference."""
     found = desk.open("desk")
     shifted = []
     for post in days.posts():
@@ -252,16 +250,19 @@ def test_a_clock_three_minutes_off_is_corrected_and_reported(home: Path) -> None
     ("moment", "words"),
     [("2026-03-08T12:00", "weekend"), ("2026-04-03T12:00", "Good Friday"), ("2026-03-10T20:00", "after the close")],
 )
-def test_a_closed_market_is_not_expected(full: Desk, moment: str, words: str) -> None:
-    """Nothing is expected of a closed market: shown, not counted, and not green."""
+def test_a_closed_market_is_unknown_and_not_counted(full: Desk, moment: str, words: str) -> None:
+    """
+    In a closed market no snapshots are expected: values are shown, findings are not counted, and the verdict is
+    unknown.
+    """
     view = full.status(moment)
     assert view.coverage is None
     assert view.verdict == "unknown"
     assert not [f for f in view.findings if f.counted], words
 
 
-def test_a_panel_prints_the_same_text_and_a_picture(full: Desk) -> None:
-    """A panel's text is the same twice, and its picture is a PNG of the same bytes twice."""
+def test_a_panel_has_a_reproducible_text_and_picture(full: Desk) -> None:
+    """Two panels of one moment have equal text and byte-equal PNGs."""
     from opslib.dashboard import charts
 
     for name in NAMES:
@@ -272,7 +273,9 @@ def test_a_panel_prints_the_same_text_and_a_picture(full: Desk) -> None:
 
 
 def test_a_verdict_has_the_worst_severity_beside_it(full: Desk) -> None:
-    """A verdict that sums a worse severity up names it on the first line and in the panel's title, not in JSON."""
+    """
+    If an alert is worse than the verdict, the first line and the panel's title name its severity; the JSON does not.
+    """
     view = full.status(days.at("15:30"))
     assert view.verdict == "warning" and any(a["severity"] == "notify" for a in view.alerts)
     assert repr(view).splitlines()[0] == "desk: warning (worst severity: notify)"
@@ -281,8 +284,8 @@ def test_a_verdict_has_the_worst_severity_beside_it(full: Desk) -> None:
     assert view.panel("pnl").sentences[0].startswith("notify: ")
 
 
-def test_an_active_alert_says_since_when_it_has_its_severity(full: Desk) -> None:
-    """A severity stands beside the time it was reached and the time the problem began; JSON has the beginning."""
+def test_an_active_alert_shows_when_its_severity_began(full: Desk) -> None:
+    """A severity is shown with the time it was reached and the time the problem began; the JSON has the latter."""
     view = full.status(days.at("15:30"))
     alert = next(a for a in view.alerts if a["severity"] == "notify")
     reached = clock.instant(view.severity_since[alert["id"]])
@@ -299,7 +302,7 @@ def test_both_figures_of_a_row_have_one_unit(full: Desk) -> None:
 
 
 def test_a_panel_folds_what_is_ok(full: Desk) -> None:
-    """What breaches a threshold is seen at once, the rest on demand; what the page shows has the span it covers."""
+    """Breaches are visible at once, the rest is folded; the values shown on the page have their time span."""
     panel = full.status(days.at("11:30")).panel("providers")
     html = panel._repr_mimebundle_()["text/html"]
     seen_at_once, _, folded = html.partition("<details")
@@ -308,14 +311,16 @@ def test_a_panel_folds_what_is_ok(full: Desk) -> None:
     assert "requests to massive served by tradier instead" in html
 
 
-def test_an_unknown_panel_is_named(full: Desk) -> None:
-    """A misspelt panel is refused with the nearest there is."""
+def test_an_unknown_panel_is_rejected(full: Desk) -> None:
+    """An unknown panel name is rejected with the nearest one."""
     with pytest.raises(LookupError, match="Did you mean 'greeks'"):
         full.status(days.at("11:00")).panel("greek")
 
 
-def test_the_samples_are_the_snapshots(full: Desk) -> None:
-    """The frame has one row a look of the window, with its page and times; an empty window has none."""
+def test_the_frame_has_a_row_for_each_snapshot(full: Desk) -> None:
+    """
+    The data frame has a row for each snapshot of the window, with its page and times; for an empty window it is empty.
+    """
     frame = full.samples(days.at("11:00"), "5m")
     assert len(frame) == full.status(days.at("11:00"), "5m").counters.snapshots_in(
         full.status(days.at("11:00"), "5m").window
@@ -327,8 +332,7 @@ def test_the_samples_are_the_snapshots(full: Desk) -> None:
 @pytest.mark.slow
 def test_alerts_of_a_long_window_are_evaluated_where_there_is_data(full: Desk) -> None:
     """
-    A window of weeks of which one day holds data evaluates that day, and shows the alerts that a window of it all
-    shows.
+    If only one day of a long window has data, only that day is evaluated, with the same alerts as for the whole window.
     """
     at = days.at("11:30")
     long = full.status(at, "10d")

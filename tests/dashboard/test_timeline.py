@@ -23,7 +23,7 @@ def bars(html: str) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in re.findall(r'class="ops-bar[^>]*left:([\d.]+)%;width:([\d.]+)%', html)]
 
 
-def test_a_bar_stands_where_its_time_is() -> None:
+def test_a_bar_is_at_its_time_on_the_axis() -> None:
     """Half of the axis is half of the window; a bar that reaches beyond the window is cut."""
     rows = [
         TimelineRow("half", "critical", "09:30–12:45", (Bar(at("09:30"), at("12:45"), "critical"),)),
@@ -36,7 +36,7 @@ def test_a_bar_stands_where_its_time_is() -> None:
 
 
 def test_bars_of_several_lanes_and_kinds() -> None:
-    """A row is as high as its lanes; a hollow bar and its severity are classes, and its words can be read."""
+    """A row is as high as its lanes; a hollow bar and a severity are CSS classes, and each label is in the text."""
     row = TimelineRow(
         "errors",
         "critical",
