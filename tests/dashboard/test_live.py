@@ -603,9 +603,7 @@ def test_without_a_browser_the_dashboard_is_a_picture(desk: Desk, monkeypatch: p
 def test_the_browser_code_loads_nothing_from_elsewhere() -> None:
     """The JavaScript and CSS contain no address and load nothing."""
     for name in ("live.js", "live.css"):
-        content = (
-            (live.HERE / name).read_text().replace("http://www.w3.org/2000/svg", "")
-        )  # An XML namespace, not an address.
+        content = (live.HERE / name).read_text().replace("http://www.w3.org/2000/svg", "")  # An XML namespace.
         assert (
             "http" not in content
             and "import " not in content.replace("@import", "import ")

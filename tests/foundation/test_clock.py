@@ -26,9 +26,9 @@ SESSIONS = Path(clock.__file__).with_name("sessions.csv")
 
 
 def exchange_sessions() -> dict[date, tuple[datetime, datetime]]:
-    """The sessions of XNYS by exchange_calendars, an independent source: open and close, UTC."""
+    """Return open and close of the XNYS sessions in UTC from exchange_calendars, an independent source."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The library's own, about pandas; it is an oracle here, not a part of ours.
+        warnings.simplefilter("ignore")  # Its own warnings, about pandas.
         import exchange_calendars
 
         schedule = exchange_calendars.get_calendar("XNYS", start=str(FIRST), end=str(LAST)).schedule
@@ -42,7 +42,7 @@ def all_days() -> list[date]:
 
 
 def test_the_shipped_sessions_are_those_of_the_exchange() -> None:
-    """Every day of the shipped years has the session that exchange_calendars gives it, open and close."""
+    """Every day of the shipped years has the open and close of exchange_calendars."""
     assert market_calendar.covered() == (FIRST, LAST)
     assert {
         day: (found.opens, found.closes) for day in all_days() if (found := market_calendar.session(day))
@@ -72,10 +72,7 @@ def test_sessions_by_hand(day: str, opens: str | None, closes: str | None) -> No
 
 @pytest.mark.parametrize("day", ["1992-12-24", "1973-04-26", "2101-01-03", "2140-11-24", "9999-12-31", "0001-01-02"])
 def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
-    """
-    A weekday outside the shipped years runs from 09:30 to 16:00 in New York, a weekend has no session, and nothing is
-    expected then.
-    """
+    """Outside the shipped years a weekday has a session from 09:30 to 16:00 in New York, and a weekend has none."""
     wanted = date.fromisoformat(day)
     found = market_calendar.session(wanted)
     assert found and (
@@ -124,7 +121,7 @@ def test_invalid_times_are_rejected(text: str) -> None:
     ("text", "seconds"), [("30m", 1800), ("1h", 3600), ("90s", 90), ("2d", 172_800), ("1h30m", 5400)]
 )
 def test_spans(text: str, seconds: int) -> None:
-    """Spans are written as people write them."""
+    """Spans are read as people write them."""
     assert time_parsing.parse_span(text).total_seconds() == seconds
 
 
@@ -136,7 +133,7 @@ def test_invalid_spans_are_rejected(text: str) -> None:
 
 
 def test_a_window_has_a_zone_and_a_direction() -> None:
-    """A window without zones or backwards cannot be made."""
+    """A window without time zones, or with its end before its start, is rejected."""
     with pytest.raises(UsageError):
         Window(datetime(2025, 1, 1), datetime(2025, 1, 2))
     with pytest.raises(UsageError):
@@ -147,7 +144,7 @@ def test_a_window_has_a_zone_and_a_direction() -> None:
 
 @given(st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)))
 def test_microseconds_round_trip(moment: datetime) -> None:
-    """An instant survives being written as whole microseconds, exactly."""
+    """An instant written as whole microseconds is read back exactly."""
     assert clock.instant(clock.micros(moment.replace(tzinfo=UTC))) == moment.replace(tzinfo=UTC)
 
 
@@ -155,7 +152,7 @@ def test_microseconds_round_trip(moment: datetime) -> None:
     st.datetimes(datetime(2015, 1, 2), datetime(2030, 12, 1)), st.integers(0, 10 * 86_400), st.integers(0, 10 * 86_400)
 )
 def test_open_time_splits_without_loss(start: datetime, a: int, b: int) -> None:
-    """The open time of a window is that of its two parts together, wherever it is cut."""
+    """The open time of a window equals the sum of its two parts, wherever it is split."""
     begin = start.replace(tzinfo=UTC)
     cut, end = begin + timedelta(seconds=a), begin + timedelta(seconds=a + b)
 
@@ -166,7 +163,7 @@ def test_open_time_splits_without_loss(start: datetime, a: int, b: int) -> None:
 
 
 def test_the_last_session_that_has_closed() -> None:
-    """Before the close it is the previous one, at the close and on the weekend the newest."""
+    """Before the close it is the previous session; at the close, and on the weekend, the most recent one."""
     assert market_calendar.last_closed(utc("2025-11-18T20:59")).day == date(2025, 11, 17)
     assert market_calendar.last_closed(utc("2025-11-18T21:00")).day == date(2025, 11, 18)
     assert market_calendar.last_closed(utc("2025-11-30T12:00")).day == date(2025, 11, 28)

@@ -12,7 +12,7 @@ from opslib.foundation.errors import ImportRefused
 
 
 def test_plain_and_compressed_are_read_alike(tmp_path: Path) -> None:
-    """A file and its gzip give the same bytes and the same lines, numbered as an editor numbers them."""
+    """A file and its gzip have the same bytes and the same lines, with the line numbers of an editor."""
     content = b"\xef\xbb\xbfone\r\n\n  two\nthree"
     (tmp_path / "plain").write_bytes(content)
     (tmp_path / "zipped").write_bytes(gzip.compress(content))
@@ -45,10 +45,10 @@ def test_a_pipe_without_a_writer_is_rejected(tmp_path: Path) -> None:
         gzip.compress(bytes(i * i % 251 for i in range(1000)))[:200],
         b"\x1f\x8b" + b"\0" * 50,
     ],
-    # A gzip holds the time at which it was made, and each worker makes its own.
+    # The bytes differ in each worker, since a gzip contains the time when it was made.
     ids=["head", "small", "half", "zeros"],
 )
-def test_a_damaged_gzip_is_refused(tmp_path: Path, cut: bytes) -> None:
+def test_a_damaged_gzip_is_rejected(tmp_path: Path, cut: bytes) -> None:
     """A truncated or damaged gzip file is rejected, whole or line by line."""
     (tmp_path / "cut").write_bytes(cut)
     with pytest.raises(ImportRefused, match="truncated or damaged"):
@@ -58,8 +58,8 @@ def test_a_damaged_gzip_is_refused(tmp_path: Path, cut: bytes) -> None:
 
 
 @pytest.mark.parametrize("unit", [b"\0", b"\n", b"[", b'{"a": 1}\n'])
-def test_a_small_gzip_that_expands_without_end_is_refused(tmp_path: Path, unit: bytes) -> None:
-    """A gzip file that expands a thousandfold is rejected, with less memory than a few times the limit."""
+def test_a_gzip_bomb_is_rejected(tmp_path: Path, unit: bytes) -> None:
+    """A gzip file that expands a thousandfold is rejected, with memory of at most four times the limit."""
     with gzip.open(tmp_path / "bomb", "wb") as file:
         for _ in range(100):
             file.write(unit * (2**20 // len(unit)))
@@ -72,14 +72,14 @@ def test_a_small_gzip_that_expands_without_end_is_refused(tmp_path: Path, unit: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 4 * files.MOST_BYTES // 1024
 
 
-def test_a_long_line_comes_cut_and_the_next_one_whole(tmp_path: Path) -> None:
-    """A line over the bound is cut to one byte more, and its neighbours are read."""
+def test_a_long_line_is_truncated(tmp_path: Path) -> None:
+    """A line over the limit is cut to the limit plus one byte; the lines beside it are complete."""
     (tmp_path / "long").write_bytes(b"a\n" + b"x" * 25 + b"\n" + b"y" * 10 + b"\nb\n")
     assert list(files.lines(tmp_path / "long", longest=10)) == [(1, b"a"), (2, b"x" * 11), (3, b"y" * 10), (4, b"b")]
 
 
-def test_a_line_without_end_refuses_its_file(tmp_path: Path) -> None:
-    """A line longer than the bound of a file is not read to its end."""
+def test_an_endless_line_is_rejected(tmp_path: Path) -> None:
+    """A line longer than a file may be is rejected without reading it to its end."""
     with (tmp_path / "long").open("wb") as file:
         file.truncate(2**33)
     with pytest.raises(ImportRefused, match="line 1, holds more than 64 MiB"):

@@ -27,10 +27,11 @@ ANY = st.text(
 )
 
 
-def test_every_character_that_is_obeyed_is_removed() -> None:
+def test_every_control_character_is_removed() -> None:
     """
-    Of all of Unicode: no control, format, surrogate or separator character is left but newline and tab; every other one
-    that has a shape stays.
+    Of all Unicode characters, control, format, surrogate and separator characters are removed, but not newline and tab.
+
+    Every visible character is kept.
     """
     kept = {chr(c) for c in range(0x110000) if formatting.printable(chr(c)) == chr(c)}
     assert not [c for c in kept if unicodedata.category(c) in OBEYED_CATEGORIES and c not in "\n\t"]
@@ -61,14 +62,16 @@ def test_every_character_that_is_obeyed_is_removed() -> None:
         ("\x1b\x1b[31m[31m", " [31m"),
     ],
 )
-def test_what_is_shown(outside: str, shown: str) -> None:
-    """Invisible characters and colours are dropped; other control characters become a space; our own layout stays."""
+def test_printable(outside: str, shown: str) -> None:
+    """
+    Invisible characters and colours are removed, other control characters become spaces, line breaks and tabs are kept.
+    """
     assert formatting.printable(outside) == shown
 
 
 @given(ANY)
 def test_printable_holds_for_any_text(outside: str) -> None:
-    """No obeyed character is left, nothing more is changed the second time, and one line is one line."""
+    """The result has no control characters and does not change if it is cleaned again; a single line remains one."""
     shown = formatting.printable(outside)
     assert (
         not OBEYED.search(shown) and formatting.printable(shown) == shown and shown.isprintable() <= ("\n" not in shown)
@@ -83,8 +86,8 @@ def test_printable_holds_for_any_text(outside: str) -> None:
         max_leaves=8,
     )
 )
-def test_json_keeps_its_values_and_shows_nothing_that_is_obeyed(values: Any) -> None:
-    """A JSON document reads as the same values, with everything that would be obeyed written as an escape."""
+def test_json_keeps_its_values_with_control_characters_escaped(values: Any) -> None:
+    """A JSON document has the same values, with control characters written as escapes."""
     shown = formatting.escaped_json(json.dumps(values, ensure_ascii=False, indent=1))
     assert json.loads(shown) == json.loads(json.dumps(values)) and not OBEYED.search(shown)
 
@@ -95,12 +98,14 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     return out.out + out.err
 
 
-def test_nothing_from_outside_is_obeyed_by_the_terminal(
+def test_text_from_outside_has_no_control_characters_on_the_terminal(
     home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """
-    Labels of another monitor, names, notes, titles, markers, reasons, feedback, file names, arguments and error types:
-    whatever command shows them, as text or JSON, shows them inert.
+    No command prints control characters from outside, as text or JSON.
+
+    They may come in labels of another monitor, names, notes, titles, markers, reasons, feedback, file names, arguments
+    and error types.
     """
     from opslib import desk
     from opslib.alerting.notifications import external_alerts
@@ -167,10 +172,8 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
     assert sent and not [m for m in sent if OBEYED.search(m.plain) or OBEYED.search(m.slack) or OBEYED.search(m.html())]
 
 
-def test_a_file_name_that_is_no_text(home: Path, tmp_path: Path) -> None:
-    """
-    A file whose name is not UTF-8, given by a real shell: it is named in the refusal, inert, and the exit code is 70.
-    """
+def test_a_file_name_that_is_not_utf8(home: Path, tmp_path: Path) -> None:
+    """A file whose name is not UTF-8 is rejected with its name, without control characters, and with exit code 70."""
     name = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9\x1b[31m.jsonl")
     Path(name).write_bytes(b"nonsense\n")
     ended = subprocess.run([sys.executable, "-m", "opslib.cli", "import", name], capture_output=True, timeout=280)

@@ -14,8 +14,8 @@ from opslib.foundation.config.settings import Settings
 SECRET = "s3cr3t/value+of a token"
 WRITTEN = ("s3cr3t/value+of a token", "s3cr3t%2Fvalue%2Bof%20a%20token", "s3cr3t%2Fvalue%2Bof+a+token")
 PACKAGE = Path(logs.__file__).parent.parent
-# Programs whose output is what they are for: a channel that is the terminal, what a notebook's shell command said,
-# processes that answer on stdout or are a simulated app, and an address whose token is for who plays.
+# Programs that print as their purpose: a terminal channel, the output of a notebook's shell command, processes that
+# respond on stdout or simulate an app, and an address whose token is for the player of a game day.
 PRINTS = {
     "alerting/notifications/channels.py",
     "jobs/strict_shell.py",
@@ -28,19 +28,19 @@ PRINTS = {
 
 
 class Refusing(io.StringIO):
-    """A stderr whose disk is full."""
+    """A stderr on a full disk."""
 
     asked = 0
 
     def write(self, text: str) -> int:
-        """Refuse."""
+        """Fail."""
         self.asked += 1
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
 def log() -> "logging.LoggerAdapter[logging.Logger]":
-    """The logger, for settings that hold one secret."""
+    """Return the logger for settings with one secret."""
     return logs.of(Settings(Path(), "desk", secrets={"OPS_MASSIVE_TOKEN": SECRET}).redact)
 
 
@@ -51,7 +51,7 @@ def test_a_secret_is_never_shown(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither on our stderr nor by a handler of somebody else's; as an argument, and in a traceback."""
+    """A secret is redacted on our stderr and for other handlers, in an argument and in a traceback."""
     log.warning("the look at %s failed", f"https://x.example/?key={written}")
     try:
         raise ValueError(f"refused {written}")
@@ -62,7 +62,7 @@ def test_a_secret_is_never_shown(
     assert "ValueError: refused [OPS_MASSIVE_TOKEN]" in said and caplog.text.count("[OPS_MASSIVE_TOKEN]") == 2
 
 
-def test_a_secret_of_the_environment_is_known_without_settings(
+def test_secrets_of_the_environment_are_redacted_without_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A record without settings is redacted with the secrets of the environment."""
@@ -74,7 +74,7 @@ def test_a_secret_of_the_environment_is_known_without_settings(
 def test_a_line_on_stderr_begins_with_the_command(
     log: "logging.LoggerAdapter[logging.Logger]", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a terminal would obey is gone; information is shown as well as warnings; nothing comes twice."""
+    """Control characters are removed; information is shown as well as errors; no line appears twice."""
     logs.to_stderr("ops serve")
     logs.to_stderr("ops serve")
     log.info("listens \x1b[31m\u202e on 100 % of it")
@@ -82,7 +82,7 @@ def test_a_line_on_stderr_begins_with_the_command(
     assert capsys.readouterr().err == "ops serve: listens  on 100 % of it\nops serve: the disk is full\n"
 
 
-def test_a_closed_stderr_stops_nobody(
+def test_a_closed_stderr_is_not_an_error(
     log: "logging.LoggerAdapter[logging.Logger]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service continues without its stderr."""
@@ -94,7 +94,7 @@ def test_a_closed_stderr_stops_nobody(
 
 
 def test_only_commands_print() -> None:
-    """Everything below `cli` logs, but for programs whose output is what they are for."""
+    """Modules below `cli` log instead of printing, except those whose purpose is to print."""
     found = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Test that the source of Markdown or HTML in a page is found, and that our templates quote what comes from outside."""
+"""Test that Markdown or HTML source in a page is found, and that our templates quote text from outside."""
 
 import pytest
 
@@ -21,15 +21,15 @@ SHOWN = {
 
 @pytest.mark.parametrize(("what", "page"), [(what, page) for what, pages in SHOWN.items() for page in pages])
 def test_each_kind_of_source_is_found(what: str, page: str) -> None:
-    """Each kind is found in the text of a page, and left out inside code and pre."""
+    """Each kind is found in the text of a page, and ignored inside code and pre."""
     assert set(SHOWN) == set(SOURCE)
     assert [p.partition(" in <")[0] for p in problems(f"<html><body>{page}</body></html>")] == [what]
     inner = page[page.index(">") + 1 : page.rindex("<")]
     assert problems(f"<p>quoted: <code>{inner}</code></p><pre>{inner}</pre>") == []
 
 
-def test_what_is_rendered_is_no_problem() -> None:
-    """Headings, tables, emphasis, signs and comparisons are no source."""
+def test_rendered_text_is_not_reported() -> None:
+    """Headings, tables, emphasis, signs and comparisons are not reported as source."""
     page = (
         "<h1>Massive &amp; Tradier</h1><table><tr><td>a_b_c</td><td>73.9 % &lt; 95 %</td></tr></table>"
         "<p>P&amp;L · 5 * 3 * 2 · #trading-alerts · [Write here.] · 1 > 0<br>a | b</p><style>a > b {}</style>"
@@ -51,7 +51,7 @@ EVIL = [
 
 @pytest.mark.parametrize("outside", EVIL)
 def test_our_blocks_quote_text_from_outside(outside: str) -> None:
-    """A text that reads as source is shown as code by every block, and by what people wrote in Markdown fields."""
+    """A text that looks like source is shown as code, by every block and in Markdown fields."""
     text = f"the app said: {outside}" if outside[0] not in "|#-" else outside
     blocks = [
         text_blocks.bullet_list("Lines", [text]),

@@ -15,22 +15,22 @@ EVIL = "<script>alert('x')</script> \"q\" & {{ 7*7 }} \u202e\x07"
 INERT = "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &quot;q&quot; &amp; {{ 7*7 }}  "
 
 
-def test_what_is_shown_is_inert() -> None:
-    """Escaped for text and for attributes in quotes of either kind; what a terminal or a mail would obey is gone."""
+def test_values_are_escaped() -> None:
+    """Values are escaped for text and for quoted attributes; control characters are removed."""
     found = templates.render("jobs/templates/record.html", numbers=EVIL)
     assert f"<pre>{INERT}</pre>" in found and "<script" not in found
     found = templates.render("dashboard/templates/table.html", title=EVIL, header=["x"], rows=[[EVIL]])
     assert found.count("<script") == 0 and "&lt;script" in found
 
 
-def test_what_is_missing_is_an_error() -> None:
-    """A page never shows an empty place where a value was forgotten."""
+def test_a_missing_value_is_an_error() -> None:
+    """A template with a missing value raises an error instead of leaving a gap."""
     with pytest.raises(UndefinedError, match="'numbers' is undefined"):
         templates.render("jobs/templates/record.html")
 
 
-def test_a_status_makes_no_page() -> None:
-    """The shell's status imports no template engine, Markdown reader or HTTP client: it has to answer quickly."""
+def test_status_imports_no_template_engine() -> None:
+    """`ops status` imports no template engine, Markdown reader or HTTP client, so that it is quick."""
     heavy = ("jinja2", "mistune", "httpx")
     code = (
         f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
@@ -41,14 +41,14 @@ def test_a_status_makes_no_page() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_template_compiles(name: str) -> None:
-    """Each is found by its path in the package; none is named elsewhere."""
+    """Each template is found by its path in the package and is used somewhere."""
     assert templates._environment().get_template(name).filename == str(templates.PACKAGE / name)
     sources = [p.read_text(encoding="utf-8") for p in templates.PACKAGE.rglob("*.*") if p.suffix in (".py", ".html")]
     assert sum(f'"{name}"' in source for source in sources) >= 1, "nothing shows it"
 
 
-def test_markup_is_trusted_where_it_is_made() -> None:
-    """What a template takes as markup comes out of another template, a converter that escapes, or a constant."""
+def test_unescaped_markup_has_known_origins() -> None:
+    """Markup that a template does not escape comes from another template, an escaping converter, or a constant."""
     trusted = {
         (name, part.split("|safe")[0].split("{{")[-1].strip())
         for name in ALL
@@ -86,13 +86,13 @@ def test_markup_is_trusted_where_it_is_made() -> None:
         ("1. one\n2. two", "<ol>\n<li>one</li>\n<li>two</li>\n</ol>"),
     ],
 )
-def test_markdown_is_html_and_nothing_in_it_is_obeyed(written: str, shown: str) -> None:
-    """What people write becomes headings, lists, tables and emphasis; never a tag, a link or a request."""
+def test_markdown_becomes_safe_html(written: str, shown: str) -> None:
+    """Markdown becomes headings, lists, tables and emphasis, but never raw tags, links or requests."""
     assert text_blocks.markdown_to_html(written) == shown
 
 
-def test_a_table_of_markdown_is_a_table() -> None:
-    """Action items stand in a table, and an escaped underscore is an underscore."""
+def test_a_markdown_table_becomes_a_table() -> None:
+    """A Markdown table becomes an HTML table, and an escaped underscore an underscore."""
     found = text_blocks.markdown_to_html("| what | type |\n|---|---|\n| see host\\_reaches <b> | detect |")
     assert (
         "<th>what</th>" in found and "<td>see host_reaches <code>&lt;b&gt;</code></td>" in found and "\\" not in found

@@ -50,7 +50,7 @@ def read(tmp_path: Path, content: str, **environ: str) -> Contacts:
     return contacts.read(settings.load(tmp_path, None, environ))
 
 
-def test_nothing_set(tmp_path: Path) -> None:
+def test_defaults(tmp_path: Path) -> None:
     """Without settings every role of the guide's path exists and is notified on the terminal, at any hour."""
     found = contacts.read(settings.load(tmp_path, None, {}))
     assert (
@@ -60,10 +60,9 @@ def test_nothing_set(tmp_path: Path) -> None:
     )
 
 
-def test_all_that_can_be_set(tmp_path: Path) -> None:
+def test_every_setting(tmp_path: Path) -> None:
     """
-    Roles, channels and times are read as they stand; a channel's secret comes from the environment, or from a file that
-    it names.
+    Roles, channels and times are read as written; a channel's secret comes from the environment or from a named file.
     """
     found = read(tmp_path, WHOLE, **SECRETS)
     assert found.roles["Tech Lead"] == Role(
@@ -141,9 +140,11 @@ def test_invalid_contacts_are_rejected(tmp_path: Path, content: str, words: str)
         ("22:00-06:00", "2026-03-10T12:00", False, "2026-03-10T22:00"),
     ],
 )
-def test_hours(hours: str, moment: str, on_duty: bool, due: str) -> None:
+def test_hours_of_duty(hours: str, moment: str, on_duty: bool, due: str) -> None:
     """
-    A role on duty is notified at once, any other when its duty starts next: across a night, a weekend and a DST change.
+    A role on duty is notified at once, any other when its duty starts next.
+
+    That holds across a night, a weekend and a DST change.
     """
     from opslib.foundation import time_parsing
 
@@ -151,10 +152,8 @@ def test_hours(hours: str, moment: str, on_duty: bool, due: str) -> None:
     assert role.on_duty(at) is on_duty and role.due(at) == time_parsing.parse(due)
 
 
-def test_no_secret_in_a_refusal(tmp_path: Path) -> None:
-    """
-    An address with a password in it is refused without showing it; of a secret address the path is a secret by itself.
-    """
+def test_an_error_shows_no_secret(tmp_path: Path) -> None:
+    """An address with a password is rejected without showing it; the path of a secret address is a secret, too."""
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, '[notify]\nlab_url = "http://ann:hunter2secret@lab/"')
     assert "hunter2secret" not in str(refused.value)
@@ -162,7 +161,7 @@ def test_no_secret_in_a_refusal(tmp_path: Path) -> None:
     assert "B0/secret" not in held.redact("Cannot POST /services/T0/B0/secret") and held.redact("secret") == "secret"
 
 
-def test_up_the_path() -> None:
+def test_escalation_path() -> None:
     """
     Severity escalate notifies all roles. Without an acknowledgement the next role up the path follows, then the others.
     """

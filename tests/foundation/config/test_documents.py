@@ -25,14 +25,14 @@ KEPT = ("contacts.json", "rules.json", "schedule.json", "settings.json")
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with every file of one's own."""
+    """Return a home with a file of each kind."""
     for name, content in FILES.items():
         (tmp_path / name).write_text(content)
     return tmp_path
 
 
 def read(home: Path) -> tuple[object, ...]:
-    """Everything that the files of a home say, as the suite reads it."""
+    """Return the content of all files of a home, as opslib reads it."""
     rules._table.cache_clear()
     found = settings.load(home, None, {})
     people = contacts.read(found)
@@ -40,7 +40,7 @@ def read(home: Path) -> tuple[object, ...]:
 
 
 def imports(home: Path) -> set[str]:
-    """Which modules that cost time a process of its own imports to read a home."""
+    """Return the slow modules that a new process imports to read a home."""
     code = (
         "import sys; from pathlib import Path; from opslib.foundation.config import contacts, rules, settings; "
         "from opslib.jobs import schedule; home = Path(sys.argv[1]); found = settings.load(home, None, {}); "
@@ -55,10 +55,10 @@ def test_pydantic_is_imported_only_for_what_has_changed(home: Path, tmp_path_fac
     assert imports(home) and not imports(home)
     (home / "rules.toml").write_text("[errors]\nwarning = 31\n")
     assert imports(home) and not imports(home)
-    assert not imports(tmp_path_factory.mktemp("empty"))  # What ships with the package was validated by a test.
+    assert not imports(tmp_path_factory.mktemp("empty"))  # The shipped files are validated by a test.
 
 
-def test_what_is_kept_is_what_was_read(home: Path) -> None:
+def test_cached_values_equal_fresh_ones(home: Path) -> None:
     """Cached and freshly read values are equal, in the same order; each form has a cache file of its own."""
     first, second = read(home), read(home)
     assert first == second and [repr(f) for f in first] == [repr(f) for f in second]
@@ -66,15 +66,15 @@ def test_what_is_kept_is_what_was_read(home: Path) -> None:
     assert isinstance(second[1], rules.Rules) and list(second[1].rules) == list(rules.load().rules)
 
 
-def test_no_secret_is_kept(home: Path) -> None:
-    """The cache holds nothing that settings or a schedule say."""
+def test_the_cache_has_no_secret(home: Path) -> None:
+    """The cache has no values of the settings, the contacts or the schedule."""
     read(home)
     kept = "".join(path.read_text() for path in (home / documents.FOLDER).iterdir())
     assert "secret" not in kept and "hunter2" not in kept and "script" not in kept
 
 
 def spoil_with(content: bytes) -> Callable[[Path], None]:
-    """A way to write something else in the place of what was kept."""
+    """Return a function that overwrites a cache file with other content."""
     return lambda path: path.write_bytes(content) and None
 
 
@@ -84,19 +84,19 @@ def flip(path: Path) -> None:
 
 
 def to_folder(path: Path) -> None:
-    """Put a folder there."""
+    """Replace the file with a directory."""
     path.unlink()
     path.mkdir()
 
 
 def to_pipe(path: Path) -> None:
-    """Put a pipe without a writer there."""
+    """Replace the file with a pipe that has no writer."""
     path.unlink()
     os.mkfifo(path)
 
 
 def of_another(path: Path) -> None:
-    """Put there what another form kept."""
+    """Replace the content with that of another form's cache."""
     other = path.with_name("rules.json" if path.name != "rules.json" else "contacts.json")
     path.write_bytes(other.read_bytes())
 
@@ -116,7 +116,7 @@ def of_another(path: Path) -> None:
     ],
 )
 def test_a_damaged_or_foreign_cache_is_rebuilt(home: Path, spoil: Callable[[Path], None]) -> None:
-    """Whatever is in the place of the cache, the values are those of the files."""
+    """Whatever is in place of the cache, the values are those of the files."""
     first = read(home)
     for name in KEPT:
         spoil(home / documents.FOLDER / name)
@@ -140,7 +140,7 @@ def test_an_error_is_not_cached(home: Path) -> None:
 
 
 def test_a_schedule_is_validated_again_when_its_channels_have_changed(home: Path) -> None:
-    """A channel that a job delivers by is held against those of the settings, which may change without the schedule."""
+    """If the settings change, the channels in the schedule are checked against them again."""
     (home / "schedule.toml").write_text('[daily-report]\ndeliver = ["script"]\n')
     read(home)
     (home / "settings.toml").write_text('symbols = ["SPY"]\n')
@@ -159,8 +159,8 @@ def test_a_home_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPat
         read(home)
 
 
-def test_verification_takes_nothing_that_was_kept(home: Path) -> None:
-    """A manipulated cache with a valid digest changes no limit of a verification."""
+def test_verification_does_not_use_the_cache(home: Path) -> None:
+    """A manipulated cache with a valid digest does not change the limits that a verification uses."""
     read(home)
     path = home / documents.FOLDER / "rules.json"
     kept = json.loads(path.read_text())
@@ -171,8 +171,8 @@ def test_verification_takes_nothing_that_was_kept(home: Path) -> None:
     assert dict(rules.load(home, uses_cache=False)["errors"].thresholds)["warning"] == 30
 
 
-def test_many_read_a_home_at_once(home: Path) -> None:
-    """Readers that all validate, and write what they found, read the same; nothing half made is left."""
+def test_concurrent_readers(home: Path) -> None:
+    """Concurrent readers that all validate and write the cache read the same values, and leave no temporary file."""
 
     def ours(_: int) -> str:
         return repr(rules._validated(rules._shipped(), FILES["rules.toml"], "x")) + repr(settings.load(home, None, {}))
@@ -240,7 +240,7 @@ def test_every_problem_of_contacts_and_jobs_is_reported_at_once(tmp_path: Path) 
     assert len(str(refused.value).splitlines()) == 6
 
 
-def test_what_ships_with_the_package_is_valid(tmp_path: Path) -> None:
+def test_the_shipped_files_are_valid(tmp_path: Path) -> None:
     """No process validates the shipped limits and schedule, so this test checks them."""
     import tomllib
     from importlib import resources
@@ -255,7 +255,7 @@ def test_what_ships_with_the_package_is_valid(tmp_path: Path) -> None:
     assert schedule_form.problems({}, {"x": {}}, "schedule.toml", {}) != []
 
 
-def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
+def test_invalid_toml_is_reported_with_its_position(tmp_path: Path) -> None:
     """The message has the line and column of TOML's reader."""
     for name in FILES:
         (tmp_path / name).write_text("# a comment\nwarning = = 3\n")

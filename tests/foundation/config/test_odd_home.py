@@ -1,4 +1,4 @@
-"""Homes whose path holds characters that mean something elsewhere: the store lies in that very folder."""
+"""Test home directories whose path contains special characters: the database is in exactly that directory."""
 
 import html
 import os
@@ -39,15 +39,15 @@ NAMES = [
 
 
 def files(folder: Path) -> set[str]:
-    """Every file below a folder, but what SQLite keeps beside a database."""
+    """Return every file below a folder, without SQLite's own files beside a database."""
     return {
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm"))
     }
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_store_lies_in_its_home(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is imported is in the home's own store.sqlite, and a process of its own finds it there."""
+def test_the_database_is_in_its_home(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Imported posts are in the home's own store.sqlite, and another process finds them there."""
     home = tmp_path / name
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, days.posts()[:3])))
     assert main.main(["import", str(tmp_path / "posts.jsonl"), "--home", str(home), "--app", "desk"]) == 0
@@ -63,9 +63,7 @@ def test_the_store_lies_in_its_home(tmp_path: Path, name: str, capsys: pytest.Ca
 
 
 def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A relative home is of the folder one is in, ~ is one's own; a store URL that somebody typed stays as it was typed.
-    """
+    """A relative home is below the working directory, and ~ is the user's; a configured store URL is used unchanged."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     for given, place in (("a? b", tmp_path / "a? b"), ("~/c#", tmp_path / "me" / "c#")):
@@ -83,7 +81,7 @@ def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_day_in_an_odd_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Import, status, daily report, index page and verification work in such a home, in kernels of their own too."""
+    """Import, status, daily report, index page and verification work in such a home, also in separate kernels."""
     home = tmp_path / ODD
     monkeypatch.setenv("OPS_HOME", str(home))
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, days.posts()[::4])))
@@ -101,7 +99,7 @@ def test_a_day_in_an_odd_home(
 def test_timers_of_an_odd_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """systemd and cron are given the home so that they read it back as it is; a home of several lines is refused."""
+    """The path is quoted so that systemd and cron read it unchanged; a home with a line break is rejected."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     home = tmp_path / ODD
     assert main.main(["schedule", "install", "systemd", "--home", str(home), "--app", "desk"]) == 0
@@ -125,7 +123,7 @@ def test_timers_of_an_odd_home(
 
 
 def test_dask_workers_find_an_odd_home(tmp_path: Path) -> None:
-    """What a worker is given of a home is its path, which it reads as it is."""
+    """A Dask worker receives the path of the home and uses it unchanged."""
     from opslib.reports import backfill
 
     home = tmp_path / ODD

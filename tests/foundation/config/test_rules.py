@@ -24,12 +24,12 @@ DESIGN = {
     "silence": ("lower", "s", 0, 60, None, 180, 600),
     "dashboard_lag": ("lower", "s", 5, 15, None, 60, None),
     "heartbeat": ("lower", "intervals", 0, 1, None, 3, None),
-    # Ours: what our looks were given, whoever's fault, and how fast the app's server grows ("judged by its slope").
+    # Ours: responses to our own probes, whoever's fault, and how fast the app's server grows ("judged by its slope").
     "answers": ("higher", "ratio", 0.99, 0.95, 0.90, 0.50, None),
     "app_answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
     "app_down": ("lower", "s", 0, 10, None, 30, None),
     "memory_growth": ("lower", "MB_per_h", 20, 100, None, 500, None),
-    # Conditions of our own probes, each of which people were not notified of before, or of under another name.
+    # Conditions of our own probes that had no notification before, or one under another name.
     "our_network": ("lower", "s", 0, 0, None, 45, 600),
     "app_restarts": ("lower", "times", 0, 0, 2, 4, None),
     "app_response_time": ("lower", "s", 0.3, 0.5, None, 2.0, None),
@@ -43,13 +43,13 @@ BURN = {"warning": (3, 24, 2), "notify": (6, 6, 0.5), "critical": (14.4, 1, 1 / 
 
 @pytest.fixture(scope="module")
 def table():
-    """The shipped table."""
+    """Return the shipped table."""
     return rules.load()
 
 
 @pytest.fixture
 def laid_over(tmp_path):
-    """A way to lay a table of one's own over the shipped one."""
+    """Return a function that loads a table over the shipped one."""
 
     def load(content):
         (tmp_path / "rules.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -58,11 +58,8 @@ def laid_over(tmp_path):
     return load
 
 
-def test_the_shipped_table_is_the_design(table):
-    """
-    Every rule of DESIGN.md is there with its limits, and beside it those about our own probes and the budgets of its
-    two ratios.
-    """
+def test_the_shipped_table_has_the_limits_of_the_design(table):
+    """The rules have the limits of DESIGN.md, those for our own probes included; both ratios have a budget."""
     found = {
         n: (r.better, r.unit, r.objective, *(dict(r.thresholds).get(rung) for rung in rules.SEVERITIES))
         for n, r in table.rules.items()
@@ -82,10 +79,7 @@ def test_the_shipped_table_is_the_design(table):
 
 
 def test_the_shipped_windows_and_gates(table):
-    """
-    Rates wait for their Wilson interval: five minutes for availability, ten and a hundred for Greeks, an hour for
-    errors.
-    """
+    """Rates need their Wilson interval; windows and minimum counts are those of the design."""
     assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {
         "availability",
         "greeks_valid",
@@ -111,13 +105,13 @@ def test_the_shipped_windows_and_gates(table):
 
 
 def test_a_home_without_a_table_has_the_shipped_one(table, tmp_path):
-    """No table of one's own changes nothing, nor does an empty one."""
+    """Without a rules.toml, or with an empty one, the shipped table applies."""
     assert rules.load(tmp_path).hash == table.hash
     (tmp_path / "rules.toml").write_text("")
     assert rules.load(tmp_path).hash == table.hash
 
 
-def test_a_table_lies_over_key_by_key(table, laid_over):
+def test_a_table_overrides_single_keys(table, laid_over):
     """One key changes, all others stay, and the hash differs."""
     own = laid_over("[errors]\nwarning = 30\n\n[pages]\nload_jitter_s = 2\n")
     assert dict(own["errors"].thresholds) == {"warning": 30, "critical": 50} and own["errors"].objective == 5
@@ -125,10 +119,9 @@ def test_a_table_lies_over_key_by_key(table, laid_over):
     assert own.pages.load_jitter_s == 2 and own.pages.reset_gap_s == table.pages.reset_gap_s
 
 
-def test_a_desk_may_shorten_what_inhibits(laid_over):
+def test_inhibiting_rules_can_be_overridden(laid_over):
     """
-    A table of before `inhibited_from` that names fewer rules is read as it was; a source's own list is read for that
-    source alone.
+    A table without `inhibited_from` may name fewer inhibiting rules; a source's own list applies to that source only.
     """
     own = laid_over('[errors]\ninhibited_by = ["availability"]')
     assert own["errors"].inhibited_by == ("availability",) and own["errors"].inhibited_from["availability"] == "notify"
@@ -221,7 +214,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_refused_by_name(laid_over, tmp_path, name):
+def test_an_invalid_table_is_rejected_with_its_place(laid_over, tmp_path, name):
     """An invalid table is rejected with its place, its rule and its key."""
     content, words = MISTAKES[name]
     with pytest.raises(RulesError) as caught:
@@ -244,8 +237,8 @@ LET_IN = {
 
 
 @pytest.mark.parametrize("name", LET_IN)
-def test_a_subtler_mistake_is_refused_too(laid_over, name):
-    """A table that would be evaluated wrongly is rejected as well."""
+def test_a_table_that_would_be_evaluated_wrongly_is_rejected(laid_over, name):
+    """A table that is well formed but would be evaluated wrongly is rejected as well."""
     with pytest.raises(RulesError):
         laid_over(LET_IN[name])
 

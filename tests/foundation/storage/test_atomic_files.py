@@ -35,26 +35,26 @@ for n in range(25):
 
 
 class Killed(BaseException):
-    """The process is gone at this step, and does nothing more."""
+    """Stands for the death of the process at this step."""
 
 
 def generation(name: str, endings: tuple[str, ...] = ENDINGS) -> dict[str, bytes]:
-    """Files that all say which generation they are of."""
+    """Return files whose content names their generation."""
     return {e: f"{name}{e}".encode() for e in endings}
 
 
 def standing(folder: Path) -> dict[str, str]:
-    """Every file that a person sees in a folder, with what it says."""
+    """Return every visible file of a folder with its content."""
     return {p.name: p.read_text() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
 
 
 def named(name: str, of: str, endings: tuple[str, ...] = ENDINGS) -> dict[str, str]:
-    """What stands there when that generation stands under that name."""
+    """Return the files of a generation under a name, as `standing` returns them."""
     return {f"{name}{e}": f"{of}{e}" for e in endings}
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
-    """From the given call on, every step that changes the disk kills; gives how many steps were asked for."""
+    """Raise at the given step and at every later one that changes the disk; return a function that counts the steps."""
     asked = 0
 
     def deadly(plain: Callable) -> Callable:
@@ -73,7 +73,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
 
 
 def killed_publish(path: Path, files: dict[str, bytes], keep_as: str | None, step: int) -> bool:
-    """Publish and be killed at a step; was there such a step?"""
+    """Publish and be killed at a step; return whether there was such a step."""
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, step)
         try:
@@ -83,8 +83,8 @@ def killed_publish(path: Path, files: dict[str, bytes], keep_as: str | None, ste
     return False
 
 
-def test_what_is_published_stands_there(tmp_path: Path) -> None:
-    """Published files stand under their names, in folders made for them, and nothing else does."""
+def test_published_files_are_in_their_folder(tmp_path: Path) -> None:
+    """Published files are in their folder, which is created; nothing else is left there."""
     found = atomic_files.publish(tmp_path / "2026" / "03" / "day", generation("a"), None)
     assert sorted(found) == [tmp_path / "2026" / "03" / f"day{e}" for e in ENDINGS]
     assert standing(tmp_path / "2026" / "03") == named("day", "a")
@@ -92,8 +92,8 @@ def test_what_is_published_stands_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["day [1]*?", "2026-03-10.b_daily", ".hidden", "ü {x} 'q'", "-"])
-def test_any_name_will_do(tmp_path: Path, name: str) -> None:
-    """Names that a pattern, a shell or a suffix would read otherwise are taken as they are, and so is the folder's."""
+def test_special_characters_in_names(tmp_path: Path, name: str) -> None:
+    """Names with special characters of patterns, shells or suffixes are used unchanged, for files and folders."""
     folder = tmp_path / f"in {name}"
     atomic_files.publish(folder / name, generation("a"), None)
     atomic_files.publish(folder / name, generation("b"), "r1")
@@ -101,21 +101,21 @@ def test_any_name_will_do(tmp_path: Path, name: str) -> None:
 
 
 def test_publishing_again_replaces(tmp_path: Path) -> None:
-    """Without a name to keep them under, the older files are gone."""
+    """Without a name to keep them under, the older files are replaced."""
     for name in ("a", "b"):
         atomic_files.publish(tmp_path / "day", generation(name), None)
     assert standing(tmp_path) == named("day", "b")
 
 
-def test_the_older_are_kept_for_every_ending(tmp_path: Path) -> None:
-    """A restatement takes the name; each older generation stands whole under its own."""
+def test_older_generations_are_kept(tmp_path: Path) -> None:
+    """A new version takes the name; each older one is kept complete under its own name."""
     for name, keep_as in (("a", None), ("b", "r1"), ("c", "r2")):
         atomic_files.publish(tmp_path / "day", generation(name), keep_as)
     assert standing(tmp_path) == named("day", "c") | named("day.r1", "a") | named("day.r2", "b")
 
 
-def test_neighbours_are_left_alone(tmp_path: Path) -> None:
-    """Publishing one name changes no other file of the folder, hidden ones neither."""
+def test_other_files_are_unchanged(tmp_path: Path) -> None:
+    """Publishing changes no other file of the folder, hidden or not."""
     others = {"dayx.html": "1", "day": "2", "day.txt": "3", ".day.html": "4", "day.r9.html": "5"}
     for name, content in others.items():
         (tmp_path / name).write_text(content)
@@ -127,7 +127,7 @@ def test_neighbours_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep_as", [None, "r1"])
 @pytest.mark.parametrize("then", ["finish", "publish another"])
 def test_killed_at_any_step(tmp_path: Path, keep_as: str | None, then: str) -> None:
-    """Whenever the process dies, either nothing has changed, or all of it is there once the next one has looked."""
+    """Whenever the process is killed, after the next access either nothing has changed or everything is published."""
     old, new = named("day", "a"), named("day", "b") | (named("day.r1", "a") if keep_as else {})
     seen, step = [], 0
     while True:
@@ -155,7 +155,7 @@ def test_killed_at_any_step(tmp_path: Path, keep_as: str | None, then: str) -> N
 
 
 def killed_at_notebook(plain: Callable[..., None]) -> Callable[[Path, Path], None]:
-    """A move of files that dies where a notebook is moved."""
+    """Return a file move that is killed at a notebook."""
 
     def move(source: Path, target: Path) -> None:
         if Path(target).suffix == ".ipynb":
@@ -166,13 +166,13 @@ def killed_at_notebook(plain: Callable[..., None]) -> Callable[[Path, Path], Non
 
 
 def test_killed_again_while_finishing(tmp_path: Path) -> None:
-    """A process that dies while it finishes what another left leaves it to a third."""
+    """If a process is killed while it completes another one's publication, a third one completes it."""
     step = 0
     while True:
         step += 1
         folder = tmp_path / str(step)
         atomic_files.publish(folder / "day", generation("a"), None)
-        with pytest.MonkeyPatch.context() as patch:  # Killed after the first of the moves.
+        with pytest.MonkeyPatch.context() as patch:  # Killed after the first move.
             patch.setattr(os, "replace", killed_at_notebook(os.replace))
             with pytest.raises(Killed):
                 atomic_files.publish(folder / "day", generation("b"), "r1")
@@ -191,7 +191,7 @@ def test_killed_again_while_finishing(tmp_path: Path) -> None:
 
 
 def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
-    """To finish where nothing is left over does nothing."""
+    """Without an incomplete publication, finishing changes nothing."""
     atomic_files.publish(tmp_path / "day", generation("a"), None)
     atomic_files.finish(tmp_path)
     atomic_files.finish(tmp_path)
@@ -199,7 +199,7 @@ def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes no more raises, and leaves what stood there, and no half-written file even hidden."""
+    """If the disk is full, publishing raises, the old files are unchanged, and no temporary file is left."""
     atomic_files.publish(tmp_path / "day", generation("a"), None)
     plain, calls = atomic_files._write, []
 
@@ -217,7 +217,7 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_publishers_of_one_name_do_not_mix(tmp_path: Path) -> None:
-    """Processes that publish the same name at once all succeed, and what stands there in the end is of one of them."""
+    """Processes that publish the same name at once all succeed, and the final files are all from one of them."""
     for attempt in range(3):
         path = tmp_path / str(attempt) / "day"
         running = [
@@ -231,9 +231,7 @@ def test_publishers_of_one_name_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A publisher that is held up between two of its moves, while another publishes the same name, leaves no mixture.
-    """
+    """If a process is delayed between two moves while another publishes the same name, the files are not mixed."""
     program = (
         "import sys; from pathlib import Path; from opslib.foundation.storage import atomic_files as publication; "
         "publication.publish(Path(sys.argv[1]), {e: f'quick{e}'.encode() for e in ('.html', '.ipynb', '.json', "
@@ -248,7 +246,7 @@ def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch
                     [sys.executable, "-c", program, str(tmp_path / "day")], stderr=subprocess.PIPE, text=True
                 )
             )
-            # Where publishers take turns the quick one waits; so nobody waits for it for ever.
+            # With a lock the quick one waits for the slow one, so this wait needs a timeout.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 others[0].wait(2)
         plain(source, target)
@@ -262,8 +260,8 @@ def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch
     assert standing(tmp_path) in (named("day", "quick"), named("day", "slow"))
 
 
-def test_one_that_cannot_be_finished_does_not_stop_the_others(tmp_path: Path) -> None:
-    """Files that can never be moved do not prevent another name from being published in that directory."""
+def test_a_publication_that_cannot_finish_does_not_block_others(tmp_path: Path) -> None:
+    """Files that can never be moved do not prevent another name in the folder from being published."""
     (tmp_path / "day.html").mkdir()
     with pytest.raises(OSError):
         atomic_files.publish(tmp_path / "day", generation("a"), None)
@@ -272,5 +270,5 @@ def test_one_that_cannot_be_finished_does_not_stop_the_others(tmp_path: Path) ->
 
 
 def standing_files(folder: Path, name: str) -> dict[str, str]:
-    """The files under one name."""
+    """Return the files under one name with their content."""
     return {p.name: p.read_text() for p in folder.glob(f"{name}.*") if p.is_file()}

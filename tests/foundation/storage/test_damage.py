@@ -30,25 +30,25 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose store holds something in every table."""
+    """Return a home whose database has rows in every table."""
     return damaged.made(tmp_path_factory.mktemp("whole") / "home")
 
 
 @pytest.fixture
 def home(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
+    """Return a copy of that home, to be damaged."""
     return Path(shutil.copytree(whole, tmp_path / "home"))
 
 
 def ops(capsys: pytest.CaptureFixture[str], home: Path, *arguments: str) -> tuple[int, str, str]:
-    """A command's exit code, stdout and stderr."""
+    """Run a command; return its exit code, stdout and stderr."""
     capsys.readouterr()
     code = main.main([*arguments, "--home", str(home), "--app", "desk"])
     return code, *capsys.readouterr()
 
 
 def edit(home: Path, *statements: str, without_checks: str = "") -> None:
-    """Change a store by hand; where a table is named, its columns may be NULL from then on."""
+    """Change a database by hand; if a table is named, its columns may be NULL from then on."""
     with contextlib.closing(sqlite3.connect(home / "store.sqlite", isolation_level=None)) as file:
         if without_checks:
             file.execute("PRAGMA writable_schema = 1")
@@ -61,10 +61,11 @@ def edit(home: Path, *statements: str, without_checks: str = "") -> None:
 
 
 @pytest.mark.slow
-def test_whatever_is_damaged_no_command_breaks(whole: Path, tmp_path: Path) -> None:
+def test_commands_survive_random_damage(whole: Path, tmp_path: Path) -> None:
     """
-    Random flips, truncations, zeroed pages, other types, dropped tables, columns and indices: each command ends as the
-    contract says.
+    With random damage of the file each command ends as the contract says.
+
+    The damage is bit flips, truncations, zeroed pages, values of other types, and dropped tables, columns and indexes.
     """
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
@@ -72,8 +73,8 @@ def test_whatever_is_damaged_no_command_breaks(whole: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_nothing_is_wrong_with_a_whole_store(whole: Path, home: Path) -> None:
-    """The harness finds no fault where there is none, and every command runs."""
+def test_no_damage_is_found_in_an_undamaged_database(whole: Path, home: Path) -> None:
+    """In an undamaged database the test's own checks find no fault, and every command runs."""
     for arguments in damaged.commands(home):
         found = damaged.tried(arguments, home)
         assert damaged.wrong(arguments, found) == "" and "damaged" not in found[2], (arguments, found)
@@ -119,14 +120,12 @@ READ_BY_STATUS = {
 
 
 @pytest.mark.parametrize("how", READ_BY_STATUS)
-def test_one_sentence_and_what_to_do(home: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    An unreadable cell is named with its table and column; the message says how to check the file and what can be saved.
-    """
+def test_damage_is_reported_in_one_sentence(home: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unreadable cell is reported with its table and column, how to check the file, and how to save the rest."""
     statement, table, words = READ_BY_STATUS[how]
     edit(home, statement, without_checks=table)
     code, out, err = ops(capsys, home, "status", "--as-of", damaged.END)
-    if not words:  # Status does not read it.
+    if not words:  # Status does not read this table.
         code, out, err = ops(capsys, home, "incident", "list")
     assert (code, out, len(err.splitlines())) == (70, "", 1), err
     assert (
@@ -151,8 +150,8 @@ NO_STORE = {
 
 
 @pytest.mark.parametrize("what", NO_STORE)
-def test_what_is_no_store_is_refused(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Anything else in the place of the database is rejected by name, and left unchanged."""
+def test_a_file_that_is_no_database_is_rejected(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anything else in place of the database is rejected with its path, and left unchanged."""
     NO_STORE[what](tmp_path / "store.sqlite")
     before = (tmp_path / "store.sqlite").read_bytes() if (tmp_path / "store.sqlite").is_file() else b""
     for arguments in (["status"], ["runs"], ["mark", "note", "words", "--by", "Ann"], ["export", "snapshots"]):
@@ -161,23 +160,23 @@ def test_what_is_no_store_is_refused(tmp_path: Path, what: str, capsys: pytest.C
     assert what in ("a folder", "a pipe") or (tmp_path / "store.sqlite").read_bytes() == before
 
 
-def test_an_empty_file_is_a_store_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_file_becomes_a_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A process killed while creating the database leaves an empty file; the next one creates the database."""
     (tmp_path / "store.sqlite").touch()
     code, out, _ = ops(capsys, tmp_path, "status", "-o", "json")
     assert (code, json.loads(out)["verdict"]) == (3, "unknown")
 
 
-def test_a_missing_index_changes_no_figure(whole: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Damage that touches nothing that is read leaves every figure as it was."""
+def test_damage_of_unused_parts_changes_no_value(whole: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage of parts that a command does not read leaves its result unchanged."""
     asked = ("status", "--as-of", damaged.END, "-o", "json")
     right = ops(capsys, home, *asked)
     edit(home, "DROP INDEX snapshots_by_time", "DROP TABLE pictures", "UPDATE rejects SET body = x'00'")
     assert ops(capsys, home, *asked) == right
 
 
-def test_export_names_what_it_leaves_out(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows that cannot be read are named, the others are given; imported into a new home they are what they were."""
+def test_export_lists_the_rows_it_skips(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unreadable rows are listed, all others are exported, and they can be imported into a new home."""
     _, right, _ = ops(capsys, home, "export", "snapshots")
     seqs = [
         row.seq
@@ -216,8 +215,8 @@ def test_export_names_what_it_leaves_out(home: Path, tmp_path: Path, capsys: pyt
     )
 
 
-def test_export_reads_around_lost_pages(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where pages of the file are lost, all rows outside of them are given once, and the others are named."""
+def test_export_skips_lost_pages(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If pages of the file are lost, all other rows are exported once, and the lost ones are listed."""
     _, right, _ = ops(capsys, home, "export", "snapshots")
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         wide = (
@@ -254,7 +253,7 @@ def _has_dbstat(file: sqlite3.Connection) -> bool:
 
 
 def _leaves(home: Path) -> list[int]:
-    """The leaf pages of the snapshots, found by what stands in them."""
+    """Return the leaf pages of the snapshots, found by their content."""
     content = (home / "store.sqlite").read_bytes()
     return [
         n + 1
@@ -265,8 +264,8 @@ def _leaves(home: Path) -> list[int]:
     ]
 
 
-def test_a_lost_log_is_no_failure(home: Path) -> None:
-    """Without the log what was in the file is read; a log of something else is not taken for ours."""
+def test_a_foreign_log_is_ignored(home: Path) -> None:
+    """If SQLite's log is lost or is another file, the rows of the database file are read."""
     held = len(SnapshotStore(Database(settings.sqlite_url(home / "store.sqlite"))).snapshots("desk", 0, 2**62, None))
     for suffix in ("-wal", "-shm"):
         (home / f"store.sqlite{suffix}").write_bytes(os.urandom(5000))
@@ -281,11 +280,8 @@ def test_a_lost_log_is_no_failure(home: Path) -> None:
     assert found.stdout.strip() == str(held), found.stderr
 
 
-def test_postgresql_is_read_as_before(store_url: str) -> None:
-    """
-    In either database what was written comes back, and a text that is JSON of another kind is refused where it is
-    decoded.
-    """
+def test_rows_are_read_back_and_wrong_json_is_rejected(store_url: str) -> None:
+    """Written rows are read back in both database systems; JSON of the wrong shape is rejected when it is decoded."""
     store = Database(store_url)
     from tests.support.snapshots import body
 
@@ -312,8 +308,8 @@ def test_postgresql_is_read_as_before(store_url: str) -> None:
         {"rule": None},
     ],
 )
-def test_a_notification_state_of_another_shape_is_refused(change: dict) -> None:
-    """What was kept of an alert is read only where every part is of its type."""
+def test_a_notification_state_with_a_wrong_type_is_rejected(change: dict) -> None:
+    """A stored notification state is accepted only if every field has its type."""
     right = NotificationState(
         "a", "availability", "massive", "page", "providers", "Dev Team", levels=["critical"], fired_us=us(1)
     ).as_json()
@@ -332,8 +328,8 @@ EDITS = {
 
 
 @pytest.mark.parametrize("how", EDITS)
-def test_a_damaged_folder_is_verified_to_its_end(home: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever was done to a file of an incident, `ops verify` names that file or entry, with exit code 2."""
+def test_verify_names_a_damaged_file_of_an_incident(home: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """If a file of an incident is damaged, `ops verify` names that file or entry and exits with 2."""
     ops(capsys, home, "postmortem", "2026-03-10-1")
     folder = home / "desk" / "incidents" / "2026-03-10-1"
     assert ops(capsys, home, "verify", str(folder))[0] == 0
@@ -345,11 +341,8 @@ def test_a_damaged_folder_is_verified_to_its_end(home: Path, how: str, capsys: p
     assert code == 2 and (name in out or "E2" in out), out
 
 
-def test_a_record_with_a_damaged_entry_is_refused_by_its_name(whole: Path, tmp_path: Path) -> None:
-    """
-    An entry that lacks what its kind says (a flipped byte in a key of its JSON) is named; nothing is added to that
-    record.
-    """
+def test_a_record_with_a_damaged_entry_is_rejected(whole: Path, tmp_path: Path) -> None:
+    """If a byte in a key of an entry is flipped, commands name the incident's record as damaged and exit with 70."""
     shutil.copytree(whole, home := tmp_path / "home")
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         file.execute("""UPDATE entries SET line = replace(line, '"severity"', '"severitx"')""")
@@ -360,11 +353,8 @@ def test_a_record_with_a_damaged_entry_is_refused_by_its_name(whole: Path, tmp_p
 
 
 @pytest.mark.parametrize("table", ["fills", "samples", "snapshots"])
-def test_a_time_that_is_none_is_named_wherever_it_is_compared(whole: Path, tmp_path: Path, table: str) -> None:
-    """
-    A text in a column of times is refused as a damaged store, by the commands that only ask for the first and the last
-    one too.
-    """
+def test_a_text_in_a_time_column_is_reported(whole: Path, tmp_path: Path, table: str) -> None:
+    """A text in a time column is reported as damage, also by a command that only reads the first and the last time."""
     shutil.copytree(whole, home := tmp_path / "home")
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         file.execute(f"UPDATE {table} SET ts_us = 'many' WHERE rowid = (SELECT max(rowid) FROM {table})")

@@ -1,4 +1,4 @@
-"""Test the database: what is stored, once, with two times, in SQLite and PostgreSQL."""
+"""Test the database: each post is stored once, with the time it happened and the time it was known."""
 
 import json
 import random
@@ -25,8 +25,8 @@ from tests.support import days
 NOON = datetime(2026, 3, 10, 16, 0, tzinfo=UTC)
 
 
-def test_a_post_comes_back_as_it_was(store_url: str) -> None:
-    """Every typed field and the body of a post are given back exactly."""
+def test_a_post_is_read_back_unchanged(store_url: str) -> None:
+    """Every typed field and the body of a post are read back unchanged."""
     store = Database(store_url)
     some = days.posts()[1000:1010]
     assert SnapshotStore(store).write("desk", some) == 10
@@ -40,7 +40,9 @@ def test_a_post_comes_back_as_it_was(store_url: str) -> None:
 
 
 def test_the_same_body_is_one_row(store_url: str) -> None:
-    """Posting or importing again adds nothing, within one write and across writes; another app is another matter."""
+    """
+    A body that is posted or imported again is not stored again, in one write or several; each app has its own rows.
+    """
     store = Database(store_url)
     some = list(days.posts()[:20])
     assert SnapshotStore(store).write("desk", [*some, *some[:5]]) == 20
@@ -50,7 +52,7 @@ def test_the_same_body_is_one_row(store_url: str) -> None:
 
 
 def test_known_at_never_goes_back(store_url: str) -> None:
-    """A clock that is set back does not make a later write known earlier; time goes on from the last write."""
+    """If the clock is set back, later writes are not known earlier than the last one."""
     times = iter([NOON, NOON, NOON - timedelta(minutes=3), NOON + timedelta(seconds=1)])
     store = Database(store_url, now=lambda: next(times))
     for post in days.posts()[:4]:
@@ -69,15 +71,15 @@ def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
     assert [r for _, r in SnapshotStore(store).rejects("desk")] == [refused]
 
 
-def test_a_newer_store_is_refused(store_url: str) -> None:
-    """A database with an unknown newer schema is not changed."""
+def test_a_newer_database_is_rejected(store_url: str) -> None:
+    """A database with a newer, unknown schema is rejected."""
     Database(store_url).remember("schema", "99")
     with pytest.raises(StoreError, match="newer opslib"):
         Database(store_url)
 
 
-def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store of an older schema is migrated once, on opening, and keeps its rows."""
+def test_an_older_database_is_migrated(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database with an older schema is migrated once, on opening, and keeps its rows."""
     from opslib.foundation.storage import database as module
 
     SnapshotStore(Database(store_url)).write("desk", days.posts()[:3])
@@ -94,7 +96,7 @@ def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.M
     assert len(ran) == 1 and found.recall("schema") == str(here + 1)
 
 
-def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     """The message names the database without its password, and what to check."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="OPS_STORE_URL"):
@@ -115,23 +117,23 @@ def test_sqlite_is_durable(tmp_path: Path) -> None:
         assert (pragma("journal_mode"), pragma("synchronous"), pragma("busy_timeout") >= 30_000) == ("wal", 2, True)
 
 
-def test_a_failed_write_keeps_nothing(store_url: str) -> None:
-    """A write is whole or not at all."""
+def test_a_failed_write_stores_nothing(store_url: str) -> None:
+    """A write is stored completely or not at all."""
     store = Database(store_url)
     good = days.posts()[0]
     broken = Post(
         good.ts_us, type(good.snapshot)({**days.posts()[1].snapshot.values, "errors": "many"}, b"x" * 32, b"{}")
     )
     if store_url.startswith("sqlite"):
-        # SQLite takes a text for a number, but no nothing.
+        # SQLite accepts text in a number column, but not NULL.
         broken = Post(None, broken.snapshot)
     with pytest.raises(StoreError):
         SnapshotStore(store).write("desk", [good, broken])
     assert SnapshotStore(store).snapshots("desk", 0, 2**62, None) == []
 
 
-def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> None:
-    """Four writers and a reader, each a process of its own, lose nothing, double nothing, and see no error."""
+def test_concurrent_processes_write_and_read(store_url: str, tmp_path: Path) -> None:
+    """Four writing processes and a reader lose no row, store none twice, and get no error."""
     Database(store_url)
     posts = days.posts()[:400]
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, posts)))
@@ -164,10 +166,11 @@ snapshot.read(row["metrics"]))])
 
 
 @pytest.mark.slow
-def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
+def test_a_live_status_can_be_reproduced_later(store_url: str, tmp_path: Path) -> None:
     """
-    What was shown live at 200 random moments (80 on PostgreSQL) is what is shown later as of then, with late and
-    doubled rows in random order.
+    A status shown live at one of 200 random moments (80 on PostgreSQL) is the same later, as known at that moment.
+
+    Posts arrive late, twice and in random order.
     """
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
@@ -202,8 +205,8 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
     assert different > wanted / 10, "late rows must change what is true of a moment, else this test shows nothing"
 
 
-def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:
-    """The query of a window goes through an index, not over the history."""
+def test_a_window_is_read_through_an_index(tmp_path: Path) -> None:
+    """The query for a window uses an index and does not scan the whole history."""
     store = days.filled(f"sqlite:///{tmp_path / 's.sqlite'}")
     end = clock.micros(days.at("11:00"))
     plans = []
@@ -228,13 +231,12 @@ def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:
             assert "SCAN snapshots" not in plan and "TEMP B-TREE" not in plan, (statement, plan)
 
 
-def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> None:
+def test_opening_a_database_twice_in_one_process_keeps_its_locks(tmp_path: Path) -> None:
     """
-    While a store is open here, another process that opens and closes it is not the last one, and leaves its log in
-    place.
+    While a database is open here, another process that opens and closes it does not remove its log.
 
-    A descriptor of our own to the file, once closed, would drop this process's locks on it (SQLite's "how to corrupt",
-    2.2).
+    It would, if this process had closed a second file descriptor of it: that drops its locks (SQLite's "How To
+    Corrupt", 2.2).
     """
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     first = Database(url)
@@ -258,7 +260,7 @@ def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("url", ["sqlite://", "postgresql+psycopg://"])
 def test_indexes_of_pages_hold_only_their_rows(url: str) -> None:
-    """Two indexes of snapshots are limited to the rows that have, or do not have, a page id, on both databases."""
+    """Two indexes of snapshots contain only the rows with, or without, a page id, in both database systems."""
     made: list[str] = []
     engine = sa.create_mock_engine(url, lambda sql, *_, **__: made.append(str(sql.compile(dialect=engine.dialect))))
     TABLES.create_all(engine, checkfirst=False)

@@ -1,4 +1,4 @@
-"""Test a read-only home directory: reading works, writing is refused in one sentence, and nothing unfinished stays."""
+"""Test a read-only home: reading works, writing is rejected in one sentence, and no temporary file is left."""
 
 import contextlib
 import errno
@@ -52,17 +52,17 @@ WRITING = [
     ["lab", "--no-browser"],
     ["schedule", "run", "--once"],
 ]
-POWERS = "-dac_override,-dac_read_search,-fowner"  # Without these, root too may only do what a file's mode says.
+POWERS = "-dac_override,-dac_read_search,-fowner"  # Without these capabilities root, too, is bound by file modes.
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose store holds something in every table."""
+    """Return a home whose database has rows in every table."""
     return damaged.made(tmp_path_factory.mktemp("whole") / "home")
 
 
 def ordinary() -> list[str]:
-    """The beginning of a command that is bound by the modes of files, whoever runs the tests."""
+    """Return the start of a command that is bound by file modes even if root runs the tests."""
     if os.geteuid():
         return []
     command = ["setpriv", f"--bounding-set={POWERS}"]
@@ -72,7 +72,7 @@ def ordinary() -> list[str]:
 
 
 def ran(arguments: list[str], home: Path) -> subprocess.CompletedProcess[str]:
-    """A command, run by somebody who may only do what the modes of files say."""
+    """Run a command that is bound by file modes."""
     return subprocess.run(
         [*ordinary(), sys.executable, "-m", "opslib.cli", *arguments, "--home", str(home), "--app", "desk"],
         capture_output=True,
@@ -84,7 +84,7 @@ def ran(arguments: list[str], home: Path) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def frozen(home: Path) -> Iterator[Path]:
-    """A home of which nothing can be written."""
+    """Make everything in a home read-only."""
     every = [home, *home.rglob("*")]
     modes = {path: path.stat().st_mode for path in every}
     for path, mode in modes.items():
@@ -101,10 +101,10 @@ def listing(home: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
-    """Every command that only reads gives what it gives of a home that can be written, and leaves nothing behind."""
+def test_reading_commands_work_in_a_read_only_home(whole: Path, tmp_path: Path) -> None:
+    """Commands that only read have the same result as in a writable home; others are rejected. No file changes."""
     shutil.copytree(whole, home := tmp_path / "home")
-    damaged.tried(["incident", "list"], home)  # Which takes in what came since.
+    damaged.tried(["incident", "list"], home)  # This first follows the alerts that fired since.
     expected = [damaged.tried(arguments, home)[:2] for arguments in LOOKING]
     with frozen(home):
         before = listing(home)
@@ -119,7 +119,7 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
 
 
 def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
-    """Whether somebody without powers reads a store, and how many posts."""
+    """Read a database while bound by file modes; the process prints the number of posts."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\n"
         "from opslib.foundation.storage.database import Database\n"
@@ -132,9 +132,9 @@ def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_is_still_in_the_log_counts(whole: Path, tmp_path: Path) -> None:
+def test_posts_in_the_log_are_read(whole: Path, tmp_path: Path) -> None:
     """
-    Posts that are only in SQLite's log are read: while somebody writes, and where a killed process or a copy left them.
+    Posts that are only in SQLite's log are read, during a write and after a killed process or a copy left them there.
     """
     shutil.copytree(whole, home := tmp_path / "home")
     store, path = Database(sqlite_url(home / "store.sqlite")), home / "store.sqlite"
@@ -163,7 +163,7 @@ def tempfile_folder() -> str:
 
 
 def test_a_concurrent_write_is_detected(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the file is read without its log, a concurrent write makes the reading fail instead of mixing two states."""
+    """If the file is read without its log, a concurrent write makes the read fail instead of mixing two states."""
     shutil.copytree(whole, home := tmp_path / "home")
     path = home / "store.sqlite"
     with monkeypatch.context() as patched:
@@ -178,8 +178,10 @@ def test_a_concurrent_write_is_detected(whole: Path, tmp_path: Path, monkeypatch
         reader.remember("a", "c")
 
 
-def test_an_older_store_that_cannot_be_written(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading does not migrate it: the message says how to do that."""
+def test_an_older_database_that_cannot_be_migrated(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older read-only database is not migrated; the message says how to migrate it."""
     shutil.copytree(whole, home := tmp_path / "home")
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         file.execute("UPDATE meta SET value = '6' WHERE key = 'schema'")
@@ -192,7 +194,7 @@ def test_an_older_store_that_cannot_be_written(whole: Path, tmp_path: Path, monk
 
 
 def test_a_mounted_read_only_home(whole: Path, tmp_path: Path) -> None:
-    """A home on a file system that is mounted read-only can be looked at by root, too."""
+    """Root, too, can read a home on a file system that is mounted read-only."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root can mount")
     script = (
@@ -217,8 +219,8 @@ None)
 """)
 
 
-def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
-    """On a disk that is full nothing temporary stays, and the next run with room succeeds."""
+def test_a_full_disk_leaves_no_temporary_file(tmp_path: Path) -> None:
+    """On a full disk no temporary file is left, and the next run succeeds once there is space."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root can mount a small disk")
     script = (
@@ -241,8 +243,8 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
-def test_a_failed_publication_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    """Wherever the disk fails, what stood there stands, and nothing else."""
+def test_a_failed_publication_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """Whichever disk operation fails, the old files are unchanged and no other file is left."""
     atomic_files.publish(tmp_path / "a" / "x", {".json": b"1", ".md": b"one"}, None)
 
     def fail(*_: object, **__: object) -> None:
@@ -263,8 +265,8 @@ def test_a_failed_publication_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "b" / "x.json").read_bytes() == b"2"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    """Half-made files and folders go once who made them is gone; those of a living process and of another host stay."""
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """Temporary files of a killed process are removed; those of a running process and of another host are kept."""
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom opslib.foundation.storage import temporary_files\n"
         "p = Path(sys.argv[1])\ntemporary_files.temporary_name(p / 'x.json').write_text('half')\n"
@@ -285,8 +287,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"mine", other.name, "report.json"}
 
 
-def test_what_cannot_be_remembered_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that cannot be written costs time alone, and leaves nothing half made."""
+def test_a_cache_that_cannot_be_written_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot be written only costs time, and leaves no temporary file."""
     memory, counted = Cache(tmp_path / "m"), []
 
     def compute() -> dict:
@@ -302,8 +304,8 @@ def test_what_cannot_be_remembered_is_computed(tmp_path: Path, monkeypatch: pyte
     assert [memory.once("a", [1], compute) for _ in range(2)] == [{"n": 1}] * 2 and len(counted) == 3
 
 
-def test_the_first_error_stays_the_cause(tmp_path: Path) -> None:
-    """What SQLite said is kept behind our sentence, for a log."""
+def test_the_error_of_sqlite_is_the_cause(tmp_path: Path) -> None:
+    """SQLite's own error is the cause of ours, for the log."""
     (tmp_path / "store.sqlite").write_text("no database, but long enough to look like something that is none" * 20)
     with pytest.raises(StoreError, match="PRAGMA integrity_check") as refused:
         Database(sqlite_url(tmp_path / "store.sqlite"))
