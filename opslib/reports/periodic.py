@@ -494,13 +494,13 @@ class PeriodicReport:
         began_us = min(r.pending_us for r in spans)
         began = f"{clock.instant(began_us).astimezone(formatting.NEW_YORK):%m-%d}"
         until = None if None in over else max(us for us in over if us is not None)
-        ended = "still active" if until is None else new_york(until)
+        ended = " New York, still active" if until is None else f"–{new_york(until)} New York"
         name, value, threshold = worst_value(worst, self.workspace.rules)
         lasted = in_minutes(self._at_peak(found, worst.severity))
         peak = f"peak {worst.severity}{f' {threshold}' if threshold else ''}, for {lasted}"
         what = f"{name}: {value}, {peak}" if value else f"{name} ({peak})"
         sign = formatting.SIGNS[worst.severity]
-        return f"{began} {new_york(began_us)}–{ended} New York, {sign} {what} ({sources})"
+        return f"{began} {new_york(began_us)}{ended}, {sign} {what} ({sources})"
 
     def _at_peak(self, found: list[SeverityChange], severity: str) -> float:
         """Return for how many seconds at least one of the alerts of some changes had a severity or a higher one."""
