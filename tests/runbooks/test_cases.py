@@ -1,4 +1,4 @@
-"""Cases: the moment of an incident, frozen by one command, and drilled from then on."""
+"""Test regression cases: an incident frozen by one command, and run with the drills from then on."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ SECRET = "sk-very-secret-0123456789"
 
 @pytest.fixture(scope="module")
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's home, with its incident frozen by the shell."""
+    """Return the demo's home, with its incident frozen by the command."""
     home = tmp_path_factory.mktemp("case")
     demo.laid_out(home)
     assert main.main(["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead"]) == 0
@@ -41,21 +41,18 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(laid: Path, tmp_path: Path) -> Path:
-    """A copy of it that may be changed."""
+    """Return a copy of it that may be changed."""
     shutil.copytree(laid, tmp_path / "home")
     return tmp_path / "home"
 
 
 def opened(home: Path, **environ: str) -> Desk:
-    """The demo's desk, at the end of its day."""
+    """Return the demo's desk at the end of its day."""
     return Desk(settings.load(home, "demo", environ), lambda: CLOSES + timedelta(minutes=1))
 
 
-def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    It holds what had happened by the moment at which the runbook was worked through and nothing since, and passes
-    today; drilled as everything is.
-    """
+def test_one_command_freezes_an_incident(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A case has the data up to the moment at which the runbook was run and nothing later, and passes as a drill."""
     desk = opened(home)
     found = cases.read(desk.settings, ID)
     assert (
@@ -90,8 +87,8 @@ def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
     ) == (ID, found.cause, found.cause, True, False, [], len(found.results))
 
 
-def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
-    """The frozen moment diagnoses as the whole store does as of then."""
+def test_a_frozen_case_gives_the_same_diagnosis(home: Path) -> None:
+    """The diagnosis of the frozen case equals that of the whole store as of the same moment."""
     desk = opened(home)
     found = cases.read(desk.settings, ID)
     there = found.workspace(desk.settings)
@@ -135,30 +132,31 @@ def _blind(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=["a step is gone", "a check is blind"],
 )
-def test_it_is_red_when_the_runbook_misses_it(
+def test_a_case_fails_if_the_runbook_misses_it(
     home: Path,
     broken: Callable[[pytest.MonkeyPatch], None],
     says: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A runbook that lost a step, or looks and does not see, is caught: refused, and what is missed by name."""
+    """If a runbook lost a step, or a check no longer fails, the drill fails and names the deviation."""
     broken(monkeypatch)
     assert main.main(["--home", str(home), "--app", "demo", "drill", ID]) == 70
     assert says in capsys.readouterr().out
 
 
 def test_a_case_fails_without_its_alert(home: Path) -> None:
-    """A rule that no longer fires in it is caught."""
+    """A case whose rule no longer fires fails."""
     (home / "rules.toml").write_text("[availability]\nmin_count = 100000\n")
     result = cases.read(opened(home).settings, ID).run(opened(home).settings)
     assert not result.right and any("no alert availability of massive" in wrong for wrong in result.wrong), result
 
 
-def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_fails_until_another_cause_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    What people learned afterwards may be frozen instead: red until the suite finds it, too; what is no cause is
-    refused.
+    A case can expect a cause that people found later, and fails until the diagnosis finds it.
+
+    An unknown cause is rejected.
     """
     asked = ["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead", "--cause"]
     assert main.main([*asked, "our_network"]) == 70 and "expected our_network" in capsys.readouterr().out
@@ -168,7 +166,7 @@ def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.Ca
 
 
 def whole(cell: object) -> list[bytes]:
-    """A cell as it stands in the file, and unpacked where it is packed."""
+    """Return the bytes of a database cell, and also uncompressed if it is compressed."""
     if not isinstance(cell, bytes):
         return [str(cell).encode()]
     with contextlib.suppress(zlib.error):
@@ -176,10 +174,10 @@ def whole(cell: object) -> list[bytes]:
     return [cell]
 
 
-def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
+def test_a_case_contains_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
     """
-    A key that stands in a post, a probe, a chain or a marker, and who put a marker there, are not in the case, in no
-    form.
+    A key in a post, a sample, a chain or a marker, and the marker's author, are nowhere in the case, also not
+    compressed.
     """
     home = tmp_path / "leaky"
     shutil.copytree(laid, home)
@@ -226,9 +224,7 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
 
 
 def test_an_action_item_waits_for_its_drill(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A postmortem whose action item names a drill is not closed before that passes; one that names none there is says so.
-    """
+    """A postmortem whose action item names a drill cannot be closed before it passes; an unknown drill is named."""
     desk = opened(home)
 
     def written(tracker: str) -> document.Postmortem:
@@ -248,7 +244,7 @@ def test_an_action_item_waits_for_its_drill(home: Path, monkeypatch: pytest.Monk
 
 
 def test_deviations() -> None:
-    """By what a walk differs is told in words: gone, new, moved, standing otherwise; a star agrees with anything."""
+    """Deviations are named: missing, new, reordered, and with another result; an expected * accepts any result."""
     expected = (("a", "+"), ("b", "-"), ("c", "*"), ("d", "."))
     assert (
         cases.deviations(expected, expected) == []
@@ -265,8 +261,8 @@ def test_deviations() -> None:
     ]
 
 
-def test_a_broken_case_says_so(home: Path) -> None:
-    """A case whose facts are not what was frozen is refused by name, with what to do."""
+def test_a_damaged_case_is_rejected(home: Path) -> None:
+    """A case with changed facts is rejected by name, with the command to freeze it again."""
     found = opened(home).settings
     (cases.folder(found) / ID / cases.FACTS).write_text("{}")
     with pytest.raises(IncidentError, match="is not a valid case.*--freeze"):

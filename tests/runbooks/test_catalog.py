@@ -1,4 +1,4 @@
-"""The runbooks: each has its anatomy, nothing leads nowhere, and from every trouble there is a way to one that fits."""
+"""Test the runbooks: each has its sections, every reference exists, and every fault leads to a runbook that fits."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.support.system import SHARED
 RULES = rules.load().rules
 NAMES = catalog.names()
 GUIDE = SHARED / "operations-guide.md"
-# The sections that each has, in this order; between Resolution and Validation may stand more.
+# The sections of each runbook, in this order; one more may follow Resolution.
 SECTIONS = (
     "Incident",
     "Trader impact",
@@ -32,7 +32,7 @@ SECTIONS = (
     "Step status",
 )
 CAUSES = frozenset(causes.CAUSES)
-# What each is about: panels of the rules that lead there, and words of which its title has one.
+# What each runbook is about: panels of its rules, and words of which its title has one.
 FITS = {
     "massive_down": ({"providers"}, ("Massive",)),
     "provider_availability": ({"providers", "system"}, ("provider",)),
@@ -44,7 +44,7 @@ FITS = {
     "dashboard_slow": ({"system"}, ("dashboard",)),
     "monitor_down": ({"system"}, ("No data",)),
 }
-# What rule each state of the world sets off, and of whom; so to which runbook it leads.
+# The rule and subject that each state of the simulated world sets off, and the runbook that it leads to.
 LEADS = {
     ("availability", "massive", "massive_down"): (
         "massive_5xx",
@@ -97,7 +97,7 @@ LEADS = {
 
 @pytest.fixture(params=NAMES)
 def found(request: pytest.FixtureRequest) -> Runbook:
-    """Each runbook in turn."""
+    """Return each runbook in turn."""
     return catalog.runbook(request.param)
 
 
@@ -106,7 +106,7 @@ def prose(found: Runbook) -> str:
 
 
 def branches(found: Runbook) -> dict[str, list[str]]:
-    """The heading of each branch, and its causes."""
+    """Return the causes of each branch, by its heading."""
     return {
         source(c).splitlines()[0]: [t.removeprefix(CAUSE) for t in c["metadata"]["tags"] if t.startswith(CAUSE)]
         for c in found.cells
@@ -114,13 +114,11 @@ def branches(found: Runbook) -> dict[str, list[str]]:
     }
 
 
-# Anatomy.
+# Sections.
 
 
 def test_sections_are_in_order(found: Runbook) -> None:
-    """
-    A runbook has every section, in the guide's order and with its time boxes, and says what its common causes are.
-    """
+    """A runbook has every section with its time box, in the guide's order, and lists common causes."""
     heads = [line.removeprefix("## ") for line in prose(found).splitlines() if line.startswith("## ")]
     asked = [next(h for h in heads if h.startswith(section)) for section in SECTIONS]
     assert [h for h in heads if h in asked] == asked and heads[0] == asked[0] and heads[-1] == asked[-1]
@@ -129,8 +127,8 @@ def test_sections_are_in_order(found: Runbook) -> None:
     assert "### Common causes" in prose(found) and found.notebook["metadata"]["opslib"] == "runbook"
 
 
-def test_headings_name_the_thing(found: Runbook) -> None:
-    """A heading names a thing, a case or an act; it asks nothing and fits one line."""
+def test_headings_are_short_titles(found: Runbook) -> None:
+    """A heading is no question, begins with a capital, a digit or a command, and has at most 70 characters."""
     for line in prose(found).splitlines():
         if line.startswith("#"):
             head = line.lstrip("#").strip()
@@ -138,23 +136,23 @@ def test_headings_name_the_thing(found: Runbook) -> None:
             assert len(head) <= 70, head
 
 
-def test_code_is_a_sentence(found: Runbook) -> None:
-    """A code cell is one call of the session; never three of them in a row."""
+def test_a_code_cell_is_one_call(found: Runbook) -> None:
+    """A code cell is one call of the session; at most two follow each other."""
     kinds = "".join(c["cell_type"][0] for c in found.cells)
     assert "ccc" not in kinds
     for cell in [c for c in found.cells if c["cell_type"] == "code"][2:]:
         assert re.fullmatch(r"runbook\.[a-z_.]+(\(\"\w+\"\))?", source(cell)), source(cell)
 
 
-def test_every_face_of_the_book_is_shown(found: Runbook) -> None:
+def test_every_part_of_the_session_is_shown(found: Runbook) -> None:
     """Impact, detection, diagnosis, action items and step status are each shown once."""
     code = [source(c) for c in found.cells if c["cell_type"] == "code"]
     for face in ("impact", "detection", "diagnosis", "afterwards", "strip"):
         assert code.count(f"runbook.{face}") == 1, face
 
 
-def test_parameters_are_the_practice(found: Runbook) -> None:
-    """All have the same parameters; their defaults practise on the demo, as of a moment, and name nobody."""
+def test_default_parameters_are_a_dry_run(found: Runbook) -> None:
+    """All runbooks have the same parameters; the defaults are a dry run on the demo at one moment, without a name."""
     cell = next(source(c) for c in found.cells if "parameters" in c["metadata"].get("tags", []))
     given = dict(re.findall(r'^(\w+): str = "([^"]*)"', cell, re.MULTILINE))
     assert list(given) == ["app", "incident", "operator", "subject", "severity", "limit", "window", "as_of"]
@@ -164,7 +162,7 @@ def test_parameters_are_the_practice(found: Runbook) -> None:
 
 
 def test_validation_repeats_the_first_checks(found: Runbook) -> None:
-    """Validation repeats a check of the first minutes, and checks all panels."""
+    """Validation repeats a check of the immediate actions, and checks all panels."""
     parts = re.split(r"(?=^## )", "\n".join(source(c) for c in found.cells), flags=re.MULTILINE)
 
     def of(head):
@@ -177,8 +175,8 @@ def test_validation_repeats_the_first_checks(found: Runbook) -> None:
     assert {"write_the_end", "runbook_learns"} <= of("Follow-up") and not of("Prevention")
 
 
-def test_it_is_ours(found: Runbook) -> None:
-    """No seven words in a row are copied from the guide."""
+def test_no_text_is_copied_from_the_guide(found: Runbook) -> None:
+    """No seven consecutive words are copied from the guide."""
     if not GUIDE.is_file():
         pytest.skip("the guide is not beside the project")
 
@@ -195,10 +193,7 @@ def test_it_is_ours(found: Runbook) -> None:
 
 
 def test_every_step_is_used_and_exists() -> None:
-    """
-    The steps that runbooks name are those of steps.toml: none is missing, none lies unused; with those of checklists,
-    every check and every hook is used.
-    """
+    """The steps of runbooks are exactly those of steps.toml; with checklists, every check and every hook is used."""
     named = {s.name for name in NAMES for s in catalog.runbook(name).steps}
     assert named == {s.name for s in steps.table().values() if s.box}
     assert {s.check for s in steps.table().values() if s.kind == steps.CHECK} == set(CHECKS)
@@ -207,9 +202,7 @@ def test_every_step_is_used_and_exists() -> None:
 
 @pytest.mark.parametrize("step", steps.table().values(), ids=lambda s: s.name)
 def test_a_step_is_complete(step: steps.Step) -> None:
-    """
-    `do` and `expect` are sentences, a check's result is valid for minutes, and a message uses only known fields.
-    """
+    """`do` and `expect` are sentences, a check's result is valid for minutes, and a message uses only known fields."""
     assert step.do.endswith((".", "?", '".')) and step.expect.endswith(".") and len(step.do) <= 130
     if step.kind == steps.CHECK:
         assert 60 <= step.fresh.total_seconds() <= 900
@@ -222,14 +215,14 @@ def test_a_step_is_complete(step: steps.Step) -> None:
     assert step.kind == steps.ACTION or not (step.says or step.mitigates)
 
 
-def test_links_lead_somewhere(found: Runbook) -> None:
-    """Each link is to a file beside it, or to an address of the web that is a vendor's."""
+def test_links_have_a_target(found: Runbook) -> None:
+    """Each link is to an existing file of the catalog."""
     for target in re.findall(r"\]\(([^)]+)\)", prose(found)):
         assert (catalog.folder() / target).is_file(), target
 
 
-def test_branches_are_of_the_known_causes(found: Runbook) -> None:
-    """Each branch has causes, all of them CONTRACT.md's, none of them twice in one runbook."""
+def test_branches_have_known_causes(found: Runbook) -> None:
+    """Each branch has causes of CONTRACT.md, and no cause is twice in one runbook."""
     mine = [cause for each in branches(found).values() for cause in each]
     assert all(branches(found).values()) and set(mine) <= CAUSES and len(set(mine)) == len(mine)
 
@@ -250,8 +243,9 @@ def test_every_cause_has_a_branch() -> None:
 
 def test_the_likely_branch_comes_first(found: Runbook) -> None:
     """
-    Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost
-    but the prose above the answer; the other branches are folded and say why.
+    Filled in for a cause, the runbook has that cause's branch first and marked as likely; the others are folded.
+
+    Only the introduction is left out.
     """
     above = found.cells[2]
     assert above["cell_type"] == "markdown" and "ops.runbook(" in source(found.cells[3])
@@ -273,7 +267,7 @@ def test_the_likely_branch_comes_first(found: Runbook) -> None:
 
 
 def test_what_a_cause_rules_out() -> None:
-    """Steps that only other branches have; none where no branch is for the cause, or the cause is not known."""
+    """Steps that only other branches have are ruled out; none are if the cause is unknown or has no branch."""
     found = catalog.runbook("massive_down")
     spared = found.ruled_out({"provider_5xx"})
     assert set(spared) == {
@@ -292,8 +286,9 @@ def test_what_a_cause_rules_out() -> None:
 
 def test_every_rule_leads_to_a_runbook_that_fits() -> None:
     """
-    Every rule, for each subject and severity that is told, leads to a runbook of its panel, whose title says what is
-    seen; and somebody is next on the path.
+    Every rule leads, for each subject and notified severity, to a runbook of its panel with a fitting title.
+
+    Somebody is notified, and somebody is next on the escalation path.
     """
     for rule in RULES.values():
         for subject in rule.subjects:
@@ -310,16 +305,17 @@ def test_every_rule_leads_to_a_runbook_that_fits() -> None:
                 )
 
 
-def test_every_runbook_is_led_to() -> None:
-    """Each runbook is some rule's, with its panel and who acts; `incident` is for what has none."""
+def test_every_runbook_belongs_to_a_rule() -> None:
+    """Each runbook belongs to a rule, except `incident`, which is for everything else."""
     led = {name for rule in RULES.values() for name in rule.runbooks.values()}
     assert led == set(NAMES) - {"incident"} == set(RUNBOOKS) == set(FITS)
 
 
-def test_every_runbook_is_needed_by_a_state_of_the_world() -> None:
+def test_every_runbook_is_needed_by_a_fault() -> None:
     """
-    Each fault of the world leads by a rule to a runbook, and each runbook is needed by one; what is no fault leads
-    nowhere.
+    Each fault of the simulated world leads to a runbook by a rule, and each runbook is needed by a fault.
+
+    States that are no fault lead to none.
     """
     for rule, subject, name in LEADS:
         assert RULES[rule].runbooks[subject] == name, (rule, subject)
@@ -332,17 +328,17 @@ def test_every_runbook_is_needed_by_a_state_of_the_world() -> None:
     )
 
 
-def test_a_branch_for_each_state() -> None:
+def test_every_runbook_has_branches() -> None:
     """
-    The runbook to which a state leads has branches; so has each its share of causes that are no fault, or not known.
+    Each runbook has at least two branches, one of them for no fault or an undetermined cause (except `massive_down`).
     """
     for name in NAMES:
         mine = {c for found in branches(catalog.runbook(name)).values() for c in found}
         assert len(branches(catalog.runbook(name))) >= 2 and (name == "massive_down" or mine & {"none", "undetermined"})
 
 
-def test_paper() -> None:
-    """The printed page holds every runbook, each step with a box to tick."""
+def test_the_printed_page() -> None:
+    """The printed page holds every runbook, with a box to tick for each step."""
     page = catalog.page()
     assert all(f"<article id='{name}'>" in page for name in NAMES) and page.count("☐") >= len(steps.table())
     assert json.dumps(page)

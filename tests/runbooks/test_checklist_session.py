@@ -1,4 +1,4 @@
-"""Checklists: every box of the guide, gone through by machine and people, resumed, signed once, and verified."""
+"""Test checklists: every item of the guide, completed by checks and people, resumed, signed once, and verified."""
 
 import json
 import os
@@ -49,7 +49,7 @@ ALL_HOOKS = (
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """A desk in a good world, with a hook for everything; its clock stands at `AT`."""
+    """Return a desk without faults, with a hook for every action; its clock is fixed at `AT`."""
     hook = tmp_path / "hook.sh"
     hook.write_text(HOOK)
     hook.chmod(0o755)
@@ -63,7 +63,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def walk(sheet: ChecklistSession, but: tuple[str, ...] = ()) -> None:
-    """Every box as somebody who is there does it."""
+    """Complete every item as a person does."""
     for step in sheet.steps:
         if step.name in but:
             continue
@@ -75,13 +75,11 @@ def walk(sheet: ChecklistSession, but: tuple[str, ...] = ()) -> None:
             sheet.do(step.name, confirmed=True)
 
 
-# The table.
+# The table of checklists.
 
 
-def test_the_nine_of_the_contract_are_there() -> None:
-    """
-    Every checklist of CONTRACT.md, in the help of its command too; every box has a step, every check and hook is used.
-    """
+def test_the_checklists_of_the_contract_exist() -> None:
+    """All checklists of CONTRACT.md exist; every item has a step, every check is known and every hook is used."""
     assert set(NAMES) == {
         "morning",
         "hourly",
@@ -104,8 +102,8 @@ def test_the_nine_of_the_contract_are_there() -> None:
     )
 
 
-def test_every_box_of_the_guide_has_one() -> None:
-    """Of each section of the guide a checklist has at least as many boxes as the section."""
+def test_every_line_of_the_guide_has_an_item() -> None:
+    """A checklist has at least as many items as its section of the guide."""
     guide = SHARED / "operations-guide.md"
     if not guide.is_file():
         pytest.skip("the guide is not beside the project")
@@ -124,20 +122,19 @@ def test_every_box_of_the_guide_has_one() -> None:
         assert asked and len(checklists.checklist(name).steps) >= asked, (name, asked)
 
 
-def test_an_unknown_one_is_refused_with_the_nearest() -> None:
-    """A misspelt name is refused, and the right one is named."""
+def test_an_unknown_checklist_is_rejected() -> None:
+    """A misspelt name is rejected, and the right one is suggested."""
     with pytest.raises(UsageError, match="Did you mean 'morning'"):
         checklists.checklist("mornign")
 
 
-# Going through.
+# Completing a checklist.
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checklist_is_completed_and_signed(desk: Desk, name: str) -> None:
     """
-    Every checklist: gone through, resumed by another without doing anything again, signed; it stands then, and
-    verifies.
+    Every checklist can be completed, resumed by another person without repeating an action, signed once, and verified.
     """
     sheet = ChecklistSession(desk, name, "Ann")
     walk(sheet)
@@ -161,11 +158,8 @@ def test_a_checklist_is_completed_and_signed(desk: Desk, name: str) -> None:
     assert found.verdict == "ok" and found.head.startswith(entry.id)
 
 
-def test_what_is_left_is_never_ok(desk: Desk) -> None:
-    """
-    A box that nobody was asked is not done, by name; so is one that could only be rehearsed; then it is unknown, never
-    ok.
-    """
+def test_an_incomplete_checklist_is_never_ok(desk: Desk) -> None:
+    """Items that nobody answered and actions that were only a dry run are left, and the verdict is unknown."""
     sheet = ChecklistSession(desk, "post-deploy-1h", "").run()
     assert sheet.verdict == "unknown" and {"every_tab", "console_clean"} <= set(sheet.left) and not sheet.wrong
     assert "no person was available" in repr(sheet.strip)
@@ -181,8 +175,8 @@ def test_what_is_left_is_never_ok(desk: Desk) -> None:
     assert "deploy_the_release" in rehearsed.left and rehearsed.verdict == "unknown"
 
 
-def test_a_box_that_is_wrong(desk: Desk) -> None:
-    """What a person finds wrong makes it critical; what only a warning of a rule is, a warning."""
+def test_a_failed_item(desk: Desk) -> None:
+    """An item that a person answers as failed makes the verdict critical."""
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(minutes=20))
     sheet = ChecklistSession(desk, "post-deploy-1h", "Ann")
     walk(sheet)
@@ -194,8 +188,8 @@ def test_a_box_that_is_wrong(desk: Desk) -> None:
     )
 
 
-def test_a_warning_is_one(tmp_path: Path) -> None:
-    """Variance past its first limit and no further is a warning, not critical."""
+def test_a_failed_item_with_a_warning(tmp_path: Path) -> None:
+    """A variance above only the first threshold is a warning, not critical."""
     desk = Desk(laid(tmp_path, well(), posted(websocket_connected=True, backtest_variance_pp=6.0)).settings, lambda: AT)
     sheet = ChecklistSession(desk, "hourly", "Ann").run()
     assert (
@@ -203,8 +197,8 @@ def test_a_warning_is_one(tmp_path: Path) -> None:
     ), repr(sheet)
 
 
-def test_too_early_is_not_done(desk: Desk) -> None:
-    """What follows a deployment by a day is not done an hour after it, however green; without a marker it says so."""
+def test_a_checklist_before_its_time_is_not_complete(desk: Desk) -> None:
+    """A checklist due a day after a deployment is not complete after an hour; without a marker it says so."""
     assert "no deployment was marked" in ChecklistSession(desk, "post-deploy-24h", "Ann").early
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(hours=1))
     sheet = ChecklistSession(desk, "post-deploy-24h", "Ann")
@@ -212,10 +206,11 @@ def test_too_early_is_not_done(desk: Desk) -> None:
     assert "not due before 2026-03-11 14:00:00 UTC" in sheet.early and sheet.verdict in ("unknown", "critical")
 
 
-def test_which_one_is_meant(desk: Desk) -> None:
+def test_the_id_of_a_checklist_session(desk: Desk) -> None:
     """
-    A morning's is that of its day in New York, an hour's of its hour; a release's goes on until it is signed; a
-    deployment's belongs to its marker.
+    A morning checklist belongs to its day in New York, an hourly one to its hour.
+
+    One of a release continues until it is signed.
     """
 
     def at(given):
@@ -236,8 +231,8 @@ def test_which_one_is_meant(desk: Desk) -> None:
     assert ChecklistSession(at("2026-03-18T16:00"), "staging").id == "staging-2026-03-10-2"
 
 
-def test_a_deployment_marks_itself(desk: Desk) -> None:
-    """The box that deploys puts the marker which the checklists after it follow."""
+def test_a_deployment_adds_its_marker(desk: Desk) -> None:
+    """The item that deploys adds the marker which later checklists refer to."""
     sheet = ChecklistSession(desk, "production", "Ann")
     sheet.do("deploy_the_release", confirmed=True)
     marks = [m for m in desk.marks.between(0, 2**62) if m.kind == "deploy"]
@@ -245,8 +240,8 @@ def test_a_deployment_marks_itself(desk: Desk) -> None:
     assert ChecklistSession(desk, "post-deploy-1h").early == ""
 
 
-def test_a_change_needs_a_name(desk: Desk) -> None:
-    """Without a name nothing is run, nothing signed, nothing noted."""
+def test_an_action_needs_a_name(desk: Desk) -> None:
+    """Without a name nothing is run, signed, answered or noted."""
     sheet = ChecklistSession(desk, "production")
     for act in (
         lambda: sheet.do("deploy_the_release", confirmed=True),
@@ -261,8 +256,8 @@ def test_a_change_needs_a_name(desk: Desk) -> None:
     assert sheet.incident.last_entry.body["words"] == "the pipeline is slow today"
 
 
-def test_practice_writes_nothing(desk: Desk) -> None:
-    """A checklist that is practised leaves no record, no folder, and cannot be signed."""
+def test_a_dry_run_writes_nothing(desk: Desk) -> None:
+    """A dry run of a checklist leaves no record and no folder, and cannot be signed."""
     sheet = ChecklistSession(desk, "morning", "Ann", practice=True).run()
     with pytest.raises(IncidentError, match="in practice"):
         sheet.sign()
@@ -272,10 +267,9 @@ def test_practice_writes_nothing(desk: Desk) -> None:
     )
 
 
-def test_killed_half_way(desk: Desk) -> None:
+def test_a_session_survives_being_killed(desk: Desk) -> None:
     """
-    Whoever goes through it is killed after every single box, and another goes on: each change is done once, every box
-    stands as of one who was not killed.
+    If the process is killed after each item and another continues, each action runs once, and all items are complete.
     """
     whole = ChecklistSession(desk, "production", "Ann")
     names = [s.name for s in whole.steps]
@@ -293,8 +287,8 @@ def test_killed_half_way(desk: Desk) -> None:
     assert {s.state for s in whole.statuses().values()} == {"ok", "done"}
 
 
-def test_two_begin_at_once(desk: Desk) -> None:
-    """Two who begin the same checklist at the same moment go through one, with one opening."""
+def test_three_people_begin_at_once(desk: Desk) -> None:
+    """If several people begin the same checklist at the same moment, they share one session with one opening entry."""
     pids = []
     for who in ("Ann", "Bob", "Cid"):
         if (pid := os.fork()) == 0:
@@ -315,10 +309,7 @@ def test_two_begin_at_once(desk: Desk) -> None:
 
 
 def test_an_edit_is_named(desk: Desk) -> None:
-    """
-    A figure changed in the copy of a signed checklist is named; with the record rewritten, the head that was signed
-    differs.
-    """
+    """A figure edited in a signed checklist's record is named; a record without one of its entries does not verify."""
     sheet = ChecklistSession(desk, "hourly", "Ann").run()
     sheet.sign()
     record = desk.incidents.records.folder(checklist_session.FOLDER, sheet.id) / "record.jsonl"
@@ -330,8 +321,8 @@ def test_an_edit_is_named(desk: Desk) -> None:
     assert verification.verify(record.parent).verdict == "critical"
 
 
-def test_no_secret_is_kept(tmp_path: Path) -> None:
-    """A key that a check repeats, or somebody writes into a note, is in no record."""
+def test_no_secret_is_recorded(tmp_path: Path) -> None:
+    """A key that a person writes into a note is in no file."""
     token = "tok-sheet-0123456789"
     desk = Desk(
         laid(
@@ -348,11 +339,11 @@ def test_no_secret_is_kept(tmp_path: Path) -> None:
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
 
 
-# The shell.
+# The command.
 
 
 def shell(home: Path, *words: str) -> tuple[int, str]:
-    """What a command says where nobody sits at the terminal."""
+    """Run a command without a terminal; return its exit code and output."""
     ended = subprocess.run(
         [sys.executable, "-m", "opslib.cli", "--home", str(home), *words],
         stdin=subprocess.DEVNULL,
@@ -364,10 +355,7 @@ def shell(home: Path, *words: str) -> tuple[int, str]:
 
 
 def test_the_command_without_a_person(desk: Desk) -> None:
-    """
-    From cron: what can be looked at is looked at, the rest is not done, the exit code is the verdict; JSON says each
-    box.
-    """
+    """Without a terminal the checks run, all else is left, and the exit code is the verdict; JSON has each item."""
     code, said = shell(desk.settings.home, "checklist", "post-deploy-1h", "-o", "json")
     found = json.loads(said)
     assert (
@@ -386,10 +374,7 @@ def test_the_command_without_a_person(desk: Desk) -> None:
 
 
 def test_the_command_asks(desk: Desk) -> None:
-    """
-    At a terminal each box that only a person can say is put to them, changes are shown first, and a signature is asked
-    for when nothing is left.
-    """
+    """At a terminal each item for a person is asked, and the signature once nothing is left."""
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(minutes=20))
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
@@ -427,7 +412,7 @@ def test_the_command_asks(desk: Desk) -> None:
 def test_the_notebook_interface(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A notebook opens the same by `ops.checklist`; `ops verify` takes its id."""
+    """`ops.checklist` opens a checklist in a notebook; `ops verify` accepts its ID."""
     monkeypatch.setenv("OPS_HOME", str(desk.settings.home))
     monkeypatch.setenv("OPS_CLOCK", f"{AT.isoformat()},{time.time()},1")
     sheet = opslib.checklist("hourly", "desk", "Ann").run()

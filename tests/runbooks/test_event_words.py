@@ -1,4 +1,4 @@
-"""Events of an incident in words for people: no ID of a step, a cause, the outcome of a probe or an alert."""
+"""Test the texts of an incident's events: without IDs of steps, causes, probe outcomes or alerts."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def said(kind: str, words: str, **body: Any) -> str:
     ],
 )
 def test_words(event: dict[str, Any], words: str) -> None:
-    """Each kind of event names what it is about; what a person wrote stays as it is."""
+    """Each kind of event names what it is about; what a person wrote is unchanged."""
     assert said(**event) == words
 
 

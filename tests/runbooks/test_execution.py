@@ -1,5 +1,5 @@
 """
-Walking a runbook: what looks is free, what changes the world is done once, and whoever is killed, another goes on.
+Test running a runbook: checks change nothing, and an action runs once, also if the process is killed between steps.
 """
 
 import os
@@ -47,7 +47,7 @@ echo "did it with tok-walk-0123456789"
 
 @pytest.fixture(scope="module")
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the demo's day, and a hook for everything that can be changed."""
+    """Return a home with the demo's day, and a hook for every action."""
     home = tmp_path_factory.mktemp("walked")
     demo.laid_out(home)
     hook = home / "hook.sh"
@@ -59,14 +59,14 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(laid: Path) -> Path:
-    """The same with nothing counted yet."""
+    """Return it without hooks that have run."""
     for name in ("done", "before", "after"):
         (laid / name).unlink(missing_ok=True)
     return laid
 
 
 def desk(home: Path) -> Desk:
-    """The demo's desk, opened anew, at the end of its day."""
+    """Return the demo's desk, opened again, at the end of its day."""
     found = settings.load(home, "demo", {"OPS_MASSIVE_TOKEN": TOKEN})
     return Desk(found, lambda: CLOSES)
 
@@ -76,7 +76,7 @@ PLAIN = status.view_at
 
 @pytest.fixture(autouse=True, scope="module")
 def quick(laid: Path) -> Iterator[None]:
-    """What a moment looked like is read once, and known to every process that is forked from this one."""
+    """Read the status of a moment once, and share it with every process forked from this one."""
     kept = desk(laid)
     seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
     with pytest.MonkeyPatch.context() as patch:
@@ -86,25 +86,25 @@ def quick(laid: Path) -> Iterator[None]:
 
 
 def book(home: Path, name: str, incident: str, operator: str = "Ann") -> RunbookSession:
-    """A runbook, opened in a new process as it were."""
+    """Return a runbook session, as a new process opens it."""
     return RunbookSession(desk(home), name, incident, operator, as_of=AS_OF)
 
 
 def process(what: Callable[[], object]) -> int:
-    """Do it in a process of its own; how that ended, below zero the signal that killed it."""
+    """Run a function in its own process; return the exit code, which is negative for a signal."""
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         try:
             what()
             os._exit(0)
-        except BaseException:  # Nothing of pytest's may run on in the child.
+        except BaseException:  # Nothing of pytest may run in the child.
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def walk(found: RunbookSession, step: str) -> None:
-    """One step, as somebody who is there does it."""
+    """Run one step as a person does."""
     kind = next(s.kind for s in found.steps if s.name == step)
     if kind == CHECK:
         found.step(step)
@@ -115,12 +115,12 @@ def walk(found: RunbookSession, step: str) -> None:
 
 
 def counted(home: Path) -> list[str]:
-    """What was really done, at the world's side."""
+    """Return the hooks that have run."""
     return [line.split()[0] for line in (home / "done").read_text().splitlines()] if (home / "done").exists() else []
 
 
 def record(home: Path, incident: str) -> list[tuple]:
-    """What the steps of an incident saw and did, without when and by which number."""
+    """Return the recorded results of an incident's steps, without times and entry IDs."""
     return [
         (e.body["step"], e.body["state"], e.by, e.body.get("good"), e.body["words"])
         for e in desk(home).incidents.read(incident).of_kind("step")
@@ -130,11 +130,8 @@ def record(home: Path, incident: str) -> list[tuple]:
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "massive_down" else pytest.mark.slow) for n in catalog.names()]
 )
-def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
-    """
-    Whoever walks it is killed after every single step, and another goes on: the record is that of one who was not, and
-    the world was changed as often.
-    """
+def test_a_run_survives_being_killed_after_every_step(home: Path, name: str) -> None:
+    """If the process is killed after each step, the record and the hooks that ran are those of an uninterrupted run."""
     whole, torn = (desk(home).incidents.open(f"{name} {n}", by="Ann", runbook=name).id for n in ("whole", "torn"))
     steps = book(home, name, whole).steps
     for step in steps:
@@ -148,7 +145,7 @@ def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
             == -signal.SIGKILL
         )
     assert record(home, torn) == record(home, whole) and counted(home) == done
-    for step in steps:  # Everything once more: what was done is shown, not done again.
+    for step in steps:  # Once more: actions that have run are shown, not run again.
         if step.kind != ASK:
             walk(book(home, name, torn), step.name)
     assert counted(home) == done
@@ -156,10 +153,11 @@ def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", catalog.names())
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str) -> None:
+def test_an_action_killed_before_its_outcome_is_recorded(home: Path, name: str, when: str) -> None:
     """
-    Killed just before or after the world was changed: nobody does it again before a person says whether it happened;
-    then it was done once.
+    If the process is killed just before or after an action, nobody can repeat it before a person confirms the outcome.
+
+    It then has run once.
     """
     incident = desk(home).incidents.open(name, by="Ann", runbook=name).id
     changing = [s for s in book(home, name, incident).steps if s.kind == ACTION]
@@ -182,7 +180,7 @@ def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str)
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[KernelPool]:
-    """Kernels that need not import anything first."""
+    """Return kernels that have imported everything already."""
     with closing(KernelPool(without_secrets(os.environ))) as found:
         yield found
 
@@ -190,8 +188,9 @@ def kernels() -> Iterator[KernelPool]:
 @contextmanager
 def kernel(home: Path, incident: str, kernels: KernelPool) -> Iterator[Callable[[str], str]]:
     """
-    A Jupyter kernel with massive_down open in it, as a person has it: it executes a cell and gives what that showed, or
-    how the kernel ended.
+    Run a Jupyter kernel with massive_down open; yield a function that executes a cell and returns what it shows.
+
+    It returns "dead" if the kernel died.
     """
     manager = KernelManager(kernel_name="python3")
     manager.ops_kernels = kernels
@@ -233,10 +232,7 @@ def kernel(home: Path, incident: str, kernels: KernelPool) -> Iterator[Callable[
 
 
 def test_a_kernel_is_killed(home: Path, kernels: KernelPool) -> None:
-    """
-    A Jupyter kernel is killed between the act and its record, and after steps: the next kernel asks, goes on, and does
-    nothing twice.
-    """
+    """If a Jupyter kernel is killed before an outcome is recorded, the next kernel asks for it and repeats nothing."""
     whole, torn = (desk(home).incidents.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
     names = ["massive_answers", "tell_channel", "tradier_only"]
     for name in names:
@@ -263,8 +259,7 @@ def test_a_kernel_is_killed(home: Path, kernels: KernelPool) -> None:
 @pytest.mark.slow
 def test_one_kernel_after_another(home: Path, kernels: KernelPool) -> None:
     """
-    Each third step in a kernel of its own, which is killed after it: the record is that of one process that did them
-    all, and the world was changed as often.
+    With a new kernel for every three steps, killed afterwards, record and hooks are those of an uninterrupted run.
     """
     whole, torn = (desk(home).incidents.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
     steps = book(home, "massive_down", whole).steps
@@ -272,7 +267,7 @@ def test_one_kernel_after_another(home: Path, kernels: KernelPool) -> None:
         walk(book(home, "massive_down", whole), step.name)
     done = counted(home)
     (home / "done").unlink()
-    # After every single one a process is killed in test_killed_after_every_step_it_goes_on.
+    # test_a_run_survives_being_killed_after_every_step kills a process after each step.
     for first in range(0, len(steps), 3):
         with kernel(home, torn, kernels) as cell:
             for step in steps[first : first + 3]:
@@ -287,10 +282,9 @@ def test_one_kernel_after_another(home: Path, kernels: KernelPool) -> None:
     assert [r[:4] for r in record(home, torn)] == [r[:4] for r in record(home, whole)] and counted(home) == done
 
 
-def test_a_changing_step_needs_a_name_and_a_confirmation(home: Path) -> None:
+def test_an_action_needs_a_name_and_a_confirmation(home: Path) -> None:
     """
-    Without a name it is refused, without a confirmation too; with both it is done, and what its hook printed is kept
-    without a secret.
+    Without a name or a confirmation an action is refused; with both it runs, and its output is kept without secrets.
     """
     incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident, "")
@@ -307,8 +301,8 @@ def test_a_changing_step_needs_a_name_and_a_confirmation(home: Path) -> None:
     )
 
 
-def test_two_press_at_once(home: Path) -> None:
-    """Two people who press at the same moment: it is done once."""
+def test_simultaneous_clicks_run_an_action_once(home: Path) -> None:
+    """If four people run an action at the same moment, it runs once."""
     incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
     pids = []
     for who in ("Ann", "Bob", "Cid", "Dee"):
@@ -331,7 +325,7 @@ def test_two_press_at_once(home: Path) -> None:
 
 
 def test_two_incidents_of_one_runbook(home: Path) -> None:
-    """What was done for one incident is not done for the other; two people on one see each other's steps."""
+    """Actions of one incident do not count for another; two people on one incident see each other's steps."""
     one, other = (desk(home).incidents.open(f"x{n}", by="Ann", runbook="massive_down").id for n in range(2))
     book(home, "massive_down", one).do("tradier_only", confirmed=True)
     step = next(s for s in book(home, "massive_down", one).steps if s.name == "tradier_only")
@@ -344,7 +338,7 @@ def test_two_incidents_of_one_runbook(home: Path) -> None:
 
 
 def test_a_result_becomes_stale(home: Path) -> None:
-    """After its freshness a check is stale, and is made again where its step is shown; before that, it is not."""
+    """A check's result is reused until it is stale; then showing the step runs the check again."""
     incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident)
     found.step("massive_answers")
@@ -359,10 +353,7 @@ def test_a_result_becomes_stale(home: Path) -> None:
 
 
 def test_without_a_hook_it_is_a_dry_run(tmp_path: Path, home: Path) -> None:
-    """
-    Where no hook is set nothing is changed, and the record says that it was a rehearsal; it may be done in earnest
-    later.
-    """
+    """Without a hook an action is a dry run and recorded as one; it can be run later."""
     incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident)
     found.__dict__["hooks"] = read(settings.Settings(tmp_path, "desk"))
@@ -377,10 +368,8 @@ def test_without_a_hook_it_is_a_dry_run(tmp_path: Path, home: Path) -> None:
     )
 
 
-def test_unattended_asks_no_person(home: Path) -> None:
-    """
-    What a person would judge is skipped where nobody is there, never ok; a person may still judge it later, by name.
-    """
+def test_a_question_without_a_person_is_skipped(home: Path) -> None:
+    """Without a person a question is skipped, never passed; a person can answer it later, with a name."""
     incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident, "")
     ask = next(s for s in found.steps if s.kind == ASK)
@@ -391,7 +380,7 @@ def test_unattended_asks_no_person(home: Path) -> None:
 
 
 def test_hooks_are_read_strictly(tmp_path: Path) -> None:
-    """A hook that is none, or is no command, is refused by its name."""
+    """An unknown hook, or one without a command, is rejected by name."""
     for content, named in (
         ('tradier_onyl = ["x"]', "Did you mean 'tradier_only'"),
         ('roll_back = "built-in"', "roll_back is 'built-in'"),
@@ -403,10 +392,7 @@ def test_hooks_are_read_strictly(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
-    """
-    The copy has the incident's subject, severity, limit and operator, the branch of the cause first, and the exemplar
-    stays as it was.
-    """
+    """The copy has the incident's parameters and the likely branch first; the original is unchanged."""
     before = (catalog.folder() / "massive_down.ipynb").read_bytes()
     made = catalog.fill_in(
         catalog.runbook("massive_down"),
@@ -419,7 +405,7 @@ def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
         and 'operator: str = "Ann \\"x\\""' in parameters
         and 'as_of: str = ""' in parameters
     )
-    # `ops lab` runs it when it is opened, and it is still a runbook, whose kernel gets no key of the receiver.
+    # `ops lab` runs it when it is opened. It stays a runbook, whose kernel does not get the receiver's keys.
     assert made["metadata"]["opslib"] == {"kind": "runbook", "run_on_open": True}
     assert is_runbook(from_dict(made)) and is_runbook(from_dict(catalog.runbook("massive_down").notebook))
     assert all(c["metadata"]["jupyter"]["source_hidden"] for c in made["cells"] if c["cell_type"] == "code")

@@ -1,7 +1,4 @@
-"""
-Hooks, as real processes with children: how long each may take, what is ended with it, and what is kept of what it
-printed.
-"""
+"""Test hooks, as real processes with children: time limits, ending all their processes, and the output that is kept."""
 
 import os
 import signal
@@ -23,8 +20,8 @@ from opslib.runbooks.hooks import Hook
 
 TOKEN = "tok-hook-0123456789"
 FOUND = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": TOKEN})
-# Three generations: a child in the group, one that ignores SIGTERM, and one in a session of its own; each writes its
-# number down.
+# Three kinds of children: in the group, ignoring SIGTERM, and in their own session; each writes its process
+# ID to a file.
 FAMILY = """
 import os, signal, subprocess, sys, time
 place = sys.argv[1]
@@ -47,7 +44,7 @@ while True:
 
 
 def command(folder: Path, body: str, name: str = "hook.py") -> tuple[str, ...]:
-    """A command of Python."""
+    """Return a command that runs this Python code."""
     (folder / name).write_text(body)
     return sys.executable, str(folder / name)
 
@@ -71,22 +68,25 @@ def awaited(true: object, seconds: float = 60) -> None:
 
 
 def family(folder: Path) -> list[int]:
-    """The numbers of a hook and of all that it started, once all of them run."""
+    """Return the process IDs of a hook and its children, once all of them run."""
     names = ("leader", "child", "stubborn", "apart")
     awaited(lambda: all((folder / name).exists() for name in names))
     return [int((folder / name).read_text()) for name in names]
 
 
-def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_above_its_time_limit_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    Children in its group, one that ignores SIGTERM, one in a session of its own: none is left; what it printed until
-    then is kept.
+    After the time limit all its processes are ended, whether they ignore SIGTERM or have their own session.
+
+    The output so far is kept.
     """
     monkeypatch.setattr(hooks, "ENDING_S", 1.0)
     real = hooks._awaited
 
     def once_all_run(process: subprocess.Popen, timeout_s: float, printed: object) -> str:
-        family(tmp_path)  # On a busy machine they may take longer to begin than a short time-out.
+        family(tmp_path)  # On a busy machine they may take longer to start than the time limit.
         return real(process, timeout_s, printed)
 
     monkeypatch.setattr(hooks, "_awaited", once_all_run)
@@ -100,10 +100,10 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, m
     awaited(lambda: not [pid for pid in family(tmp_path) if alive(pid)])
 
 
-def test_who_is_interrupted_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_the_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Where the kernel or the terminal is interrupted while a hook runs, all of the hook is ended, and the interrupt goes
-    on.
+    If the kernel or terminal is interrupted while a hook runs, all its processes are ended, and the interrupt is
+    raised.
     """
     monkeypatch.setattr(hooks, "ENDING_S", 1.0)
     interrupting = threading.Thread(target=lambda: (family(tmp_path), os.kill(os.getpid(), signal.SIGINT)))
@@ -114,8 +114,8 @@ def test_who_is_interrupted_leaves_nothing_running(tmp_path: Path, monkeypatch: 
     awaited(lambda: not [pid for pid in family(tmp_path) if alive(pid)])
 
 
-def test_a_server_that_a_hook_starts_stays(tmp_path: Path) -> None:
-    """What a hook leaves behind on purpose is not waited for, and not ended."""
+def test_a_server_started_by_a_hook_keeps_running(tmp_path: Path) -> None:
+    """A process that a hook leaves running on purpose is neither awaited nor ended."""
     body = (
         "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; "
         "time.sleep(600)'])\nprint(child.pid)"
@@ -128,11 +128,8 @@ def test_a_server_that_a_hook_starts_stays(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_how_long_each_may_take(tmp_path: Path) -> None:
-    """
-    A build has a quarter of an hour, what only says something two minutes; the settings may say otherwise, with or
-    without a command.
-    """
+def test_default_time_limits(tmp_path: Path) -> None:
+    """A build has 15 minutes, a notification two; the settings can change each, with or without a command."""
     usual = {name: Hook(name).timeout_s for name in hooks.HOOKS}
     assert (
         usual["build"] == usual["test_integration"] == usual["deploy"] == 900
@@ -157,15 +154,15 @@ def test_how_long_each_may_take(tmp_path: Path) -> None:
         ("[hooks]\ntimeouts = 3", "timeouts is 3; a table"),
     ],
 )
-def test_times_are_read_strictly(tmp_path: Path, content: str, named: str) -> None:
-    """What is no hook, or no span of time, is refused by its name."""
+def test_invalid_time_limits(tmp_path: Path, content: str, named: str) -> None:
+    """An unknown hook or an invalid time span is rejected by name."""
     (tmp_path / "settings.toml").write_text(content)
     with pytest.raises(SettingsError, match=named):
         hooks.read(settings.Settings(tmp_path, "desk"))
 
 
-def test_what_it_printed_is_kept(tmp_path: Path) -> None:
-    """Of stdout and stderr, in their order, without secrets and colours; of much its beginning and its end."""
+def test_output_is_kept_without_secrets(tmp_path: Path) -> None:
+    """Stdout and stderr are kept in order, without secrets and colours; of long output only the head and the tail."""
     found = ran(
         Hook(
             "build",
@@ -194,17 +191,15 @@ def test_what_it_printed_is_kept(tmp_path: Path) -> None:
         )
 
 
-def test_who_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that fills the disk is ended before its time is over."""
+def test_a_hook_with_endless_output_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that prints more than the limit is ended before its time limit."""
     monkeypatch.setattr(hooks, "MOST_PRINTED", 2**20)
     found = ran(Hook("build", command(tmp_path, "import time\nprint('x' * 2**21, flush=True)\ntime.sleep(600)")))
     assert found.state == "failed" and "printed more than 1 MB and was ended" in found.words
 
 
-def test_a_command_that_cannot_start_and_its_request(tmp_path: Path) -> None:
-    """
-    A command that is not there is said so; one that is gets what is asked of it, however long, and need not read it.
-    """
+def test_a_missing_command_and_the_request(tmp_path: Path) -> None:
+    """A missing command is reported. A command gets its request on stdin, of any length, and need not read it."""
     assert (
         ran(Hook("build", ("/nowhere/make",))).words == "/nowhere/make could not be started (No such file or directory)"
     )

@@ -1,4 +1,4 @@
-"""The page of an incident: written by those who change it, with the answers first, and safe whatever people write."""
+"""Test the page of an incident: written with every change, answers first, and safe for any text of people."""
 
 import html
 import json
@@ -74,7 +74,7 @@ def test_the_command_writes_it_and_prints_its_path(home: Path, capsys: pytest.Ca
         "○ dry run",
     ):
         assert words in found, words
-    assert "postmortem.html" not in page  # There is none yet.
+    assert "postmortem.html" not in page  # It does not exist yet.
     assert json.loads(run(home, capsys, "-o", "json", "incident", "show", ID, "--html"))["page"] == str(place)
     assert page == place.read_text(encoding="utf-8")  # The same record gives the same bytes.
     assert main.main(["--home", str(home), "--app", "demo", "incident", "list", "--html"]) == 64
@@ -105,7 +105,7 @@ def test_the_page_names_steps_by_what_they_do(home: Path) -> None:
     assert not re.search(r"-\d{8}T\d{6}Z", page)
 
 
-def test_every_change_writes_it_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_change_writes_the_page(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A note is on the page at once, rendered; a postmortem is linked as soon as it is published."""
     place = opened(home).incidents.folder(ID) / "incident.html"
     note = "**Vendor** said: <b>fixed</b> in `v2`\n\n| a | b |\n|---|---|\n| 1 | 2 |"
@@ -118,8 +118,8 @@ def test_every_change_writes_it_again(home: Path, capsys: pytest.CaptureFixture[
     assert '<a href="postmortem.html">' in page and "Complete the postmortem" in page
 
 
-def test_while_it_is_open(home: Path) -> None:
-    """An open incident says how long it is open, how severe, and the next step; nothing later is on its axis."""
+def test_an_open_incident(home: Path) -> None:
+    """The page of an open incident has its duration, severity and next step, and nothing after its moment."""
     at = time_parsing.parse("2026-03-10T15:27:00Z")
     desk = opened(home, at)
     words = text(incident_page.render(desk, desk.incidents.read(ID, at)))
@@ -131,8 +131,8 @@ def test_while_it_is_open(home: Path) -> None:
     assert "Mitigated, not resolved yet, for 1" in words and "Restart the app" not in words
 
 
-def test_what_a_person_wrote_comes_first(home: Path) -> None:
-    """An incident opened by hand keeps its title, quoted where it reads as source; it needs no alert and no data."""
+def test_the_title_that_a_person_wrote_is_kept(home: Path) -> None:
+    """An incident opened by hand keeps its title, with markup quoted; it needs no alert and no data."""
     desk = opened(home, time_parsing.parse("2026-03-12T15:30:00Z"))
     found = desk.incidents.open("Traders report `stale` <i>quotes</i>", by="Ann", severity="critical")
     page = incident_page.render(desk, desk.incidents.read(found.id))
@@ -140,10 +140,10 @@ def test_what_a_person_wrote_comes_first(home: Path) -> None:
     assert "no alert belongs to it" in text(page) and "Acknowledge it" in text(page)
 
 
-def test_a_page_that_fails_stops_nothing(
+def test_a_failing_page_does_not_stop_the_record(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The record is written although its page cannot be; the message says how to write it again."""
+    """If the page cannot be written, the entry is still recorded, and the message says how to write the page again."""
 
     def fails(*_: object) -> str:
         raise ZeroDivisionError("division by zero")

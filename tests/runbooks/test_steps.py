@@ -1,4 +1,4 @@
-"""The steps and checklists that ship with the package are held against their forms, every mistake by its place."""
+"""Test the validation of steps and checklists: every problem is reported with its place."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_kinds_of_earlier_releases() -> None:
 
 
 def test_every_invalid_step_is_reported_at_once() -> None:
-    """Two mistakes in one and one in another are three problems; what is no table is one."""
+    """Three problems in two steps and one step that is no table are four problems."""
     rows = {"a": CHECK | {"fresh": 1, "do": 2}, "b": CHECK | {"check": ""}, "c": 3}
     assert len(steps_form.step_problems(rows, "steps.toml", KNOWN)) == 4
 
@@ -59,7 +59,7 @@ def test_every_invalid_step_is_reported_at_once() -> None:
     ],
 )
 def test_an_invalid_checklist(change: dict[str, Any], words: str) -> None:
-    """As with steps; an item has to be a step."""
+    """The message names the checklist and what was expected; an item has to be a step."""
     known = {"each": ("day", "hour", "release", "deploy"), "steps": tuple(steps.table())}
     row = {"title": "Morning", "each": "day", "boxes": {"Head": ["server_answers"]}} | change
     (message,) = steps_form.checklist_problems({"morning": row}, known)

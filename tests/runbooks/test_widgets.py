@@ -1,4 +1,6 @@
-"""The buttons of a runbook: a press is a call, refused in words, recorded before it is shown."""
+"""
+Test the buttons of a runbook: a click runs the step, is refused with a message, and is recorded before it is shown.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,7 +22,7 @@ from tests.runbooks.test_execution import AS_OF, PLAIN, TOKEN, book, counted, de
 
 @pytest.fixture(autouse=True, scope="module")
 def quick(laid: Path) -> Iterator[None]:  # noqa: F811
-    """What a moment looked like is read once."""
+    """Read the status of a moment once."""
     kept = desk(laid)
     seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
     with pytest.MonkeyPatch.context() as patch:
@@ -31,24 +33,24 @@ def quick(laid: Path) -> Iterator[None]:  # noqa: F811
 
 @pytest.fixture
 def opened(home: Path) -> RunbookSession:  # noqa: F811
-    """A runbook, open for an incident, with nobody's name."""
+    """Return a runbook session of an incident, without a name."""
     return book(home, "massive_down", desk(home).incidents.open("x", by="Ann", runbook="massive_down").id, "")
 
 
 def pad(opened: RunbookSession, name: str) -> StepWidget:
-    """The card of a step."""
+    """Return the widget of a step."""
     found = StepWidget(StepCard(opened, next(s for s in opened.steps if s.name == name)))
     opened.shown_widgets.append(found)
     return found
 
 
 def press(found: StepWidget, words: str) -> None:
-    """Press the button with these words."""
+    """Click the button with this label."""
     next(c for c in found._row.children if getattr(c, "description", "") == words).click()
 
 
 def test_a_check(opened: RunbookSession) -> None:
-    """A step that looks is looked at without a name, and its card and the strip show what was seen."""
+    """A check runs without a name, and its widget and the progress show the result."""
     strip = ProgressWidget(opened)
     opened.shown_widgets.append(strip)
     found = pad(opened, "massive_answers")
@@ -59,8 +61,8 @@ def test_a_check(opened: RunbookSession) -> None:
     assert "Massive now" in done and "symptom confirmed" in done
 
 
-def test_a_press_writes_the_page_of_the_incident(opened: RunbookSession) -> None:
-    """The incident's page has the result of a step as soon as the button was pressed."""
+def test_a_click_writes_the_page_of_the_incident(opened: RunbookSession) -> None:
+    """The incident's page has the result of a step as soon as the button was clicked."""
     page = incident_page.path(opened.workspace.settings, opened.incident.id)
     found = pad(opened, "massive_answers")
     assert not page.exists()
@@ -70,8 +72,9 @@ def test_a_press_writes_the_page_of_the_incident(opened: RunbookSession) -> None
 
 def test_an_action(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     """
-    Refused without a name, refused unread, done once with both; after that there is no button, and no secret of what
-    its hook printed.
+    An action is refused without a name and without a confirmation, and runs once with both.
+
+    Then there is no button, and no secret of the hook's output.
     """
     strip = ProgressWidget(opened)
     opened.shown_widgets.append(strip)
@@ -100,8 +103,8 @@ def test_an_action(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     assert opened.incident.status == "mitigated"
 
 
-def test_a_button_takes_no_click_while_the_rest_is_redrawn(opened: RunbookSession) -> None:
-    """Texts above it change then, so that it moves and a click would be lost."""
+def test_a_button_is_disabled_while_the_rest_is_redrawn(opened: RunbookSession) -> None:
+    """Texts above the button change meanwhile, so it moves, and a click would be lost."""
     found = pad(opened, "tradier_only")
     button = next(c for c in found._row.children if getattr(c, "description", "") == "Run it")
     seen = list[bool]()
@@ -116,7 +119,7 @@ def test_a_button_takes_no_click_while_the_rest_is_redrawn(opened: RunbookSessio
 
 
 def test_an_answer_and_a_note(opened: RunbookSession) -> None:
-    """A person judges with a name; a note is on record; both refuse without one."""
+    """An answer and a note need a name; both are recorded."""
     strip, found = ProgressWidget(opened), pad(opened, "massive_status_page")
     opened.shown_widgets.append(strip)
     press(found, "Not as expected")
@@ -135,7 +138,7 @@ def test_an_answer_and_a_note(opened: RunbookSession) -> None:
 
 
 def test_two_people(opened: RunbookSession, home: Path) -> None:  # noqa: F811
-    """What one did the other sees after a press, or a refresh."""
+    """What one person did is shown to another after a click or a refresh."""
     other = book(home, "massive_down", opened.incident.id, "Bob")
     mine, theirs = pad(opened, "tradier_only"), pad(other, "tradier_only")
     theirs._read.value = True
@@ -145,7 +148,7 @@ def test_two_people(opened: RunbookSession, home: Path) -> None:  # noqa: F811
 
 
 def test_a_step_with_unknown_outcome(opened: RunbookSession, home: Path) -> None:  # noqa: F811
-    """A step that was begun and never ended asks whether it happened, and there is no other button."""
+    """A step without a recorded outcome asks whether it took effect, and has no other button."""
     step = next(s for s in opened.steps if s.name == "tradier_only")
     opened.execution._write(step, "intended", "begun", "Ann", "intended:1", asked={"id": "x/1"})
     found = pad(opened, "tradier_only")
@@ -157,10 +160,11 @@ def test_a_step_with_unknown_outcome(opened: RunbookSession, home: Path) -> None
     assert "not done" in found._text.value and counted(home) == []
 
 
-def test_the_first_thing_to_read(opened: RunbookSession) -> None:
+def test_the_progress_shows_the_situation_first(opened: RunbookSession) -> None:
     """
-    What is broken, since when, whose fault, what still works, and the next step with its buttons; a press leads to the
-    next step, and what was typed stays while the step does.
+    First: what is broken, since when, whose fault, what still works, and the next step with its buttons.
+
+    A click leads to the next step; typed text stays while the step does.
     """
     strip = ProgressWidget(opened)
     opened.shown_widgets.append(strip)
@@ -182,8 +186,9 @@ def test_the_first_thing_to_read(opened: RunbookSession) -> None:
 
 def test_a_symptom_and_a_fault(opened: RunbookSession) -> None:
     """
-    A failed check of what the incident is about confirms it; one of the fallback is a fault, and one before its action
-    is not yet. The stored state is the same.
+    A failed check of the incident's symptom confirms it; a failed check of the fallback is a failure.
+
+    One that needs an action first is "not yet". The stored state is the same.
     """
 
     def fail(name: str) -> StepStatus:
@@ -204,10 +209,12 @@ def test_a_symptom_and_a_fault(opened: RunbookSession) -> None:
 
 
 def test_a_step_that_is_not_needed_has_no_result(opened: RunbookSession) -> None:
-    """It says for which cause it is, whatever its check found; a skipped one says why. Action items are in words."""
+    """
+    It names the cause that it is for, whatever its check found; a skipped step has a reason. Action items are in words.
+    """
     opened.check("massive_key")
     card = opened.step("massive_key")
-    assert "could not be determined" in card.status.words  # It is on record.
+    assert "could not be determined" in card.status.words  # It is recorded.
     opened.check("massive_answers")
     opened.step("keep_watching")
     rows = {row[2]: row for row in opened.strip.values["rows"]}

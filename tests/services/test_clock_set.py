@@ -1,6 +1,5 @@
 """
-Our own clock is set forward while the collector runs: what it jumps over was never observed, and nobody was silent in
-it.
+Test steps of our own clock while the collector runs: the skipped time was never observed, and counts as no silence.
 """
 
 import json
@@ -38,7 +37,7 @@ def beat(seconds: float, stepped_s: float | None = None) -> Sample:
 
 
 def lived() -> tuple[list[Sample], list[SnapshotRow]]:
-    """Heartbeats and posts each five seconds by our clock, which jumps by ten minutes."""
+    """Return heartbeats and posts every five seconds by our clock, which jumps forward by ten minutes."""
     page, seconds = (
         snapshots.PageOf(-600),
         [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)],
@@ -60,21 +59,23 @@ def risen(beats: list[Sample], posts: list[SnapshotRow]) -> set[str]:
 
 def test_a_jump_is_no_outage() -> None:
     """
-    No heartbeat is missed and no page was silent in what our clock jumped over; without that word it would be both.
+    Time that our clock skipped counts neither as missed heartbeats nor as silence of a page.
+
+    Without the recorded jump it counts as both.
     """
     beats, posts = lived()
     assert risen(beats, posts) == set()
     assert {"heartbeat", "silence"} <= risen([b._replace(detail='{"every_s": 5.0}') for b in beats], posts)
 
 
-def test_silence_after_it_is_silence() -> None:
-    """A page that never comes back after the jump is silent since the jump."""
+def test_silence_after_a_jump_is_detected() -> None:
+    """A page that does not post after the jump is silent."""
     beats, posts = lived()
     assert "silence" in risen(beats, [p for p in posts if p.ts_us <= snapshots.us(JUMPS_AT_S)])
 
 
-def test_which_instants_it_jumped_over() -> None:
-    """Those between the two heartbeats, and no other; a clock that was set back jumped over none."""
+def test_which_time_was_skipped() -> None:
+    """Only the time between the two heartbeats was skipped; a clock set back skipped none."""
     probed = ProbeHistory("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
     assert [probed.jumped(snapshots.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [
         False,
@@ -97,10 +98,11 @@ def test_which_instants_it_jumped_over() -> None:
     ]
 
 
-def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
+def test_samples_after_the_set_back_time_are_dropped() -> None:
     """
-    Set back by 300 s: a provider that was well then and fails now fails at each probe, and is no provider that comes
-    and goes; what was before stays.
+    If the clock is set back by 300 s, earlier samples with times after the new one are dropped.
+
+    A provider that then fails is not intermittent; older samples stay.
     """
     before = [Sample(snapshots.us(s), "liveness", "massive", "ok", 0.1, None) for s in range(0, 601, 5)]
     after = [Sample(snapshots.us(s), "liveness", "massive", "server_5xx", 0.1, None) for s in range(308, 400, 5)]
@@ -127,10 +129,11 @@ def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
 
 
 @pytest.mark.parametrize("jumps", [True, False])
-def test_the_collector_records_it_before_it_evaluates(tmp_path: Path, jumps: bool) -> None:
+def test_the_collector_records_a_jump_before_it_evaluates(tmp_path: Path, jumps: bool) -> None:
     """
-    An evaluator whose clock jumps keeps a heartbeat that says so, and evaluates no instant between; one whose
-    heartbeats simply stop misses them.
+    If its clock jumps, the collector records it in a heartbeat and does not evaluate the skipped time.
+
+    If only its heartbeats stop, an alert fires.
     """
     instant = [snapshots.at(0)]
 
@@ -140,9 +143,9 @@ def test_the_collector_records_it_before_it_evaluates(tmp_path: Path, jumps: boo
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     if not jumps:
         judge._record_clock_jump = lambda: None  # type: ignore[method-assign]
-    for turn in range(1, 82):  # At each of them a second goes by on the evaluator's clock; at one, ten minutes.
+    for turn in range(1, 82):  # Each step advances the evaluator's clock by a second, one step by ten minutes.
         judge.evaluate()
-        # The real time that passes is none, so what passes by this clock is what `_record_clock_jump` sees as a jump.
+        # No real time passes, so `_record_clock_jump` sees all of it as a jump.
         instant[0] += timedelta(seconds=600 if turn == 60 else 1)
         if jumps or turn != 60:
             samples.keep([beat((instant[0] - snapshots.at(0)).total_seconds())._replace(detail='{"every_s": 1.0}')])
@@ -151,10 +154,11 @@ def test_the_collector_records_it_before_it_evaluates(tmp_path: Path, jumps: boo
     assert ("fired" in risen) is (not jumps) and (max(steps_s, default=0.0) > 590) is jumps
 
 
-def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_set_back_is_notified_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Nothing is evaluated twice: people are notified that no alert is evaluated until the clock is past again, once; then
-    judging goes on.
+    No time is evaluated twice. People are notified once that no alert is evaluated until the clock has caught up.
+
+    Then the evaluation continues.
     """
     instant, steady = [snapshots.at(600)], [1000.0]
     monkeypatch.setattr("opslib.foundation.storage.database.time.monotonic", lambda: steady[0])

@@ -1,4 +1,8 @@
-"""The receiver's connections: half-sent heads, slow bodies, idle and deaf clients, and honest posts meanwhile."""
+"""
+Test the receiver's connections: half-sent heads, slow bodies, idle clients and clients that never read.
+
+Complete posts are accepted meanwhile.
+"""
 
 import http.client
 import json
@@ -26,7 +30,7 @@ HEAD = (
 
 @pytest.fixture
 def many_files() -> Iterator[int]:
-    """How many connections a test may open: as many as the machine allows, up to 3,000."""
+    """Yield how many connections a test may open: as many as the machine allows, up to 3,000."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = min(hard, 4096) if hard != resource.RLIM_INFINITY else 4096
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
@@ -37,13 +41,13 @@ def many_files() -> Iterator[int]:
 def opened(url: str, sent: bytes) -> socket.socket:
     host, _, port = url.removeprefix("http://").partition(":")
     made = socket.create_connection((host, int(port)), timeout=60)
-    with suppress(OSError):  # It may be closed already, to make room.
+    with suppress(OSError):  # It may be closed already, to limit the number of connections.
         made.sendall(sent)
     return made
 
 
 def closed(connection: socket.socket) -> bool:
-    """Whether the other side has closed, within a minute."""
+    """Return whether the other side closes within a minute."""
     connection.settimeout(60)
     with suppress(ConnectionError):
         while connection.recv(65_536):
@@ -57,10 +61,13 @@ def closed(connection: socket.socket) -> bool:
     ids=["half a head", "nothing", "half a body", "idle after an answer"],
 )
 @pytest.mark.parametrize("count", [300, 3000])
-def test_honest_posts_go_on(home: Path, many_files: int, sent: bytes, count: int) -> None:
+def test_complete_posts_are_accepted_beside_incomplete_ones(
+    home: Path, many_files: int, sent: bytes, count: int
+) -> None:
     """
-    While hundreds or thousands of connections do not finish their requests, each honest post is taken, also over a
-    connection that stays open, and the process holds a bounded number of files.
+    While thousands of connections do not finish their requests, each complete post is accepted, also over keep-alive.
+
+    The number of open files is bounded.
     """
     with running(home) as found, ExitStack() as open_ones:
         kept_alive = http.client.HTTPConnection(found.url.removeprefix("http://"), timeout=60)
@@ -76,7 +83,7 @@ def test_honest_posts_go_on(home: Path, many_files: int, sent: bytes, count: int
                 answer.read()
                 assert answer.status == 204
                 posted, slowest = posted + 2, max(slowest, time.monotonic() - began)
-        assert slowest < 15  # Of a second or less on a machine that has time.
+        assert slowest < 15  # A second or less on an idle machine.
         process = psutil.Process(found.process.pid)
         awaited(lambda: process.num_fds() < connections.MOST_CONNECTIONS + 60, "a bounded number of open files")
         assert asked(found.url, "GET", "/health").status == 200
@@ -91,7 +98,7 @@ def hurried(
     answer: float = 600,
     **more: object,
 ) -> Iterator[Receiver]:
-    """A receiver with other time limits."""
+    """Run a receiver with other time limits."""
     monkeypatch.setattr(connections, "SECONDS", (head, body, idle, answer))
     with receiving(**more) as found:
         yield found
@@ -109,30 +116,26 @@ def hurried(
         ("head", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"),
     ],
 )
-def test_each_phase_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes) -> None:
-    """
-    A connection that stays within a head, a body or between requests for too long is closed, and nothing of it is kept.
-    """
+def test_each_phase_has_a_time_limit(home: Path, monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes) -> None:
+    """A connection too long in its head, its body or between requests is closed, and nothing of it is kept."""
     with hurried(monkeypatch, **{limit: 0.5}) as found, opened(found.url, sent) as connection:
         assert closed(connection)
         assert found.bodies() == [] and SnapshotStore(found.store).rejects("desk") == []
 
 
 @pytest.mark.parametrize("sent", [b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n", HEAD + b"\r\n"], ids=["head", "body"])
-def test_byte_by_byte_is_no_way_around(home: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    """
-    A head or body that comes byte by byte has the same end: time counts from its beginning, not from its newest byte.
-    """
+def test_a_slow_trickle_does_not_extend_the_limit(home: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """The limit of a head or body counts from its beginning, also if it is sent byte by byte."""
     with hurried(monkeypatch, head=1, body=1) as found, opened(found.url, sent) as connection:
         until = time.monotonic() + 60
         with pytest.raises(OSError):
             while time.monotonic() < until:
                 connection.sendall(b"x")
-                time.sleep(0.05)  # What a slow client does.
+                time.sleep(0.05)  # As a slow client does.
 
 
-def test_who_does_not_read_is_closed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that asks on and on and never reads an answer is closed too."""
+def test_a_client_that_never_reads_is_closed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose client sends requests and never reads a response is closed."""
     with hurried(monkeypatch, answer=1, idle=1) as found, opened(found.url, b"") as connection:
         ask = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         connection.settimeout(1)
@@ -143,7 +146,7 @@ def test_who_does_not_read_is_closed(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def found_connections(url: str) -> list[object]:
-    """Connections of this process that were accepted at an address."""
+    """Return the connections of this process that were accepted at an address."""
     port = int(url.rpartition(":")[2])
     return [
         c
@@ -152,17 +155,14 @@ def found_connections(url: str) -> list[object]:
     ]
 
 
-def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    While the whole process stands still, as on a machine that sleeps or is busy, nobody becomes late: what came
-    meanwhile is taken.
-    """
+def test_a_stalled_server_does_not_time_clients_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the whole process stalls, e.g. on a busy or suspended machine, what arrived meanwhile is accepted."""
     stall = threading.Event()
 
     def now() -> datetime:
         if stall.is_set():
             stall.clear()
-            time.sleep(5)  # The event loop stands still.
+            time.sleep(5)  # The event loop stalls.
         return clock.now()
 
     with hurried(monkeypatch, head=2, body=2, now=now) as found:
@@ -187,15 +187,12 @@ def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Posts sent one behind the other are all taken, though those behind wait for the first to be stored for longer than a
-    head or body may take.
-    """
+    """Pipelined posts are all accepted, although storing the first takes longer than the limit of a head or body."""
 
     write = SnapshotStore.write
 
     def slowly(*a: object, **k: object) -> int:
-        time.sleep(3)  # A disk that is slow.
+        time.sleep(3)  # A slow disk.
         return write(*a, **k)
 
     with hurried(monkeypatch, head=1, body=1, idle=1) as found:
@@ -216,8 +213,8 @@ def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.Mon
                 said += more
 
 
-def test_limits_are_generous_to_clients_that_stay() -> None:
-    """A client may be silent between two requests for more than a minute, and has several seconds for each request."""
+def test_default_time_limits() -> None:
+    """A client may be idle for at least a minute between requests, and has several seconds for each request."""
     head, body, idle, answer = connections.SECONDS
     assert 5 <= head <= 30 and body >= 30 and 60 <= idle <= 300 and answer >= 60 and connections.MOST_CONNECTIONS >= 256
     assert connections.webserver(lambda *_: None).config.timeout_keep_alive == idle

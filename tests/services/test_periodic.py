@@ -1,4 +1,4 @@
-"""Periodic tasks: one that hangs or fails delays no other, and what is under way is finished before they end."""
+"""Test periodic tasks: a task that hangs or fails delays no other, and running tasks finish before the end."""
 
 import asyncio
 import threading
@@ -12,14 +12,16 @@ from opslib.foundation.errors import StoreError
 from opslib.services import periodic
 
 
-def test_one_that_hangs_or_fails_delays_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The third run of one task ends the wait of another; faults are said, those of the store once as they last."""
+def test_a_hanging_or_failing_task_delays_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    All other tasks run three times while one hangs; each failure is logged, and an unavailable database at least once.
+    """
     stop, ran, released, ended = threading.Event(), list[str](), asyncio.Event(), list[str]()
 
     async def hang() -> None:
         await released.wait()
         stop.set()
-        await asyncio.sleep(0)  # It has been asked to stop by then, and goes on to its end.
+        await asyncio.sleep(0)  # The stop has been requested by then, and the task still finishes.
         ended.append("hang")
 
     async def fail() -> None:
@@ -41,5 +43,5 @@ def test_one_that_hangs_or_fails_delays_no_other(tmp_path: Path, caplog: pytest.
     assert ended and released.is_set()
     said = [record.getMessage() for record in caplog.records]
     assert said.count("fail failed: ZeroDivisionError: what nobody thought of") == ran.count("fail")
-    # A task that needs no store may end in between, which takes the store for being back.
+    # A task that needs no database may succeed in between, which resets the once-only message.
     assert "the store could not be written" in said

@@ -1,4 +1,4 @@
-"""What only checklists ask: each box says good, not good or unknown, and flips when the world does."""
+"""Test the checks that only checklists use: each passes, fails or is unknown, and changes when its fault is present."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from tests.runbooks.checks.test_checks import AT, asked, every, laid, posted, we
 
 
 def result_of(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
-    """What the check of a box sees, asked by a checklist that is on record."""
+    """Return the result of an item's check, run by a checklist session that is recorded."""
     sheet = ChecklistSession(desk, checklist, "Ann", as_of=at)
     return checkups_seen(desk, box, sheet, at)
 
@@ -41,7 +41,7 @@ def checkups_seen(desk: Desk, box: str, sheet: ChecklistSession, at: datetime) -
 # What the page records.
 
 PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    # box: (what a good page posts, what a bad one does, what is said of that)
+    # item: (fields of a page that passes, fields of one that fails, text of the failed result)
     "requests_counted": ({}, {"massive_requests": 7, "massive_successes": 7}, "massive requests +0"),
     "greeks_counted": ({}, {"validations": 7, "greeks_valid": 7}, "validations +0"),
     "trades_counted": ({}, {"commission_total_usd": 0}, "trades without commission"),
@@ -67,11 +67,8 @@ PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("box", PAGES)
-def test_the_page_flips_a_box(tmp_path: Path, box: str) -> None:
-    """
-    With a page that records as it should, a box is as expected; with one that does not, it is not, and says by which
-    figure.
-    """
+def test_page_counters_decide_an_item(tmp_path: Path, box: str) -> None:
+    """An item passes if the page counts as it should; otherwise it fails, and the result gives the figure."""
     good, bad, words = PAGES[box]
     for how, wanted in ((good, True), (bad, False)):
         desk = laid(tmp_path / str(wanted), well(), posted(**how))
@@ -81,11 +78,8 @@ def test_the_page_flips_a_box(tmp_path: Path, box: str) -> None:
         desk.store.close()
 
 
-def test_a_page_that_begins_late(tmp_path: Path) -> None:
-    """
-    A page whose first post comes two minutes after its load did not begin as it should; without a load within the hour
-    nothing can be said.
-    """
+def test_a_page_with_a_late_first_post(tmp_path: Path) -> None:
+    """A first post two minutes after the page load fails; without a page load within the hour the result is unknown."""
     assert asked(laid(tmp_path / "c", well(), posted(30)), "service_begins").good is True
     late = [p for p in posted(30) if p.ts_us > clock.micros(AT - timedelta(minutes=28))]
     found = asked(laid(tmp_path / "a", well(), late), "service_begins")
@@ -93,8 +87,8 @@ def test_a_page_that_begins_late(tmp_path: Path) -> None:
     assert asked(laid(tmp_path / "b", well(), posted(200)), "service_begins").good is None
 
 
-def test_a_slow_page_is_not_renewed(tmp_path: Path) -> None:
-    """A post each half minute is not each five seconds; with a slower pace set, it is as expected."""
+def test_a_slow_page_fails_the_post_interval(tmp_path: Path) -> None:
+    """A post every 30 s fails the interval of 5 s; with `post_every_s = 30` it passes."""
     slow = posted()[::6]
     found = asked(laid(tmp_path / "a", well(), slow), "renewed")
     assert found.good is False and "every 30.0 s" in found.words
@@ -103,16 +97,15 @@ def test_a_slow_page_is_not_renewed(tmp_path: Path) -> None:
     assert asked(laid(tmp_path / "b", well(), slow), "renewed").good is True
 
 
-def test_a_panel_with_nothing_on_it(tmp_path: Path) -> None:
-    """Without a single post there is nothing on the panel of trades, though our own probes fill the rest."""
+def test_an_empty_panel(tmp_path: Path) -> None:
+    """Without posts the P&L panel is empty and the check fails, although our own probes fill the other panels."""
     found = asked(laid(tmp_path, well()), "panels_filled")
     assert found.good is False and "P&L Accuracy" in found.words
 
 
 def test_a_probe_that_stopped(tmp_path: Path) -> None:
     """
-    A kind of look that stopped within the hour is named, whoever is in trouble; trouble that is looked at is none of
-    ours.
+    A probe that stopped within the hour is named, whichever subject it has; a probe that runs and fails does not count.
     """
     gone = [s for s in well() if s.probe != "socket" or s.ts_us < clock.micros(AT - timedelta(minutes=20))]
     found = asked(laid(tmp_path / "a", gone), "looks_go_on")
@@ -122,16 +115,15 @@ def test_a_probe_that_stopped(tmp_path: Path) -> None:
     assert found.good is True and "failing: data of massive, liveness of massive; all others continue" in found.words
 
 
-def test_a_market_that_is_closed_counts_nothing(tmp_path: Path) -> None:
-    """Out of market hours that nothing rises says nothing."""
+def test_counters_are_unknown_while_the_market_is_closed(tmp_path: Path) -> None:
+    """Outside market hours a counter without an increase is unknown."""
     desk = laid(tmp_path, well(), posted())
     assert asked(desk, "requests_counted", datetime(2026, 3, 10, 8, 0, tzinfo=UTC)).good is None
 
 
-def test_the_night_without_a_page(tmp_path: Path) -> None:
+def test_the_night_without_page_and_log(tmp_path: Path) -> None:
     """
-    Before the open, with nobody's page open and the log unread, the night's errors are unknown; serious ones there
-    cannot have been.
+    Without posts and log the errors since the last close are unknown; serious ones are excluded, so that check passes.
     """
     before = datetime(2026, 3, 10, 13, 0, tzinfo=UTC)
     desk = laid(tmp_path, [])
@@ -139,8 +131,8 @@ def test_the_night_without_a_page(tmp_path: Path) -> None:
     assert asked(desk, "night_serious", before).good is True
 
 
-def test_kinds_of_errors_are_known_or_unknown(tmp_path: Path) -> None:
-    """The log's kinds are told; errors that only a page counted, whose types its post loses, are of unknown kinds."""
+def test_kinds_of_errors_need_the_log(tmp_path: Path) -> None:
+    """Kinds of errors come from the app's log; for errors that only a page counted the kinds are unknown."""
     found = asked(
         laid(
             tmp_path / "a",
@@ -156,10 +148,10 @@ def test_kinds_of_errors_are_known_or_unknown(tmp_path: Path) -> None:
 # Keys.
 
 
-def test_keys_have_an_age(tmp_path: Path) -> None:
+def test_the_age_of_a_key(tmp_path: Path) -> None:
     """
-    The file that holds a key tells its age; a key from the environment does not; one older than a key may become is not
-    as expected.
+    The age of a key is that of its file: at most 90 days passes, more fails. A key from the environment has no known
+    age.
     """
     found = {}
     for days_old in (3, 200):
@@ -178,7 +170,7 @@ def test_keys_have_an_age(tmp_path: Path) -> None:
 
 
 def deployed(home: Path, before_s: float, after_s: float, count: int = 400) -> Desk:
-    """A desk whose app answered so fast before and after a deployment an hour ago."""
+    """Return a desk whose app had these response times before and after a deployment an hour ago."""
     at = AT - timedelta(minutes=60)
     snapshots = [
         s._replace(ts_us=clock.micros(at - timedelta(seconds=15 * (i + 1))), seconds=before_s + i % 7 / 1000)
@@ -195,7 +187,7 @@ def deployed(home: Path, before_s: float, after_s: float, count: int = 400) -> D
 
 
 def test_slower_since_a_deployment(tmp_path: Path) -> None:
-    """As fast as before is as expected, half as slow again is not; of a handful of probes nothing is said."""
+    """The same p95 as before the deployment passes, half as much again fails; too few probes are unknown."""
     same, slower = (
         result_of(deployed(tmp_path / name, 0.1, s), "no_slower", "post-deploy-1w")
         for name, s in (("a", 0.1), ("b", 0.15))
@@ -206,8 +198,8 @@ def test_slower_since_a_deployment(tmp_path: Path) -> None:
     assert result_of(laid(tmp_path / "d", well()), "no_slower", "post-deploy-1w").good is None
 
 
-def test_the_interval_of_a_p95_holds_it() -> None:
-    """In nineteen of twenty draws, or more, the interval holds the true value that one in twenty is above."""
+def test_the_p95_interval_covers_the_true_value() -> None:
+    """In at least 92 % of draws the interval contains the true 95th percentile."""
     import random
 
     chance, held = random.Random(4), 0
@@ -218,10 +210,11 @@ def test_the_interval_of_a_p95_holds_it() -> None:
     assert held >= 276, held
 
 
-def test_a_fallback_that_is_counted(tmp_path: Path) -> None:
+def test_fallbacks_are_counted(tmp_path: Path) -> None:
     """
-    Where Massive failed, requests to Tradier show that the fallback is counted; where it did not fail nothing shows it;
-    where nobody was asked it is not as expected.
+    If Massive failed, requests to Tradier pass the check, and no requests to it fail the check.
+
+    If Massive did not fail, the result is unknown.
     """
     failing: dict[str, Callable[[int], int]] = {"massive_successes": lambda i: 9 * i, "massive_failures": lambda i: i}
     for name, how, wanted in (
@@ -234,11 +227,9 @@ def test_a_fallback_that_is_counted(tmp_path: Path) -> None:
         assert result_of(desk, "fallbacks_counted", "post-deploy-1w").good is wanted, name
 
 
-def test_an_error_raised_on_purpose(tmp_path: Path) -> None:
+def test_an_error_raised_by_a_hook(tmp_path: Path) -> None:
     """
-    Raised by a hook and counted by the page within two of its posts: seen.
-
-    Counted by nobody: not. Before that: unknown.
+    An error raised by a hook passes if the page counts it within two posts, fails if not; before that it is unknown.
     """
     for name, errors, wanted in (("a", lambda i: int(i >= 601), True), ("b", lambda i: int(i >= 640), False)):
         home = tmp_path / name
@@ -266,9 +257,7 @@ def week(
     loads: Callable[[int], bool] = lambda n: True,
     every_s: int = 60,
 ) -> Desk:
-    """
-    A desk whose page posts each minute around the clock for seven days and more from a moment on, but on some days.
-    """
+    """Return a desk whose page posts day and night for nine days, except on the missed days."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.toml").write_text(f"post_every_s = {every_s}\n")
     desk = desk_module.open("desk", home, {"OPS_HOME": str(home)})
@@ -305,10 +294,7 @@ def week(
 
 
 def test_seven_days_on_staging(tmp_path: Path) -> None:
-    """
-    Each of the seven days is done once it is over; one that nobody posted on is missed and stays so; one without a new
-    page is not done.
-    """
+    """Each of the seven days passes once it has ended; a day without posts or without a new page load fails."""
     begun = datetime(2026, 3, 9, 14, 0, tzinfo=UTC)  # A Monday.
     desk = week(tmp_path, begun, missed=(2,), loads=lambda n: n != 3)
     ChecklistSession(desk, "staging", "Ann", as_of=begun)
@@ -324,9 +310,7 @@ def test_seven_days_on_staging(tmp_path: Path) -> None:
 
 
 def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) -> tuple[Desk, datetime]:
-    """
-    A desk with so many trading days of a page that posts each five minutes; the last of them has that many errors.
-    """
+    """Return a desk with a number of trading days of posts every five minutes; the last day has its own error count."""
     from tests.support.snapshots import body
 
     home.mkdir(parents=True, exist_ok=True)
@@ -365,9 +349,9 @@ def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) ->
     return desk, desk.now()
 
 
-def test_trends_need_days_and_find_what_is_not_usual(tmp_path: Path) -> None:
+def test_trends_need_enough_days(tmp_path: Path) -> None:
     """
-    Of nine days before nothing is usual yet; of fourteen, an ordinary day is, and one with a hundred errors is not.
+    With nine earlier days trends are unknown; with fourteen an ordinary day passes, and one with many errors fails.
     """
     for name, count, last, wanted in (
         ("a", 10, lambda i: i // 20, None),
@@ -380,11 +364,8 @@ def test_trends_need_days_and_find_what_is_not_usual(tmp_path: Path) -> None:
         assert wanted is not False or "System Errors 156" in found.words
 
 
-def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
-    """
-    A day's figures are kept under what they rest on; a post that comes late makes them anew; what is remembered equals
-    what is computed.
-    """
+def test_daily_figures_are_cached(tmp_path: Path) -> None:
+    """A day's figures are cached by their source data and equal the computed ones; a late post recomputes them."""
     desk, _ = monthly(tmp_path, 3)
     held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.cache)
     session = market_calendar.session(time_parsing.parse_day("2026-03-09"))
@@ -433,10 +414,8 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     )
 
 
-def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
-    """
-    Only days of which something was seen are counted, oldest first; and of counts one more than ever is still usual.
-    """
+def test_earlier_days_stop_at_the_first_data(tmp_path: Path) -> None:
+    """Only days with data count, oldest first; a value at the upper end of the usual range is still usual."""
     desk, _ = monthly(tmp_path, 13)
     held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.cache)
     before = held.before(time_parsing.parse_day("2026-03-10"))
@@ -456,7 +435,7 @@ def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
     )
 
 
-# Worlds.
+# Simulated worlds.
 
 FLIPS = {
     "app_down": ("server_answers", "metrics_answers"),
@@ -467,8 +446,8 @@ FLIPS = {
 
 
 @pytest.mark.slow
-def test_worlds_flip_boxes(tmp_path: Path) -> None:
-    """In a healthy world each box is as expected; in the state that it is for it is not."""
+def test_each_fault_fails_its_items(tmp_path: Path) -> None:
+    """In a healthy simulated world each item passes; with its fault injected it fails."""
     for state, boxes in FLIPS.items():
         home = tmp_path / state
         home.mkdir()
@@ -493,8 +472,8 @@ def test_windows_of_a_day() -> None:
         )
 
 
-def test_the_query_is_in_the_record(tmp_path: Path) -> None:
-    """What a box saw is plain enough to be kept: as JSON, each."""
+def test_check_results_are_json(tmp_path: Path) -> None:
+    """The content of each check result can be recorded as JSON."""
     desk = laid(tmp_path, well(), posted())
     SampleStore(desk.store, "desk").keep([])
     for step in (s for s in steps.table().values() if s.kind == steps.CHECK and not s.box):

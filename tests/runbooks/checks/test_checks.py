@@ -1,6 +1,4 @@
-"""
-The checks: each says good, not good or unknown, with the figure it rests on beside what was wanted, as of its moment.
-"""
+"""Test the checks: each passes, fails or is unknown as of a moment, with the figure and what was expected."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -35,7 +33,7 @@ LOOKS = [s for s in steps.table().values() if s.kind == steps.CHECK]
 
 
 def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:
-    """A desk with just these probes and posts, known as they happened."""
+    """Return a desk with only these probe samples and posts, each known at its own time."""
     found = desk_module.open("desk", home, {"OPS_HOME": str(home), **secrets})
     SampleStore(found.store, "desk").keep(samples, known_at_ts=True)
     if posts:
@@ -44,7 +42,7 @@ def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secre
 
 
 def asked(desk: Desk, step: Step | str, at: datetime = AT) -> CheckResult:
-    """What the check of a step sees, as of a moment, over ten minutes."""
+    """Return the result of a step's check as of a moment, over ten minutes."""
     found = steps.step(step) if isinstance(step, str) else step
     incident = DryRunIncidents(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
     return run_check(CheckContext(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
@@ -63,7 +61,7 @@ def every(
     extra: dict[str, Any] | None = None,
     **detail: Any,
 ) -> list[Sample]:
-    """Looks of one kind over the last minutes before `AT`."""
+    """Return samples of one probe over the last minutes before `AT`."""
     count = round((minutes - until) * 60 / every_s)
     return [
         Sample(
@@ -80,7 +78,7 @@ def every(
 
 
 def well() -> list[Sample]:
-    """Everything answers, for forty minutes."""
+    """Return samples of all probes over forty minutes, all successful."""
     return [
         *every("liveness", "massive", seconds=0.2, market="open", skew_s=0.1),
         *every("data", "massive", seconds=0.2, value=1.0),
@@ -127,7 +125,7 @@ CHAIN: dict[str, Any] = {
 
 
 def but(*changed: list[Sample]) -> list[Sample]:
-    """The same, with some probes in place of those of their kind and time."""
+    """Return the samples of `well`, with these in place of those of the same probe and time."""
     mine = [s for found in changed for s in found]
     taken = {(s.probe, s.subject, s.ts_us, s.details().get("name")) for s in mine}
     return [s for s in well() if (s.probe, s.subject, s.ts_us, s.details().get("name")) not in taken] + mine
@@ -135,7 +133,9 @@ def but(*changed: list[Sample]) -> list[Sample]:
 
 def posted(minutes: int = 60, **changed: Callable[[int], Any] | Any) -> list[Post]:
     """
-    A page's posts each five seconds, its counters rising; a field that is a function is given the number of the post.
+    Return a page's posts every five seconds, with rising counters.
+
+    A field given as a function is called with the number of the post.
     """
     found, loaded = [], AT - timedelta(minutes=minutes)
     for i in range(minutes * 12 + 1):
@@ -176,7 +176,7 @@ def posted(minutes: int = 60, **changed: Callable[[int], Any] | Any) -> list[Pos
 
 
 DOWN = {"minutes": 5}
-# A world in which a step's look is as expected is `well`; here is one in which it is not, and what is said then.
+# In the samples of `well` a check passes; here it fails, with these texts in the result.
 BAD: dict[str, tuple[list[list[Sample]], tuple[str, ...]]] = {
     "massive_answers": (
         [every("liveness", "massive", "server_5xx", seconds=0.1, status=503, said="oh", **DOWN)],
@@ -487,7 +487,7 @@ LEADS = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A desk in whose world all is well."""
+    """Return a desk without faults."""
     found = laid(tmp_path_factory.mktemp("good"), well(), posted(websocket_connected=True))
     yield found
     found.store.close()
@@ -520,16 +520,16 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     ],
     ids=lambda s: s.name,
 )
-def test_all_is_well(good: Desk, step: Step) -> None:
-    """In a good world every look is as expected, leads nowhere, and says by what."""
+def test_each_check_passes_without_faults(good: Desk, step: Step) -> None:
+    """Without faults each check passes, links no runbook, and has a text, a query and content."""
     found = asked(good, step)
     assert found.good is True and not found.next, (step.name, found)
     assert found.words and found.query and found.content is not None
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_something_is_wrong(tmp_path: Path, name: str) -> None:
-    """With one thing wrong, the look that is for it is not as expected, and says the figure or the fault."""
+def test_each_check_fails_with_its_fault(tmp_path: Path, name: str) -> None:
+    """With one fault the check for it fails, and its result gives the figure or the fault."""
     changed, words = BAD[name]
     desk = laid(tmp_path, but(*changed), posted(websocket_connected=True))
     found = asked(desk, name)
@@ -541,7 +541,7 @@ def test_something_is_wrong(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("step", LOOKS, ids=lambda s: s.name)
 def test_without_data_a_check_is_unknown(tmp_path: Path, step: Step) -> None:
-    """Where nobody ever looked nothing is said to be well, and nothing to be wrong."""
+    """Without any data a check neither passes nor fails."""
     desk = laid(tmp_path)
     found = asked(desk, step)
     assert found.good is None and found.words and not found.next, found
@@ -550,7 +550,7 @@ def test_without_data_a_check_is_unknown(tmp_path: Path, step: Step) -> None:
 
 @pytest.mark.slow
 def test_as_of_a_moment(tmp_path: Path) -> None:
-    """What a check says of a moment is the same when it is asked later, whatever came since."""
+    """The result as of a moment is the same when it is computed later, with newer data in the store."""
     before = laid(tmp_path / "a", but(every("liveness", "massive", "timeout", minutes=12)), posted())
     after = [
         Sample(clock.micros(AT + timedelta(seconds=15 * i)), s.probe, s.subject, "server_5xx", detail=s.detail)
@@ -573,11 +573,11 @@ def test_as_of_a_moment(tmp_path: Path) -> None:
         assert without_seq(asked(before, step)) == without_seq(asked(later, step)), step.name
 
 
-# The page's own word.
+# What the page reports.
 
 
 def test_page_and_probes_are_both_shown(tmp_path: Path) -> None:
-    """Where the page counts failures and we see none, both are said, and it is not well."""
+    """If the page counts failures and our probes have none, the result shows both, and the check fails."""
     desk = laid(tmp_path, well(), posted(massive_successes=lambda i: 5 * i, massive_failures=lambda i: 5 * i))
     found = asked(desk, "massive_availability")
     assert (
@@ -587,8 +587,8 @@ def test_page_and_probes_are_both_shown(tmp_path: Path) -> None:
     )
 
 
-def test_requests_have_moved(tmp_path: Path) -> None:
-    """Only when no request goes to Massive, and some to Tradier, has the app moved."""
+def test_all_requests_go_to_the_fallback(tmp_path: Path) -> None:
+    """The check passes only if no requests go to Massive and some go to Tradier."""
     still = laid(tmp_path / "a", well(), posted())
     moved = laid(tmp_path / "b", well(), posted(massive_requests=7, massive_successes=7))
     assert (
@@ -598,8 +598,11 @@ def test_requests_have_moved(tmp_path: Path) -> None:
     assert asked(moved, "requests_moved").good is True
 
 
-def test_only_the_pages_socket_is_lost(tmp_path: Path) -> None:
-    """Ours answers and the page's does not: a refresh repairs it; after that the page hears."""
+def test_only_the_pages_socket_is_disconnected(tmp_path: Path) -> None:
+    """
+    If only the page's WebSocket is disconnected, the advice is to refresh the page; once it is connected, the check
+    passes.
+    """
     lost = laid(tmp_path / "a", well(), posted(websocket_connected=lambda i: i < 700))
     found = asked(lost, "socket_open")
     assert "only the page is disconnected: refresh it" in found.words and found.good is False
@@ -610,7 +613,7 @@ def test_only_the_pages_socket_is_lost(tmp_path: Path) -> None:
 
 
 def test_memory_of_the_page(tmp_path: Path) -> None:
-    """What a page posts of its memory is judged; of one that posts none nothing is known."""
+    """The memory that a page posts is compared with its threshold; for a page that posts none the result is unknown."""
     desk = laid(tmp_path / "a", well(), posted(memory_bytes=120_000_000))
     assert (
         asked(desk, "page_memory").good is False
@@ -620,15 +623,17 @@ def test_memory_of_the_page(tmp_path: Path) -> None:
 
 
 def test_posts_that_stop(tmp_path: Path) -> None:
-    """No post for ten minutes is silence, however well everything else is; the newest row tells its age."""
+    """
+    Ten minutes without a post fail the check, even if all probes succeed; the result gives the age of the newest row.
+    """
     stopped = [p for p in posted() if p.ts_us <= clock.micros(AT - timedelta(minutes=11))]
     desk = laid(tmp_path, well(), stopped)
     found = asked(desk, "posts_arrive")
     assert found.good is False and "11 min" in found.words and "11 min" in asked(desk, "store_answers").words
 
 
-def test_an_outage_explains_errors(tmp_path: Path) -> None:
-    """Errors that an outage explains lead to its runbook; errors of their own lead nowhere."""
+def test_errors_caused_by_an_outage(tmp_path: Path) -> None:
+    """Errors that an outage causes link its runbook; other errors link none."""
     failing = posted(
         massive_successes=lambda i: 10 * min(i, 600),
         massive_failures=lambda i: 10 * max(0, i - 600),
@@ -643,8 +648,8 @@ def test_an_outage_explains_errors(tmp_path: Path) -> None:
     assert asked(alone, "other_alerts").next == "error_rate"
 
 
-def test_marks_are_changes(tmp_path: Path) -> None:
-    """A deployment that somebody marked within the hour is a change; a note is none."""
+def test_a_deployment_marker_is_a_change(tmp_path: Path) -> None:
+    """A deployment marked within the hour counts as a change; a note does not."""
     desk = laid(tmp_path, well())
     desk.marks.put("note", "page refreshed", "Ann", AT - timedelta(minutes=5))
     assert asked(desk, "nothing_changed").good is True
@@ -659,7 +664,7 @@ def test_marks_are_changes(tmp_path: Path) -> None:
 
 
 def traded(home: Path, change: Callable[[dict[str, Any]], dict[str, Any]] = lambda t: t, count: int = 50) -> Desk:
-    """A desk with the demo's trades, each changed; of the afternoon, so that as of the close all are in."""
+    """Return a desk with the demo's trades, each changed by a function; all are closed at the market's close."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "sample_trades.json").write_text(json.dumps([change(t) for t in trades.trades(replay.scripted())[:count]]))
     return laid(home)
@@ -670,8 +675,8 @@ CLOSE = OPENS + timedelta(hours=6.5)
 
 def test_costs_line_by_line(tmp_path: Path) -> None:
     """
-    The afternoon's spreads stand in the slippage line, and in no other; the proposed change brings the same trades
-    within the limit.
+    The afternoon's wider spreads appear only as slippage; with the proposed change the same trades are within the
+    limit.
     """
     desk = traded(tmp_path)
     table, found = asked(desk, "costs_as_assumed", CLOSE), cost_details.CostComparison(desk, CLOSE)
@@ -695,8 +700,8 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
     assert abs(found._gap(found.proposed) or 9) < abs(found._gap() or 0) and found._gap(found.proposed) < 0.5
 
 
-def test_commission_that_rose(tmp_path: Path) -> None:
-    """A backtest that took a third of the commission is told so, with the charge a contract and side."""
+def test_a_higher_commission(tmp_path: Path) -> None:
+    """If the backtest assumed a third of the commission, the check fails, with both charges per contract and side."""
     found = asked(
         traded(tmp_path, lambda t: t | {"backtest_commission_usd": round(t["backtest_commission_usd"] / 3, 2)}),
         "commission_as_assumed",
@@ -705,10 +710,11 @@ def test_commission_that_rose(tmp_path: Path) -> None:
     assert found.good is False and "$0.650" in found.words and "assumed $0.220" in found.words
 
 
-def test_last_ten_and_enough(tmp_path: Path) -> None:
+def test_the_last_trades_and_their_least_number(tmp_path: Path) -> None:
     """
-    Ten are the last ten; nineteen pairs are too few, fifty are enough; what is quoted and not paid says nothing of fees
-    or fills.
+    The last ten trades are shown; 19 are too few, 50 are enough.
+
+    Quotes without executions leave fees, fills and size unknown.
     """
     desk = traded(tmp_path / "a")
     ten = asked(desk, "last_ten_trades", CLOSE)
@@ -728,7 +734,7 @@ def test_last_ten_and_enough(tmp_path: Path) -> None:
 def paid(
     home: Path, *, live: float = 10, fee: float = 0.65, missed: float = 0.0, late_fee: float | None = None
 ) -> Desk:
-    """A desk with forty fills that were paid, with quotes, and the backtest's own trades beside them."""
+    """Return a desk with forty fills that have prices, quotes and costs, and with the backtest's own trades."""
     home.mkdir(parents=True, exist_ok=True)
     head = "time,symbol,side,effect,quantity,price,bid,ask,commission,fees,trade_id,right,strike,expiry,multiplier\n"
     rows: dict[str, list[str]] = {"live": [], "backtest": []}
@@ -751,10 +757,12 @@ def paid(
     return desk
 
 
-def test_fills_that_were_paid(tmp_path: Path) -> None:
+def test_each_cost_fails_only_its_own_check(tmp_path: Path) -> None:
     """
-    Beside the backtest's own trades: as assumed all is well; worse fills, a smaller size, a new fee are each found by
-    their own probe, and by no other.
+    If fills are as the backtest assumed, all checks pass.
+
+    Worse fills, a smaller size, a new fee and a higher commission each fail their own check; a new fee may also fail
+    that of the commission.
     """
     names = ("commission_as_assumed", "fills_at_market", "size_as_backtested", "no_new_fee")
     for i, (how, wrong) in enumerate(
@@ -776,11 +784,11 @@ def test_fills_that_were_paid(tmp_path: Path) -> None:
         ), (how, results)
 
 
-# Kept chains, and worlds.
+# Stored chains, and simulated worlds.
 
 
-def test_kept_chains_contract_by_contract(tmp_path: Path) -> None:
-    """The chain that was kept during the burst is judged contract by contract, and names one."""
+def test_a_stored_chain_contract_by_contract(tmp_path: Path) -> None:
+    """The chain stored during the burst is validated contract by contract, and the result names one of them."""
     script = replay.scripted()
     from opslib.simulation.demo_day import probe_samples
 
@@ -802,11 +810,8 @@ def test_kept_chains_contract_by_contract(tmp_path: Path) -> None:
     )
 
 
-def test_no_key_leaves_with_what_was_seen(tmp_path: Path) -> None:
-    """
-    In a world that refuses our key and repeats it, no check's words or content hold a secret; and it is said to be
-    ours.
-    """
+def test_no_check_result_contains_a_key(tmp_path: Path) -> None:
+    """If a provider rejects our key and repeats it, no result contains a secret, and the fault is ours."""
     with stepped_probes(tmp_path) as probes:
         probes.advance(1)
         probes.world.inject(massive_401=1.0)

@@ -1,4 +1,4 @@
-"""Which costs have changed, by the means that the page posts: each of them, the dearer first."""
+"""Test which costs have changed, from the means that the page posts: each is named, the larger first."""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""What the fault is: evidence has an age, a mechanism explains away, and two causes are both named."""
+"""
+Test the diagnosis: evidence has an age, a cause explains its consequences, and two independent causes are both named.
+"""
 
 from random import Random
 from typing import Any
@@ -18,12 +20,12 @@ from tests.support.snapshots import us
 
 
 def named(found: Diagnosis) -> set[tuple[str, str | None]]:
-    """Every cause that was named, with its subject."""
+    """Return every cause that was named, with its subject."""
     return {(found.cause, found.subject), *((o.cause, o.subject) for o in found.also)}
 
 
 def said(found: Diagnosis, question: str, source: str = "") -> Any:
-    """The evidence of one question."""
+    """Return the evidence of one question."""
     return next(e for e in found.evidence if e.question == question and source in ("", e.source))
 
 
@@ -31,7 +33,7 @@ DELTA = "Are all deltas within bounds?"
 
 
 def deltas(share: float, since: float, until: float = 0.0):
-    """A page whose deltas are impossible in such a share, from so long ago on."""
+    """Return posts of a page with this share of impossible deltas, from `since` to `until` seconds ago."""
     return posted(
         lambda ago: (
             {"delta_out_of_bounds": round(10 * share), "greeks_valid": 10 - round(10 * share)}
@@ -41,8 +43,8 @@ def deltas(share: float, since: float, until: float = 0.0):
     )
 
 
-def test_all_is_well() -> None:
-    """Where everything is observed and nothing is wrong, the cause is none, and sure."""
+def test_no_fault_has_cause_none() -> None:
+    """If everything is observed and nothing is wrong, the cause is none, with high confidence."""
     found = diagnose(view())
     assert (found.cause, found.subject, found.also, found.severity, found.runbook) == (
         "none",
@@ -54,10 +56,11 @@ def test_all_is_well() -> None:
     assert all(e.age_s is not None for e in found.evidence if e.contradicts), repr(found)
 
 
-def test_the_page_is_believed_against_an_older_chain() -> None:
+def test_a_newer_page_outweighs_an_older_chain() -> None:
     """
-    Deltas impossible for four minutes at 70 %, a chain fetched 12 minutes ago was fine: the page is believed, and the
-    chain is shown as older.
+    If the page reports impossible deltas and a valid chain is older, the page's fault is the cause.
+
+    The evidence shows the chain as older.
     """
     found = diagnose(view(posts=deltas(0.7, 240)))
     assert (
@@ -75,10 +78,9 @@ def test_the_page_is_believed_against_an_older_chain() -> None:
     )
 
 
-def test_a_newer_chain_that_is_fine_is_a_contradiction() -> None:
+def test_a_newer_valid_chain_contradicts_the_page() -> None:
     """
-    A chain fetched two minutes after the page began to count: still the alert's cause, but half as sure, and the
-    contradiction is in the evidence.
+    A valid chain that is newer than the page's first bad delta halves the confidence, and is shown as a contradiction.
     """
     found, older = diagnose(view(but([chain(120)]), deltas(0.7, 300))), diagnose(view(posts=deltas(0.7, 300)))
     assert (found.cause, found.subject) == ("greeks_out_of_bounds", "app") and found.confidence == pytest.approx(
@@ -89,8 +91,8 @@ def test_a_newer_chain_that_is_fine_is_a_contradiction() -> None:
     ) and "contradicts it:\n    Are all deltas within bounds?" in repr(found)
 
 
-def test_a_chain_that_agrees_gives_the_provider() -> None:
-    """Where a chain shows the same as the page, the subject is who sends it, and the cause is named once."""
+def test_a_chain_that_agrees_names_the_provider() -> None:
+    """If a chain shows the same fault as the page, the subject is the provider, and the cause is named once."""
     found = diagnose(view(but([chain(60, faults={"delta_out_of_bounds": 60}, flagged=60)]), deltas(0.7, 300)))
     assert (found.cause, found.subject, found.also) == ("greeks_out_of_bounds", "massive", ()), repr(found)
 
@@ -99,21 +101,21 @@ def test_a_chain_that_agrees_gives_the_provider() -> None:
     ("change", "cause"),
     [
         ({"gamma_zero": 5, "greeks_valid": 5}, "greeks_gamma_zero"),
-        # Not valid, and nothing is wrong with it: estimated, since something is missing.
+        # Invalid without a specific fault: estimated from missing inputs.
         ({"greeks_valid": 2}, "greeks_missing"),
         ({"delta_out_of_bounds": 5, "greeks_valid": 5}, "greeks_out_of_bounds"),
     ],
 )
 @pytest.mark.parametrize("has_chain", [True, False])
-def test_the_page_alone_finds_each_kind_of_greek(change: dict[str, int], cause: str, has_chain: bool) -> None:
-    """Each fault of Greeks is found by the page, with an older chain or with none."""
+def test_the_page_alone_finds_each_fault_of_greeks(change: dict[str, int], cause: str, has_chain: bool) -> None:
+    """The page alone determines each fault of Greeks, with an older chain or without one."""
     samples = [s for s in well() if has_chain or s.probe != "chain"]
     found = diagnose(view(samples, posted(lambda ago: change if ago < 240 else {})))
     assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
 
 
-def test_a_mere_warning_of_the_page_is_no_cause() -> None:
-    """One delta in a hundred, of which people are warned only after a quarter of an hour, may be chance."""
+def test_a_warning_of_the_page_is_no_cause() -> None:
+    """One bad delta in a hundred is only a warning, and no cause."""
     found = diagnose(
         view(
             [s for s in well() if s.probe != "chain"],
@@ -124,7 +126,7 @@ def test_a_mere_warning_of_the_page_is_no_cause() -> None:
 
 
 def test_a_missing_gamma_that_the_page_counts_as_zero() -> None:
-    """The page counts a missing gamma as zero: where the newest chain lacks Greeks, that is the cause."""
+    """The page counts a missing gamma as zero; if the newest chain lacks Greeks, the cause is missing Greeks."""
     found = diagnose(
         view(
             but([chain(60, faults={"missing": 80}, missing=80, flagged=80)]),
@@ -149,8 +151,10 @@ BAD = {"delta_out_of_bounds": 60}
         ([chain(60, "SPY", faults=BAD, flagged=60)], "massive"),
     ],
 )
-def test_whose_greeks_are_bad(chains: list[Any], subject: str) -> None:
-    """Those of a symbol only where it is the only one of several; the same for a kind of fault and for units."""
+def test_the_subject_of_bad_greeks(chains: list[Any], subject: str) -> None:
+    """
+    The subject is a symbol only if it alone of several has the fault, otherwise the provider; the same holds for units.
+    """
     found = diagnose(view(but(chains)))
     assert (found.cause, found.subject) == ("greeks_out_of_bounds", subject) and found.severity is not None, repr(found)
     drifted = [
@@ -165,11 +169,8 @@ def test_whose_greeks_are_bad(chains: list[Any], subject: str) -> None:
 
 
 @pytest.mark.parametrize(("age", "expected"), [(0, 1.0), (450, 0.9), (900, 0.8), (1500, 0.8)])
-def test_no_fault_is_less_sure_with_an_older_chain(age: float, expected: float) -> None:
-    """
-    1 - 0.2 * age / 900 s, not below 0.8, of the share of questions that were answered; of several symbols by the
-    oldest.
-    """
+def test_no_fault_is_less_certain_with_an_older_chain(age: float, expected: float) -> None:
+    """The confidence falls by 0.2 per 900 s of the oldest chain's age, but not below 80 % of the newest chain's."""
     others = [s for s in well() if s.probe != "chain"] + [chain(0, "AAPL")]
     found, newest = diagnose(view([*others, chain(age)])), diagnose(view([*others, chain(0)]))
     assert (found.cause, newest.cause) == ("none", "none") and found.confidence == pytest.approx(
@@ -177,10 +178,11 @@ def test_no_fault_is_less_sure_with_an_older_chain(age: float, expected: float) 
     )
 
 
-def test_no_fault_is_half_as_sure_while_a_minute_probe_differs() -> None:
+def test_no_fault_is_half_as_certain_if_a_newer_probe_differs() -> None:
     """
-    Half of the contracts of the newest probe are gone, and no chain has been fetched since: half as sure, and said; a
-    chain fetched since settles it.
+    If the newest probe misses half of the stored chain's contracts, the confidence is halved.
+
+    A chain fetched later restores it.
     """
     gone = [sample(0, "data", "massive", seconds=0.2, value=1.0, gone=25, moved=0, of=50)]
     differs, settled = diagnose(view(but(gone, [chain(40)]))), diagnose(view(but(gone, [chain(0)])))
@@ -191,16 +193,17 @@ def test_no_fault_is_half_as_sure_while_a_minute_probe_differs() -> None:
 
 
 def zeros(share: float, since: float):
-    """A page that counts such a share of gammas as zero, from so long ago on."""
+    """Return posts of a page that counts this share of gammas as zero, from `since` seconds ago."""
     return posted(
         lambda ago: {"gamma_zero": round(10 * share), "greeks_valid": 10 - round(10 * share)} if ago < since else {}
     )
 
 
-def test_zeros_of_what_expires_are_no_fault() -> None:
+def test_zeros_of_expiring_contracts_are_no_fault() -> None:
     """
-    The page counts zeros, contracts expire today, and a chain that was fetched since shows no tradable one without
-    gamma: expiry; by an older chain, or one that shows zeros, it is the fault.
+    Zeros are due to expiry if a newer chain has zeros only among contracts that expire today.
+
+    An older chain explains them only if it has at least as many zeros as the page counts.
     """
     expiring = {"expires_today": 90, "expiring_zero": 20}
     assert (diagnose(view(but([chain(60, **expiring)]), zeros(0.1, 300))).cause) == "expiry"
@@ -217,10 +220,9 @@ def test_zeros_of_what_expires_are_no_fault() -> None:
 
 
 @pytest.mark.parametrize("since", [62, 75, 100, 118])
-def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
+def test_a_chain_older_than_the_zeros_does_not_explain_them(since: float) -> None:
     """
-    A chain that was fetched seconds before the page began to count zeros is older than they are, in whichever part of a
-    minute they began.
+    A chain fetched seconds before the page began to count zeros is older than they are, at any second of a minute.
     """
     found = diagnose(view(but([chain(since + 8, expires_today=90, expiring_zero=30)]), zeros(1.0, since)))
     assert found.cause == "greeks_gamma_zero", repr(found)
@@ -231,7 +233,7 @@ def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
 
 
 def refusing(line: str, times: int = 3) -> list[Any]:
-    """An app's log with a line of a refused request every two minutes."""
+    """Return log samples with one refused request every two minutes."""
     return [
         sample(120.0 * i + 20, "log", "app", "ok", None, 1.0, kinds={"auth": 1}, newest={"auth": line})
         for i in range(times)
@@ -250,25 +252,21 @@ PLAN = "[v0] Massive proxy error (403): HTTP 403 from /v3/snapshot/options/SPY: 
             "[v0] Massive proxy error (403): HTTP 403 from /v3/snapshot/options/SPY: your IP address is not allowed",
             "provider_ip_blocked",
         ),
-        # Our key is accepted elsewhere.
+        # A plain 403: our key works elsewhere, so it is the plan.
         ("[v0] Massive proxy error (403): HTTP 403 from /v3/snapshot/options/SPY: Forbidden", "provider_plan"),
-        ("[WS options] token refused: unauthorized", "none"),  # This is nobody's provider.
+        ("[WS options] token refused: unauthorized", "none"),  # From no provider.
     ],
 )
-def test_a_refusal_that_only_the_log_shows(line: str, cause: str) -> None:
-    """
-    The app counts no answer of 401 or 403, and none of our own few probes met one: its log names the provider and says
-    why.
-    """
+def test_a_rejection_that_only_the_log_shows(line: str, cause: str) -> None:
+    """If neither page nor probes show a rejected request, the app's log still gives the provider and the reason."""
     found = diagnose(view(but(refusing(line))))
     assert (found.cause, found.subject) == (cause, None if cause == "none" else "massive"), repr(found)
     assert cause == "none" or 0.5 < found.confidence < 0.9
 
 
-def test_one_line_of_the_log_is_no_cause() -> None:
+def test_one_log_line_is_no_cause() -> None:
     """
-    One refused request determines nothing; with one of our own probes that met the same it does, more surely, and its
-    words are the probe's.
+    One rejected request in the log is not enough; with a probe rejected the same way it is, with the probe's reason.
     """
     assert diagnose(view(but(refusing(PLAN, 1)))).cause == "none"
     met = diagnose(
@@ -282,10 +280,11 @@ def test_one_line_of_the_log_is_no_cause() -> None:
     assert (met.cause, met.subject) == ("provider_ip_blocked", "massive") and met.confidence > 0.8, repr(met)
 
 
-def test_an_app_that_is_slow_at_times() -> None:
+def test_an_app_with_occasional_slow_responses() -> None:
     """
-    Three answers of 120 took 3 s, which no answer of a sound server does: slow, though not one in twenty of the last
-    minutes is; not where a provider was as slow in the same minutes.
+    Three responses of 3 s among 120 are a slow app, although the p95 is normal; two are not.
+
+    They are no fault of the app if a provider was slow in the same minutes.
     """
     slow = [sample(ago, "health", "app", seconds=3.0, value=90_000 - ago, skew_s=0.0) for ago in (60, 240, 420)]
     found = diagnose(view(but(*([s] for s in slow))))
@@ -295,11 +294,8 @@ def test_an_app_that_is_slow_at_times() -> None:
     assert diagnose(view(but(*([s] for s in (*slow, *late))))).cause == "none"
 
 
-def test_both_providers_at_times() -> None:
-    """
-    Each provider answers some probes with an error, and the page counts requests that fail beside others: both, not one
-    of them.
-    """
+def test_occasional_failures_of_both_providers() -> None:
+    """If both providers fail some probes and the page counts failed requests, the cause is both providers."""
     samples = but(
         *(
             [sample(ago, "liveness", name, "server_5xx", 0.1)]
@@ -314,15 +310,15 @@ def test_both_providers_at_times() -> None:
 
 
 def alerted(found: Any, *alerts: dict[str, Any]) -> Any:
-    """A view with just these alerts."""
+    """Return the view with only these alerts."""
     vars(found)["alerts"] = list(alerts)
     return found
 
 
-def test_what_our_network_explained_goes_on_being_explained() -> None:
+def test_failures_of_a_past_network_outage_stay_explained() -> None:
     """
-    Our network was gone from 8 to 4 minutes ago and is back: the requests that failed then are its doing, and so is an
-    alert whose window still holds them.
+    Our network was down from 8 to 4 min ago; requests that failed then, and alerts still active for them, have that
+    cause.
     """
     gone = [series("liveness", name, "unreachable", since=480, until=245) for name in ("massive", "tradier")]
     failing = {"massive_successes": 0, "massive_failures": 5, "tradier_successes": 0, "tradier_failures": 1}
@@ -364,10 +360,9 @@ def test_what_our_network_explained_goes_on_being_explained() -> None:
     assert diagnose(alerted(view(but(*down), posts), alert)).cause == "both_providers_down"
 
 
-def test_an_app_that_is_slower_than_our_lag_explains() -> None:
+def test_an_app_slower_than_the_collectors_lag() -> None:
     """
-    Our collector lost half of its time: an app that takes 3 s, without what was lost, while the providers take 0.3 s is
-    slow; where they take as long, it is ours.
+    With a lagging collector, an app slower than the lag is slow; if the providers are slow too, it is the collector.
     """
     starving = series("beat", "collector", value=50.0, every_s=5, lag_s=2.5)
     slow = series("health", "app", since=300, seconds=3.4, value=lambda ago: 90_000 - ago, skew_s=0.0, lag_s=0.4)
@@ -385,7 +380,7 @@ FAILING = {"massive_successes": 0, "massive_failures": 5}
 
 
 def test_an_app_server_that_is_down_explains_the_page() -> None:
-    """The page's requests pass through the app's server: while that is down, their failures are not Massive's."""
+    """While the app's server is down, failed requests of the page are not Massive's fault."""
     down = but(refuses(180), series("socket", "app", "refused", since=180), series("process", "app", "gone", since=180))
     found = diagnose(
         view(
@@ -396,10 +391,11 @@ def test_an_app_server_that_is_down_explains_the_page() -> None:
     assert said(found, "Does massive respond to our probes?").supports == ()
 
 
-def test_a_page_that_fails_while_our_probes_are_answered_is_named() -> None:
+def test_only_the_pages_requests_fail() -> None:
     """
-    Massive fails for the page alone, and the app's server runs: undetermined, with whose requests fail; the app's log
-    decides it.
+    If only the page's requests to Massive fail, the cause is undetermined, with Massive as subject.
+
+    The app's log can determine it.
     """
     failing = posted(lambda ago: FAILING if ago < 240 else {})
     found = diagnose(view(posts=failing))
@@ -422,10 +418,9 @@ def test_a_page_that_fails_while_our_probes_are_answered_is_named() -> None:
 
 
 @pytest.mark.parametrize("subjects", [("massive",), ("massive", "tradier")])
-def test_our_probes_that_fail_while_the_page_s_requests_succeed(subjects: tuple[str, ...]) -> None:
+def test_probes_fail_while_the_pages_requests_succeed(subjects: tuple[str, ...]) -> None:
     """
-    Our probes have timed out for two minutes, and the page's requests went on to succeed: a contradiction, so half as
-    sure as where they ceased.
+    If probes time out while the page's requests succeed, the confidence is half of what it is without such requests.
     """
     out = but(*(series("liveness", s, "timeout", since=120) for s in subjects))
     silent = posted(
@@ -441,11 +436,8 @@ def test_our_probes_that_fail_while_the_page_s_requests_succeed(subjects: tuple[
     assert found.cause in said(found, "Do the app's requests to massive succeed?").contradicts
 
 
-def test_after_a_recovery_nobody_is_blamed_anew() -> None:
-    """
-    Massive was out and has answered for three minutes, page and probes alike: the answer is that outage, and not the
-    page's requests.
-    """
+def test_a_recent_outage_stays_the_cause() -> None:
+    """Three minutes after the end of an outage, the cause is that outage, not the page's requests."""
     over = but(
         series("liveness", "massive", "server_5xx", since=420, until=185),
         series("data", "massive", "server_5xx", since=420, until=185),
@@ -479,28 +471,26 @@ def test_after_a_recovery_nobody_is_blamed_anew() -> None:
 )
 @pytest.mark.parametrize("subject", ["massive", "tradier"])
 def test_each_failure_of_a_provider(outcome: str, cause: str, subject: str) -> None:
-    """
-    Every way in which a provider fails is its cause after two probes, whichever provider it is, and never after one.
-    """
+    """Each failure of either provider is its cause after two probes, and never after one."""
     found = diagnose(view(but(series("liveness", subject, outcome, since=9))))
     assert (found.cause, found.subject, found.also) == (cause, subject, ()), repr(found)
     once = diagnose(view(but(series("liveness", subject, outcome, since=0))))
     assert (once.cause, once.also) == ("none", ()) and "One failed probe is not enough" in repr(once), repr(once)
 
 
-def test_the_data_alone_may_fail() -> None:
-    """A plan refuses the option data while the provider is there: its cause, after two probes of the data."""
+def test_only_the_data_fails() -> None:
+    """
+    If the plan does not include option data, that is the cause after two data probes, although the provider is
+    available.
+    """
     found = diagnose(view(but(series("data", "massive", "entitlement_403", since=65))))
     assert (found.cause, found.subject) == ("provider_plan", "massive"), repr(found)
     denied = diagnose(view(but(series("data", "massive", "denied_403", since=65))))
     assert (denied.cause, denied.subject) == ("provider_plan", "massive") and denied.confidence < 0.6, repr(denied)
 
 
-def test_data_that_is_refused_while_the_provider_comes_and_goes() -> None:
-    """
-    Each probe of the data is refused by the plan, and the liveness fails now and then with 5xx: the plan is found, and
-    not an outage that comes and goes.
-    """
+def test_data_is_rejected_while_the_provider_is_intermittent() -> None:
+    """If the plan rejects every data probe while liveness probes fail now and then, the plan is named."""
     flaky = [sample(ago, "liveness", "massive", "server_5xx", 0.1) for ago in (400, 250, 120, 60)]
     found = diagnose(view(but(series("data", "massive", "entitlement_403", since=620), *([s] for s in flaky))))
     assert ("provider_plan", "massive") in named(found), repr(found)
@@ -517,20 +507,18 @@ def test_data_that_is_refused_while_the_provider_comes_and_goes() -> None:
         (("auth_401", "auth_401"), "provider_auth"),
     ],
 )
-def test_what_fails_now_and_then(kinds: tuple[str, ...], cause: str) -> None:
-    """
-    Failures of one kind are that kind, also where a few are of another; of many kinds the provider comes and goes.
-    """
+def test_intermittent_failures(kinds: tuple[str, ...], cause: str) -> None:
+    """Failures mostly of one kind have that kind as cause; failures of several kinds are an intermittent provider."""
     found = diagnose(
         view(but(*([sample(60 + 75 * i, "liveness", "massive", kind, 0.1)] for i, kind in enumerate(kinds))))
     )
     assert (found.cause, found.subject, found.also) == (cause, "massive", ()), repr(found)
 
 
-def test_spells_are_distinguished_from_chance() -> None:
+def test_regular_failures_differ_from_random_ones() -> None:
     """
-    5xx for 20 s of every minute comes and goes; the same share of probes at random are plain 5xx; a wrong key in spells
-    is a wrong key.
+    5xx for 20 s of every minute is intermittent; the same share at random is 5xx; a key rejected at times is a wrong
+    key.
     """
     spells = [series("liveness", "massive", "server_5xx", since=60 * m + 19, until=60 * m) for m in range(1, 10)]
     chance = Random(1)
@@ -545,15 +533,15 @@ def test_spells_are_distinguished_from_chance() -> None:
     ]
 
 
-def test_both_providers_that_fail_now_and_then() -> None:
-    """Neither provider is sure to serve where both fail at every third probe: one cause, not one of them."""
+def test_both_providers_fail_now_and_then() -> None:
+    """If both providers fail every third probe, the one cause is that both are down."""
     flaky = [[sample(20 + 15 * i, "liveness", s, "server_5xx", 0.1)] for i in range(12) for s in ("massive", "tradier")]
     found = diagnose(view(but(*flaky)))
     assert (found.cause, found.also) == ("both_providers_down", ()), repr(found)
 
 
 def test_two_providers_with_two_causes() -> None:
-    """A wrong key at one and an outage of the other: neither serves, and each cause is named."""
+    """With a wrong key at one and an outage of the other, both are down, and each cause is named."""
     found = diagnose(
         view(
             but(
@@ -570,12 +558,12 @@ def test_two_providers_with_two_causes() -> None:
 
 
 def logged(since: float, value: float = 1.0, **kinds: int):
-    """What the app logs at each reading since so long ago."""
+    """Return log samples with these kinds of lines, from `since` seconds ago."""
     return series("log", "app", since=since, value=value, kinds=kinds, newest={})
 
 
 def refuses(since: float):
-    """The app's server refuses every connection since so long ago."""
+    """Return samples of an app's server that refuses every connection, from `since` seconds ago."""
     return [
         *series("health", "app", "refused", since=since),
         *series("metrics", "app", "refused", until=2, since=since),
@@ -583,7 +571,7 @@ def refuses(since: float):
 
 
 PAIRS = {
-    "a wrong key explains no time-out of the app": (  # The app gives up after 150 ms on what takes us 200.
+    "a wrong key explains no time-out of the app": (  # The app gives up after 150 ms; our probes need 200 ms.
         [
             series("liveness", "tradier", "auth_401", since=200),
             series("log", "app", since=200, value=1.0, kinds={"timeout": 1}, newest={}, waited_ms=150),
@@ -672,23 +660,23 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_mechanism_explains_away(name: str) -> None:
-    """What one cause cannot produce is a cause of its own."""
+def test_a_cause_explains_only_what_it_can_produce(name: str) -> None:
+    """What one cause cannot produce is named as a separate cause."""
     changed, expected = PAIRS[name]
     found = diagnose(view(but(*changed)))
     assert named(found) == expected, repr(found)
 
 
-def test_a_dead_collector_hides_nothing_that_the_page_shows() -> None:
-    """The collector is dead and the page's deltas are impossible: both are named."""
+def test_a_dead_collector_does_not_hide_the_pages_fault() -> None:
+    """With a dead collector and impossible deltas on the page, both causes are named."""
     found = diagnose(view([s for s in well() if s.ts_us <= sample(90, "beat", "collector").ts_us], deltas(0.7, 240)))
     assert (
         named(found) == {("monitor_down", None), ("greeks_out_of_bounds", "app")} and found.cause == "monitor_down"
     ), repr(found)
 
 
-def test_one_refused_connection_is_no_outage_of_the_app() -> None:
-    """One refused probe of the app's server determines nothing; a second one, or its process that is gone, does."""
+def test_one_refused_connection_is_not_enough() -> None:
+    """One refused probe of the app's server is not enough; a second one, or a missing process, is."""
     once = diagnose(view(but(series("health", "app", "refused", since=0))))
     assert (
         once.cause == "none" and "One failed probe is not enough" in said(once, "Is the app's server running?").answer
@@ -700,11 +688,8 @@ def test_one_refused_connection_is_no_outage_of_the_app() -> None:
         assert (diagnose(view(but(more))).cause) == "app_down"
 
 
-def test_a_server_that_answers_again_is_not_down() -> None:
-    """
-    The metrics were refused at a restart 50 s ago, and the health has been answered since: the newer answer is
-    believed; so of a process that was gone.
-    """
+def test_a_server_that_responds_again_is_not_down() -> None:
+    """If the health probe succeeds after the refused connections of a restart, the newer result counts."""
     again = but(
         series("health", "app", "refused", since=52, until=47),
         [sample(50, "metrics", "app", "refused")],
@@ -717,11 +702,8 @@ def test_a_server_that_answers_again_is_not_down() -> None:
     assert found.cause != "app_down", repr(found)
 
 
-def test_a_restart_minutes_ago_comes_after_what_goes_on() -> None:
-    """
-    The server was started anew three minutes ago; a wrong key that is refused now, or a market that both providers call
-    closed, comes first, with the restart beside it.
-    """
+def test_an_earlier_restart_ranks_after_present_faults() -> None:
+    """A present wrong key or a closed market ranks before a restart three minutes ago, which is named beside it."""
     anew = series("health", "app", since=180, seconds=0.02, value=lambda ago: 180 - ago, skew_s=0.0)
     refused = diagnose(view(but(anew, series("liveness", "massive", "auth_401", since=60))))
     shut = diagnose(
@@ -743,16 +725,14 @@ def test_a_restart_minutes_ago_comes_after_what_goes_on() -> None:
     ]
 
 
-def test_an_options_route_that_the_plan_refuses() -> None:
-    """
-    Tradier is there and its quotes are new, but its plan has no options: the fallback is missing, and that is found.
-    """
+def test_a_plan_without_options() -> None:
+    """If Tradier's plan has no options, that is the cause, although its other data is current."""
     found = diagnose(view(but(series("options", "tradier", "entitlement_403", since=600, every=60))))
     assert (found.cause, found.subject, found.also) == ("provider_plan", "tradier", ()), repr(found)
 
 
-def test_slow_needs_its_least_count() -> None:
-    """Five slow answers are no slow server where the rule asks for twenty; of sixty, five are."""
+def test_slow_needs_its_minimum_count() -> None:
+    """The rule needs twenty samples: five slow ones alone are too few, five among sixty are enough."""
     few = [s for s in well() if s.probe != "health"] + series("health", "app", since=20, seconds=3.0, value=9000.0)
     found = diagnose(view(few))
     assert (
@@ -765,8 +745,8 @@ def test_slow_needs_its_least_count() -> None:
     )
 
 
-def test_what_nobody_is_notified_of_is_no_cause() -> None:
-    """Answers of 0.7 s are slower than usual and not critical: shown, and no cause beside another."""
+def test_a_warning_is_no_cause() -> None:
+    """A response time that is only a warning is shown, and is no cause beside another."""
     late = series("health", "app", since=290, seconds=0.7, value=lambda ago: 90_000 - ago)
     found = diagnose(view(but(late, series("liveness", "massive", "auth_401", since=60))))
     assert (
@@ -775,8 +755,8 @@ def test_what_nobody_is_notified_of_is_no_cause() -> None:
     ), repr(found)
 
 
-def test_an_earlier_restart_is_said() -> None:
-    """A restart a quarter of an hour ago is no cause any more, and the answer does not say that there was none."""
+def test_an_earlier_restart_is_shown() -> None:
+    """A restart 15 min ago is no cause, but the answer gives its time."""
     found = diagnose(
         view(but(series("health", "app", since=900, seconds=0.02, value=lambda ago: 900 - ago, skew_s=0.0)))
     )
@@ -788,8 +768,7 @@ def test_an_earlier_restart_is_said() -> None:
 
 def test_one_probe_of_the_socket_is_not_enough() -> None:
     """
-    A socket that one probe found closed determines nothing, two do; a page that lost its own for less than the rule
-    holds neither.
+    One probe with a closed socket is not enough, two are; a page has to be disconnected for as long as its rule says.
     """
     assert diagnose(view(but(series("socket", "app", "closed", since=0, code=1006)))).cause == "none"
     assert diagnose(view(but(series("socket", "app", "closed", since=5, code=1006)))).cause == "socket_closed"
@@ -811,16 +790,14 @@ def test_one_probe_of_the_socket_is_not_enough() -> None:
         ("wrong_content", "what answers is no WebSocket", "socket_blocked"),
     ],
 )
-def test_each_way_in_which_the_socket_fails(outcome: str, why: str, cause: str) -> None:
-    """
-    While the app's server answers, a socket that cannot be opened is blocked; an open one is closed, or says nothing.
-    """
+def test_each_failure_of_the_socket(outcome: str, why: str, cause: str) -> None:
+    """If the app's server responds, a socket that cannot be opened is blocked, and an open one is closed or silent."""
     found = diagnose(view(but(series("socket", "app", outcome, since=30, why=why))))
     assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
 
 
-def test_a_server_that_answers_nobody_is_down() -> None:
-    """The app's server takes connections and answers none of them, nor a ping on its socket: down, not slow."""
+def test_a_server_that_never_responds_is_down() -> None:
+    """A server that accepts connections and responds neither to requests nor to pings is down, not slow."""
     for outcome, why in (
         ("timeout", "open, and no answer to a ping"),
         ("timeout", "takes the connection and does not answer the upgrade"),
@@ -838,18 +815,17 @@ def test_a_server_that_answers_nobody_is_down() -> None:
         assert (found.cause, found.subject, found.also) == ("app_down", "app", ()), repr(found)
 
 
-def test_contracts_that_expire_are_a_cause_of_zeros_alone() -> None:
+def test_expiring_contracts_explain_only_zeros() -> None:
     """
-    SPY has contracts that expire every day: that is no cause while nothing is strange, and it is one of a few zeros
-    that the page counts.
+    Contracts that expire today are no cause by themselves; they are the cause of a few zeros that the page counts.
     """
     expiring = but([chain(120, expires_today=90, expiring_zero=30)])
     some = posted(lambda ago: {"gamma_zero": 1, "greeks_valid": 9} if ago % 50 == 0 else {})
     assert (diagnose(view(expiring)).cause, diagnose(view(expiring, some)).cause) == ("none", "expiry")
 
 
-def test_a_chain_cut_once_is_not_enough() -> None:
-    """One chain that came in part determines nothing, two do; one that is whole and has half of its contracts does."""
+def test_one_incomplete_chain_is_not_enough() -> None:
+    """One chain marked incomplete is not enough, two are; so is one with less than half of the usual contracts."""
     assert diagnose(view(but([chain(60, outcome="partial")]))).cause == "none"
     assert (
         diagnose(view(but([chain(120, outcome="partial"), chain(60, outcome="partial")]))).cause == "provider_partial"
@@ -857,14 +833,14 @@ def test_a_chain_cut_once_is_not_enough() -> None:
     assert diagnose(view(but([chain(60, contracts=200)]))).cause == "provider_partial"
 
 
-def test_every_rule_that_notifies_has_a_cause() -> None:
-    """The causes of alerts are causes, and of rules that exist."""
+def test_causes_of_rules_are_known() -> None:
+    """Every cause assigned to a rule, and every mechanism, is a known cause."""
     assert {*causes.OF_RULE.values()} <= {*causes.CAUSES} and {*causes.PRODUCES} <= {*causes.CAUSES}
     assert {*causes.WHOSE} == {*causes.CAUSES} and causes.whose("provider_5xx", "massive") == "Massive"
 
 
 def fired(rule: str, subject: str, source: str, severity: str, inhibited_by: str | None = None) -> Transition:
-    """An alert on record that fired a minute ago."""
+    """Return the transition of an alert that fired a minute ago."""
     return Transition(
         us(NOW - 60),
         rule,
@@ -892,10 +868,10 @@ EVERY = [
 
 
 @pytest.mark.parametrize(("rule", "subject", "source"), [*EVERY, ("made_up_by_another_monitor", "app", "page")])
-def test_an_active_alert_is_never_none(rule: str, subject: str, source: str) -> None:
+def test_an_active_alert_is_never_without_a_cause(rule: str, subject: str, source: str) -> None:
     """
-    Whatever alert is active at notify or above while everything else looks well, the cause is not none, and its runbook
-    is named.
+    With any active alert at notify or above and no other sign of a fault, the cause is not none, and a runbook is
+    named.
     """
     for severity in SENT:
         for inhibited_by in (None, "availability-massive-page"):
@@ -960,12 +936,13 @@ COUNTS = (
     st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_drawn_an_active_alert_is_never_none(
+def test_random_faults_never_leave_an_alert_without_a_cause(
     spells: list[tuple[tuple[str, str], str, int, int]], counts: dict[str, int], since: int, until: int, connected: bool
 ) -> None:
     """
-    Spells of failing probes, a page that counts failures, a page whose socket is lost: where an alert is active at
-    notify or above, the cause is not none; a confidence is from 0 to 1; and every answer that is known has an age.
+    With random failures and an active alert at notify or above, the cause is not none.
+
+    The confidence is from 0 to 1, and all evidence used has an age.
     """
     samples = but(
         *(series(*kind, outcome, since=until_ + length, until=until_) for kind, outcome, until_, length in spells)
@@ -991,11 +968,8 @@ def test_whatever_is_drawn_an_active_alert_is_never_none(
 @pytest.mark.parametrize(
     ("outcome", "cause"), [("server_5xx", "provider_5xx"), ("auth_401", "provider_auth"), ("timeout", "monitor_down")]
 )
-def test_what_lag_cannot_explain_comes_before_it(outcome: str, cause: str) -> None:
-    """
-    Our collector gets too little time: an answer that came with an error is Massive's all the same; one that came late
-    may be our doing.
-    """
+def test_errors_that_lag_cannot_explain_rank_first(outcome: str, cause: str) -> None:
+    """With a lagging collector, an error response is still the provider's fault; a timeout may be the collector's."""
     starving = series("beat", "collector", since=120, value=50.0, every_s=5, lag_s=4.0)
     found = diagnose(view(but(series("liveness", "massive", outcome, since=120), starving)))
     assert found.cause == cause, repr(found)
