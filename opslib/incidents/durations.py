@@ -177,7 +177,7 @@ def _until_alert_ended(incident: Incident) -> list[Duration]:
     # A share or a rate is of the events in the window, so it stays beyond its threshold until the trouble has left it.
     is_rate = any(sign in str(fired.get("sentence")) for sign in ("%", "per h"))
     window = formatting.duration(fired["window_s"]) if is_rate and fired.get("window_s") else ""
-    back = f"; it looks back over {window}, so it may end after the problem" if window else ""
+    back = f"; they look back over {window}, so they may end after the problem" if window else ""
     return [
         Duration(
             "until the alert ended",
@@ -221,6 +221,11 @@ def _beginning(incident: Incident) -> str:
 def to_the_minute(at_us: int) -> datetime:
     """Return an instant (microseconds since 1970) rounded to the minute, UTC."""
     return clock.instant(round(at_us / (60 * clock.SECOND)) * 60 * clock.SECOND)
+
+
+def exact(seconds: float) -> str:
+    """Format a duration to the second; from one hour on, to the minute."""
+    return formatting.duration(seconds) if seconds < 3600 else rounded(seconds)
 
 
 def rounded(seconds: float) -> str:

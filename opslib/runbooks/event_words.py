@@ -11,6 +11,7 @@ from typing import Any
 
 from opslib.alerting.alert_ids import describe
 from opslib.alerting.causes import HEADLINES, UNDETERMINED, headline
+from opslib.alerting.verdicts import SOURCES
 from opslib.foundation import clock, formatting
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.incidents.incident import Event, Time
@@ -73,7 +74,13 @@ def source(text: str) -> str:
         lambda m: f"first failed probe of {_name(m['subject'])}: it {_meaning(m['outcome'])}", text
     )
     text = _STEP_DONE.sub(lambda m: f'the action "{purpose(m[1])}" was done', text)
-    return _ALERT.sub(lambda m: describe(m[0]), text)
+    return _ALERT.sub(lambda m: _alert(m[0]), text)
+
+
+def _alert(name: str) -> str:
+    """Return ``availability of massive (page)`` for the ID of an alert."""
+    figure, _, source = describe(name).replace("_", " ").rpartition(", ")
+    return f"{figure} ({SOURCES.get(source, source)})" if figure else name
 
 
 def _name(subject: str) -> str:

@@ -81,7 +81,7 @@ def _prevention(incident: Incident) -> Item:
             f"Ask {cause.whose} what caused the outage{of_min} and what prevents the next one", "prevent", shown_by
         )
     past = headline.PAST[cause.cause].format(headline.subject_name(cause.subject))
-    return Item(f"Remove what caused it ({cause.whose.replace(': ', ', ')}): {past}", "prevent", shown_by)
+    return Item(f'Remove the cause "{past}" ({cause.whose.replace(": ", ", ")})', "prevent", shown_by)
 
 
 def _detection(incident: Incident) -> list[Item]:

@@ -404,7 +404,7 @@ class Postmortem:
         rows = [
             [
                 each.label,
-                formatting.duration(each.seconds) if each.seconds is not None else formatting.UNKNOWN,
+                durations.exact(each.seconds) if each.seconds is not None else formatting.UNKNOWN,
                 event_words.source(each.starts),
                 each.ends,
                 ", ".join(each.evidence) or "none",

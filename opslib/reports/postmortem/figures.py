@@ -13,7 +13,7 @@ from opslib.foundation.clock import Window
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.foundation.version import VERSION
 from opslib.incidents import evidence, lifecycle
-from opslib.incidents.durations import METRICS, Result, metrics, minutes_past, rows_during, span
+from opslib.incidents.durations import METRICS, Result, exact, metrics, minutes_past, rows_during, span
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import Incident
 from opslib.telemetry.pages import indicators
@@ -62,7 +62,7 @@ class Figure:
                 return f"{formatting.number(value)} of the {formatting.number(count)} min with requests"
             return f"{formatting.ratio(value, 1)} ({formatting.number(part)} of {formatting.number(count)})"
         if self.unit == "s":
-            return formatting.duration(value)
+            return exact(value)
         if self.unit == "ratio":
             return formatting.ratio(value, 1)
         return formatting.number(value, self.unit)

@@ -269,7 +269,8 @@ def test_each_duration_has_its_label_and_its_definition(home: Path) -> None:
     rows = made.durations.values["rows"]
     assert [row[0] for row in rows[:3]] == [label[:1].lower() + label[1:] for label, _ in shown[:3]]
     assert all(starts and ends for _, _, starts, ends, _ in rows)
-    assert "looks back over 10 min" in rows[1][3] and "a responder ends the incident" in rows[2][3]
+    assert "they look back over 10 min" in rows[1][3] and "a responder ends the incident" in rows[2][3]
+    assert (durations.exact(85.0), durations.exact(3895.0)) == ("1 min 25 s", "1 h 5 min")
     minutes = {f.id: f.result.value for f in made.figures}["massive_minutes_critical"]
     assert rows[0][1] == f"{minutes:g} min", "it is the figure that ops verify recomputes"
     counted = {row[0]: row[1] for row in made.impact.values["rows"]}
