@@ -401,7 +401,7 @@ def test_the_command_asks(desk: Desk) -> None:
     os.close(theirs)
     assert running.returncode == 0, (out, asked)
     assert (
-        "Passed? y, n, ?" in asked
+        "As expected? y, n, ?" in asked
         and "Sign it as Ann?" in asked
         and "ok" in out
         and "looks good" in out

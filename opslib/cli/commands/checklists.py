@@ -59,7 +59,7 @@ def _put(card: StepCard) -> None:
             if (answer := prompt("Did it take effect? y, n, or Enter for later: ")) in ("y", "n"):
                 session.confirm_outcome(step.name, answer == "y")
         elif step.kind == ASK:
-            if (answer := prompt("Passed? y, n, ? (unknown), or Enter for later: ")) in _ANSWERS:
+            if (answer := prompt("As expected? y, n, ? (unknown), or Enter for later: ")) in _ANSWERS:
                 session.answer(step.name, _ANSWERS[answer], note=prompt("Note (optional): "))
         elif prompt("Do it now? y, or Enter for later: ") == "y":
             session.do(step.name, confirmed=True)
