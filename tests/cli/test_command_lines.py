@@ -1,4 +1,6 @@
-"""Every command with generated arguments and files: no traceback, an exit code of the contract, an end in time."""
+"""
+Run every command with generated arguments and files: no traceback, a documented exit code, and a bounded run time.
+"""
 
 import argparse
 import contextlib
@@ -22,10 +24,10 @@ from opslib.cli import main, parser
 from tests.support import days, demo
 
 EXAMPLES = int(os.environ.get("COMMAND_LINES", "300"))  # 10,000 are run by hand: see CONTRIBUTING.md.
-LONGEST_S = 10.0  # CPU seconds of this process, so that other work on the machine does not count.
+LONGEST_S = 10.0  # CPU seconds of this process: other load on the machine does not count.
 SPEAKS_VERDICT = {"status", "checklist", "greeks", "pnl", "doctor", "verify"}
-# The commands that run until stopped, replace the process, or take minutes by design: their arguments are parsed and
-# checked, their work is left out.
+# Commands that run until stopped, replace the process, or take minutes by design. Their arguments are parsed and
+# checked; the work itself is replaced by a stub.
 LEFT_OUT = (
     "opslib.services.server.serve",
     "opslib.services.collector.collect",
@@ -134,7 +136,7 @@ NUMBERS = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of odd files and a home with one recorded day, which stays for all examples."""
+    """A folder of malformed files and a home directory with one recorded day, shared by all examples."""
     folder = tmp_path_factory.mktemp("lines")
     snapshots = b"\n".join(days.line(p).encode() for p in days.posts()[::60])
     contents = {
@@ -187,7 +189,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def texts() -> st.SearchStrategy[str]:
-    """Words that somebody may type, some on purpose."""
+    """Words that a person may type, some of them hostile."""
     return st.sampled_from(WORDS) | st.text(
         st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12
     )
@@ -233,12 +235,12 @@ FILES = (
 
 
 def mostly(usual: Sequence[str], odd: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Nine in ten of the usual, so that most lines get past the parser."""
+    """A usual value in nine of ten cases, so that most command lines get past the parser."""
     return st.integers(0, 9).flatmap(lambda n: st.sampled_from(usual) if n else odd)
 
 
 def values(action: argparse.Action) -> st.SearchStrategy[str]:
-    """What one argument may be given: mostly of its kind."""
+    """Values for one argument, mostly of the type that it expects."""
     name, shown = action.dest, str(action.metavar or "")
     if action.choices:
         return mostly(list(action.choices), texts())
@@ -256,7 +258,7 @@ def values(action: argparse.Action) -> st.SearchStrategy[str]:
 
 
 def lines() -> st.SearchStrategy[list[str]]:
-    """A command with some of its options, in the order of a shell; sometimes anything."""
+    """A command with some of its options, in the order of a shell; sometimes arbitrary words."""
     (subparsers,) = (a for a in parser.parser(main.COMMANDS)._actions if isinstance(a, argparse._SubParsersAction))
 
     @st.composite
@@ -264,7 +266,7 @@ def lines() -> st.SearchStrategy[list[str]]:
         name = draw(st.sampled_from(sorted(subparsers.choices)))
         found = [name]
         for action in subparsers.choices[name]._actions:
-            # A replay of a week takes its time, with a progress bar.
+            # --replay is left out because a replay of a week is slow.
             if action.dest in ("home", "replay") or isinstance(action, argparse._HelpAction):
                 continue
             if not action.option_strings:
@@ -280,7 +282,7 @@ def lines() -> st.SearchStrategy[list[str]]:
 
 
 def run(arguments: list[str]) -> tuple[int, str, str]:
-    """One command line in this process."""
+    """Run one command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "stdin", io.StringIO(""))
@@ -290,13 +292,13 @@ def run(arguments: list[str]) -> tuple[int, str, str]:
         patched.setattr("opslib.jobs.executor.execute", _not_executed)
         try:
             code = main.main(arguments)
-        except SystemExit as ended:  # Of --help and --version.
+        except SystemExit as ended:  # Raised by --help and --version.
             code = int(ended.code or 0)
     return code, out.getvalue(), err.getvalue()
 
 
 class _Nothing(int):
-    """What a command that is left out gives back: done, with nothing to show."""
+    """The result of a stubbed command: success, with nothing to show."""
 
     values, words, done = None, "", True
 
@@ -322,7 +324,7 @@ def _not_executed(*_: Any, **__: Any) -> Any:
 @given(line=lines())
 def test_no_command_line_ends_in_a_traceback(line: list[str], place: Path) -> None:
     """
-    Whatever is typed: one of the contract's exit codes, what is wrong in words, and never the sentence of an unexpected
+    Every command line ends with an exit code of the contract, explains a failure, and never reports an unexpected
     exception.
     """
     began_s = time.process_time()

@@ -1,6 +1,6 @@
 """
-`ops diagnose`: CONTRACT.md's JSON, its exit codes, text that starts with what matters, and the same answer as the
-runbook's.
+`ops diagnose`: the JSON of CONTRACT.md, exit codes, text with the cause first, and the same result as the runbook's
+diagnosis.
 """
 
 import json
@@ -21,18 +21,18 @@ from tests.support.snapshots import CLOSES
 
 KEYS = ["as_of", "window", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence"]
 ROW = ["question", "answer", "supports", "contradicts", "source", "age_s"]
-ID = "2026-03-10-5"  # After the four of the demo's day.
+ID = "2026-03-10-5"  # The demo day has four incidents.
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """What a command ends with, and what it says."""
+    """Run a command; return its exit code, stdout and stderr."""
     code = main.main([*arguments])
     out = capsys.readouterr()
     return code, out.out, out.err
 
 
 def kept(home: Path, samples: list[Sample]) -> None:
-    """Samples in the store of a home, known as they happened."""
+    """Write samples to the store of a home directory, each known at its own time."""
     desk = desk_module.open("desk", home, {"OPS_HOME": str(home)})
     SampleStore(desk.store, "desk").keep(samples, known_at_ts=True)
     desk.store.close()
@@ -40,7 +40,7 @@ def kept(home: Path, samples: list[Sample]) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home that commands use."""
+    """An empty home directory that commands use."""
     monkeypatch.setenv("OPS_HOME", str(tmp_path))
     return tmp_path
 
@@ -48,10 +48,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 AT = ("--as-of", MOMENT.isoformat())
 
 
-def test_its_json_is_the_contract_s(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_keys_of_the_contract(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    A wrong key and a refused socket: every key of CONTRACT.md and no other, both causes, ages of every answer that is
-    known; exit 0.
+    With a wrong key and a refused WebSocket, the JSON has exactly the keys of CONTRACT.md, both causes and the age of
+    every known answer; exit 0.
     """
     kept(
         home,
@@ -83,10 +83,10 @@ def test_its_json_is_the_contract_s(home: Path, capsys: pytest.CaptureFixture[st
     assert all(c in CAUSES for r in found["evidence"] for c in (*r["supports"], *r["contradicts"]))
 
 
-def test_its_text_starts_with_what_matters(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_starts_with_the_cause(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    First the cause in words, then how bad it is and which command goes on, then what supports it; what is ruled out
-    comes last.
+    The text shows the cause, then severity and runbook command, then supporting evidence; what rules out other causes
+    is last.
     """
     kept(home, but(series("liveness", "massive", "server_5xx", since=120)))
     code, out, _ = ops(capsys, "diagnose", *AT)
@@ -109,10 +109,10 @@ def test_its_text_starts_with_what_matters(home: Path, capsys: pytest.CaptureFix
     ]
 
 
-def test_not_enough_data_is_3(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undetermined_cause_exits_3(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Where nothing was observed the cause is undetermined, and the exit code 3; of a moment when all was well it is none,
-    and 0.
+    Without samples the cause is "undetermined" and the exit code 3; if everything was healthy the cause is "none" and
+    the exit code 0.
     """
     code, out, _ = ops(capsys, "diagnose", *AT, "-o", "json")
     found = json.loads(out)
@@ -128,10 +128,10 @@ def test_not_enough_data_is_3(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (code, json.loads(out)["cause"]) == (0, "none")
 
 
-def test_the_window_changes_no_answer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_window_does_not_change_the_diagnosis(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Each rule has a window of its own: over five minutes, an hour or a day the cause and its confidence are the same; no
-    span is wrong usage.
+    Each rule has its own window, so --window of 5 minutes, an hour or a day gives the same cause, confidence and
+    evidence; an invalid span is wrong usage.
     """
     kept(home, but(series("liveness", "massive", "server_5xx", since=120)))
     found = [json.loads(ops(capsys, "diagnose", *AT, "--window", span, "-o", "json")[1]) for span in ("5m", "1h", "1d")]
@@ -139,8 +139,8 @@ def test_the_window_changes_no_answer(home: Path, capsys: pytest.CaptureFixture[
     assert ops(capsys, "diagnose", "--window", "an hour")[0] == 64
 
 
-def test_only_what_was_known_then(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --known-at a moment before the fault's samples came, they count for nothing."""
+def test_known_at_ignores_later_samples(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --known-at before the fault's samples arrived, they are not used."""
     kept(home, but(series("liveness", "massive", "server_5xx", since=120)))
     assert (
         json.loads(ops(capsys, "diagnose", *AT, "--known-at", "2026-03-10T10:55", "-o", "json")[1])["cause"]
@@ -148,10 +148,10 @@ def test_only_what_was_known_then(home: Path, capsys: pytest.CaptureFixture[str]
     )
 
 
-def test_it_is_the_runbook_s_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diagnosis_equals_that_of_the_runbook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    In the demo's outage, ops diagnose, the opened runbook and its diagnosis step name the same cause, as surely, with
-    the same evidence.
+    In the demo's outage, `ops diagnose`, the opened runbook and its diagnosis step give the same cause, confidence and
+    evidence.
     """
     demo.laid_out(tmp_path)
     asked = ["--home", str(tmp_path), "--app", "demo"]

@@ -1,5 +1,6 @@
 """
-Exit codes: a success code only with a result, an unexpected exception is 70 with a log, a reader of stdout may go.
+Exit codes: 0 only with a result, 70 with a crash log for an unexpected exception, and no error if the reader closes
+stdout.
 """
 
 import errno
@@ -23,14 +24,14 @@ SECRET = "tok_4f7a9c1e2b8d6035"
 
 
 def ops(*arguments: str, env: dict[str, str] | None = None, **how: object) -> subprocess.CompletedProcess[str]:
-    """One command in a process of its own."""
+    """Run one command in its own process."""
     return subprocess.run(
         [*OPS, *arguments], env=os.environ | (env or {}), text=True, stderr=subprocess.PIPE, timeout=120, **how
     )
 
 
 def raising(problem: BaseException) -> Callable[..., int]:
-    """A command that fails so."""
+    """A command that raises the given exception."""
 
     def command(_options: object) -> int:
         raise problem
@@ -61,8 +62,8 @@ def test_an_unexpected_exception_is_70_with_a_log(
     problem: BaseException, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Whatever a command raises, also a broken pipe of something else than stdout: exit 70, one sentence, the traceback in
-    the log that it names.
+    Any exception, also a broken pipe other than stdout, gives exit 70 and one sentence that names the log with the
+    traceback.
     """
     home.mkdir()
     monkeypatch.setitem(main.COMMANDS, "status", raising(problem))
@@ -76,10 +77,10 @@ def test_an_unexpected_exception_is_70_with_a_log(
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
-def test_a_disk_that_refuses_is_no_defect(
+def test_a_file_that_cannot_be_written_is_not_a_crash(
     number: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that the system does not let us write is named, exit 70, without a log."""
+    """A file that the system does not let us read or write is named; exit 70, no crash log."""
     monkeypatch.setitem(main.COMMANDS, "runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
     assert main.main(["runs"]) == 70
     err = capsys.readouterr().err
@@ -90,8 +91,10 @@ def test_a_disk_that_refuses_is_no_defect(
     )
 
 
-def test_a_log_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A token in an exception's text stands neither in the sentence nor in the log."""
+def test_the_crash_log_has_no_secret(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A token in the text of an exception is neither in the message nor in the crash log."""
     home.mkdir()
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", SECRET)
     monkeypatch.setitem(main.COMMANDS, "runs", raising(ValueError(f"https://h/?apiKey={SECRET}")))
@@ -99,12 +102,12 @@ def test_a_log_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert SECRET not in capsys.readouterr().err + (home / "crash.log").read_text()
 
 
-def test_a_log_is_bounded_and_has_another_place_where_the_home_is_none(
+def test_the_crash_log_is_rotated_and_falls_back_to_a_temporary_file(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A long log begins anew and keeps the one before; where the home cannot be written, a private temporary file holds
-    the traceback.
+    A large crash log is rotated and one old file is kept. If the home directory cannot be written, the traceback goes
+    to a private temporary file.
     """
     home.mkdir()
     (home / "crash.log").write_text("x" * (crash_log.MOST_BYTES + 1))
@@ -121,7 +124,7 @@ def test_a_log_is_bounded_and_has_another_place_where_the_home_is_none(
         )
 
 
-def test_a_thread_that_ends_unexpectedly_is_recorded(
+def test_an_exception_in_a_thread_is_logged(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An exception in a thread of a command prints one sentence, and its traceback is in the log."""
@@ -144,8 +147,8 @@ def test_a_thread_that_ends_unexpectedly_is_recorded(
     ("arguments", "code"),
     [(["status"], 3), (["rules"], 0), (["rules", "-o", "json"], 0), (["--help"], 0), (["statsu"], 64)],
 )
-def test_a_reader_that_has_gone_changes_no_exit_code(arguments: list[str], code: int, home: Path) -> None:
-    """Where nobody reads stdout, the command ends as it would have, quietly."""
+def test_a_closed_pipe_does_not_change_the_exit_code(arguments: list[str], code: int, home: Path) -> None:
+    """If nobody reads stdout, the command ends quietly with its normal exit code."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody:
@@ -155,7 +158,7 @@ def test_a_reader_that_has_gone_changes_no_exit_code(arguments: list[str], code:
 
 
 def test_a_result_that_cannot_be_written_is_a_failure(home: Path) -> None:
-    """A full disk behind stdout is exit 70, not the verdict; a closed stdout is nobody's and changes nothing."""
+    """A full disk behind stdout gives exit 70 instead of the verdict; a closed stdout changes nothing."""
     with open("/dev/full", "w") as full:
         ended = ops("rules", stdout=full)
     assert (
@@ -172,11 +175,11 @@ def test_a_result_that_cannot_be_written_is_a_failure(home: Path) -> None:
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
-def test_a_broken_pipe_of_a_connection_is_no_success(
+def test_a_connection_closed_by_the_peer_is_a_failure(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    A connection that the other side closed (the fault by which ops demo once ended with 0 and nothing made) is exit 70.
+    A connection that the peer closed gives exit 70. (`ops demo` once ended with 0 in this case and had made nothing.)
     """
     import socket
 

@@ -1,4 +1,4 @@
-"""The shell: commands, options before and after them, exit codes, and messages that say what to do."""
+"""The command line: commands, options before and after them, exit codes, and messages that say what to do."""
 
 import json
 import os
@@ -16,14 +16,14 @@ TABLE = ("demo", "import", "export", "serve", "status", "alerts", "collect", "do
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """The scripted day as a file."""
+    """The scripted day as a JSON Lines file."""
     path = tmp_path / "day.jsonl"
     path.write_text("\n".join(days.line(p) for p in days.posts()))
     return path
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """One command, in this process: exit code, stdout, stderr."""
+    """Run one command in this process; return its exit code, stdout and stderr."""
     code = main.main(list(arguments))
     out = capsys.readouterr()
     return code, out.out, out.err
@@ -48,14 +48,14 @@ def test_ops_alone_and_ops_help_show_help(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_verdict_is_the_exit_code(home: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status exits 2 in the outage, 0 or 1 on a calm hour, 3 where nothing is known."""
+    """Status exits 2 in the outage, 0 or 1 in a calm hour, 3 without data."""
     assert ops(capsys, "import", str(recording))[0] == 0
     assert ops(capsys, "status", "--as-of", f"{days.DAY}T11:30")[0] == 2
     assert ops(capsys, "status", "--as-of", f"{days.DAY}T13:15", "--window", "30m")[0] in (0, 1)
     assert ops(capsys, "status", "--as-of", "2025-01-03T11:30")[0] == 3
 
 
-def test_options_stand_before_or_after_the_command(
+def test_common_options_work_before_and_after_the_command(
     home: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Common options mean the same before and after the command's name."""
@@ -86,7 +86,7 @@ def test_options_stand_before_or_after_the_command(
     ],
 )
 def test_wrong_usage_is_64(home: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """A command written wrongly exits 64 with one sentence on stderr, nothing on stdout and no traceback."""
+    """A wrong command line exits 64 with a message on stderr, nothing on stdout and no traceback."""
     code, out, err = ops(capsys, *arguments)
     assert (code, out) == (64, "")
     assert err.startswith("ops: ") and "Traceback" not in err
@@ -94,8 +94,8 @@ def test_wrong_usage_is_64(home: Path, arguments: tuple[str, ...], capsys: pytes
 
 def test_import_counts_every_row(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Accepted, duplicate and rejected add up; a rejected row exits 70 and is shown later with its reasons; again changes
-    nothing.
+    Accepted, duplicate and rejected rows add up. A rejected row gives exit 70 and is listed with its reasons. A second
+    import changes nothing.
     """
     good = [days.line(p) for p in days.posts()[:5]]
     bad = [
@@ -119,10 +119,12 @@ def test_import_counts_every_row(home: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("name", ["trades.json", "chain.csv", "empty.jsonl", "cut.jsonl.gz", "folder", "missing"])
-def test_files_that_are_no_snapshots_are_refused(
+def test_files_without_snapshots_are_rejected(
     home: Path, tmp_path: Path, name: str, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file of another kind, an empty, a cut-off, a missing one and a folder are refused by name, with exit 70."""
+    """
+    A file of another kind, an empty, truncated or missing file and a folder are rejected with their names, exit 70.
+    """
     import gzip
 
     path = tmp_path / name
@@ -140,10 +142,12 @@ def test_files_that_are_no_snapshots_are_refused(
     assert code == 70 and name in err
 
 
-def test_export_gives_back_what_came(
+def test_export_returns_the_imported_snapshots(
     home: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The export holds every post exactly, by day and by time, and imports into another home as the same posts."""
+    """
+    The export has every post unchanged, by day and by time, and imports into another home directory as the same posts.
+    """
     ops(capsys, "import", str(recording))
     lines = ops(capsys, "export", "snapshots")[1].splitlines()
 
@@ -173,7 +177,7 @@ def test_export_gives_back_what_came(
 
 
 def test_secrets_are_in_no_message(home: Path, tmp_path: Path) -> None:
-    """A secret in the environment appears in no message, not even where it is part of a path that is wrong."""
+    """A secret of the environment is in no message, not even if it is part of a wrong path."""
     secret = "s3cr3t-token-value"
     environment = {**os.environ, "OPS_HOME": str(home), "OPS_MASSIVE_TOKEN": secret, "OPS_INGEST_KEY": secret}
     for arguments in (
@@ -189,7 +193,10 @@ def test_secrets_are_in_no_message(home: Path, tmp_path: Path) -> None:
 
 
 def test_settings_are_read_strictly(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown key of settings.toml is refused with the nearest, a token in it is refused, a bad file says where."""
+    """
+    An unknown key in settings.toml is rejected with the closest match, a token in the file is rejected, and a syntax
+    error names the file.
+    """
     home.mkdir()
     for content, words in (
         ('store_ur = "x"', "Did you mean 'store_url'?"),
@@ -202,8 +209,8 @@ def test_settings_are_read_strictly(home: Path, capsys: pytest.CaptureFixture[st
         assert code == 70 and words in err
 
 
-def test_secrets_come_from_files_too(home: Path, tmp_path: Path) -> None:
-    """A secret is read from the file that …_FILE names; a file that is not there is named, not passed over."""
+def test_secrets_can_come_from_files(home: Path, tmp_path: Path) -> None:
+    """A secret is read from the file that …_FILE names; a missing file is an error that names the variable."""
     from opslib.foundation.config import settings
     from opslib.foundation.errors import SettingsError
 
@@ -217,10 +224,8 @@ def test_secrets_come_from_files_too(home: Path, tmp_path: Path) -> None:
         settings.load(home, None, {"OPS_INGEST_KEY_FILE": str(tmp_path / "none")})
 
 
-def test_status_does_not_import_what_costs_time() -> None:
-    """
-    The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws or executes.
-    """
+def test_status_imports_no_slow_modules() -> None:
+    """`ops status` does not import pandas, numpy, the calendar library, or modules that plot or execute notebooks."""
     heavy = ["pandas", "numpy", "exchange_calendars", "matplotlib", "papermill", "nbformat", "IPython", "pydantic"]
     heavy.append("sqlalchemy.dialects.postgresql")  # The database is SQLite.
     code = (
@@ -230,8 +235,8 @@ def test_status_does_not_import_what_costs_time() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "[]"
 
 
-def test_the_output_may_be_cut_off(home: Path, recording: Path) -> None:
-    """A reader that closes the pipe early, such as head, is no error."""
+def test_a_reader_may_close_the_pipe_early(home: Path, recording: Path) -> None:
+    """A reader that closes the pipe early, such as head, causes no error."""
     environment = {**os.environ, "OPS_HOME": str(home)}
     subprocess.run(
         [sys.executable, "-m", "opslib.cli", "import", str(recording)], env=environment, check=True, capture_output=True
@@ -258,10 +263,10 @@ def test_the_output_may_be_cut_off(home: Path, recording: Path) -> None:
         (("report", "weekly", "--period", "1900-W01..2100-W01"), {64}),
     ],
 )
-def test_a_range_without_bounds_ends(home: Path, arguments: tuple[str, ...], codes: set[int], tmp_path: Path) -> None:
+def test_a_very_long_range_is_bounded(home: Path, arguments: tuple[str, ...], codes: set[int], tmp_path: Path) -> None:
     """
-    A range of all time is that of what the store holds, or is refused with what is allowed; it takes no time for the
-    days without data.
+    A very long range is limited to the stored data, or is rejected with the allowed range; days without data cost no
+    time.
     """
     (tmp_path / "short.jsonl").write_text("\n".join(days.line(p) for p in days.posts()[:200]))
     environment = {**os.environ, "OPS_HOME": str(home)}

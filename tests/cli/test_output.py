@@ -21,7 +21,7 @@ with output.fitted():
 
 
 def on_a_terminal(columns: int, **environ: str) -> str:
-    """Run the script above on a pseudo-terminal of so many columns, and return what it wrote."""
+    """Run the script above on a pseudo-terminal with that many columns, and return its output."""
     ours, theirs = pty.openpty()
     env = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"} | environ
     env.pop("NO_COLOR", None) if "NO_COLOR" not in environ else None
@@ -40,7 +40,7 @@ def on_a_terminal(columns: int, **environ: str) -> str:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 140])
-def test_a_terminal_is_not_overflowed(columns: int) -> None:
+def test_lines_fit_the_terminal(columns: int) -> None:
     """No line is longer than the terminal, and no word is lost."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(columns))
     assert max(len(line) for line in plain.splitlines()) <= columns
@@ -63,7 +63,7 @@ def test_states_are_coloured_unless_colour_is_off() -> None:
     ],
 )
 def test_a_severity_is_coloured_beside_its_verdict_and_its_time(line: str, words: list[str]) -> None:
-    """The first line and the alerts of `ops status` have the colours of their states, and of nothing else."""
+    """In the first line and the alerts of `ops status`, only the severities are coloured."""
     assert [found.strip() for found in output._STATE.findall(line)] == words
 
 
@@ -88,7 +88,7 @@ def test_completion_scripts_know_the_commands(shell: str) -> None:
 
 
 @pytest.mark.parametrize("topic", topics.names())
-def test_every_topic_can_be_read(topic: str) -> None:
+def test_every_help_topic_is_printed(topic: str) -> None:
     """`ops help TOPIC` prints the reference page, which begins with its title."""
     ended = subprocess.run(
         [sys.executable, "-m", "opslib.cli", "help", topic], capture_output=True, text=True, check=True
@@ -97,8 +97,8 @@ def test_every_topic_can_be_read(topic: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80])
-def test_a_table_fits_by_itself(columns: int) -> None:
-    """A table is as narrow as it may be before it is printed, so that no row is wrapped like prose."""
+def test_a_table_fits_before_it_is_printed(columns: int) -> None:
+    """A table is fitted to the width when it is built, so its rows are not wrapped like prose."""
     token = formatting.LINE_WIDTH.set(columns)
     try:
         made = formatting.table(["severity", "what"], [["warning", "long words " * 12], ["notify", "short"]])

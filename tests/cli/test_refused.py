@@ -1,6 +1,6 @@
 """
-What was hardly meant: a misspelt app, a bare day, a day without a session, a runbook on a quiet desk, a time to come.
-Each is refused by name, or said.
+Probable mistakes are rejected with a reason, or reported: an unknown app, a day without a time, a day without a
+session, a runbook without an incident, a future time.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.support.days import line, posts
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """An hour of posts."""
+    """A file with 200 posts."""
     found = tmp_path / "posts.jsonl"
     found.write_text("\n".join(line(p) for p in posts()[:200]) + "\n")
     return found
@@ -61,10 +61,8 @@ READING = [
 
 
 @pytest.mark.parametrize("words", READING, ids=" ".join)
-def test_an_unknown_app_is_refused(home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    """
-    Whatever reads or writes of an app that is none is refused with the nearest name, and nothing is laid out for it.
-    """
+def test_an_unknown_app_is_rejected(home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    """Every command that reads or writes rejects an unknown app, suggests the closest name, and creates no files."""
     code, out, err = ops(capsys, *words, "--app", "dem")
     assert (
         code == 64
@@ -79,8 +77,8 @@ def test_which_apps_are_known(
     home: Path, recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Known are desk, the one that is configured, and each with rows or a folder; the first import into a new name makes
-    it known.
+    The known apps are desk, the configured one, and each app with rows or a folder. The first import under a new name
+    makes it known.
     """
     assert ops(capsys, "runs", "--app", "desk")[0] == 0
     assert ops(capsys, "import", str(recording), "--app", "live")[0] == 0
@@ -102,7 +100,7 @@ def test_which_apps_are_known(
 
 
 def test_an_app_that_is_served_is_known(home: Path) -> None:
-    """A receiver that was begun under a new name makes it known, though nothing was posted yet."""
+    """`ops serve` under a new name makes the app known, also before anything is posted."""
     from tests.support.servers import free_port
 
     running = subprocess.Popen(
@@ -142,8 +140,8 @@ def test_a_day_means_its_close(
     home: Path, capsys: pytest.CaptureFixture[str], day: str, instant: str, said: str
 ) -> None:
     """
-    A day without a time, where a moment is wanted, is its close, early ones too, and that is said; with a time nothing
-    is.
+    If an option wants a time, a day without one means its close, early closes included, and a message says so. With a
+    time there is no message.
     """
     for option in ("--as-of", "--known-at"):
         code, out, err = ops(
@@ -155,8 +153,8 @@ def test_a_day_means_its_close(
     assert connect(None, home).status(day).window.end == time_parsing.parse(instant)
 
 
-def test_days_as_the_ends_of_a_stretch(home: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From one day to another means both, whole; the same day at both ends is that day."""
+def test_a_range_of_days_includes_both(home: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A range from one day to another includes both whole days; with the same day twice it is that day."""
     ops(capsys, "import", str(recording))
     whole = ops(capsys, "export", "snapshots", "--day", "2026-03-10")[1]
     assert whole.count("\n") == 200
@@ -213,18 +211,18 @@ EXTREMES = [
     ],
     ids=" ".join,
 )
-def test_no_time_is_too_far(
+def test_extreme_times_are_rejected(
     home: Path, capsys: pytest.CaptureFixture[str], extreme: str, words: tuple[str, ...]
 ) -> None:
-    """At the ends of the calendar, or past them, a time is refused by name; nothing overflows."""
+    """A time at the limits of the calendar, or beyond, is rejected with a message; nothing overflows."""
     code, _, err = ops(capsys, *words[:-1], f"{words[-1]}={extreme}")
     assert (code == 64 and ("expected" in err or "wanted" in err)) or (extreme.endswith("01Z") and code in (0, 3)), err
 
 
-def test_a_daily_report_is_of_a_session(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_daily_report_needs_a_session(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    A weekend, a holiday, a range of them, a day to come, or a range that ends before it begins is refused, with the
-    nearest sessions.
+    A weekend or holiday is rejected and the nearest sessions are named. A range without a session, a future period and
+    a range that ends before it begins are rejected.
     """
     for day, near in (
         ("2025-11-22", "2025-11-21 (Friday) and 2025-11-24 (Monday)"),
@@ -254,10 +252,10 @@ def test_a_daily_report_is_of_a_session(home: Path, capsys: pytest.CaptureFixtur
     assert not list(home.rglob("*_daily.html"))
 
 
-def test_a_runbook_on_a_quiet_desk(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_runbook_without_an_alert_opens_no_incident(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Where nothing leads to it and nobody can be asked, no incident is opened; the command that it says opens one, and
-    then the runbook opens for it.
+    Without an alert or incident, and without a terminal, no incident is opened. The command in the message opens one,
+    and then the runbook opens for it.
     """
     code, _, err = ops(capsys, "runbook", "open", "massive_down", "--by", "Ann")
     assert code == 70 and "no active alert and no open incident names the runbook massive_down" in err
@@ -274,10 +272,10 @@ def test_a_runbook_on_a_quiet_desk(home: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(("answer", "count"), [("y", 1), ("n", 0), ("", 0)])
-def test_a_runbook_on_a_quiet_desk_is_asked_about(
+def test_a_runbook_without_an_alert_asks_at_a_terminal(
     home: Path, capsys: pytest.CaptureFixture[str], answer: str, count: int
 ) -> None:
-    """Somebody at a terminal is asked, and only a yes opens an incident."""
+    """At a terminal the user is asked, and only "y" opens an incident."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{answer}\n".encode())
@@ -296,7 +294,10 @@ def test_a_runbook_on_a_quiet_desk_is_asked_about(
 
 
 def test_nothing_is_written_by_accident(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is said of nothing, or of a time to come, or of a day without a time, is refused, and leaves no trace."""
+    """
+    A command without an object, for an unknown one, with a future time or with a day instead of a time is rejected and
+    writes nothing.
+    """
     ahead = f"{clock.now().year + 1}-01-02T10:00"
     for words in (
         ("ack", "nothing-1"),

@@ -1,4 +1,4 @@
-"""The limits can be checked, tested in promtool's format, exported to Prometheus and tried on history."""
+"""Alert rules are checked, tested in promtool's format, exported to Prometheus and backtested."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ from tests.support.system import needs
 
 @pytest.fixture(scope="module")
 def table():
-    """The shipped table."""
+    """The shipped rules."""
     return config_rules.load()
 
 
@@ -66,7 +66,7 @@ tests:
 
 @pytest.fixture
 def written(tmp_path):
-    """A way to write a test and the rules it names; gives the test's path."""
+    """Return a function that writes a test and its rules file, and returns the path of the test."""
 
     def write(test, prometheus=PROMETHEUS):
         (tmp_path / "rules.yml").write_text(prometheus)
@@ -76,10 +76,10 @@ def written(tmp_path):
     return write
 
 
-def test_promtools_format_is_understood_as_promtool_does(written, table):
+def test_promtool_tests_give_the_same_result(written, table):
     """
-    A test of a rule with `for` and `keep_firing_for` passes under both tools, and fails under both where a tick is
-    moved.
+    A test of a rule with `for` and `keep_firing_for` passes under both tools; with a wrong time or label it fails under
+    both.
     """
     promtool = needs("promtool")
 
@@ -101,10 +101,10 @@ def test_promtools_format_is_understood_as_promtool_does(written, table):
 
 
 @pytest.mark.parametrize("compare", ["<", ">", "<=", ">=", "==", "!="])
-def test_every_comparison_with_a_number_is_promtools(written, table, compare):
+def test_every_comparison_agrees_with_promtool(written, table, compare):
     """
-    A series that crosses its limit exactly fires at the same ticks under both tools, whatever it is compared by, in a
-    group of its own interval.
+    A series that reaches its limit exactly fires at the same times under both tools, for each comparison operator and
+    with an interval of the group.
     """
     promtool = needs("promtool")
     rules_file = (
@@ -132,15 +132,15 @@ def test_every_comparison_with_a_number_is_promtools(written, table, compare):
     )
 
 
-def test_past_the_last_input_is_an_error(written, table):
-    """What promtool answers out of its lookback, we refuse, with both times."""
+def test_an_eval_time_after_the_last_input_is_an_error(written, table):
+    """promtool answers from its lookback here; we reject the test and name both times."""
     path = written(TEST.replace("eval_time: 3m30s", "eval_time: 6m"))
     with pytest.raises(RulesError, match="tested at 6 min, after its last input at 4 min 30 s"):
         rule_tests.run(path, table)
 
 
 def test_every_tick_is_evaluated(written, table):
-    """A dip between two questions holds an alert back all the same: `for` begins anew."""
+    """A dip between two eval times also restarts `for`."""
     path = written(TEST.replace("5x3 11+1x7 5x6", "11x2 5 11x12").split("  - eval_time: 2m\n")[0])
     assert rule_tests.run(path, table).failures == []
     path = written(TEST.replace("5x3 11+1x7 5x6", "11x15").split("  - eval_time: 2m\n")[0])
@@ -170,10 +170,10 @@ massive_down}}]
 """
 
 
-def test_our_own_table_is_tested_too(tmp_path, table):
+def test_our_own_rules_can_be_tested(tmp_path, table):
     """
-    Series called as a rule test the table in force: missing samples resolve nothing; a table laid over is tested as
-    such.
+    A series with the name of a rule tests the rules in effect: missing samples do not resolve an alert. An overriding
+    rules file is tested as such.
     """
     (tmp_path / "test.yml").write_text(OUR_TEST)
     tried = rule_tests.run(tmp_path / "test.yml", table)
@@ -195,8 +195,8 @@ NOT_UNDERSTOOD = {
 
 
 @pytest.mark.parametrize("name", NOT_UNDERSTOOD)
-def test_what_is_not_understood_is_refused_by_name(written, table, name):
-    """A test file that would be judged by guesswork is refused, with the place."""
+def test_an_invalid_test_file_is_rejected(written, table, name):
+    """A test file that could only be evaluated by guessing is rejected, with the place of the error."""
     content, words = NOT_UNDERSTOOD[name]
     with pytest.raises(RulesError) as caught:
         rule_tests.run(written(content), table)
@@ -211,7 +211,7 @@ def test_what_is_not_understood_is_refused_by_name(written, table, name):
         ("heat > bool 10", "Only a series compared"),
     ],
 )
-def test_an_expression_that_is_not_understood_is_refused(written, table, wrong, words):
+def test_an_unsupported_expression_is_rejected(written, table, wrong, words):
     """Only the comparison of a series with a number is supported; every other expression is rejected."""
     with pytest.raises(RulesError, match=words):
         rule_tests.run(written(TEST, PROMETHEUS.replace('heat{room="a"} > 10', wrong)), table)
@@ -251,8 +251,11 @@ tests:
     assert rule_tests.run(tmp_path / "test.yml", table).failures == []
 
 
-def test_every_severity_is_exported_or_named_as_ours_alone(table):
-    """Each rule that a page measures has an alert for each rung and subject; the budgets are named as not exported."""
+def test_every_severity_is_exported_or_listed_as_not_exported(table):
+    """
+    Each rule with the source page has an alert for each severity and subject; burn-rate rules are listed as evaluated
+    only by opslib.
+    """
     import yaml
 
     text = prometheus_rules.prometheus_rules(table)
@@ -270,7 +273,7 @@ def test_every_severity_is_exported_or_named_as_ours_alone(table):
 
 
 def asked(desk, **options):
-    """What `ops rules` answers."""
+    """Return what `ops rules` answers."""
     defaults = {
         "what": "show",
         "argument": None,
@@ -284,10 +287,10 @@ def asked(desk, **options):
     return rules.run(desk, argparse.Namespace(**defaults | options), lambda items, total, words, unit: items)
 
 
-def test_check_says_what_is_the_desks_own(home, capsys):
+def test_check_lists_the_differences_from_the_shipped_rules(home, capsys):
     """
-    `ops rules check` ends with 0 and names what differs from the shipped table; a broken table ends with 70 and every
-    problem.
+    `ops rules check` exits 0 and lists what differs from the shipped rules; invalid rules exit 70 and every problem is
+    named.
     """
     assert main(["rules", "check"]) == 0 and "Nothing differs" in capsys.readouterr().out
     home.mkdir(exist_ok=True)
@@ -304,8 +307,8 @@ def test_check_says_what_is_the_desks_own(home, capsys):
     )
 
 
-def test_the_commands_end_as_they_should(home, tmp_path, capsys):
-    """`ops rules test` ends with 0 or 70 and gives its figures as JSON; `export` prints rules."""
+def test_exit_codes_of_test_and_export(home, tmp_path, capsys):
+    """`ops rules test` exits 0 or 70 and prints its counts as JSON; `export` prints rules."""
     (tmp_path / "good.yml").write_text(OUR_TEST)
     (tmp_path / "bad.yml").write_text(OUR_TEST.replace("severity: critical", "severity: warning"))
     assert main(["rules", "test", str(tmp_path / "good.yml"), "-o", "json"]) == 0 and json.loads(
@@ -320,7 +323,7 @@ def test_the_commands_end_as_they_should(home, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A desk with one scripted day, and the file of what was really wrong on it."""
+    """A desk with one scripted day, and the file of its known incidents."""
     from opslib.desk import Desk
 
     folder = tmp_path_factory.mktemp("history")
@@ -341,8 +344,11 @@ def history(tmp_path_factory):
     return desk, folder / "troubles.json"
 
 
-def test_history_is_scored_against_its_labels(history):
-    """Every labelled trouble of a scripted day is told, and no page of it is false; a deaf table tells of less."""
+def test_the_backtest_is_scored_against_known_incidents(history):
+    """
+    The rules detect every known incident of a scripted day without a false notification; less sensitive candidate rules
+    detect fewer.
+    """
     desk, labels = history
     deaf = Path(desk.settings.home) / "deaf.toml"
     deaf.write_text("[gamma_zero]\nnotify = 0.6\ncritical = 0.7\n\n[websocket_down]\ncritical = 500\n")
@@ -357,8 +363,8 @@ def test_history_is_scored_against_its_labels(history):
     assert theirs["found"]["unsized"] == [4, 2] and len(ours["lead_s"]) == 4 and sorted(ours["lead_s"])[2] < 300
 
 
-def test_without_labels_nothing_can_be_false_and_that_is_said(history):
-    """Where nobody says what was wrong, the table in force is taken at its word, in so many words."""
+def test_without_known_incidents_nothing_is_counted_as_false(history):
+    """Without known incidents, no notification counts as false, and the answer says so."""
     desk, _ = history
     answer = asked(desk, what="backtest", start=f"{days.DAY}T09:30", end=f"{days.DAY}T16:00")
     assert (
@@ -368,18 +374,18 @@ def test_without_labels_nothing_can_be_false_and_that_is_said(history):
     )
 
 
-def test_no_history_is_said(history):
-    """Days of which nothing is stored cannot be tried on."""
+def test_a_backtest_without_data_is_rejected(history):
+    """A backtest of days without stored snapshots is rejected."""
     desk, _ = history
     with pytest.raises(UsageError, match="no snapshot of desk"):
         asked(desk, what="backtest", start="2026-02-02T09:30", end="2026-02-02T16:00")
 
 
 @pytest.mark.slow
-def test_resampled_days_find_large_problems_and_nothing_false(history):
+def test_resampled_days_detect_large_incidents(history):
     """
-    On six days drawn from the background, the same for the same seed, troubles of five times the limit are told and
-    quiet is quiet.
+    On six days resampled from the background with a fixed seed, incidents of five times the limit are detected, at most
+    one notification is false, and the result repeats.
     """
     desk, labels = history
     seed = random.SystemRandom().randrange(10**6)
@@ -406,8 +412,8 @@ def test_resampled_days_find_large_problems_and_nothing_false(history):
     assert ask() == found
 
 
-def test_what_is_put_in_is_what_is_counted(history, table):
-    """A trouble of five times two percent makes one request in ten fail while it lasts, and none before."""
+def test_an_injected_incident_has_the_given_size(history, table):
+    """An injected incident of five times two percent makes one request in ten fail while it lasts, and none before."""
     desk, labels = history
     window = clock.Window(time_parsing.parse(f"{days.DAY}T09:30"), time_parsing.parse(f"{days.DAY}T16:00"))
     back = backtest.extract_background(
@@ -427,7 +433,7 @@ def test_what_is_put_in_is_what_is_counted(history, table):
 
 
 def rise(rule, severity, seconds, subject="app", inhibited_by=None):
-    """A rise, seconds after the open."""
+    """A severity change, in seconds after the open."""
     return SeverityChange(
         "a",
         rule,
@@ -446,10 +452,10 @@ def rise(rule, severity, seconds, subject="app", inhibited_by=None):
     )
 
 
-def test_pages_are_right_beside_or_false(table):
+def test_notifications_are_right_beside_or_false(table):
     """
-    Right is of the trouble's own rule while its window holds it; beside is of another's; false is of none; warnings and
-    the explained are no pages.
+    A notification is right if its rule has a known incident in its window, "beside" if only another rule has one,
+    otherwise false. Warnings and inhibited alerts do not count.
     """
     trouble = KnownIncident("gamma_zero", "app", us(1000), us(1600), 2.0)
     pages = [
@@ -479,13 +485,13 @@ def test_pages_are_right_beside_or_false(table):
         '[{"rule": "erors", "from": "2026-03-10T10:00", "to": "2026-03-10T11:00"}]',
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path, table, content):
-    """A file of troubles that cannot be read as meant is refused."""
+def test_an_invalid_file_of_known_incidents_is_rejected(tmp_path, table, content):
+    """An invalid file of known incidents is rejected."""
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(UsageError, match="t.json"):
         backtest.read_known_incidents(tmp_path / "t.json", table)
 
 
-def test_the_windows_of_the_tests_are_the_tables(table):
-    """What the tests above reckon with is what is shipped."""
+def test_the_windows_used_here_are_the_shipped_ones(table):
+    """The window that these tests assume is the shipped one."""
     assert table["gamma_zero"].window == timedelta(minutes=10)

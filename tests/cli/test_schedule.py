@@ -1,4 +1,4 @@
-"""``ops schedule``: what it shows, what it tries, and how it has the system do it."""
+"""`ops schedule`: the list of jobs, the dry run, and the installation for systemd or cron."""
 
 import json
 import os
@@ -19,14 +19,18 @@ from tests.services.test_scheduler import job, scheduled
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """A command's exit code and what it prints."""
+    """Return a command's exit code and its stdout."""
     capsys.readouterr()
     code = main.main(["schedule", *arguments])
     return code, capsys.readouterr().out
 
 
-def test_what_comes_next(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each job the next time, its name in the ledger, and what became of the last; before it ever ran it says so."""
+def test_list_shows_the_next_run_of_each_job(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The list has each job's next time, its name in the ledger and its last outcome, and says if the scheduler never ran.
+    """
     monkeypatch.setenv("OPS_CLOCK", "2025-11-27T12:00-05:00,0,0.000001")
     code, out = shown(capsys, "list")
     assert code == 0 and out.startswith("The schedule is not running yet") and "Fri 2025-11-28 13:15" in out
@@ -41,8 +45,8 @@ def test_what_comes_next(home: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert next(row for row in json.loads(out) if row["job"] == "staging")["next"] is None
 
 
-def test_an_odd_schedule_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By name, with exit 70; what is asked wrongly with exit 64."""
+def test_an_invalid_schedule_is_rejected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid job is rejected by name with exit 70; wrong usage exits 64."""
     scheduled(home, '\n[odd]\nruns = "checklist mornin"\nwhen = "08:00"\n')
     assert main.main(["schedule", "run", "--once"]) == 70
     assert "Did you mean 'morning'" in capsys.readouterr().err
@@ -54,10 +58,10 @@ def test_an_odd_schedule_is_refused(home: Path, capsys: pytest.CaptureFixture[st
     )
 
 
-def test_each_is_tried_once(home: Path) -> None:
+def test_a_dry_run_runs_each_job_once(home: Path) -> None:
     """
-    Reports under the name of partial ones where they are not over, checklists without a trace, a notebook as it is;
-    each by a warm kernel.
+    A dry run runs each job once in a kernel of the pool. Reports of an open period get the name of a partial report;
+    nothing is recorded as due.
     """
     scheduled(home, job("mine", "08:00"))
     found = desk.open()
@@ -85,12 +89,12 @@ def test_each_is_tried_once(home: Path) -> None:
     } == {None}
 
 
-def test_a_timer_of_systemd(
+def test_install_writes_a_systemd_timer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Two files where systemd looks for them: each minute, what is due, by this Python and on this home, whatever its
-    name.
+    Two systemd files run what is due each minute, with this Python and this home directory, also if its path has
+    special characters.
     """
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("OPS_HOME", str(tmp_path / "a 100 % home"))
@@ -115,10 +119,10 @@ def test_a_timer_of_systemd(
 CRONTAB = '#!/bin/sh\nif [ "$1" = -l ]; then cat "{table}" 2>/dev/null; else cat > "{table}"; fi\n'
 
 
-def test_a_line_of_cron(
+def test_install_adds_one_crontab_line(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, once, however often it is installed; what stood there stays."""
+    """The crontab gets one line however often it is installed, and its other lines stay."""
     table = tmp_path / "table"
     table.write_text("0 4 * * * backup\n")
     program = tmp_path / "bin" / "crontab"

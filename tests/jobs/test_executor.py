@@ -117,7 +117,7 @@ def plain_run(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., R
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[KernelPool]:
-    """Kernels that need not import anything first: that they do the same as others is tested in test_kernels.py."""
+    """Kernels that need no imports first. test_kernels.py checks that they behave like plain kernels."""
     with closing(KernelPool(without_secrets(os.environ))) as found:
         yield found
 
@@ -148,7 +148,7 @@ def kernelspec(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, argv: l
 
 
 def until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Wait for an action of another process."""
+    """Wait until another process has done something."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"
@@ -163,7 +163,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_a_good_run(plain_run: Callable[..., Run], home: Path, tmp_path: Path) -> None:
+def test_a_successful_run(plain_run: Callable[..., Run], home: Path, tmp_path: Path) -> None:
     """A successful run exits 0, has one row that is ok, publishes notebook and page, and does not change its input."""
     path = notebook(tmp_path / "good.ipynb", "print('got', n, word)", parameters="n: int = 1\nword: str = 'x'")
     before = path.read_bytes()
@@ -177,7 +177,7 @@ def test_a_good_run(plain_run: Callable[..., Run], home: Path, tmp_path: Path) -
     assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["good.ipynb", "home"]
 
 
-def test_a_run_again_is_the_same(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_repeated_run_gives_the_same_bytes(ops_run: Callable[..., Run], tmp_path: Path) -> None:
     """The same notebook with the same parameters gives the same bytes, and the first run's files stay."""
     path = notebook(tmp_path / "same.ipynb", "n * 2", parameters="n: int = 1")
     first, second = (ops_run(path, "-p", "n=4").row["outputs"] for _ in range(2))
@@ -210,7 +210,7 @@ def test_a_kernel_that_dies(ops_run: Callable[..., Run], tmp_path: Path, cells: 
     assert "never" not in "".join(run.cells)
 
 
-def test_a_kernel_that_dies_at_its_start(
+def test_a_kernel_that_dies_at_start(
     ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel whose program ends at once is a failed run, and the reason says so."""
@@ -218,7 +218,7 @@ def test_a_kernel_that_dies_at_its_start(
     failed(ops_run(notebook(tmp_path / "n.ipynb", "1", kernel="dies")), "kernel.*died|died.*kernel|kernel.*start")
 
 
-def test_a_kernel_that_dies_at_its_first_start_alone(
+def test_a_kernel_that_dies_at_its_first_start_only(
     ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that dies before it responds is started once more, and no cell runs twice."""
@@ -236,7 +236,7 @@ def test_a_kernel_that_dies_at_its_first_start_alone(
     assert run.cells == ["1", "'x'"]
 
 
-def test_a_kernel_that_is_not_there(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_missing_kernel(ops_run: Callable[..., Run], tmp_path: Path) -> None:
     """A missing kernel is a failed run whose reason names it."""
     failed(ops_run(notebook(tmp_path / "n.ipynb", "1", kernel="no-such-kernel")), "no-such-kernel")
 
@@ -311,8 +311,8 @@ def test_the_reason_names_cell_and_error(ops_run: Callable[..., Run], tmp_path: 
     assert len(run.row["reason"]) < 300 and run.row["reason"].isprintable() and "never" not in "".join(run.cells)
 
 
-def test_the_case_of_an_unknown_magic(ops_run: Callable[..., Run], tmp_path: Path) -> None:
-    """An unknown magic is the reason, not a stopped kernel."""
+def test_an_unknown_magic_is_the_reason(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """For an unknown magic, the reason is its error message and not a dead kernel."""
     run = ops_run(Path(__file__).parents[1] / "cases" / "c02_unknown_magic_reason.ipynb")
     failed(run, "UsageError: Line magic function `%undefined-line-magic` not found")
 
@@ -333,15 +333,18 @@ def test_cells_without_ids(ops_run: Callable[..., Run], tmp_path: Path, minor: i
     )
     assert ops_run(path).cells == ["3\n"]
     if minor < 5:
-        return  # Without ids, which these versions do not have.
+        return  # These versions have no cell ids.
     twice = [code("print(4)") | {"id": "same"}, code("print(5)") | {"id": "same"}]
     path.write_text(path.read_text().replace(json.dumps([code("print(3)")]), json.dumps(twice)))
     assert ops_run(path).cells == ["4\n", "5\n"]
 
 
 @pytest.mark.parametrize("kind", ["huge", "bomb", "deep", "device", "pipe"])
-def test_a_notebook_without_bounds(ops_run: Callable[..., Run], tmp_path: Path, kind: str) -> None:
-    """An endless file, a decompression bomb, deep nesting, a device and a pipe are wrong usage, each by name."""
+def test_a_file_that_is_not_a_bounded_notebook(ops_run: Callable[..., Run], tmp_path: Path, kind: str) -> None:
+    """
+    A huge file, a decompression bomb, deep nesting, a device and a pipe are wrong usage, and the message names the
+    path.
+    """
     path = tmp_path / "n.ipynb"
     if kind == "huge":
         with path.open("wb") as file:
@@ -402,7 +405,7 @@ def test_a_shell_cell_that_succeeds(ops_run: Callable[..., Run], tmp_path: Path)
     assert run.cells == ["one\ntwo\n", "three\n"]
 
 
-def test_a_shell_command_sees_the_variables_of_its_place(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_shell_command_sees_the_variables_of_its_caller(ops_run: Callable[..., Run], tmp_path: Path) -> None:
     """A shell command sees the caller's variables, those of a function too, and none of the executor's."""
     cells = [
         "def f():\n    inner = 'seen'\n    got = !echo {inner}\n    return list(got)\nprint(f())",
@@ -513,7 +516,7 @@ def test_a_secret_is_rejected_for_the_demo_too(
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", TOKENS["OPS_MASSIVE_TOKEN"])
     monkeypatch.setattr(
         "opslib.simulation.demo_day.replay.create_home", lambda *_, **__: None
-    )  # The demo's day is not the point.
+    )  # This test does not need the demo day.
     path = notebook(tmp_path / "n.ipynb", "print(len(key))", parameters="key: str = ''")
     assert main.main(["--app", "demo", "run", str(path), "-p", f"key={TOKENS['OPS_MASSIVE_TOKEN']}"]) == 64
     assert not any(b"sesame" in p.read_bytes() for p in home.rglob("*") if p.is_file())
@@ -623,7 +626,7 @@ def test_a_notebook_that_is_missing(ops_run: Callable[..., Run], tmp_path: Path,
     [(), ({"cell_type": "markdown", "metadata": {}, "source": "# Words"},), ("print('n')",), ("", "# a remark", " \n")],
     ids=["empty", "words alone", "no parameters cell", "nothing to run"],
 )
-def test_a_notebook_with_little_in_it(ops_run: Callable[..., Run], tmp_path: Path, cells: tuple) -> None:
+def test_a_minimal_notebook(ops_run: Callable[..., Run], tmp_path: Path, cells: tuple) -> None:
     """A notebook without cells, without code, or without a parameters cell runs and is ok."""
     run = ops_run(notebook(tmp_path / "n.ipynb", *cells))
     assert (run.code, run.row["state"], run.row["reason"]) == (0, "ok", None)
@@ -742,10 +745,12 @@ def begun(home: Path, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_runner_that_is_asked_to_stop(
+def test_a_runner_that_receives_a_signal(
     begun: "subprocess.Popen[str]", tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    """A process that receives SIGTERM ends soon with its kernel, and the ledger has the failure and its reason."""
+    """
+    A process that receives SIGTERM or SIGINT ends soon with its kernel, and the ledger has the failure and its reason.
+    """
     kernel = int((tmp_path / "kernel.pid").read_text())
     assert [r["state"] for r in ledger(capsys)] == ["running"]
     begun.send_signal(number)
@@ -842,7 +847,7 @@ def test_runs_at_the_same_time(home: Path, tmp_path: Path) -> None:
     assert found["1"] == found["2"] == ("ok", f"__main__ {home}\n")
 
 
-def test_a_run_shares_no_engine_with_another(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_runs_do_not_share_an_engine(ops_run: Callable[..., Run], tmp_path: Path) -> None:
     """A run shares neither sockets nor deadline with a run in another thread."""
     from papermill.engines import papermill_engines
 

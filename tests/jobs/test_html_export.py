@@ -155,7 +155,9 @@ def hostile(recorder: tuple[str, object], content: str) -> str:
 
 
 def test_the_policy_comes_first(recorder: tuple[str, object]) -> None:
-    """The policy precedes all external content and allows only inline styles and pictures."""
+    """
+    The content security policy precedes all content of the notebook and allows only inline styles and data images.
+    """
     page = hostile(recorder, "".join(ASKING.values()))
     metas = [
         (n, a)
@@ -189,10 +191,10 @@ def plain(recorder: tuple[str, object], content: str) -> str:
     return f"<!doctype html><html><head></head><body>{content.replace('URL', recorder[0])}</body></html>"
 
 
-def test_a_hostile_notebook_does_not_leave(
+def test_a_hostile_notebook_does_not_redirect(
     recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
 ) -> None:
-    """A notebook with a refresh or a base address, which the policy does not stop, stays on its page."""
+    """A notebook with a refresh, which the policy does not stop, stays on its page."""
     asked, _ = opened(plain(recorder, LEAVING))
     assert "/leaving" in asked
     asked, shown = opened(hostile(recorder, LEAVING))
@@ -202,7 +204,7 @@ def test_a_hostile_notebook_does_not_leave(
 def test_a_hostile_notebook_opens_no_connection(
     recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
 ) -> None:
-    """The page does not open a connection ahead of a request either."""
+    """The page opens no connection ahead of a request (preconnect) either."""
     asked, _ = opened(plain(recorder, CONNECTING))
     assert "connection" in asked
     asked, _ = opened(hostile(recorder, CONNECTING))
@@ -277,8 +279,8 @@ def test_the_same_notebook_gives_the_same_page() -> None:
     assert pages[0] == pages[1]
 
 
-def test_a_page_of_an_empty_notebook() -> None:
-    """A notebook without cells, or with a failed cell, gives a page too; it shows the error."""
+def test_empty_and_failed_notebooks_have_a_page() -> None:
+    """A notebook without cells, or with a failed cell, gives a page too; the page shows the error."""
     from nbformat.v4 import new_notebook, new_output
 
     assert html_export.page(new_notebook(), "t").startswith("<!doctype html>")

@@ -111,7 +111,7 @@ def test_plain_kernels_as_fallback(home: Path, tmp_path: Path) -> None:
         killed._process.wait()
         outcome = executed(path, killed)
         assert (outcome.kernel, outcome.state) == ("plain", "ok")
-    assert [row["kernel"] for row in ledger.runs(desk.open().store)] == [None] * 4  # They were executed and not kept.
+    assert [row["kernel"] for row in ledger.runs(desk.open().store)] == [None] * 4  # execute() does not publish a run.
 
 
 def test_nothing_outlives_its_parent(home: Path, tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_nothing_outlives_its_parent(home: Path, tmp_path: Path) -> None:
     while any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids):
         assert time.monotonic() < until, "a kernel outlived whoever wanted it"
         time.sleep(0.05)
-    assert shown(path) == [""]  # The notebook itself was never touched.
+    assert shown(path) == [""]  # The notebook itself is unchanged.

@@ -65,7 +65,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def test_what_is_declared() -> None:
+def test_declared_types() -> None:
     """The type comes from the annotation, else from the default; without either, any type is accepted."""
     found = parameters.declared(notebook())
     assert list(found) == [
@@ -95,7 +95,7 @@ def test_what_is_declared() -> None:
 
 
 @pytest.mark.parametrize("source", [None, "", "# n: int = 1", "n[0] = 1\nself.n = 2\ndef f(a: int = 1): b = 2"])
-def test_nothing_is_declared(source: str | None) -> None:
+def test_no_declared_parameters(source: str | None) -> None:
     """Without assignments in the parameters cell there are no parameters, and the message says so."""
     assert parameters.declared(notebook(source)) == {}
     with pytest.raises(UnknownParameter, match="it has no parameters"):
@@ -365,6 +365,6 @@ def test_a_cell_that_is_not_plain_python(source: str) -> None:
         assert "parameters" in str(refused)
 
 
-def test_nothing_given_is_nothing_changed() -> None:
+def test_without_given_parameters_nothing_is_injected() -> None:
     """Without given parameters nothing is injected."""
     assert checked({}) == {} == checked({}, None)

@@ -54,12 +54,12 @@ def test_old_runs_are_deleted_unless_referred_to(home: Path) -> None:
     report.write_text('{"evidence": "old-reported"}')
     stray = found.settings.outputs / "runs" / "somebody's folder"
     stray.mkdir()
-    assert retention.sweep(found) == ["old-1", "new-1", "new-2"]  # Thirty kilobytes are what three take.
+    assert retention.sweep(found) == ["old-1", "new-1", "new-2"]  # The limit of 30 kB is the size of three runs.
     assert {name for name, place in places.items() if place.exists()} == {"old-cited", "old-reported", "new-3"}
     assert report.exists() and stray.exists() and len(ledger.runs(found.store)) >= 6
 
 
-def test_once_a_day(home: Path) -> None:
+def test_the_sweep_runs_once_a_day(home: Path) -> None:
     """The sweep runs once a day, however often it is called."""
     found = Desk(desk.open().settings, lambda: NOW)
     run(found, "old", 100, 10)

@@ -41,7 +41,7 @@ def due(job: Job, first: str, last: str, *deployed: str) -> list[tuple[str, str]
 
 
 def test_thanksgiving(home: Path) -> None:
-    """The holiday has no report; after the early close on Friday it is due at 13:15."""
+    """There is no report on the holiday; after the early close on Friday it is due at 13:15."""
     found = jobs(home)
     assert due(found["daily-report"], "2025-11-26", "2025-11-30") == [
         ("11-26 16:15", "report daily 2025-11-26"),
@@ -105,13 +105,13 @@ def test_the_clocks_change(home: Path) -> None:
 
 @pytest.fixture
 def declared(home: Path) -> Path:
-    """Return a home directory whose settings declare sessions; undo the declaration at the end."""
+    """Yield a home directory whose settings may declare sessions; undo the declaration at the end."""
     yield home
     market_calendar.override_sessions({})
 
 
 def test_a_declared_closure(declared: Path) -> None:
-    """A declared closed day has no report, an early close has it early; periods follow too."""
+    """A declared closed day has no report, a declared early close has it early; reporting periods follow too."""
     declared.mkdir(parents=True)
     (declared / "settings.toml").write_text('[sessions]\n"2026-05-14" = "closed"\n"2026-05-15" = "12:00"\n')
     settings.load(declared)
@@ -128,7 +128,7 @@ def test_a_declared_closure(declared: Path) -> None:
     assert market_calendar.session(date(2026, 5, 15)).half and [
         s.day.day for s in periods.parse(periods.WEEK, "2026-W20").sessions
     ] == [11, 12, 13, 15]
-    settings.load(declared, "demo")  # The demo's day is not the desk's.
+    settings.load(declared, "demo")  # The demo has its own sessions.
     assert market_calendar.session(date(2026, 5, 14)) is not None
 
 
@@ -219,8 +219,8 @@ def test_windows_contain_each_occurrence_once(start: datetime, seconds: list[int
     assert len({job.made_at(m) for m in parts}) == len(parts)
 
 
-def test_the_shipped_schedule_is_the_guides_maintenance(home: Path) -> None:
-    """The shipped file has every report and checklist; each job is for the last period that ended."""
+def test_the_shipped_schedule_has_every_report_and_checklist(home: Path) -> None:
+    """The shipped file has every report and checklist; each periodic report is for the last period that ended."""
     from opslib.runbooks import checklists
 
     found = jobs(home)

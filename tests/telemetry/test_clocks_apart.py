@@ -1,6 +1,6 @@
 """
-Clocks that disagree: whose is off is said, and no data is called old for it; each party, both directions, and all
-together.
+Clock skew: the wrong clock is named, and fresh data is not called stale because of it; for each party, both directions,
+and all together.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ PROVIDERS = ("massive", "tradier")
 
 
 def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0.0, minutes: float = 3) -> Status:
-    """What is shown of these samples, and of a page that posts every five seconds."""
+    """The status of these samples and of a page that posts every five seconds."""
     began_s = (BEGINS - snapshots.OPENS).total_seconds()
     page = snapshots.PageOf(began_s - 600, skew=page_ahead_s or 0.0)
     every = range(round(began_s), round((at - snapshots.OPENS).total_seconds()) + 1, 5)
@@ -56,8 +56,8 @@ OFF = [(), *((party,) for party in ALL), PROVIDERS, ("app", "page"), ALL]
     + [((party,), "by the true time") for party in PROVIDERS]
     + [(PROVIDERS, "by the true time")],
 )
-def test_whose_clock_is_off(tmp_path: Path, off: tuple[str, ...], ahead_s: float, dated: str) -> None:
-    """Each party whose clock is off is named, ours where all agree against it; and no data is old for it."""
+def test_the_wrong_clock_is_named(tmp_path: Path, off: tuple[str, ...], ahead_s: float, dated: str) -> None:
+    """Each party with a wrong clock is named, or ours if all agree against it; no data is stale because of it."""
     outside = Outside()
     for party in off:
         if party in outside.ahead_s:
@@ -75,11 +75,8 @@ def test_whose_clock_is_off(tmp_path: Path, off: tuple[str, ...], ahead_s: float
 
 
 @pytest.mark.parametrize("ahead_s", [600.0, -600.0])
-def test_old_data_is_old_whatever_our_clock_says(tmp_path: Path, ahead_s: float) -> None:
-    """
-    Where everybody agrees against us, data that stands still for longer than the limit is stale by the true time, with
-    its true age.
-    """
+def test_stale_data_is_found_although_our_clock_is_wrong(tmp_path: Path, ahead_s: float) -> None:
+    """If all others agree against our clock, data older than the limit is stale by the true time, with its true age."""
     outside = Outside()
     outside.ahead_s, outside.data_ahead_s = (
         dict.fromkeys(outside.ahead_s, ahead_s),
@@ -93,8 +90,8 @@ def test_old_data_is_old_whatever_our_clock_says(tmp_path: Path, ahead_s: float)
     ] == pytest.approx([330.0, 350.0], abs=1.0)
 
 
-def test_the_first_data_of_all_is_evaluated_by_the_right_clock(tmp_path: Path) -> None:
-    """A collector that has just begun, and a doctor that asks once, ask for the clock before the data."""
+def test_the_first_data_sample_uses_the_corrected_clock(tmp_path: Path) -> None:
+    """A new collector, or a single run of `ops doctor`, reads the clocks before it evaluates the age of data."""
     outside = Outside()
     outside.ahead_s, outside.data_ahead_s = (
         dict.fromkeys(outside.ahead_s, -600.0),
@@ -109,7 +106,7 @@ def test_the_first_data_of_all_is_evaluated_by_the_right_clock(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("parties", "page_ahead_s", "off", "expected", "sure"),
     [
-        # One against one: it is named, and that it is not sure is said.
+        # One against one: it is named, as not sure.
         (("massive",), None, ("massive",), ["massive"], False),
         (("massive",), 600.0, ("massive",), ["monitor"], True),
         (("massive", "app"), None, ("massive", "app"), ["monitor"], True),
@@ -126,7 +123,10 @@ def test_few_clocks(
     expected: list[str],
     sure: bool,
 ) -> None:
-    """With one other clock nobody can say whose is off: it is named, with the doubt; with two that agree it is ours."""
+    """
+    With one other clock it cannot be decided whose is off: the other is named, with the doubt. With two that agree it
+    is ours.
+    """
     outside = Outside()
     for party in off:
         outside.ahead_s[party] = outside.data_ahead_s[party] = 600.0
@@ -138,8 +138,8 @@ def test_few_clocks(
 
 
 @pytest.mark.parametrize("ours_s", [2400.0, 0.0, -2400.0])
-def test_the_quotes_of_a_chain_are_dated_by_the_right_clock(tmp_path: Path, ours_s: float) -> None:
-    """A fresh chain is fresh, whether our own clock is right, 40 minutes fast or 40 minutes slow."""
+def test_the_age_of_chain_quotes_uses_the_corrected_clock(tmp_path: Path, ours_s: float) -> None:
+    """A fresh chain is fresh if our own clock is right, 40 minutes fast or 40 minutes slow."""
     pages = massive(healthy())
     payload = {**pages[0], "results": pages[0]["results"] + pages[1]["results"]}
 
@@ -167,12 +167,10 @@ def test_the_quotes_of_a_chain_are_dated_by_the_right_clock(tmp_path: Path, ours
         ({}, None),
     ],
 )
-def test_a_clock_is_read_from_the_date_of_an_answer(
-    tmp_path: Path, headers: dict[str, str], skew_s: float | None
-) -> None:
+def test_a_clock_is_read_from_the_date_header(tmp_path: Path, headers: dict[str, str], skew_s: float | None) -> None:
     """
-    An answer that states no time of its own, an error too, has a Date: a whole second, so half of one is added; a
-    cache's says nothing.
+    A response without a time in its body, an error too, has a Date header in whole seconds, so half a second is added.
+    The Date of a cached response is not used.
     """
     outside = Outside()
     outside.refuses = lambda request: Answer(503, b"no", "text/plain", headers)
@@ -182,8 +180,8 @@ def test_a_clock_is_read_from_the_date_of_an_answer(
     assert outside.at == BEGINS and probed.skew_s("massive", round(BEGINS.timestamp() * 1e6)) == skew_s
 
 
-def test_a_clock_that_was_set_is_seen_within_a_minute() -> None:
-    """A page whose clock jumps by ten minutes says so within eight of its posts."""
+def test_a_clock_step_is_detected_within_nine_posts() -> None:
+    """If the page's clock jumps by ten minutes, its skew is right after nine more posts."""
     page = snapshots.PageOf(0, page_id="p")
     posts = [page.snapshot(s) for s in range(0, 600, 5)]
     page.skew = 600.0

@@ -1,4 +1,4 @@
-"""Importing chains and logs: what is kept, where it is seen, and that importing again changes nothing."""
+"""Import chains and logs: what is stored, where it appears, and that a repeated import changes nothing."""
 
 import gzip
 import json
@@ -26,14 +26,14 @@ AT = time_parsing.parse("2026-03-10T14:00:00Z")
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """One command, in this process: exit code, stdout, stderr."""
+    """Run one command in this process; return its exit code, stdout and stderr."""
     code = main.main([str(a) for a in arguments])
     out = capsys.readouterr()
     return code, out.out, out.err
 
 
 def lines(path: Path, *entries: tuple[str, str]) -> Path:
-    """A log with the time of each line before it."""
+    """Write a log; each line begins with its time."""
     path.write_text("".join(f"{at} {said}\n" for at, said in entries))
     return path
 
@@ -47,13 +47,10 @@ def desk(home: Path) -> Desk:
 @pytest.mark.parametrize(
     ("case", "accepted", "errors"), [("e01_structured_errors.log", 5, 4), ("e02_info_lines_with_words.log", 4, 1)]
 )
-def test_the_cases_of_logs(
+def test_imported_logs_have_the_right_number_of_errors(
     home: Path, case: str, accepted: int, errors: int, named: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """
-    Each log has its right number of errors, is recognised by its content, and is a duplicate as a whole the second
-    time.
-    """
+    """Each log has its right number of errors, is recognised by its content, and is a duplicate the second time."""
     path = CASES / case
     expected = {
         "path": str(path),
@@ -70,11 +67,10 @@ def test_the_cases_of_logs(
     assert (code, json.loads(out)) == (0, [expected | {"accepted": 0, "duplicate": accepted}])
 
 
-def test_an_imported_log_is_seen_where_a_log_that_was_read_live_is(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_imported_log_counts_like_a_live_log(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    The System panel and the alert rule of source logs count an imported error from its own time on, and not before.
+    The System panel and the alert rule with the source logs count an imported error from its own time on, and not
+    before.
     """
     path = lines(
         tmp_path / "app.log",
@@ -97,10 +93,8 @@ def test_an_imported_log_is_seen_where_a_log_that_was_read_live_is(
     assert [a["fired_at"][:16] for a in fired] == ["2026-03-10T14:21"] and fired[0]["severity"] == "warning"
 
 
-def test_quiet_minutes_are_without_an_error(desk: Desk, tmp_path: Path) -> None:
-    """
-    Between two lines at most an hour apart a log says that nothing happened; across a longer silence it says nothing.
-    """
+def test_minutes_between_lines_have_zero_errors(desk: Desk, tmp_path: Path) -> None:
+    """Between two lines at most an hour apart each minute has a sample with zero errors; a longer gap has none."""
     path = lines(
         tmp_path / "app.log",
         ("2026-03-10T14:00:00Z", "error: a"),
@@ -114,8 +108,8 @@ def test_quiet_minutes_are_without_an_error(desk: Desk, tmp_path: Path) -> None:
     ) == 1
 
 
-def test_a_log_that_grew_adds_only_what_is_new(desk: Desk, tmp_path: Path) -> None:
-    """Also within the seconds that were imported before, and for lines that say the same as an earlier one."""
+def test_a_grown_log_adds_only_new_lines(desk: Desk, tmp_path: Path) -> None:
+    """This also holds within a second that was imported before, and for lines with the same text as an earlier one."""
     entries = [
         ("2026-03-10T14:00:00Z", "error: a"),
         ("2026-03-10T14:00:01Z", "error: a"),
@@ -140,12 +134,10 @@ def test_a_log_that_grew_adds_only_what_is_new(desk: Desk, tmp_path: Path) -> No
     st.lists(st.integers(0, 40), max_size=4),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_in_whatever_pieces_a_log_is_imported(
+def test_importing_a_log_in_pieces_counts_each_line_once(
     tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[int, str]], cuts: list[int]
 ) -> None:
-    """
-    However often a growing log is imported, each line counts once: the same samples' sum as of importing it whole.
-    """
+    """However often a growing log is imported, each line counts once: the total is that of importing it whole."""
     folder = tmp_path_factory.mktemp("grown")
     desk = opslib.connect(None, folder / "home")
     rows = [(f"2026-03-10T14:00:{s:02d}Z", said) for s, said in sorted(entries)]
@@ -159,8 +151,8 @@ def test_in_whatever_pieces_a_log_is_imported(
     )
 
 
-def test_what_the_collector_read_is_not_counted_twice(desk: Desk, tmp_path: Path) -> None:
-    """Lines of times at which the collector read the log are duplicates; those of before it began are new."""
+def test_lines_that_the_collector_read_are_not_counted_twice(desk: Desk, tmp_path: Path) -> None:
+    """Lines from the time in which the collector read the log are duplicates; earlier and later ones are new."""
     live = [
         Sample(clock.micros(AT) + s * 5_000_000, "log", "app", "ok", None, 0.0, detail='{"cursor": "{}"}')
         for s in range(12)
@@ -176,8 +168,8 @@ def test_what_the_collector_read_is_not_counted_twice(desk: Desk, tmp_path: Path
     assert (found.accepted, found.duplicate, found.read_live, found.errors) == (2, 1, 1, 3)
 
 
-def test_a_log_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that is kept in many parts comes to the same as at one time, compressed too."""
+def test_a_log_written_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed log that is stored in many batches gives the same counts as one stored at once."""
     monkeypatch.setattr(log_import, "BATCH", 7)
     entries = [
         (f"2026-03-10T14:{i // 60:02d}:{i % 60:02d}Z", "error: a\n    at f (x:1)" if i % 3 == 0 else "info: b")
@@ -194,8 +186,8 @@ def test_a_log_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_time_without_a_year(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    The year of syslog's times is refused by name without --as-of; with it, it is the last one before; and goes on over
-    New Year.
+    A syslog time without a year is rejected without --as-of. With it, it is the last such time before, and the log may
+    cross New Year.
     """
     path = tmp_path / "sys.log"
     path.write_text("Dec 31 23:59:59 host app[1]: error: a\nJan  1 00:00:01 host app[1]: error: b\n")
@@ -220,10 +212,10 @@ def test_a_time_without_a_year(home: Path, tmp_path: Path, capsys: pytest.Captur
         (["2026-03-10T14:00:00Z", None], ["14:00:00", "14:00:00"]),
     ],
 )
-def test_the_instant_of_a_line(stated: list[str | None], instants: list[str]) -> None:
+def test_the_time_of_a_line(stated: list[str | None], instants: list[str]) -> None:
     """
-    A time without a zone is New York's, or the one that is near the line above where the log also states zones; the
-    repeated hour goes on.
+    A time without a zone is New York's, or the closest to the line above if the log also has zones. In the repeated
+    hour of DST, time does not go back. A line without a time has that of the line above.
     """
     from datetime import datetime
 
@@ -237,7 +229,8 @@ def test_the_instant_of_a_line(stated: list[str | None], instants: list[str]) ->
 
 def test_lines_without_any_time(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    They are rejected by line and kept with the reason, never taken to be of now; --as-of says when they were written.
+    Lines without a time are rejected one by one with the reason; they do not get the present time. --as-of gives the
+    time at which they were written.
     """
     path = tmp_path / "app.log"
     path.write_text("[Server] listening on 8080\n[v0] Massive proxy error (502): x\n  status: 502\n")
@@ -266,10 +259,10 @@ def test_lines_without_any_time(home: Path, tmp_path: Path, capsys: pytest.Captu
     ] == [AT]
 
 
-def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
+def test_binary_lines_are_rejected(desk: Desk, tmp_path: Path) -> None:
     """
-    Bytes that are no text and lines without an end are rejected by number; the lines around them are read; a whole file
-    of them is refused.
+    Binary lines and overlong lines are rejected by number, and the lines around them are read. A file with too many of
+    them is rejected as a whole.
     """
     path = tmp_path / "app.log"
     path.write_bytes(
@@ -283,8 +276,8 @@ def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
         log_import.read(desk.store, "desk", tmp_path / "garbage")
 
 
-def test_secrets_of_a_log_are_not_kept(desk: Desk, tmp_path: Path) -> None:
-    """What is kept of a line has no secret in it."""
+def test_secrets_in_a_log_are_redacted(desk: Desk, tmp_path: Path) -> None:
+    """The stored part of a line has no secret."""
     path = lines(tmp_path / "app.log", ("2026-03-10T14:00:00Z", "error: key s3cr3t-value refused"))
     importing.read_any(
         desk.store, "desk", path, rules=desk.rules, redact=lambda text: text.replace("s3cr3t-value", "…")
@@ -292,12 +285,12 @@ def test_secrets_of_a_log_are_not_kept(desk: Desk, tmp_path: Path) -> None:
     assert "s3cr3t-value" not in SampleStore(desk.store, "desk").between(0, 2**62)[0].detail
 
 
-def test_a_chain_is_kept_as_the_collector_keeps_one(
+def test_an_imported_chain_is_stored_like_a_probed_one(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    It is evaluated by its symbol as of its time as it is as a file, stands in the Greeks panel, and is a duplicate the
-    second time.
+    `ops greeks` gives the same result for the symbol as for the file, the Greeks panel shows the chain, and a second
+    import is a duplicate.
     """
     path = chains.written(chains.healthy("AAPL"), tmp_path)
     rows = len(chains.healthy("AAPL"))
@@ -319,7 +312,7 @@ def test_a_chain_is_kept_as_the_collector_keeps_one(
 
 
 def test_a_chain_with_a_fault_raises_its_alert(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The alert rules of source chain see an imported chain as of its time."""
+    """The alert rules with the source chain evaluate an imported chain at its own time."""
     table = chains.healthy("AAPL")
     table.loc[chains.core(table), "gamma"] = 0
     assert ops(capsys, "import", chains.written(table, tmp_path), "--known-at-ts")[0] == 0
@@ -340,8 +333,8 @@ def test_a_chain_with_a_fault_raises_its_alert(home: Path, tmp_path: Path, capsy
     assert ("gamma_zero", "chain") in {(a["rule"], a["source"]) for a in found}
 
 
-def test_a_vendors_answer_is_kept_as_it_is(desk: Desk, tmp_path: Path) -> None:
-    """A page of Massive is kept as it came, and read as Massive's again."""
+def test_a_provider_response_is_stored_unchanged(desk: Desk, tmp_path: Path) -> None:
+    """A response of Massive is stored as received, and recognised as Massive's again."""
     contract = {
         "details": {
             "ticker": "O:AAPL260417C00250000",
@@ -370,7 +363,7 @@ def test_a_vendors_answer_is_kept_as_it_is(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_several_underlyings_are_several_chains(desk: Desk, tmp_path: Path) -> None:
-    """Each underlying of a file is a chain of its own."""
+    """Each underlying in a file is stored as its own chain."""
     import pandas
 
     table = pandas.concat([chains.healthy("AAPL"), chains.healthy("SPY")])
@@ -384,16 +377,16 @@ def test_several_underlyings_are_several_chains(desk: Desk, tmp_path: Path) -> N
     assert samples.chain("SPY", 2**62) and samples.chain("AAPL", 2**62)
 
 
-def test_a_chain_without_its_underlying_goes_by_its_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is kept under the name of its file, which is said, and found by that."""
+def test_a_chain_without_an_underlying_is_named_after_its_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The chain is stored under the name of its file, a message says so, and `ops greeks` finds it by that name."""
     path = CASES / "a00_control_healthy.csv"
     code, out, err = ops(capsys, "import", path, "--kind", "chain", "-o", "json")
     assert code == 0 and json.loads(out)[0]["accepted"] == 44 and "ops greeks A00CONTROLHEALTHY" in err
     assert ops(capsys, "greeks", "A00CONTROLHEALTHY", "--as-of", "2026-03-10T16:00")[0] == 0
 
 
-def test_a_chain_that_does_not_say_when(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is refused without --as-of, other files of the same command are read."""
+def test_a_chain_without_a_time_needs_as_of(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A chain without a time is rejected without --as-of; other files of the same command are imported."""
     table = chains.healthy("AAPL").drop(columns=["as_of", "quote_ts"])
     path = chains.written(table, tmp_path)
     code, out, err = ops(capsys, "import", path, CASES / "e01_structured_errors.log", "-o", "json")
@@ -414,10 +407,10 @@ def test_a_chain_that_does_not_say_when(home: Path, tmp_path: Path, capsys: pyte
         '{"a":' * 5000,
     ],
 )
-def test_a_file_of_no_kind_is_refused(
+def test_a_file_of_unknown_kind_is_rejected(
     home: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is none of the kinds is refused by name, whichever kind is said; nothing ends in a traceback."""
+    """A file that is none of the kinds is rejected by name, with or without --kind, and without a traceback."""
     path = tmp_path / "what.dat"
     path.write_text(content)
     code, _, err = ops(capsys, "import", path)
@@ -427,6 +420,6 @@ def test_a_file_of_no_kind_is_refused(
         assert code == 70 and "what.dat" in err, kind
 
 
-def test_no_year_is_a_leap_year() -> None:
-    """The 29th of February without a year exists while it is read."""
+def test_february_29_without_a_year_is_read() -> None:
+    """29 February is accepted in a time without a year."""
     assert log_lines.read("Feb 29 10:00:00 host app[1]: x").at.month == 2

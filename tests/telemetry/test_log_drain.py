@@ -1,4 +1,6 @@
-"""A log drain, met as hosts send it: over real sockets, in their formats, again after a failure, and by strangers."""
+"""
+The log drain, tested over real sockets: formats of hosts, repeated posts, authentication, invalid bodies, and storage.
+"""
 
 import json
 import sqlite3
@@ -37,7 +39,7 @@ def receiver(home: Path) -> Iterator[Receiver]:
 
 
 def sent(receiver: Receiver, body: str | bytes | Any, headers: dict[str, str] = PLAIN) -> Answer:
-    """One post of a body to the drain; what is no text goes as JSON."""
+    """Post a body to the drain; a value that is not text or bytes is sent as JSON."""
     if isinstance(body, str):
         raw = body.encode()
     elif isinstance(body, bytes):
@@ -50,7 +52,7 @@ def sent(receiver: Receiver, body: str | bytes | Any, headers: dict[str, str] = 
 def held(
     receiver: Receiver, at: datetime = NOON, back: timedelta = timedelta(hours=1)
 ) -> tuple[int, dict[str, int], int]:
-    """Errors, kinds and lines that the store holds of the app's log up to a moment."""
+    """Errors, kinds and lines of the app's log that the store has up to a time."""
     found = SampleStore(receiver.store, "desk").between(clock.micros(at - back), clock.micros(at))
     kinds: dict[str, int] = {}
     for sample in found:
@@ -60,7 +62,7 @@ def held(
 
 
 def framed(*messages: str) -> bytes:
-    """Syslog messages, each after its length in bytes (RFC 6587)."""
+    """Syslog messages, each preceded by its length in bytes (RFC 6587)."""
     return b"".join(b"%d %s" % (len(m.encode()), m.encode()) for m in messages)
 
 
@@ -111,20 +113,18 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_drain_is_the_log_itself(receiver: Receiver, form: str) -> None:
-    """
-    Two errors of their kinds and a request of ours, whatever wraps the lines: what reading the file would have found.
-    """
+def test_every_format_gives_the_same_counts(receiver: Receiver, form: str) -> None:
+    """Every format gives two errors with their kinds and one request of our own probes, as if the file was read."""
     body, headers = FORMS[form]
     answer = sent(receiver, body, headers)
     assert (answer.status, answer.body) == (204, b"")
     assert held(receiver) == (2, KINDS, 3) and app_log.read(THREE).kinds == dict(sorted(KINDS.items()))
 
 
-def test_a_level_that_the_app_states_is_believed(receiver: Receiver) -> None:
+def test_the_level_of_the_app_decides(receiver: Receiver) -> None:
     """
-    An error by its level or its status is one; a severity that the host gives every line of stdout is none of the
-    app's.
+    A line is an error by its level or its HTTP status; a severity that the host gives to every line of stdout is
+    ignored.
     """
     at = clock.micros(NOON) // 1000
     sent(
@@ -157,8 +157,8 @@ def test_a_level_that_the_app_states_is_believed(receiver: Receiver) -> None:
     assert held(receiver)[0] == 4
 
 
-def test_a_stack_is_one_error(receiver: Receiver) -> None:
-    """A trace whose every line comes in a frame of its own is counted once."""
+def test_a_stack_trace_is_one_error(receiver: Receiver) -> None:
+    """A stack trace with each line in its own frame is counted once."""
     stack = (
         "TypeError: cannot read properties of undefined",
         "    at Scanner.run (/app/scan.js:10:5)",
@@ -168,8 +168,11 @@ def test_a_stack_is_one_error(receiver: Receiver) -> None:
     assert held(receiver) == (1, {"other_error": 1}, 3)
 
 
-def test_a_line_counts_when_it_was_written(receiver: Receiver) -> None:
-    """By the time that it states with a zone; without one, without a year, or ahead of us, when it came."""
+def test_a_line_counts_at_its_own_time(receiver: Receiver) -> None:
+    """
+    A line counts at its own time if that has a zone. Without a zone or a time, or with a time in the future, it counts
+    when it was received.
+    """
     early = (NOON - timedelta(minutes=30)).isoformat(timespec="milliseconds")
     late = (NOON + timedelta(minutes=10)).isoformat()
     sent(
@@ -195,10 +198,10 @@ def test_a_line_counts_when_it_was_written(receiver: Receiver) -> None:
         ([{"message": "ECONNREFUSED", "timestamp": 1773158390123}], JSON, 1),
     ],
 )
-def test_what_is_sent_again_counts_once(home: Path, body: Any, headers: dict[str, str], errors: int) -> None:
+def test_a_repeated_post_counts_once(home: Path, body: Any, headers: dict[str, str], errors: int) -> None:
     """
-    A post that a host repeats, minutes later and after a restart of ours, changes nothing; equal lines in one post are
-    two.
+    A post that a host repeats minutes later, also after we restarted, changes nothing; equal lines in one post are
+    counted separately.
     """
     at = Clock(NOON)
     for _ in range(2):
@@ -211,8 +214,8 @@ def test_what_is_sent_again_counts_once(home: Path, body: Any, headers: dict[str
 
 def test_the_same_lines_in_other_posts_count_once(receiver: Receiver) -> None:
     """
-    A host that puts what failed together with what is new: each line with its own moment is known again, the stack
-    below it too.
+    If a host puts failed and new lines in one post, a line with its own time is recognised, and so is the stack trace
+    below it.
     """
     lines = [f"2026-03-10T15:59:{n:02}.{n:03}Z Error: lost {n}\n    at run (a.js:{n})" for n in range(10, 20)]
     sent(receiver, "\n".join(lines[:6]))
@@ -221,7 +224,7 @@ def test_the_same_lines_in_other_posts_count_once(receiver: Receiver) -> None:
 
 
 def test_lines_without_a_time_count_each_time(home: Path) -> None:
-    """The same line each minute is an error each minute: nothing tells it from one that is sent again."""
+    """The same line each minute is an error each minute, because it cannot be distinguished from a repeated post."""
     at = Clock(NOON)
     with receiving(now=at.now) as receiver:
         for _ in range(5):
@@ -232,8 +235,8 @@ def test_lines_without_a_time_count_each_time(home: Path) -> None:
 
 def test_the_same_second_in_another_post_is_another_line(receiver: Receiver) -> None:
     """
-    Twenty equal lines of one second in two posts of different length are all kept: a storm is not halved by a coarse
-    clock.
+    Twenty equal lines of one second in two posts of different length all count, because times with whole seconds do not
+    identify a line.
     """
     line = "2026-03-10T15:59:50Z ECONNREFUSED"
     sent(receiver, "\n".join([line] * 8))
@@ -241,8 +244,8 @@ def test_the_same_second_in_another_post_is_another_line(receiver: Receiver) -> 
     assert held(receiver)[0] == 20
 
 
-def test_nothing_to_keep_is_no_error(receiver: Receiver) -> None:
-    """An empty list, or an empty body, is taken: a host asks so whether somebody listens."""
+def test_an_empty_post_is_accepted(receiver: Receiver) -> None:
+    """An empty list or an empty body is accepted: hosts send one to test the drain."""
     assert [
         sent(receiver, body, headers).status
         for body, headers in (("[]", JSON), ("", PLAIN), ("\n\n", PLAIN), ("", LOGPLEX))
@@ -262,14 +265,14 @@ def test_nothing_to_keep_is_no_error(receiver: Receiver) -> None:
         ("\n".join("x" for _ in range(log_drain.MOST_LINES + 1)), PLAIN, "at most 20,000"),
     ],
 )
-def test_what_is_no_log_is_refused(receiver: Receiver, body: str, headers: dict[str, str], wanted: str) -> None:
-    """400 with what was expected, and nothing of it is kept."""
+def test_an_invalid_body_is_rejected(receiver: Receiver, body: str, headers: dict[str, str], wanted: str) -> None:
+    """The response is 400 with what was expected, and nothing is stored."""
     answer = sent(receiver, body, headers)
     assert (answer.status, held(receiver)) == (400, (0, {}, 0)) and wanted in answer.problem()["detail"]
 
 
-def test_one_cut_line_spoils_no_other(receiver: Receiver) -> None:
-    """Of lines of JSON a cut one counts as it stands."""
+def test_a_truncated_line_does_not_affect_others(receiver: Receiver) -> None:
+    """In lines of JSON, a truncated line counts as plain text."""
     assert (
         sent(receiver, json.dumps({"level": "error", "msg": "a"}) + '\n{"level":"error","msg":"cut of', NDJSON).status
         == 204
@@ -277,8 +280,11 @@ def test_one_cut_line_spoils_no_other(receiver: Receiver) -> None:
     assert held(receiver) == (2, {"other_error": 2}, 2)
 
 
-def test_the_receivers_rules_hold(home: Path) -> None:
-    """Key, type, encoding, size, Host and Origin as for posts of metrics; what is refused is counted."""
+def test_the_checks_of_the_receiver_apply(home: Path) -> None:
+    """
+    Key, content type, encoding, size, Host and Origin are checked as for posts of metrics; rejected posts store
+    nothing.
+    """
     with receiving(
         OPS_INGEST_KEY="k-0123456789", OPS_CORS_ORIGINS="https://desk.example", now=lambda: NOON
     ) as receiver:
@@ -301,8 +307,8 @@ def test_the_receivers_rules_hold(home: Path) -> None:
     assert held(receiver)[2] == 102
 
 
-def test_secrets_are_kept_out(home: Path) -> None:
-    """Our own keys, and what looks like anybody's, never reach the store, neither as they are nor escaped."""
+def test_secrets_are_not_stored(home: Path) -> None:
+    """Our own keys, and text that looks like a key, are not in the store."""
     with receiving(OPS_MASSIVE_TOKEN="mass-secret-123456", now=lambda: NOON) as receiver:
         sent(
             receiver,
@@ -314,10 +320,10 @@ def test_secrets_are_kept_out(home: Path) -> None:
     assert b"mass-secret-123456" not in kept and b"abcdefghijklmnop" not in kept and b"[OPS_MASSIVE_TOKEN]" in kept
 
 
-def test_a_storm_over_the_drain_is_known(home: Path) -> None:
+def test_an_error_storm_raises_an_alert(home: Path) -> None:
     """
-    Sixty errors within ten minutes: the errors rule is critical, the diagnosis says a storm, and the time-outs tell
-    after what time the app gave up.
+    With sixty errors in ten minutes the errors rule is critical, the diagnosis supports an error storm, and the app's
+    timeout is read from the messages.
     """
     at = Clock(NOON - timedelta(minutes=10))
     with receiving(now=at.now) as receiver:
@@ -347,8 +353,8 @@ def test_a_storm_over_the_drain_is_known(home: Path) -> None:
         assert storm.supports and "timeout" in storm.answer
 
 
-def test_durable_before_it_is_acknowledged(home: Path) -> None:
-    """A receiver that is killed the moment it has answered has the lines."""
+def test_lines_are_durable_before_the_response(home: Path) -> None:
+    """A receiver that is killed right after its response has stored the lines."""
     with running(home, OPS_INGEST_KEY="k-0123456789") as found:
         for n in range(5):
             assert (
@@ -361,8 +367,8 @@ def test_durable_before_it_is_acknowledged(home: Path) -> None:
     connection.close()
 
 
-def test_a_store_that_is_busy_is_503(home: Path) -> None:
-    """What cannot be kept is to be sent again, and is then kept once."""
+def test_a_busy_store_gives_503(home: Path) -> None:
+    """If the store is locked the response is 503 with Retry-After; sent again, the line is stored once."""
     with receiving(now=lambda: NOON) as receiver:
         real, receiver.store.writing = receiver.store.writing, _fails
         body = "2026-03-10T15:59:50.5Z ECONNREFUSED"
@@ -377,8 +383,8 @@ def _fails() -> Any:
     raise sqlite3.OperationalError("database is locked")
 
 
-def test_many_drains_at_once(receiver: Receiver) -> None:
-    """Eight senders at once lose nothing."""
+def test_concurrent_posts_lose_nothing(receiver: Receiver) -> None:
+    """Eight concurrent senders lose nothing."""
 
     def several(k: int) -> None:
         for n in range(10):
