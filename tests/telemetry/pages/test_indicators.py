@@ -1,5 +1,5 @@
 """
-The figures of a window are those that the posts can show: exact, reset-aware, per page, and unknown where they must be.
+Indicators of a window: exact, with counter resets handled, per page, and unknown if the snapshots do not show them.
 """
 
 import copy
@@ -45,10 +45,7 @@ GROUP_OF = {
 
 
 class State:
-    """
-    One snapshot with what is true of it: whose it is, when its page was loaded, and since which zeroing each counter
-    counts.
-    """
+    """A snapshot with its true page, its true load time, and the number of resets of each counter group so far."""
 
     def __init__(self, page, at_s, loaded, counts, epochs, made):
         self.page, self.at, self.loaded, self.counts, self.epochs, self.snapshot = (
@@ -62,14 +59,12 @@ class State:
 
 
 def simulated(seed, pages=3, steps=60, lost=0.2):
-    """
-    Pages that count at random, are refreshed, reset and zeroed group by group, and whose posts sometimes get lost.
-    """
+    """States of pages with random counts, refreshes, resets, zeroed groups and lost posts."""
     rng = random.Random(seed)
     states, lives, loads = [], 0, []
 
     def free(now, skew):
-        """Two loads at one instant of the pages' clocks could not be told apart by it; they have tests of their own."""
+        """Whether no other load is near this one by the pages' clocks. Loads at the same time have their own tests."""
         return all(abs(now + skew - other) > 12 for other in loads)
 
     for index in range(pages):
@@ -124,9 +119,7 @@ def simulated(seed, pages=3, steps=60, lost=0.2):
 
 
 def knowable(states, name, a, b):
-    """
-    What a reader of the posts can know of (a, b] by the contract, counted from the truth, one page after the other.
-    """
+    """The increase in (a, b] that the posts can show by the contract, counted from the true states, page by page."""
     total = 0
     for page in {t.page for t in states}:
         mine = sorted((t for t in states if t.page == page), key=lambda t: t.at)
@@ -150,10 +143,10 @@ def knowable(states, name, a, b):
     st.integers(1, 4),
     st.lists(st.integers(-50, 450), min_size=2, max_size=2, unique=True).map(sorted),
 )
-def test_every_increase_is_what_can_be_known(seed, pages, ends):
+def test_every_increase_is_exact(seed, pages, ends):
     """
-    For any pages and any window, requests, validations, errors and trades increase by what truly happened as far as
-    posts show it.
+    For any pages and any window, the increases of requests, validations, errors and trades equal the true ones, as far
+    as posts show them.
     """
     states = simulated(seed, pages)
     t, w = counter_history([k.snapshot for k in states]), window(*ends)
@@ -169,7 +162,7 @@ def test_every_increase_is_what_can_be_known(seed, pages, ends):
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.integers(-50, 450), min_size=3, max_size=3, unique=True).map(sorted))
 def test_windows_add_up(seed, ends):
-    """A window cut in two loses nothing, where no page was first seen inside it."""
+    """The increases of two adjacent windows add up to that of the whole window, if no page was first seen in it."""
     states = simulated(seed)
     a, b, c = ends
     first = {p: min(t.at for t in states if t.page == p) for p in {t.page for t in states}}
@@ -184,7 +177,7 @@ def test_windows_add_up(seed, ends):
 @hypothesis_settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_store_gives_the_same_increases(tmp_path_factory, seed):
-    """Through the real store a window's increase is the same as from all snapshots at hand."""
+    """A history read from the store gives the same increases as one built from all snapshots."""
     states = simulated(seed, steps=120)
     kept = store(tmp_path_factory.mktemp("store"))
     values = [{n: getattr(t.snapshot, n) for n in kept_names()} for t in states]
@@ -196,7 +189,7 @@ def test_the_store_gives_the_same_increases(tmp_path_factory, seed):
 
 
 def kept_names():
-    """Return the values that a snapshot stores."""
+    """Return the names of the values that a snapshot stores."""
     return [n for n in snapshot_columns.SnapshotRow._fields if n not in ("seq", "ts_us", "known_at_us", "digest")]
 
 
@@ -207,9 +200,9 @@ def post_of(state, values):
 
 
 def test_a_window_counts_from_the_last_snapshot_before_it():
-    """(from, to]: a snapshot at `from` is the start, a snapshot at `to` is inside."""
+    """In a window (from, to], a snapshot at `from` is the start and a snapshot at `to` is inside."""
     page = PageOf(-600).add(massive_requests=100)
-    snapshots = [page.add(massive_requests=10).snapshot(10 * k) for k in range(4)]  # 110 to 140, 10 s apart.
+    snapshots = [page.add(massive_requests=10).snapshot(10 * k) for k in range(4)]  # 110 to 140, every 10 s.
     t = counter_history(snapshots)
     assert t.increase("massive_requests", window(10, 20)) == 10
     assert t.increase("massive_requests", window(9, 20)) == 20
@@ -218,7 +211,7 @@ def test_a_window_counts_from_the_last_snapshot_before_it():
 
 
 def test_a_page_loaded_inside_counts_from_zero_and_one_loaded_before_from_its_first_snapshot():
-    """The load decides what a page's first snapshot is worth."""
+    """The load time decides whether the first snapshot of a page counts."""
     page = PageOf(7).add(massive_requests=40)
     t = counter_history([page.snapshot(12), page.add(massive_requests=2).snapshot(17)])
     assert t.increase("massive_requests", window(0, 20)) == 42
@@ -227,7 +220,10 @@ def test_a_page_loaded_inside_counts_from_zero_and_one_loaded_before_from_its_fi
 
 
 def test_a_page_reset_before_it_was_first_seen_does_not_count_its_providers():
-    """Where a remembered error is older than the load, the providers' counters are older too."""
+    """
+    If the last error is older than the load time, the page was reset, so its provider counters are older too and do not
+    count.
+    """
     page = PageOf(7).add(massive_requests=4000, validations=9)
     t = counter_history([page.snapshot(12, last_error_at_ms=us(-900) // 1000)])
     assert (t.increase("massive_requests", window(0, 20)), t.increase("validations", window(0, 20))) == (0, 9)
@@ -240,8 +236,8 @@ def test_nothing_known_is_none_not_zero():
     assert t.increase("errors", window(0, 10)) is None and t.increase("validations", window(0, 10)) == 0
 
 
-def test_a_group_that_is_absent_for_a_while_goes_on():
-    """A snapshot without a group neither zeroes nor doubles it."""
+def test_a_group_that_is_absent_for_a_while_continues():
+    """A snapshot without a group neither resets the group's counters nor doubles their increase."""
     page, snapshots = PageOf(-600).add(validations=100), []
     for k in range(4):
         metrics = page.add(validations=5).body(5 * k)
@@ -252,7 +248,7 @@ def test_a_group_that_is_absent_for_a_while_goes_on():
 
 
 def test_a_group_that_was_absent_while_it_was_zeroed_never_falls():
-    """A counter that went back starts from zero, also where a snapshot in between lacks it."""
+    """A counter that decreased counts from zero, also if a snapshot in between lacks it."""
     page = PageOf(-600).add(validations=100, massive_requests=50)
     snapshots = [page.snapshot(0)]
     metrics = page.body(5)
@@ -262,8 +258,8 @@ def test_a_group_that_was_absent_while_it_was_zeroed_never_falls():
     assert counter_history(snapshots).increase("validations", window(0, 20)) == 5
 
 
-def test_a_reset_of_a_young_page_in_a_gap_is_seen():
-    """A page whose uptime grew by less than the time that passed began again."""
+def test_a_reset_of_a_young_page_in_a_gap_is_detected():
+    """If a page's uptime grew by less than the time that passed, its counters were reset."""
     page = PageOf(0, page_id="lead").add(errors=1, massive_requests=50)
     snapshots = [page.snapshot(20)]
     page.reset(25).add(errors=3)
@@ -272,7 +268,7 @@ def test_a_reset_of_a_young_page_in_a_gap_is_seen():
 
 
 def trading(page, gross, net, commission, slippage):
-    """One more trade on a page, its means kept as the app keeps them."""
+    """Add a trade to a page; its means are updated as in the app."""
     held, n = page.held, page.held["trades"] + 1
     for name, value in (("gross_mean_pct", gross), ("net_mean_pct", net), ("slippage_mean_usd", slippage)):
         held[name] = (held[name] * (n - 1) + value) / n
@@ -282,7 +278,7 @@ def trading(page, gross, net, commission, slippage):
 
 
 def test_means_of_a_window_are_of_its_trades():
-    """Mean times count is a sum, and sums subtract: two trades of a window have the mean of the two."""
+    """The mean of a window's trades is computed from the differences of mean times count."""
     page = PageOf(-600)
     for _ in range(3):
         trading(page, 10.0, 8.0, 6.6, 100.0)
@@ -297,8 +293,8 @@ def test_means_of_a_window_are_of_its_trades():
     assert (found["commission_usd"], found["slippage_usd"]) == (3.96, 41.5)
 
 
-def test_means_over_two_pages_weigh_by_trades():
-    """Three trades at 4 % on one page and one at 8 % on another are 5 %."""
+def test_means_over_two_pages_are_weighted_by_trades():
+    """Three trades at 4 % on one page and one at 8 % on another have a mean of 5 %."""
     a, b = PageOf(1, page_id="a"), PageOf(2, page_id="b")
     for _ in range(3):
         trading(a, 4.0, 3.0, 1.0, 5.0)
@@ -313,14 +309,14 @@ def test_means_over_two_pages_weigh_by_trades():
 
 
 def test_no_trades_have_no_mean():
-    """Without a trade there is no mean, and the sums are nothing."""
+    """Without trades the mean is None, and the sums are 0."""
     page = PageOf(-600)
     found = indicators.pnl(counter_history([page.snapshot(0), page.snapshot(5)]), window(0, 10), 5)
     assert (found["trades"], found["gross_pct"], found["commission_usd"], found["slippage_usd"]) == (0, None, 0.0, 0.0)
 
 
-def test_a_nan_spoils_the_mean_and_nothing_else():
-    """A NaN trade makes the mean unknown from then on, not before and not for the other figures; a reset heals it."""
+def test_a_nan_makes_only_the_mean_unknown():
+    """A trade with NaN makes the mean unknown from then until a reset, and leaves the other figures as they are."""
     page = PageOf(-600)
     snapshots = [page.snapshot(0), trading(page, 4.0, 1.0, 2.64, 30.0).snapshot(5)]
     spoiled = trading(page, 0.0, 0.0, 2.64, 30.0)
@@ -341,7 +337,7 @@ def test_a_nan_spoils_the_mean_and_nothing_else():
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_nan_in_the_first_snapshot_makes_it_unknown_too(beside):
-    """A page loaded in the window whose first snapshot has a NaN already makes the mean unknown."""
+    """If the first snapshot of a page loaded in the window has NaN, the mean is unknown."""
     page = PageOf(1, page_id="a", trades=3)
     snapshots = [page.snapshot(5, gross_mean_pct=None)]
     if beside:
@@ -353,7 +349,7 @@ def test_a_nan_in_the_first_snapshot_makes_it_unknown_too(beside):
 
 
 def test_commission_is_exact_to_the_cent():
-    """A thousand commissions of 1.32 are 1,320.00 and no fraction of a cent else."""
+    """A thousand commissions of 1.32 are exactly 1,320.00."""
     page, snapshots = PageOf(-600), []
     for k in range(1001):
         snapshots.append(page.snapshot(5 * k))
@@ -364,7 +360,7 @@ def test_commission_is_exact_to_the_cent():
 
 @pytest.mark.parametrize("trades", [0, 4, 5, 9])
 def test_backtest_variance_is_given_with_its_trades(trades):
-    """The page's last variance comes with the trades behind it, so that too few of them can be recognised."""
+    """The page's last variance comes with its number of trades, so that too few of them can be recognised."""
     page = PageOf(-600, trades=trades, backtest_variance_pp=12.0)
     found = indicators.pnl(counter_history([page.snapshot(0), page.snapshot(5)]), window(0, 10), 5)
     assert (found["backtest_variance_pp"], found["variance_trades"]) == (12.0, trades)
@@ -373,15 +369,15 @@ def test_backtest_variance_is_given_with_its_trades(trades):
     )
 
 
-def test_an_idle_tab_hides_no_variance():
-    """A tab without trades, posting two seconds later, says nothing about variance."""
+def test_an_idle_tab_does_not_hide_the_variance():
+    """A tab without trades that posts two seconds later does not change the variance."""
     trader, idle = PageOf(-600, trades=12, backtest_variance_pp=17.0), PageOf(-500, page_id="idle")
     snapshots = [k for n in range(20) for k in (trader.snapshot(5 * n), idle.snapshot(5 * n + 2))]
     assert indicators.pnl(counter_history(snapshots), window(0, 100), 5)["backtest_variance_pp"] == 17.0
 
 
-def test_what_was_never_wired_is_none():
-    """Zeros of an unwired app are None: providers, fallbacks, IV anomalies, socket."""
+def test_unwired_fields_are_none():
+    """Zeros of an unwired app are None: providers, fallbacks, IV anomalies and WebSocket."""
     page = PageOf(-600, websocket_connected=False).add(validations=5)
     t = counter_history([page.snapshot(0), page.snapshot(5)], wired=())
     assert indicators.providers(t, window(0, 10))["massive"] == {
@@ -400,8 +396,8 @@ def test_what_was_never_wired_is_none():
     )
 
 
-def test_greeks_and_providers_by_hand():
-    """Counts are increases and rates their quotients."""
+def test_counts_and_rates_of_greeks_and_providers():
+    """Counts are increases, and rates are ratios of increases."""
     page = PageOf(-600).add(massive_requests=1000, tradier_requests=50, validations=100)
     snapshots = [page.snapshot(0)]
     page.add(
@@ -439,7 +435,7 @@ def test_greeks_and_providers_by_hand():
 
 
 def posting(start, end, every=5.0, jitter=0.0, lost=0.0, seed=1, loaded=-600):
-    """Snapshots of one page that posts at a rhythm, with what was lost of it."""
+    """Snapshots of a page that posts at a fixed interval, and the number of lost ones."""
     rng, page, snapshots, missing, now = random.Random(seed), PageOf(loaded), [], 0, start
     while now <= end:
         page.add(massive_requests=1)
@@ -452,8 +448,8 @@ def posting(start, end, every=5.0, jitter=0.0, lost=0.0, seed=1, loaded=-600):
 
 
 @pytest.mark.parametrize("every", [5.0, 15.0, 60.0])
-def test_all_snapshots_cover_all(every):
-    """Every snapshot received is a coverage of 1, at whatever rhythm the page posts."""
+def test_without_lost_snapshots_coverage_is_one(every):
+    """If every snapshot is received, coverage is 1, at any post interval."""
     snapshots, _ = posting(0, HOURS, every)
     assert counter_history(snapshots).coverage(window(0, HOURS)) == 1.0
     assert counter_history(snapshots).gaps(window(0, HOURS)) == []
@@ -461,22 +457,22 @@ def test_all_snapshots_cover_all(every):
 
 
 @pytest.mark.parametrize("lost", [0.05, 0.2, 0.4])
-def test_coverage_is_snapshots_over_expected(lost):
-    """Where snapshots are lost at random, coverage is the share that came."""
+def test_coverage_is_received_over_expected_snapshots(lost):
+    """If snapshots are lost at random, coverage is the share received."""
     snapshots, missing = posting(0, HOURS, lost=lost)
     expected = HOURS / 5
     coverage = counter_history(snapshots).coverage(window(0, HOURS))
     assert coverage == pytest.approx(1 - missing / expected, abs=6 / expected)
 
 
-def test_jitter_of_posting_costs_no_coverage():
-    """Snapshots a second and a half early or late are not missing."""
+def test_post_jitter_does_not_reduce_coverage():
+    """Snapshots that are 1.5 seconds early or late are not missing."""
     snapshots, _ = posting(0, HOURS, jitter=1.5)
     assert counter_history(snapshots).coverage(window(0, HOURS)) >= 0.98
 
 
 def test_half_a_day_missing_is_half_a_coverage():
-    """A page that was seen for half the session covers half of it, and the gap is reported."""
+    """A page with snapshots in half of the session covers half of it, and the gap is reported."""
     snapshots, _ = posting(0, HOURS / 2)
     t = counter_history(snapshots)
     assert t.coverage(window(0, HOURS)) == pytest.approx(0.5, abs=0.001)
@@ -485,21 +481,21 @@ def test_half_a_day_missing_is_half_a_coverage():
 
 
 def test_two_pages_cover_for_each_other():
-    """A stretch that one page missed and another saw is covered."""
+    """A time without snapshots of one page is covered if another page posted."""
     a, _ = posting(0, 2000, loaded=-600)
     other = PageOf(-100, page_id="b")
     b = [other.snapshot(1900 + 5 * k) for k in range(421)]
     assert counter_history([*a, *b]).coverage(window(0, 4000)) == 1.0
 
 
-def test_a_closed_market_expects_nothing():
+def test_coverage_is_none_while_the_market_is_closed():
     """On a weekend and at night coverage is None, not zero."""
     sunday = Window(datetime(2026, 3, 8, 14, tzinfo=UTC), datetime(2026, 3, 8, 20, tzinfo=UTC))
     assert counter_history(posting(0, 100)[0]).coverage(sunday) is None
     assert counter_history([]).coverage(window(HOURS, HOURS + 3600)) is None
 
 
-def test_a_half_day_expects_half_a_day():
+def test_coverage_of_an_early_close():
     """On the day after Thanksgiving snapshots are expected until 13:00 only."""
     opens, closes = datetime(2025, 11, 28, 14, 30, tzinfo=UTC), datetime(2025, 11, 28, 18, 0, tzinfo=UTC)
     page = PageOf((opens - at(0)).total_seconds() - 60)
@@ -507,15 +503,15 @@ def test_a_half_day_expects_half_a_day():
     assert counter_history(snapshots).coverage(Window(opens, closes + timedelta(hours=3))) == 1.0
 
 
-def test_the_night_before_the_open_is_not_expected():
-    """Of a window that begins before the open only the open part counts."""
+def test_coverage_excludes_the_time_before_the_open():
+    """In a window that begins before the open, only the part after the open counts."""
     snapshots, _ = posting(0, 1800)
     assert counter_history(snapshots).coverage(window(-3600, 1800)) == 1.0
     assert counter_history([]).coverage(window(-3600, 1800)) == 0.0
 
 
 def socketed(down, end=600, every=5, shift=0.0, page_id=None, loaded=-600):
-    """Snapshots of a page whose socket is down in some spans (a, b]."""
+    """Snapshots of a page whose WebSocket is down in some spans [a, b)."""
     page, snapshots = PageOf(loaded, page_id=page_id), []
     for k in range(int(end / every) + 1):
         now = every * k + shift
@@ -524,25 +520,28 @@ def socketed(down, end=600, every=5, shift=0.0, page_id=None, loaded=-600):
 
 
 def test_seconds_without_a_socket():
-    """A snapshot's state holds until the page's next one; overlapping pages are counted once."""
+    """The state in a snapshot holds until the page's next one; overlapping pages count once."""
     one = socketed([(100, 160)])
     assert indicators.system(counter_history(one), window(0, 600))["websocket_down_seconds"] == 60
     assert indicators.system(counter_history(one), window(120, 600))["websocket_down_seconds"] == 40
     two = socketed([(130, 190)], shift=2, page_id="b", loaded=-300)
-    # Page one says down from 100 to 160, the other at 132 first and up again at 192: 100 to 192.
+    # The first page is down from 100 to 160, the other from 132 to 192: together from 100 to 192.
     assert indicators.system(counter_history([*one, *two]), window(0, 600))["websocket_down_seconds"] == 92
 
 
-def test_down_for_how_long():
-    """An open page's socket is down since its first snapshot without it; a page that is late says nothing."""
+def test_websocket_down_duration():
+    """
+    The WebSocket of an open page is down since the first snapshot without it; a page whose snapshots are overdue is not
+    used.
+    """
     t = counter_history(socketed([(100, 1e9)], end=300))
     assert t.websocket_down_for_s(at(300)) == 200 and t.websocket_down_for_s(at(95)) == 0
     assert t.websocket_down_for_s(at(400)) is None
     assert indicators.system(t, window(0, 300))["websocket_connected"] is False
 
 
-def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
-    """For how long the socket is down does not depend on the window that is looked at."""
+def test_websocket_down_duration_does_not_depend_on_the_window(tmp_path):
+    """The down time is the full one also in a short window."""
     kept, page = store(tmp_path), PageOf(-600)
     SnapshotStore(kept).write(
         "desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True
@@ -553,7 +552,7 @@ def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
 
 
 def test_a_refresh_is_one_reload():
-    """A page loaded where another had just been is one reload, at its load."""
+    """A page loaded right after another one ended is one reload, at its load time."""
     page, snapshots = PageOf(-600).add(massive_requests=900), []
     for k in range(40):
         if k == 20:
@@ -566,8 +565,8 @@ def test_a_refresh_is_one_reload():
     assert indicators.system(t, window(0, 200))["restarts"] == 1
 
 
-def test_a_further_tab_is_no_reload():
-    """A second page opened beside a first that goes on restarts nothing."""
+def test_an_additional_tab_is_no_reload():
+    """A second page beside a first one that continues is no reload."""
     a, b = PageOf(-600).add(massive_requests=900), PageOf(50)
     snapshots = [a.add(massive_requests=2).snapshot(5 * k) for k in range(60)] + [
         b.add(massive_requests=2).snapshot(52 + 5 * k) for k in range(40)
@@ -576,7 +575,7 @@ def test_a_further_tab_is_no_reload():
 
 
 def test_a_partial_reset_is_no_reload():
-    """reset() of the service reloads no page."""
+    """reset() of the app's service is no page reload."""
     page, snapshots = PageOf(-600).add(massive_requests=900), []
     for k in range(40):
         if k == 20:
@@ -586,7 +585,7 @@ def test_a_partial_reset_is_no_reload():
 
 
 def test_a_new_page_in_the_morning_is_no_reload():
-    """Yesterday's page is gone and today's is new: nobody refreshed anything."""
+    """A new page on the day after the last page ended is no reload."""
     yesterday, today = PageOf(-90_000).add(massive_requests=900), PageOf(-120)
     snapshots = [yesterday.add(massive_requests=2).snapshot(-64_800 + 5 * k) for k in range(40)] + [
         today.add(massive_requests=2).snapshot(-60 + 5 * k) for k in range(40)
@@ -594,8 +593,8 @@ def test_a_new_page_in_the_morning_is_no_reload():
     assert counter_history(snapshots).reloads(window(-86_400, 3600)) == []
 
 
-def test_errors_by_type_where_the_map_survives():
-    """Types increase per page from the last snapshot before the window, and start again with the page."""
+def test_errors_by_type():
+    """Counts by type increase per page from the last snapshot before the window, and restart with a reset."""
     page = PageOf(-600)
     held = [{"API": 5}, {"API": 7, "UI": 1}, {"API": 7, "UI": 1}]
     snapshots = [
@@ -611,14 +610,14 @@ def test_errors_by_type_where_the_map_survives():
 
 
 def test_a_lost_map_has_no_types():
-    """With {} for a map the types of the errors are unknown, though their number is not."""
+    """If errorsByType is {}, the types of the errors are unknown, but their number is known."""
     page = PageOf(-600)
     found = indicators.system(counter_history([page.snapshot(0), page.add(errors=3).snapshot(5)]), window(0, 10))
     assert (found["errors"], found["errors_by_type"]) == (3, None)
 
 
 def test_types_add_up_to_the_errors_after_a_reset():
-    """After a reset with more errors than before, the types add up to the errors."""
+    """After a reset with more errors than before, the counts by type add up to the errors."""
     page = PageOf(-600, errors=3).add(massive_requests=9)
     snapshots = [page.snapshot(0, errors_by_type={"API": 3})]
     page.reset(2).add(errors=5)
@@ -629,8 +628,8 @@ def test_types_add_up_to_the_errors_after_a_reset():
     assert sum(found["errors_by_type"].values()) == found["errors"] == 6
 
 
-def test_types_add_up_to_the_errors_after_a_single_snapshot_of_a_reset():
-    """A type that fell began from zero."""
+def test_types_add_up_to_the_errors_after_a_zeroed_group():
+    """A type whose count decreased counts from zero."""
     page = PageOf(-600, errors=9)
     snapshots = [page.snapshot(0, errors_by_type={"API": 9})]
     page.zero("system").add(errors=2)
@@ -640,7 +639,10 @@ def test_types_add_up_to_the_errors_after_a_single_snapshot_of_a_reset():
 
 
 def test_silence_is_since_the_last_snapshot_or_the_open():
-    """In the open market silence runs since the last snapshot, but never from before the open; closed, it is None."""
+    """
+    While the market is open, silence is the time since the last snapshot or the open, whichever is later; while it is
+    closed, it is None.
+    """
     t = counter_history(posting(-300, 600)[0])
     assert indicators.silent_for_s(t, at(900)) == 300
     early = counter_history(posting(-600, -300)[0])
@@ -650,7 +652,7 @@ def test_silence_is_since_the_last_snapshot_or_the_open():
 
 
 def test_silence_longer_than_the_window(tmp_path):
-    """A silence that began before the history is measured from its last snapshot, not from the open."""
+    """Silence that began before the window is measured from the last snapshot, not from the open."""
     kept, page = store(tmp_path), PageOf(-600)
     SnapshotStore(kept).write("desk", [post(5 * k, page.body(5 * k)) for k in range(0, 1801, 10)], known_at_ts=True)
     t = stored_history(kept, 12_600, 16_200)
@@ -658,20 +660,22 @@ def test_silence_longer_than_the_window(tmp_path):
     assert indicators.silent_for_s(t, at(16_200)) == 16_200 - 9000
 
 
-def test_the_naive_reading_is_wrong_beside_ours():
-    """End minus start of the newest page's counters forgets the refresh; ours does not."""
+def test_the_difference_of_raw_counters_ignores_a_refresh():
+    """The raw difference of counters ignores the refresh; the increase does not."""
     page, snapshots = PageOf(-600).add(massive_requests=1000), []
     for k in range(121):
         if k == 60:
             page.refresh(298)
         snapshots.append(page.add(massive_requests=2).snapshot(5 * k))
     naive = snapshots[-1].massive_requests - snapshots[0].massive_requests
-    # 59 steps of 2 before the refresh, 61 after it; naively 122 - 1002.
+    # 59 steps of 2 before the refresh, 61 after it; the raw difference is 122 - 1002.
     assert naive == -880 and counter_history(snapshots).increase("massive_requests", window(0, 600)) == 2 * 59 + 2 * 61
 
 
-def test_a_page_silent_for_longer_than_the_history_reaches_back(tmp_path):
-    """A page's last snapshot hours before the window is its starting point, by load and by name."""
+def test_a_page_silent_for_hours_counts_from_its_last_snapshot(tmp_path):
+    """
+    The last snapshot of a page, hours before the window, is its start, for pages identified by load time and by id.
+    """
     kept = store(tmp_path)
     pages = [PageOf(-600).add(massive_requests=100), PageOf(-60, page_id="lead").add(massive_requests=40)]
     early = [post(i, p.body(i)) for i, p in enumerate(pages)]
@@ -686,7 +690,7 @@ def test_a_page_silent_for_longer_than_the_history_reaches_back(tmp_path):
 
 
 def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
-    """Two pages restored together and silent for long each count from their own last snapshot."""
+    """Two pages restored together and silent for a long time each count from their own last snapshot."""
     kept = store(tmp_path)
     a, b = PageOf(-600).add(massive_requests=1000), PageOf(-598).add(massive_requests=100)
     posts = [
@@ -701,12 +705,12 @@ def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
     assert t.increase("massive_requests", window(1000, 2000)) == 57
 
 
-def test_known_at_hides_what_came_later(tmp_path):
-    """A row that came late belongs to its own time, and is not there for who asks what was known before."""
+def test_known_at_hides_later_rows(tmp_path):
+    """A row that arrived late counts at its own time, but not in a history as known before it arrived."""
     kept, page = store(tmp_path), PageOf(-600).add(massive_requests=100)
     posts = [post(5 * k, page.add(massive_requests=2).body(5 * k)) for k in range(20)]
     SnapshotStore(kept).write("desk", posts[:10] + posts[15:], known_at_ts=True)
-    SnapshotStore(kept).write("desk", posts[10:15])  # Known at the store's own time, the close.
+    SnapshotStore(kept).write("desk", posts[10:15])  # Known at the store's time, which is the close.
     late = window(0, 70)
     assert stored_history(kept, 0, 70).increase("massive_requests", late) == 28
     assert stored_history(kept, 0, 70, known=200).increase("massive_requests", late) == 18
@@ -715,8 +719,8 @@ def test_known_at_hides_what_came_later(tmp_path):
     kept.close()
 
 
-def test_a_history_does_not_see_what_comes_after_it(tmp_path):
-    """A window asked for later is what it was when it ended."""
+def test_later_snapshots_do_not_change_a_window(tmp_path):
+    """The figures of a window that ended stay the same after later snapshots arrive."""
     kept, page = store(tmp_path), PageOf(-600).add(massive_requests=100)
     posts = [post(5 * k, page.add(massive_requests=2).body(5 * k)) for k in range(40)]
     SnapshotStore(kept).write("desk", posts[:20], known_at_ts=True)
@@ -732,12 +736,12 @@ def test_a_history_does_not_see_what_comes_after_it(tmp_path):
     kept.close()
 
 
-# The recorded day: the app's own service driven through a scripted day, with the truth of what was scripted.
+# The recorded day: posts of the app's own service on a scripted day, with the true values from the script.
 
 
 @pytest.fixture(scope="module")
 def truth(recorded):
-    """What was scripted for the recorded day."""
+    """The true values of the recorded day."""
     return json.loads((recorded / "truth.json").read_text(encoding="utf-8"))
 
 
@@ -748,7 +752,7 @@ def rows(recorded):
 
 
 def windows_of(truth):
-    """Every hour with its window, and the day."""
+    """Every hour with its window, then the whole day."""
     first, last = next(iter(truth["hours"].values())), list(truth["hours"].values())[-1]
     hours = [
         (h, Window(time_parsing.parse(h["from_utc"]), time_parsing.parse(h["to_utc"]))) for h in truth["hours"].values()
@@ -757,7 +761,7 @@ def windows_of(truth):
 
 
 def shifted(metrics, ms, uptime=0):
-    """The same body from a page whose clock, and perhaps uptime, is off by so much."""
+    """The same body from a page whose clock, and optionally uptime, is off by that much."""
     changed = copy.deepcopy(metrics)
     changed["lastUpdateAt"] += ms
     changed["systemHealth"]["uptime"] = max(0, changed["systemHealth"]["uptime"] + uptime)
@@ -765,7 +769,7 @@ def shifted(metrics, ms, uptime=0):
 
 
 def variants(rows, how):
-    """The recorded day, plain or as a less tidy clock would have told it."""
+    """The recorded day, unchanged or with a less exact page clock."""
     rng = random.Random(7)
     if how == "clock jitter":
         return [(t, shifted(m, rng.randint(-1500, 1500))) for t, m in rows]
@@ -778,7 +782,9 @@ def variants(rows, how):
 
 @pytest.mark.parametrize("how", ["plain", "clock jitter", "uptime jitter", "clock off"])
 def test_the_recorded_day_is_exact(rows, truth, how):
-    """Every count of every hour and of the day is the one scripted, P&L to a cent of a percent, with one restart."""
+    """
+    Every count of every hour and of the day is the scripted one, P&L within 0.01 percentage points, with one reload.
+    """
     t = counter_history([snapshot_of(instant, m) for instant, m in variants(rows, how)])
     for true, w in windows_of(truth):
         found, greeks, pnl = indicators.providers(t, w), indicators.greeks(t, w), indicators.pnl(t, w, 5)
@@ -816,7 +822,10 @@ def test_the_recorded_day_is_exact(rows, truth, how):
 
 
 def test_the_recorded_socket_is_down_as_scripted(rows, truth):
-    """Of the four scripted minutes and the refresh, posts show 49 snapshots without a socket, five seconds each."""
+    """
+    The WebSocket is down for five seconds per snapshot that shows it disconnected: four scripted minutes and the
+    refresh.
+    """
     t = counter_history([snapshot_of(instant, m) for instant, m in rows])
     found = indicators.system(t, windows_of(truth)[-1][1])
     assert found["websocket_down_seconds"] == 5 * truth["websocket"]["snapshots_showing_disconnected"]
@@ -831,10 +840,10 @@ def counts(metrics):
     }
 
 
-def test_the_naive_reading_of_the_recorded_day_is_wrong(rows, truth):
+def test_raw_differences_of_the_recorded_day_are_wrong(rows, truth):
     """
-    The fields at the close minus those at the open miss two thirds of the day, and the page shows 100 % after an
-    outage.
+    The difference of the raw fields between close and open misses two thirds of the requests, and the page shows 100 %
+    after an outage.
     """
     naive = {n: counts(rows[-1][1])[n] - counts(rows[0][1])[n] for n in counts(rows[0][1])}
     t, day = counter_history([snapshot_of(instant, m) for instant, m in rows]), windows_of(truth)[-1][1]
@@ -849,7 +858,7 @@ def test_the_naive_reading_of_the_recorded_day_is_wrong(rows, truth):
 @pytest.mark.parametrize("jitter", [0, 1500])
 def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
     """
-    With a second page minutes behind, and a partial reset of the first, both pages' increases are summed, exactly.
+    With a second page nine minutes behind and a partial reset of the first, the increases of both pages add up exactly.
     """
     rng = random.Random(11)
     until, cut = datetime(2025, 11, 18, 16, tzinfo=UTC), datetime(2025, 11, 18, 15, 40, tzinfo=UTC)
@@ -896,19 +905,16 @@ def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
         assert t.increase(name, Window(start, until)) == true(name)
 
 
-def test_the_look_back_is_that_of_the_table():
-    """The tests' way of telling pages apart is the shipped one."""
+def test_these_tests_use_the_shipped_page_limits():
+    """The page limits used in these tests are the shipped ones."""
     from opslib.foundation.config import rules
 
     assert rules.load().pages == HOW
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_was_asked_before_changes_no_answer(seed):
-    """
-    A history that is asked between any two snapshots, in time or late, answers as one that is made of the same
-    snapshots at once.
-    """
+def test_earlier_queries_do_not_change_results(seed):
+    """A history that is queried between additions, also out of order, gives the same results as one built at once."""
     snapshots, asked = [t.snapshot for t in simulated(seed)], counter_history([])
     over = [window(-600, 600), window(0, 300), window(100, 900)]
 
@@ -934,10 +940,10 @@ def test_what_was_asked_before_changes_no_answer(seed):
         assert answers(asked) == answers(counter_history(snapshots[: i + 5]))
 
 
-def test_increases_before_the_open_are_not_of_the_open_market():
+def test_increase_while_open_excludes_the_time_before_the_open():
     """
-    Of a window that reaches back before the open, a counter's increase while the market was open is that of its open
-    part; where nobody looked, none.
+    In a window that begins before the open, only the increase after the open counts; without snapshots of open hours it
+    is None.
     """
     page = PageOf(-600)
     history = counter_history([page.add(massive_requests=4).snapshot(5.0 * k) for k in range(-60, 61)])

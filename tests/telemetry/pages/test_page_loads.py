@@ -1,4 +1,4 @@
-"""Snapshots are put with the page they came from, whatever its clock says and in whatever order they reached us."""
+"""Assign snapshots to page loads, whatever the page's clock says and in whatever order they arrive."""
 
 import random
 from itertools import pairwise
@@ -14,12 +14,12 @@ from tests.support.snapshots import HOW, PageOf, counter_history, page_loads, sn
 
 
 def pages_of(snapshots, every=5.0):
-    """Pages as lists of sequence numbers, in order."""
+    """Page loads as lists of sequence numbers, in order."""
     return [[k.seq for k in p.snapshots] for p in page_loads(snapshots, HOW, every)]
 
 
 def one_page(n=20, loaded=-600.0, start=0.0, every=5.0, **kwargs):
-    """A page that counts on, looked at n times."""
+    """A page with increasing counters, and n snapshots of it."""
     page = PageOf(loaded, **kwargs).add(massive_requests=500, tradier_requests=40, validations=300, errors=2)
     snapshots = []
     for k in range(n):
@@ -29,12 +29,12 @@ def one_page(n=20, loaded=-600.0, start=0.0, every=5.0, **kwargs):
 
 
 def test_no_snapshots_no_pages():
-    """Of nothing comes nothing."""
+    """Without snapshots there are no page loads."""
     assert page_loads([], HOW, 5.0) == ()
 
 
 def test_one_page_is_one_page():
-    """Snapshots of one load are one page in order of time, with its load, rhythm and skew."""
+    """Snapshots of one load are one page load in order of time, with its load time, post intervals and clock skew."""
     _, snapshots = one_page(skew=2.0)
     (page,) = page_loads(reversed(snapshots), HOW, 60.0)
     assert [k.seq for k in page.snapshots] == [k.seq for k in snapshots]
@@ -48,7 +48,7 @@ def test_one_page_is_one_page():
 
 
 def test_a_refresh_makes_two_pages():
-    """A new load whose counters begin at zero is another page."""
+    """A new load whose counters start at zero is another page load."""
     page, before = one_page()
     page.refresh(97)
     after = []
@@ -59,8 +59,10 @@ def test_a_refresh_makes_two_pages():
 
 
 @pytest.mark.parametrize("apart", [6.0, 30.0, 553.0])
-def test_two_grown_pages_interleaved_are_two(apart):
-    """Two pages of their own loads, one with far fewer counts, stay apart however their snapshots mix."""
+def test_two_interleaved_pages_are_two(apart):
+    """
+    Two pages with different load times, one with much lower counts, stay apart although their snapshots interleave.
+    """
     _, a = one_page(60)
     b_page = PageOf(-600 + apart).add(massive_requests=100, validations=20)
     b = []
@@ -71,7 +73,7 @@ def test_two_grown_pages_interleaved_are_two(apart):
 
 
 def young_tabs(apart, rate=2):
-    """Two tabs opened shortly after each other with much the same counts; their snapshots, and the pages."""
+    """Two tabs opened shortly after each other with similar counts: their snapshots, and the pages."""
     a, b = PageOf(0), PageOf(apart)
     snapshots = []
     for k in range(60):
@@ -86,7 +88,7 @@ def young_tabs(apart, rate=2):
 
 @pytest.mark.parametrize("apart", [11, 21, 41])
 def test_young_tabs_whose_counts_differ_are_two(apart):
-    """Two tabs opened one after the other are two pages."""
+    """Two tabs opened one after the other are two page loads."""
     snapshots, (a, b) = young_tabs(apart)
     t = counter_history(k for _, k in snapshots)
     assert len(t.pages) == 2
@@ -95,8 +97,8 @@ def test_young_tabs_whose_counts_differ_are_two(apart):
 
 
 @pytest.mark.parametrize("apart", [5.5, 6, 7, 9])
-def test_young_tabs_with_like_counts_are_two(apart):
-    """A load whose snapshots go on coming was not reset: the other load is another page."""
+def test_young_tabs_with_similar_counts_are_two(apart):
+    """A load whose snapshots continue was not reset, so a second load is another page load."""
     snapshots, (a, b) = young_tabs(apart)
     t = counter_history(k for _, k in snapshots)
     assert t.increase("validations", window(-1, 999)) == a.held["validations"] + b.held["validations"]
@@ -107,8 +109,8 @@ def test_young_tabs_with_like_counts_are_two(apart):
 
 @pytest.mark.parametrize("dload", [0.0, 0.4, 1.0, 3.0, 4.9])
 @pytest.mark.parametrize("phase", [0.5, 2.0])
-def test_two_pages_of_one_load_are_two(dload, phase):
-    """Two pages loaded at the same moment are told apart by their counters, where those are apart."""
+def test_two_pages_with_the_same_load_time_are_two(dload, phase):
+    """Two pages loaded at the same time are distinguished by their counters if those differ."""
     a, b = (
         PageOf(-600).add(massive_requests=4000, validations=900),
         PageOf(-600 + dload).add(massive_requests=900, validations=100),
@@ -129,7 +131,7 @@ def test_two_pages_of_one_load_are_two(dload, phase):
 )
 @pytest.mark.parametrize("dload", [0.0, 1.0, 3.0])
 def test_two_restored_tabs_count_exactly(dload):
-    """Two tabs restored together, with nearly equal counts, together increase by what they counted."""
+    """For two tabs restored together with nearly equal counts, the increase is the sum of what both counted."""
     for seed in range(6):
         rng = random.Random(seed)
         a, b, snapshots = PageOf(-600), PageOf(-600 + dload), []
@@ -151,7 +153,7 @@ def test_two_restored_tabs_count_exactly(dload):
 
 
 def test_pairs_of_young_tabs_count_exactly():
-    """Two tabs opened within a minute of each other, whatever they count, together increase by what they counted."""
+    """For two tabs opened within a minute of each other, the increase is the sum of what both counted."""
     wrong = []
     for seed in range(60):
         rng = random.Random(seed)
@@ -180,8 +182,8 @@ def test_pairs_of_young_tabs_count_exactly():
 @pytest.mark.xfail(
     strict=True, reason="BUG P5: a load instant outweighs counters that leap by tens of thousands within five seconds"
 )
-def test_a_reset_at_another_pages_load_instant_stays_with_its_page():
-    """Where a reset makes one page say the load of another, the counters still say whose snapshot it is."""
+def test_a_reset_at_another_pages_load_time_stays_with_its_page():
+    """If a reset gives one page the load time of another, the counters still tell whose snapshot it is."""
     a, b, snapshots = PageOf(-600).add(massive_requests=3000), PageOf(-500, skew=-40).add(massive_requests=27_000), []
     for k in range(60):
         if k == 20:
@@ -193,7 +195,7 @@ def test_a_reset_at_another_pages_load_instant_stays_with_its_page():
 
 
 def test_a_partial_reset_is_the_same_page():
-    """A new load instant whose providers go on is the page after its reset()."""
+    """A new load time with provider counters that continue is the same page after reset()."""
     page, snapshots = one_page()
     page.reset(97)
     for k in range(20):
@@ -204,8 +206,8 @@ def test_a_partial_reset_is_the_same_page():
     assert counter_history(snapshots).increase("massive_requests", window(0, 999)) == 19 * 3 + 20 * 3
 
 
-def test_a_reset_is_seen_though_counters_have_caught_up():
-    """After a reset counters count from zero even where they are already higher than before."""
+def test_a_reset_is_detected_though_counters_have_caught_up():
+    """After a reset, counters count from zero, also if they are already higher than before."""
     page = PageOf(-600).add(massive_requests=900, validations=3, errors=1, trades=2)
     snapshots = [page.snapshot(0)]
     page.reset(2).add(validations=5, errors=4, trades=2, massive_requests=1)
@@ -222,7 +224,7 @@ def test_a_reset_is_seen_though_counters_have_caught_up():
 
 
 def test_three_partial_resets_are_one_page():
-    """However often a page is reset, it stays itself."""
+    """A page that is reset several times stays one page load."""
     page, snapshots = one_page(5)
     for r in range(1, 4):
         page.reset(100 * r - 3)
@@ -233,8 +235,8 @@ def test_three_partial_resets_are_one_page():
     assert counter_history(snapshots).increase("validations", window(0, 999)) == 4 * 3 + 3 * 5 * 3
 
 
-def test_a_reset_long_after_the_last_snapshot_is_not_believed():
-    """Beyond the gap of the table, a new load is a new page."""
+def test_a_reset_long_after_the_last_snapshot_is_a_new_page():
+    """After a gap longer than reset_gap, a new load time is a new page load."""
     page, before = one_page(5)
     page.reset(350)
     page.add(massive_requests=3)
@@ -244,7 +246,7 @@ def test_a_reset_long_after_the_last_snapshot_is_not_believed():
 
 @pytest.mark.parametrize("group", ["greeks", "pnl", "massive", "tradier"])
 def test_one_group_zeroed_alone_leaves_one_page(group):
-    """Counters of one group that begin again, without a new load, are the same page."""
+    """If the counters of one group restart without a new load time, it is the same page load."""
     page, snapshots = one_page()
     page.add(trades=7)
     snapshots.append(page.snapshot(100))
@@ -254,7 +256,7 @@ def test_one_group_zeroed_alone_leaves_one_page(group):
         snapshots.append(page.snapshot(105 + 5 * k))
     assert pages_of(snapshots) == [[k.seq for k in snapshots]]
     t = counter_history(snapshots)
-    # The first snapshot after the zeroing already holds one step.
+    # The first snapshot after the zeroing already has one step.
     zero_step = {"massive_requests": 1, "tradier_requests": 1, "validations": 3}
     for name, step in zero_step.items():
         before = getattr(snapshots[20], name) - getattr(snapshots[0], name)
@@ -263,7 +265,7 @@ def test_one_group_zeroed_alone_leaves_one_page(group):
 
 
 def test_jitter_of_the_clock_makes_no_page():
-    """A page clock that wanders by a second and a half either way stays one page."""
+    """A page clock that varies by 1.5 seconds in both directions gives one page load."""
     rng = random.Random(1)
     page = PageOf(-600, skew=0).add(massive_requests=100)
     snapshots = []
@@ -278,7 +280,8 @@ def test_jitter_of_the_clock_makes_no_page():
 @pytest.mark.parametrize("uptime_follows", [True, False])
 def test_a_stepped_clock_makes_no_page_and_no_counts(step, uptime_follows):
     """
-    A page clock set by minutes in the middle of the day changes no count, whether its uptime follows the clock or not.
+    A page clock that is set by minutes during the day changes no count and makes no new page load, whether or not its
+    uptime follows the clock.
     """
     page, snapshots = one_page()
     page.skew = step
@@ -297,14 +300,14 @@ def test_a_stepped_clock_makes_no_page_and_no_counts(step, uptime_follows):
 
 @pytest.mark.parametrize("skew", [-180.0, 180.0, -7200.0])
 def test_a_clock_off_all_day_is_only_reported(skew):
-    """A page clock minutes off names the page as well as a right one; its load is given on our clock."""
+    """A page clock that is minutes off only changes the reported skew; the load time is given by our clock."""
     _, snapshots = one_page(skew=skew)
     (page,) = page_loads(snapshots, HOW, 5.0)
     assert page.loaded_at_us == us(-600) and page.skew_s == pytest.approx(skew)
 
 
-def test_a_silent_page_comes_back_as_itself():
-    """A page that said nothing for two hours goes on where it was."""
+def test_a_page_that_returns_after_silence_is_the_same():
+    """A page that posts again after two hours without posts is the same page load."""
     page, snapshots = one_page()
     page.add(massive_requests=700, validations=2000)
     snapshots.append(page.snapshot(7300))
@@ -312,8 +315,8 @@ def test_a_silent_page_comes_back_as_itself():
     assert counter_history(snapshots).increase("validations", window(95, 8000)) == 2000
 
 
-def test_a_silent_page_comes_back_beside_another():
-    """While one page was silent another lived; the first one's return is not the other's reset."""
+def test_a_page_that_returns_after_silence_is_not_another():
+    """If another page posted while the first was silent, the return of the first is not a reset of the other."""
     page, a = one_page()
     other = PageOf(200).add(massive_requests=10)
     b = []
@@ -325,8 +328,8 @@ def test_a_silent_page_comes_back_beside_another():
     assert pages_of(a + b) == [[k.seq for k in a], [k.seq for k in b]]
 
 
-def test_named_pages_are_told_apart_by_their_names():
-    """Pages that post an id are identified by it, beside unnamed ones of the very same load."""
+def test_named_pages_are_identified_by_their_ids():
+    """Pages that post an id are identified by it, also beside an unnamed page with the same load time."""
     pages = [PageOf(-600, page_id=n).add(massive_requests=100) for n in ("x", "y", None)]
     snapshots = [[p.add(massive_requests=1).snapshot(5 * k + i) for k in range(20)] for i, p in enumerate(pages)]
     assert pages_of(sum(snapshots, [])) == [[k.seq for k in part] for part in snapshots]
@@ -334,7 +337,7 @@ def test_named_pages_are_told_apart_by_their_names():
 
 
 def test_a_named_page_reloaded_keeps_its_name():
-    """A reload of a named page is the same page, whose counters began again, once."""
+    """A reload of a named page is the same page with one counter reset."""
     page, snapshots = one_page(page_id="lead")
     page.refresh(97)
     for k in range(20):
@@ -346,7 +349,9 @@ def test_a_named_page_reloaded_keeps_its_name():
 
 
 def test_a_named_reload_zeroes_both_providers():
-    """Where a page is loaded anew both providers begin again, though one has caught up with its old count."""
+    """
+    If a named page is reloaded, both providers' counters restart, although one has already exceeded its old count.
+    """
     page = PageOf(-600, page_id="lead").add(massive_requests=100, tradier_requests=3)
     snapshots = [page.snapshot(0)]
     page.refresh(2).add(massive_requests=10, tradier_requests=4)
@@ -355,7 +360,7 @@ def test_a_named_reload_zeroes_both_providers():
 
 
 def test_a_late_snapshot_counts_nothing():
-    """A snapshot made earlier and received later holds nothing new."""
+    """A snapshot that was made earlier and received later adds nothing to an increase."""
     page, snapshots = one_page(5)
     late = page.body(22)
     page.add(massive_requests=9, validations=9)
@@ -372,7 +377,7 @@ def test_a_late_snapshot_counts_nothing():
 
 
 def test_a_late_snapshot_of_a_named_page_counts_nothing():
-    """What holds for unnamed pages holds for named ones."""
+    """The same holds for named pages."""
     page, snapshots = one_page(5, page_id="lead")
     late = page.body(22)
     page.add(massive_requests=9, validations=9)
@@ -385,7 +390,8 @@ def test_a_late_snapshot_of_a_named_page_counts_nothing():
 
 def test_a_quick_refresh_with_fewer_failures_is_a_refresh():
     """
-    Providers' counters never go back within a page: not their failures either, and no reset() forgets the last error.
+    Provider counters, failures included, never decrease within a page load, and reset() does not clear the last error:
+    this is a refresh.
     """
     page = PageOf(0).add(massive_requests=12, massive_successes=2, massive_failures=10, validations=3)
     snapshots = [page.snapshot(5, last_error_at_ms=us(4) // 1000)]
@@ -395,7 +401,7 @@ def test_a_quick_refresh_with_fewer_failures_is_a_refresh():
 
 
 def test_pages_without_uptime_are_one_page():
-    """Where pages say neither id nor load, they cannot be told apart and are one."""
+    """Pages without an id and a load time cannot be distinguished, so they are one page load."""
     page = PageOf(0)
     snapshots = [page.add(massive_requests=1).snapshot(5 * k, uptime_s=None) for k in range(5)]
     (found,) = page_loads(snapshots, HOW, 5.0)
@@ -406,11 +412,8 @@ def test_pages_without_uptime_are_one_page():
     )
 
 
-def test_an_absurd_uptime_breaks_no_name():
-    """
-    An uptime of thousands of years is refused, so no page is loaded before there was one; the longest let in can be
-    named.
-    """
+def test_an_absurd_uptime_is_rejected():
+    """An uptime of thousands of years is rejected; with the longest accepted uptime the page load still has a name."""
     with pytest.raises(BadSnapshot, match="systemHealth.uptime"):
         PageOf(0).snapshot(5, uptime_s=1e12)
     (page,) = page_loads([PageOf(0).snapshot(5, uptime_s=20 * 365 * 86_400)], HOW, 5.0)
@@ -418,8 +421,8 @@ def test_an_absurd_uptime_breaks_no_name():
 
 
 @pytest.mark.parametrize("every", [1.0, 5.0, 15.0, 60.0])
-def test_the_rhythm_is_the_pages_own(every):
-    """A page's rhythm is seen from its snapshots, with a third of them missing and the rest jittering."""
+def test_post_intervals_are_learned_from_the_snapshots(every):
+    """A page's post interval is learned from its snapshots, with a third of them missing and the others jittering."""
     rng = random.Random(4)
     page, snapshots = PageOf(-600), []
     for k in range(400):
@@ -431,7 +434,7 @@ def test_the_rhythm_is_the_pages_own(every):
 
 
 def a_day_of_everything(seed):
-    """Three pages with a refresh, a reset, a zeroed group, jitter, a name and late snapshots."""
+    """Snapshots of three pages with a refresh, a reset, a zeroed group, clock jitter and an id."""
     rng = random.Random(seed)
     a, b = PageOf(-600).add(massive_requests=3000, validations=500), PageOf(-100).add(massive_requests=200)
     c = PageOf(-50, page_id="lead").add(massive_requests=150)
@@ -454,7 +457,7 @@ def a_day_of_everything(seed):
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(st.integers(0, 5), st.randoms(use_true_random=False))
 def test_the_order_of_arrival_does_not_matter(seed, rng):
-    """The same snapshots in any order, doubled or not, give the same pages."""
+    """The same snapshots in any order give the same page loads."""
     snapshots = a_day_of_everything(seed)
     mixed = list(snapshots)
     rng.shuffle(mixed)
@@ -462,16 +465,16 @@ def test_the_order_of_arrival_does_not_matter(seed, rng):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_day_of_everything_has_its_pages(seed):
-    """Three pages, one refreshed, are four loads of which the named one is one."""
+def test_a_mixed_day_has_four_page_loads(seed):
+    """Three pages, one of them refreshed, are four page loads; the named page is one of them."""
     parts = page_loads(a_day_of_everything(seed), HOW, 5.0)
     assert len(parts) == 4 and sum(len(p.snapshots) for p in parts) == 120
     assert all(x.ts_us <= y.ts_us for p in parts for x, y in pairwise(p.snapshots))
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_pages_found_snapshot_by_snapshot_are_those_found_at_once(seed):
-    """Pages found snapshot by snapshot are those found from all at once, whatever is mixed, reset or lost."""
+def test_incremental_tracking_equals_tracking_at_once(seed):
+    """Page loads that are tracked snapshot by snapshot equal those computed from all snapshots at once."""
     snapshots = in_order(a_day_of_everything(seed))
     tracker = PageLoadTracker(HOW, 5.0)
     for i, k in enumerate(snapshots):
@@ -487,7 +490,7 @@ def test_pages_found_snapshot_by_snapshot_are_those_found_at_once(seed):
 
 
 def test_a_page_that_slows_down_is_known_to_be_slow_after_six_snapshots():
-    """A hidden tab posts once a minute: after six such gaps none of them counts as missing snapshots."""
+    """A hidden tab posts once a minute. After six such intervals, they no longer count as missing snapshots."""
     made, snapshots = PageOf(-600), []
     snapshots += [made.add(massive_requests=1).snapshot(5.0 * k) for k in range(60)]
     snapshots += [made.add(massive_requests=1).snapshot(300 + 60.0 * k) for k in range(60)]

@@ -1,5 +1,5 @@
 """
-Silence of a page that sends requests only now and then: measured by its own rhythm, and a stop is found all the same.
+Request silence of a page that rarely sends requests: measured by the page's usual gap, and a stop is still detected.
 """
 
 import itertools
@@ -20,7 +20,7 @@ RULES = rules.load()
 
 
 def requests_at(gaps: Iterable[float], until: float) -> list[float]:
-    """When requests are sent: one after each gap, over and over."""
+    """Times at which requests are sent: one after each gap, repeatedly."""
     found = [0.0]
     for gap in itertools.cycle(gaps):
         if found[-1] + gap > until:
@@ -30,7 +30,10 @@ def requests_at(gaps: Iterable[float], until: float) -> list[float]:
 
 
 def posts_of(requests: list[float], until: float, **how: float) -> list[Post]:
-    """The posts of a page, each five seconds, that has sent these requests by then; it counts Greeks all the while."""
+    """
+    Posts of a page, one every five seconds, with the requests sent by then; its Greeks validations increase all the
+    time.
+    """
     page, found, sent = PageOf(how.get("loaded", -600.0)).add(massive_requests=50), [], iter([*requests, float("inf")])
     following = next(sent)
     for second in range(-5, int(until) + 1, 5):
@@ -43,7 +46,7 @@ def posts_of(requests: list[float], until: float, **how: float) -> list[Post]:
 
 
 def changes_of(tmp_path: Path, posts: list[Post], until: float) -> list[SeverityChange]:
-    """What fired of silence."""
+    """Severity changes of the silence rule."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found, standing = replay.replay_session(kept, DESK, RULES, us(0), us(until))
@@ -62,14 +65,15 @@ IDLE = {
 @pytest.mark.parametrize("gaps", IDLE.values(), ids=IDLE)
 def test_an_idle_page_is_not_silent(tmp_path: Path, gaps: tuple[float, ...]) -> None:
     """
-    Over most of an hour of its own rhythm nobody is notified, and once the rhythm is known not even a warning is shown.
+    A page with rare but regular requests causes no notification in 40 minutes, and after ten minutes not even a
+    warning.
     """
     found = changes_of(tmp_path, posts_of(requests_at(gaps, 2400), 2400), 2400)
     assert [r for r in found if r.sent] == [] and [r for r in found if r.fired_us > us(600)] == []
 
 
-# Gaps; seconds from the last request to the warning, and to the alert that is sent: twice the usual gap, at least 60
-# and 180 s, at most three times that; then the instant of evaluation after it.
+# Gaps; seconds from the last request to the warning, and to the notification: twice the usual gap, at least 60
+# and 180 s, at most three times that; the alert fires at the next evaluation.
 STOPS = {
     "a busy page, as ever": ((5.0,), 60, 180),
     "one a minute": ((60.0,), 120, 180),
@@ -79,8 +83,10 @@ STOPS = {
 
 
 @pytest.mark.parametrize(("gaps", "warning", "critical"), STOPS.values(), ids=STOPS)
-def test_a_stop_is_found_all_the_same(tmp_path: Path, gaps: tuple[float, ...], warning: float, critical: float) -> None:
-    """A page that goes on posting and sends no request any more is silent, whatever its rhythm was."""
+def test_a_stop_of_requests_is_detected(
+    tmp_path: Path, gaps: tuple[float, ...], warning: float, critical: float
+) -> None:
+    """A page that still posts but sends no more requests is silent, whatever its usual gap was."""
     requests = requests_at(gaps, 2400)
     found = [r for r in changes_of(tmp_path, posts_of(requests, 3200), 3200) if r.fired_us > us(requests[-1] + 60)]
     after = {(r.subject, r.severity): (r.fired_us - us(requests[-1])) / 1e6 for r in found}
@@ -94,8 +100,8 @@ def test_a_stop_is_found_all_the_same(tmp_path: Path, gaps: tuple[float, ...], w
     )
 
 
-def test_an_outage_is_no_rhythm(tmp_path: Path) -> None:
-    """One stop of ten minutes changes nothing of what is usual: the next is found as soon as the first."""
+def test_an_outage_does_not_change_the_usual_gap(tmp_path: Path) -> None:
+    """One stop of ten minutes does not change the usual gap: the next stop is detected as soon as the first."""
     requests = [*requests_at((5.0,), 1200), *(1800 + s for s in requests_at((5.0,), 600))]
     found = [
         r
@@ -112,24 +118,27 @@ def test_an_outage_is_no_rhythm(tmp_path: Path) -> None:
     ("requests", "expected"),
     [
         ([], None),
-        ([0, 60, 120], None),  # Two gaps: nothing is usual yet.
+        ([0, 60, 120], None),  # Two gaps are too few.
         ([0, 60, 120, 180], 60.0),
         ([0, 5, 15, 60, 65, 75, 120], 45.0),
-        ([0, 5, 10, 15, 20, 620, 625, 630], 5.0),  # The longest alone is a stop.
-        # What is longer ago than half an hour before its last request counts no more.
+        ([0, 5, 10, 15, 20, 620, 625, 630], 5.0),  # The single longest gap is ignored as a stop.
+        # Gaps more than half an hour before the last request no longer count.
         ([0, 300, 600, 900, *range(905, 2800, 5)], 5.0),
     ],
 )
-def test_what_is_usual(tmp_path: Path, requests: list[float], expected: float | None) -> None:
-    """The longest gap but one of the last half hour before the newest request, by hand."""
+def test_the_usual_gap(tmp_path: Path, requests: list[float], expected: float | None) -> None:
+    """
+    The usual gap is the second longest of the last half hour before the newest request; expected values are computed by
+    hand.
+    """
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts_of(requests, 3000), known_at_ts=True)
     made = stored_history(kept, 0, 3000)
     assert indicators.usual_gap_s(made, us(3000), "massive") == expected
 
 
-def test_a_page_that_posts_nothing_has_no_rhythm(tmp_path: Path) -> None:
-    """Where no page posts, the shipped limits hold: that its requests were rare says nothing of its posts."""
+def test_without_posts_the_shipped_limits_apply(tmp_path: Path) -> None:
+    """If no page posts, the shipped limits apply: rare requests say nothing about posts."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts_of(requests_at((60.0,), 1800), 1800), known_at_ts=True)
     made = stored_history(kept, 0, 2000)

@@ -1,4 +1,6 @@
-"""The page's posts are read as the app means them: its warts are known, and what it never does is refused by name."""
+"""
+Parse a page's post: known quirks of the app are accepted, and values that the app never sends are rejected by name.
+"""
 
 import contextlib
 import json
@@ -36,14 +38,14 @@ json_values = st.recursive(
 
 
 def refused(metrics):
-    """The bad fields of a body that must be refused."""
+    """The bad fields of a body that must be rejected."""
     with pytest.raises(BadSnapshot) as caught:
         snapshot.read(metrics)
     return caught.value.fields
 
 
 def places(part, path=()):
-    """Every place in a JSON object, whole parts and single values alike."""
+    """Every path in a JSON object, of objects and single values."""
     for key in part:
         yield (*path, key)
         if isinstance(part[key], dict):
@@ -51,7 +53,7 @@ def places(part, path=()):
 
 
 def test_a_whole_body_is_read_into_our_names():
-    """Each field of the app's JSON arrives under our name, with its value."""
+    """Each field of the app's JSON is read under our name, with its value."""
     read = snapshot.read(body()).values
     assert (
         read["massive_requests"],
@@ -90,7 +92,10 @@ def test_a_whole_body_is_read_into_our_names():
 
 
 def test_the_rounded_and_frozen_fields_are_not_read():
-    """A provider's uptime, its mean response time, cost impact and socket latency change no value, only the body."""
+    """
+    A provider's uptime and mean response time, the cost impact and the socket latency change no value, only the digest
+    of the body.
+    """
     lying = body()
     lying["providers"]["massive"] |= {"uptime": 3, "avgResponseTimeMs": 1}
     lying["pnl"]["costImpactPercent"] = 902.0
@@ -101,8 +106,8 @@ def test_the_rounded_and_frozen_fields_are_not_read():
 
 @pytest.mark.parametrize("name", [n for n in PATHS if n != "page_clock_ms"])
 @pytest.mark.parametrize("how", ["absent", "null"])
-def test_what_the_page_does_not_say_is_unknown(name, how):
-    """An absent key and null, as JSON writes NaN, are both unknown and nothing else is lost."""
+def test_an_absent_or_null_field_is_unknown(name, how):
+    """An absent key, and null (as JSON writes NaN), are unknown; the other fields are read."""
     full = {"last_error_at_ms": T0, "last_error_message": "x", "memory_bytes": 5, "page_id": "p"}
     metrics = body(**full, drop=[name]) if how == "absent" else body(**{**full, name: None})
     assert [n for n in PATHS if snapshot.read(metrics).values[n] is None] == [name]
@@ -110,7 +115,7 @@ def test_what_the_page_does_not_say_is_unknown(name, how):
 
 @pytest.mark.parametrize("top", ["providers", "greeksQuality", "pnl", "systemHealth"])
 def test_a_whole_part_may_be_absent(top):
-    """One missing part leaves its own fields unknown and the others as they were."""
+    """If one part is missing, its own fields are unknown and the others unchanged."""
     metrics = body()
     del metrics[top]
     lost = {f.name for f in snapshot_columns.FIELDS if f.path[0] == top}
@@ -120,25 +125,25 @@ def test_a_whole_part_may_be_absent(top):
     assert (read["load_ms"] is None) == (top == "systemHealth")
 
 
-def test_a_body_without_any_part_is_refused():
-    """lastUpdateAt alone is no dashboard metrics."""
+def test_a_body_without_any_part_is_rejected():
+    """A body with only lastUpdateAt is rejected."""
     assert any("none of providers" in b for b in refused({"lastUpdateAt": T0}))
 
 
 @pytest.mark.parametrize("found", [[], "x", 3, None, True, 1.5])
-def test_what_is_no_object_is_refused(found):
-    """A JSON list, text, number or null is refused, and the message says what it was."""
+def test_a_body_that_is_not_an_object_is_rejected(found):
+    """A JSON list, text, number, boolean or null is rejected, and the message names its type."""
     assert type(found).__name__ in refused(found)[0]
 
 
 @pytest.mark.parametrize("found", [None, {}])
 def test_a_lost_map_is_unknown(found):
-    """errorsByType as {} is a Map that JSON lost: it says nothing, least of all zero."""
+    """errorsByType as {} is a Map that JSON lost: the counts are unknown, not zero."""
     assert snapshot.read(body(errors_by_type=found)).values["errors_by_type"] is None
 
 
 def test_a_map_that_survived_is_read():
-    """errorsByType with content is kept, in an order of its own."""
+    """errorsByType with content is kept, with sorted keys."""
     a = snapshot.read(body(errors_by_type={"B": 2, "A": 1})).values["errors_by_type"]
     assert (
         json.loads(a) == {"A": 1, "B": 2}
@@ -149,13 +154,13 @@ def test_a_map_that_survived_is_read():
 @pytest.mark.parametrize(
     "found", [[], "x", 1, {"A": -1}, {"A": 1.5}, {"A": "1"}, {"A": True}, {"A": {}}, {str(i): 1 for i in range(201)}]
 )
-def test_a_map_that_holds_no_counts_is_refused(found):
-    """errorsByType is an object of counts, or refused by name."""
+def test_a_map_without_counts_is_rejected(found):
+    """If errorsByType is not an object of at most 200 counts, it is rejected by name."""
     assert any(b.startswith("systemHealth.errorsByType is ") for b in refused(body(errors_by_type=found)))
 
 
 def test_unknown_keys_and_providers_stay_in_the_body():
-    """What we do not know is kept as it came and changes no value."""
+    """Unknown keys are kept in the body and change no value."""
     more = body()
     more["providers"]["polygon"] = {"requestCount": "many"}
     more["pnl"]["sharpe"] = {"deep": [1, None, "é"]}
@@ -163,15 +168,15 @@ def test_unknown_keys_and_providers_stay_in_the_body():
     assert json.loads(read.body) == more and read.values == snapshot.read(body()).values
 
 
-def test_the_body_is_kept_as_it_came():
-    """The bytes of a post are kept, spaces, order and all."""
+def test_the_body_is_kept_unchanged():
+    """The bytes of a post are kept, with their spaces and order."""
     raw = json.dumps(body(), indent=3).encode()
     assert snapshot.read(snapshot.loads(raw), raw).body == raw
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_whole_float_is_a_count(name):
-    """12.0 is twelve; an integer of it comes out."""
+    """A float without a fraction, such as 12.0, is read as an integer."""
     value = (
         snapshot.read(body(**{name: 0.0})).values[name]
         if not name.endswith("_requests") and name != "validations"
@@ -182,49 +187,49 @@ def test_a_whole_float_is_a_count(name):
 
 @pytest.mark.parametrize("value", [-1, 1.5, "12", True, False, [], {}, 2**53 + 1, 10**30, -0.1])
 @pytest.mark.parametrize("name", COUNTS)
-def test_what_is_no_count_is_refused(name, value):
-    """Negative, broken, textual, true and beyond-belief counts are refused under the page's own name for them."""
+def test_an_invalid_count_is_rejected(name, value):
+    """A negative, fractional, textual, boolean or too large count is rejected under the app's own field name."""
     assert any(b.startswith(f"{PATHS[name]} is ") for b in refused(body(**{name: value})))
 
 
 @pytest.mark.parametrize("value", ["5", True, [], {}, 2**53 * 2, -(2**60)])
 @pytest.mark.parametrize("name", [f.name for f in snapshot_columns.FIELDS if f.kind == "number"])
-def test_what_is_no_number_is_refused(name, value):
-    """A number field is a finite JSON number."""
+def test_an_invalid_number_is_rejected(name, value):
+    """A number field that is not a JSON number, or is too large, is rejected."""
     assert any(b.startswith(f"{PATHS[name]} is ") for b in refused(body(**{name: value})))
 
 
 def test_negative_profits_are_numbers():
-    """P&L means may be negative; only counts may not."""
+    """P&L means may be negative."""
     assert snapshot.read(body(gross_mean_pct=-7, net_mean_pct=-9.5)).values["net_mean_pct"] == -9.5
 
 
-def test_negative_uptime_is_refused():
-    """A page cannot have been loaded in the future of its own clock."""
+def test_negative_uptime_is_rejected():
+    """A negative uptime would put the load after the page's current time."""
     assert any(b.startswith("systemHealth.uptime is ") for b in refused(body(uptime_s=-1)))
 
 
 @pytest.mark.parametrize("value", [0, 1, 1_763_476_200, 10**15, "2025-11-18T14:30:00Z", True])
-def test_a_time_that_is_no_milliseconds_of_this_century_is_refused(value):
-    """Seconds, texts and far futures are no page clock."""
+def test_a_time_that_is_not_milliseconds_of_this_century_is_rejected(value):
+    """Seconds, text, booleans and times in the far future are rejected as the page's clock."""
     assert any(b.startswith("lastUpdateAt is ") for b in refused(body(page_clock_ms=value)))
 
 
 @pytest.mark.parametrize("change", [{"drop": ["page_clock_ms"]}, {"page_clock_ms": None}])
-def test_last_update_at_is_needed(change):
-    """Without lastUpdateAt a snapshot is refused: nothing tells it from the next."""
+def test_last_update_at_is_required(change):
+    """A snapshot without lastUpdateAt is rejected, because it could not be distinguished from the next one."""
     assert any(b.startswith("lastUpdateAt is missing") for b in refused(body(**change)))
 
 
 @pytest.mark.parametrize("change", [{"massive_successes": 101}, {"tradier_successes": 101}, {"greeks_valid": 51}])
-def test_a_part_larger_than_its_whole_is_refused(change):
-    """More successes than requests, or more valid Greeks than validations, cannot be."""
+def test_a_part_larger_than_its_total_is_rejected(change):
+    """More successes than requests, or more valid Greeks than validations, are rejected."""
     (found,) = refused(body(**change))
     assert next(iter(change)) in found
 
 
 def test_every_bad_field_is_named_at_once():
-    """The refusal names all that is wrong, not the first of it."""
+    """The error names every bad field, not only the first."""
     bad = body(
         massive_requests=-1,
         validations="9",
@@ -255,8 +260,8 @@ def test_every_bad_field_is_named_at_once():
 
 @pytest.mark.parametrize("part", ["providers", "greeksQuality", "pnl", "systemHealth", "client"])
 @pytest.mark.parametrize("value", [[], "x", 1, False])
-def test_a_part_that_is_no_object_is_refused(part, value):
-    """A part of another JSON type is refused by its name."""
+def test_a_part_that_is_not_an_object_is_rejected(part, value):
+    """A part of another JSON type is rejected by its name."""
     metrics = body()
     metrics[part] = value
     assert any(b.startswith(f"{part} is ") for b in refused(metrics))
@@ -264,25 +269,28 @@ def test_a_part_that_is_no_object_is_refused(part, value):
 
 @pytest.mark.parametrize("page", ["a", "p" * 128, "Händler 7", "<b>"])
 def test_a_page_id_is_kept(page):
-    """One to 128 printable characters name a page."""
+    """A page id has 1 to 128 printable characters."""
     assert snapshot.read(body(page_id=page)).values["page_id"] == page
 
 
 @pytest.mark.parametrize("page", ["", "p" * 129, "a\nb", "a\0", "\ud800", "\u202e", 7, True, ["a"]])
-def test_what_names_no_page_is_refused(page):
-    """An empty, long or unprintable page id is refused."""
+def test_an_invalid_page_id_is_rejected(page):
+    """An empty, too long, unprintable or non-text page id is rejected."""
     assert any(b.startswith("page is ") for b in refused(body(page_id=page)))
 
 
 def test_hostile_text_is_kept_readable():
-    """NUL and lone surrogates of a message become something every database and file can hold."""
+    """
+    NUL and lone surrogates in a message are replaced so that every database and file can store it, and the message is
+    cut to 500 characters.
+    """
     read = snapshot.read(body(last_error_message="a\0b\ud800c" + "x" * 900)).values["last_error_message"]
     assert read.startswith("a b?c") and len(read) == 500
     read.encode()
 
 
 def test_hostile_text_survives_in_the_body():
-    """A lone surrogate in an unknown key neither breaks the digest nor the kept body."""
+    """A lone surrogate in an unknown key breaks neither the digest nor the stored body."""
     metrics = body() | {"\ud800": "\udfff\0"}
     assert json.loads(snapshot.read(metrics).body) == metrics
 
@@ -301,42 +309,42 @@ def test_hostile_text_survives_in_the_body():
         b'{"a": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_is_no_json_is_refused(raw):
-    """Broken JSON, NaN, bytes of no UTF-8, bottomless nesting and endless digits are refused as such."""
+def test_invalid_json_is_rejected(raw):
+    """Broken JSON, NaN, bytes that are not UTF-8, very deep nesting and very long numbers are rejected."""
     with pytest.raises(BadSnapshot):
         snapshot.loads(raw)
 
 
-def test_a_byte_order_mark_is_no_fault():
-    """UTF-8 with a byte order mark is UTF-8."""
+def test_a_byte_order_mark_is_accepted():
+    """UTF-8 with a byte order mark is accepted."""
     assert snapshot.loads(b"\xef\xbb\xbf{}") == {}
 
 
 @pytest.mark.parametrize("depth", [50, 200, 900, 2000, 20_000])
 @pytest.mark.parametrize("key", ["pnl", "extra"])
 def test_nesting_raises_nothing_but_bad_snapshot(depth, key):
-    """However deep a body is, it is read or refused."""
+    """A body of any depth is read or rejected."""
     raw = json.dumps(body())[:-1].encode() + f', "{key}": '.encode() + b"[" * depth + b"]" * depth + b"}"
     with contextlib.suppress(BadSnapshot):
         snapshot.read(snapshot.loads(raw), raw)
 
 
 def test_a_huge_integer_in_an_unknown_key_is_kept():
-    """A number beyond 64 bits in a key that we do not know changes nothing."""
+    """A number larger than 64 bits in an unknown key is kept in the body."""
     metrics = body() | {"big": 10**300}
     assert json.loads(snapshot.read(metrics).body)["big"] == 10**300
 
 
-def test_infinity_by_the_back_door_is_refused():
-    """1e999 reads as infinity, which no JSON can say again; it is refused wherever it stands."""
+def test_numbers_that_become_infinity_are_rejected():
+    """1e999 is read as infinity, which JSON cannot represent; it is rejected anywhere in the body."""
     with pytest.raises(BadSnapshot, match="1e999"):
         snapshot.loads(b'{"lastUpdateAt": %d, "pnl": {}, "x": 1e999}' % T0)
     with pytest.raises(BadSnapshot, match="not finite"):
         snapshot.read(body() | {"x": float("inf")})
 
 
-def test_a_null_count_of_a_type_is_no_count():
-    """errorsByType with null for a count is refused, or holds only counts when read."""
+def test_a_null_count_in_errors_by_type():
+    """errorsByType with null as a count is rejected, or only its integer counts are read."""
     try:
         kept = snapshot.read(body(errors_by_type={"A": None, "B": 2})).values["errors_by_type"]
     except BadSnapshot:
@@ -345,13 +353,13 @@ def test_a_null_count_of_a_type_is_no_count():
 
 
 def test_counts_by_type_are_integers():
-    """3.0 of a type is the count 3."""
+    """A count of 3.0 in errorsByType is read as the integer 3."""
     kept = json.loads(snapshot.read(body(errors_by_type={"A": 3.0})).values["errors_by_type"])
     assert kept == {"A": 3} and isinstance(kept["A"], int)
 
 
-def test_what_is_alive_is_what_has_moved():
-    """Zeros of an unwired app show nothing alive; any count, flag or variance does."""
+def test_fields_that_are_not_zero_are_wired():
+    """Zeros of an unwired app count as nothing wired; a count, flag or variance other than zero does."""
     still = body(**dict.fromkeys([*COUNTS, "backtest_variance_pp"], 0), websocket_connected=False)
     assert set(snapshot.read(still).wired()) == set()
     assert set(snapshot.read(body(massive_fallbacks=1, iv_anomalies=1)).wired()) == {
@@ -365,7 +373,7 @@ def test_what_is_alive_is_what_has_moved():
 
 
 def shuffled(value, rng):
-    """The same JSON with the keys of every object in another order."""
+    """The same JSON with the keys of each object in another order."""
     if isinstance(value, dict):
         keys = list(value)
         rng.shuffle(keys)
@@ -375,8 +383,8 @@ def shuffled(value, rng):
 
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), st.dictionaries(st.text(max_size=5), json_values, max_size=3))
-def test_the_digest_does_not_see_the_order_of_keys(rng, extra):
-    """The same JSON in another order is the same snapshot; another value is another."""
+def test_the_digest_ignores_the_order_of_keys(rng, extra):
+    """The same JSON in another order has the same digest; a changed value gives another digest."""
     metrics = {f"x{k}": v for k, v in extra.items()} | body()
     assert snapshot.read(metrics).digest == snapshot.read(shuffled(metrics, rng)).digest
     assert snapshot.read(metrics).digest != snapshot.read(metrics | {"lastUpdateAt": T0 + 1}).digest
@@ -385,7 +393,7 @@ def test_the_digest_does_not_see_the_order_of_keys(rng, extra):
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(json_values)
 def test_reading_any_json_raises_nothing_but_bad_snapshot(value):
-    """Whatever JSON comes, it is read or refused."""
+    """Any JSON is read or rejected."""
     try:
         snapshot.read(value)
     except BadSnapshot as problem:
@@ -399,7 +407,7 @@ def test_reading_any_json_raises_nothing_but_bad_snapshot(value):
     )
 )
 def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
-    """A real body with any values put anywhere is read into believable values, or refused."""
+    """A real body with random changes is read into values within their limits, or rejected."""
     metrics = body(
         errors_by_type={"API_ERROR": 1},
         page_id="p",
@@ -440,14 +448,14 @@ def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=80).map(lambda t: t.encode("utf-8", "surrogatepass")))
-def test_any_bytes_are_json_or_refused(raw):
-    """Whatever bytes come, they are JSON or refused."""
+def test_any_bytes_are_read_or_rejected(raw):
+    """Any bytes are read as JSON or rejected."""
     with contextlib.suppress(BadSnapshot):
         snapshot.loads(raw)
 
 
-def test_a_random_real_walk_reads_and_reads_again():
-    """A body that was made from a body reads the same."""
+def test_a_stored_body_reads_the_same():
+    """Reading the stored body of a snapshot gives the same snapshot."""
     rng = random.Random(3)
     for _ in range(50):
         n = rng.randint(0, 10**6)
@@ -456,17 +464,14 @@ def test_a_random_real_walk_reads_and_reads_again():
         assert snapshot.read(snapshot.loads(first.body)) == first
 
 
-def test_what_may_be_declared_wired_is_what_can_be_unwired():
-    """
-    The settings, which lie below, name the same fields that may be declared wired as the snapshot knows to be left at
-    zero.
-    """
+def test_the_settings_and_the_snapshot_have_the_same_wired_fields():
+    """The settings accept as "wired" exactly the fields that an unwired app leaves at zero."""
     from opslib.foundation.config import settings
 
     assert set(settings.WIRED) == set(snapshot_columns.WIRED_FIELDS)
 
 
 def test_a_row_holds_every_field() -> None:
-    """The written-out row has the columns of `FIELDS`, in their order, after those that say which snapshot it is."""
+    """SnapshotRow has the identifying columns, then the columns of `FIELDS` in their order."""
     identity = ("seq", "ts_us", "known_at_us", "digest", "load_ms", "errors_by_type")
     assert snapshot_columns.SnapshotRow._fields == (*identity, *(f.name for f in snapshot_columns.FIELDS))

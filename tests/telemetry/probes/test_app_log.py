@@ -1,4 +1,4 @@
-"""The app's log: what came since the last time, once, through rotation, truncation, a pipe and a new process."""
+"""Read the app's log: each new line once, through rotation, truncation, a pipe and a restart of our process."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ def new(log: Log) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A log with some lines that were there before anybody looked."""
+    """A log that already has some lines."""
     path = tmp_path / "app.log"
     path.write_text("before\n" * 3)
     return path
@@ -29,16 +29,16 @@ def append(path: Path, *lines: str) -> None:
         file.writelines(line + "\n" for line in lines)
 
 
-def test_what_was_there_before_is_not_new(place: Path) -> None:
-    """Reading begins at the end of what is there, and then gives each line once."""
+def test_existing_lines_are_not_new(place: Path) -> None:
+    """Reading starts at the end of the file, and then returns each line once."""
     log = Log(str(place))
     assert new(log) == []
     append(place, "one", "two")
     assert new(log) == ["one", "two"] and new(log) == []
 
 
-def test_half_a_line_waits_for_its_end(place: Path) -> None:
-    """A line that is still being written is given when it is whole; also to the process that comes after."""
+def test_an_incomplete_line_waits_for_its_end(place: Path) -> None:
+    """A line that is still being written is returned when it is complete, also by a new process."""
     log = Log(str(place))
     new(log)
     with place.open("a") as file:
@@ -51,7 +51,7 @@ def test_half_a_line_waits_for_its_end(place: Path) -> None:
 
 
 def test_rotation_loses_nothing(place: Path) -> None:
-    """What was written to the old file before the new one began is read first; then the new one from its beginning."""
+    """The rest of the old file is read first, then the new file from its beginning."""
     log = Log(str(place))
     new(log)
     append(place, "old one")
@@ -61,8 +61,8 @@ def test_rotation_loses_nothing(place: Path) -> None:
     assert [*new(log), *new(log)] == ["old one", "old two", "new one"]
 
 
-def test_rotation_while_nobody_read(place: Path) -> None:
-    """A new process goes on in the file that was rotated away, then in the new one."""
+def test_rotation_between_two_processes(place: Path) -> None:
+    """A new process continues in the rotated file, then in the new one."""
     log = Log(str(place))
     new(log)
     cursor = log.cursor
@@ -73,8 +73,10 @@ def test_rotation_while_nobody_read(place: Path) -> None:
     assert [*new(after), *new(after)] == ["old", "new"]
 
 
-def test_truncation_begins_anew(place: Path) -> None:
-    """A log that is cut in place is read from its beginning, also where it has grown past where we were."""
+def test_a_truncated_log_is_read_from_its_beginning(place: Path) -> None:
+    """
+    A log that is truncated in place is read from its beginning, also if it is already longer than our last position.
+    """
     log = Log(str(place))
     new(log)
     place.write_text("")
@@ -84,8 +86,8 @@ def test_truncation_begins_anew(place: Path) -> None:
     assert len(new(log)) == 4
 
 
-def test_a_flood_is_read_in_pieces(place: Path) -> None:
-    """However much has come, so much is read at a time, and all of it in the end."""
+def test_a_large_amount_is_read_in_pieces(place: Path) -> None:
+    """A large amount of new lines is read in pieces of limited size, and completely."""
     log = Log(str(place))
     new(log)
     append(place, *(f"{i:07d} " + "x" * 200 for i in range(12_000)))
@@ -96,8 +98,8 @@ def test_a_flood_is_read_in_pieces(place: Path) -> None:
     assert [int(line[:7]) for line in found] == list(range(12_000)) and most <= app_log.MOST_BYTES
 
 
-def test_a_line_without_an_end(place: Path) -> None:
-    """A line that never ends is cut, and held in no memory."""
+def test_a_line_that_never_ends(place: Path) -> None:
+    """A line that never ends is cut, so that it does not fill the memory."""
     log = Log(str(place))
     new(log)
     with place.open("a") as file:
@@ -121,18 +123,18 @@ def test_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
-def test_what_is_no_log(tmp_path: Path, what: str) -> None:
-    """A log that is not there, and a folder, are refused."""
+def test_a_missing_log_and_a_folder_are_rejected(tmp_path: Path, what: str) -> None:
+    """A missing log and a folder raise an error."""
     with pytest.raises(OSError):
         new(Log(str(tmp_path / "missing" if what == "missing" else tmp_path)))
 
 
 @given(st.lists(st.sampled_from(["line", "rotate", "cut", "look", "restart"]), min_size=1, max_size=25))
 @settings(max_examples=60, deadline=None)
-def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
+def test_each_line_is_read_once(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
     """
-    Lines, rotations, looks and new processes in any order: what is given is what was written, once, in order; a cut
-    loses only what nobody had read.
+    With lines, rotations, reads, truncations and restarts in any order, each line is returned once and in order; a
+    truncation loses only unread lines.
     """
     place = tmp_path_factory.mktemp("log") / "app.log"
     place.write_text("a first line, long enough to know the file again by it\n")
@@ -144,7 +146,7 @@ def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactor
             written.append(f"{number:06d} of a log that is written to")
             append(place, written[-1])
         elif step == "rotate":
-            # logrotate tells nobody; but rotating twice between two probes loses the first, as with any reader.
+            # Read before each rotation: two rotations between reads lose the first file, as with any reader.
             found += [*new(log), *new(log)]
             place.rename(place.parent / f"app.log.{number}.{len(found)}")
             number += 1
@@ -169,8 +171,8 @@ def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactor
 
 def test_the_kinds_of_lines() -> None:
     """
-    What the app really writes is told apart: errors counted once with their stack, access lines and start-up lines not
-    among them.
+    Lines that the app really writes get the right kinds: an error with its stack trace counts once, access and start-up
+    lines are not errors.
     """
     summary = app_log.read(
         [
@@ -225,10 +227,10 @@ def test_the_kinds_of_lines() -> None:
         "GET /api/massive/v3/snapshot/options/SPY 502 33 - 3012.1 ms",
     ],
 )
-def test_what_is_no_error(line: str) -> None:
+def test_lines_that_are_not_errors(line: str) -> None:
     """
-    An ordinary line with a number or a word of an error in it is none, nor is what our own probes leave there, nor the
-    access line of what has a message of its own.
+    An ordinary line with a number or word of an error is not an error, nor are requests of our own probes, nor the
+    access line of a failure that has its own message.
     """
     assert app_log.read([line]).errors == 0
 
@@ -246,16 +248,13 @@ def test_what_is_no_error(line: str) -> None:
         ("GET /api/trades 500 33 - 12.1 ms", "access_5xx"),
     ],
 )
-def test_what_is_an_error(line: str, kind: str) -> None:
-    """Each way in which the app tells of an error is one, of its own kind."""
+def test_lines_that_are_errors(line: str, kind: str) -> None:
+    """Each way in which the app reports an error counts as one error of the right kind."""
     assert (app_log.read([line]).errors, list(app_log.read([line]).kinds)) == (1, [kind])
 
 
-def test_after_what_time_it_gives_up() -> None:
-    """
-    It is reported after how long the app gave up waiting, in whichever words; where they name no time, by how long the
-    calls took that failed.
-    """
+def test_the_timeout_of_the_app_is_read() -> None:
+    """The app's timeout is read from its messages; if they have no time, from the duration of the failed requests."""
     assert (
         app_log.read(["[Massive] Error: Request timeout after 3000ms"]).waited_ms == 3000
         and app_log.read(["AxiosError: timeout of 150ms exceeded"]).waited_ms == 150
@@ -267,10 +266,9 @@ def test_after_what_time_it_gives_up() -> None:
     assert app_log.read(calls).waited_ms == 3001 and app_log.read(calls[1:]).waited_ms is None
 
 
-def test_a_last_line_without_an_end(place: Path) -> None:
+def test_a_last_line_without_a_newline(place: Path) -> None:
     """
-    The last line of a rotated file, which has no end, is a line of its own and not the beginning of the new file's
-    first.
+    The last line of a rotated file, without a newline, is its own line and not the start of the new file's first line.
     """
     log = Log(str(place))
     new(log)
@@ -282,7 +280,7 @@ def test_a_last_line_without_an_end(place: Path) -> None:
 
 
 def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal of a unit is read from its own cursor on, and a journal that refuses is reported, not passed over."""
+    """The journal of a unit is read from the stored cursor; an error of journalctl is reported."""
     fake = tmp_path / "journalctl"
     fake.write_text(
         "#!/usr/bin/env python3\nimport sys\n"
@@ -299,7 +297,7 @@ def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(tmp_path / "lines", "one", "two")
     assert new(log) == ["one", "two"] and new(log) == []
     append(tmp_path / "lines", *("x" * 999 for _ in range(1100)))
-    # The cursor stands at the end of whatever came, however much that is.
+    # The cursor is at the end of what was read, also if it is much.
     assert len(new(log)) == 1100 and new(log) == []
     append(tmp_path / "lines", "three")
     assert new(Log("journal:app.service", log.cursor)) == ["three"]

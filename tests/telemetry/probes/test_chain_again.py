@@ -1,4 +1,4 @@
-"""When the page's Greeks begin to breach, the chains are fetched at once, and not again and again."""
+"""When a Greeks rule starts to breach, the chains are fetched at once, but not repeatedly."""
 
 import asyncio
 import threading
@@ -20,8 +20,8 @@ from tests.telemetry.probes.test_runner import OPEN, Clock, kept, running, until
 
 def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[ProbeRunner], None], count: int) -> int:
     """
-    How often a chain was fetched by a collector whose own turn comes each quarter of an hour, while other threads ask
-    for it twice.
+    Number of chain fetches of a probe runner whose own interval is 15 minutes, while other threads request a fetch
+    twice.
     """
 
     def answer(request: Request) -> Answer:
@@ -56,20 +56,20 @@ def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[ProbeRunner]
                 await until(lambda: chains() >= count)
 
             await running(made, asked)
-            made.fetch_chains_again()  # After its end it does nothing.
+            made.fetch_chains_again()  # After the runner has ended, this does nothing.
             return chains()
 
     return asyncio.run(go())
 
 
-def test_it_is_fetched_at_once_and_not_too_often(tmp_path: Path) -> None:
-    """Asked for from another thread it is fetched each time, where that is long enough ago; else not at all."""
+def test_a_requested_fetch_has_a_minimum_interval(tmp_path: Path) -> None:
+    """A fetch requested from another thread is made if the last one is long enough ago, otherwise not."""
     assert fetching(tmp_path / "a", 1.0, ProbeRunner.fetch_chains_again, 3) == 3
     assert fetching(tmp_path / "b", 600.0, ProbeRunner.fetch_chains_again, 1) == 1
 
 
-def test_the_evaluator_requests_it_when_greeks_begin_to_breach(tmp_path: Path) -> None:
-    """Not while all is well, nor for another rule; at the first instant at which a rule of Greeks is past its limit."""
+def test_the_evaluator_requests_a_fetch_when_greeks_breach(tmp_path: Path) -> None:
+    """The first evaluation at which a Greeks rule breaches requests a fetch; other rules do not."""
     instant, called = [snapshots.at(300)], list[float]()
     store, page = Database(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0]), snapshots.PageOf(-600)
     found = settings.load(tmp_path, None, {})
@@ -97,8 +97,8 @@ def test_the_evaluator_requests_it_when_greeks_begin_to_breach(tmp_path: Path) -
     assert called and 1000 < called[0] <= 1060
 
 
-def test_an_evaluator_in_another_thread_reaches_the_collector(tmp_path: Path) -> None:
-    """Called while nothing runs, from any thread, it does nothing and raises nothing."""
+def test_a_request_to_a_stopped_runner_does_nothing(tmp_path: Path) -> None:
+    """A request from any thread does nothing and raises nothing while the runner is not running."""
     found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": "http://127.0.0.1:1", "OPS_SYMBOLS": "SPY"})
     made = ProbeRunner(found, Database(found.url), RULES)
     other = threading.Thread(target=made.fetch_chains_again)

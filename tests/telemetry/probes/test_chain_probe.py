@@ -1,4 +1,6 @@
-"""A chain that came to its end is whole only where its calls have puts and no contract of an earlier one is gone."""
+"""
+A completely fetched chain is "ok" only if calls have their puts and no contract of the last complete chain is missing.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -48,7 +50,7 @@ def half(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ("now", "expected"),
     [
         (contracts(), ""),
-        (contracts()[:95], ""),  # 5 of 95 calls lack their put: a twentieth.
+        (contracts()[:95], ""),  # 5 of 95 contracts lack their put, about 5 %.
         (contracts()[:80], "20 of 80 contracts lack their call or put"),
         (contracts()[:50], "50 of 100 contracts of the last complete chain are missing"),
         (
@@ -59,30 +61,32 @@ def half(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (contracts() + contracts(expiry="2026-03-27"), ""),
     ],
 )
-def test_what_is_missing_is_counted(now: list[dict[str, Any]], expected: str) -> None:
-    """Of a chain of 50 strikes: calls without puts, strikes that are gone with both, an expiry that is gone."""
+def test_missing_contracts_are_counted(now: list[dict[str, Any]], expected: str) -> None:
+    """For a chain of 50 strikes: calls without puts, strikes missing on both sides, and a missing expiry."""
     assert why_partial(listed(now), listed(contracts()), DAY, RULES.chain) == expected
 
 
-def test_a_feed_of_one_side_alone_is_whole() -> None:
-    """Calls alone, with no whole chain before them: that may be meant so; of calls with a few puts it cannot be."""
+def test_a_chain_with_only_calls_is_complete() -> None:
+    """Only calls, without an earlier complete chain, are accepted as intended; calls with a few puts are partial."""
     calls = [c for c in contracts() if c["details"]["contract_type"] == "call"]
     few = [*calls, *(c for c in contracts() if c["details"]["contract_type"] == "put")][: len(calls) + 5]
     assert why_partial(listed(calls), None, DAY, RULES.chain) == ""
     assert why_partial(listed(few), None, DAY, RULES.chain) == "45 of 55 contracts lack their call or put"
 
 
-def test_what_expires_may_go() -> None:
+def test_expired_contracts_may_be_missing() -> None:
     """
-    Contracts that expire today are gone after their close; a first chain has none before it; nothing is said of what is
-    no contract.
+    Contracts that expire today may be missing; a first chain has none to compare with; entries that are not contracts
+    are ignored.
     """
     assert (
         why_partial(listed(contracts()), listed(contracts() + contracts(expiry=DAY.isoformat())), DAY, RULES.chain)
         == ""
     )
     assert why_partial(listed(contracts(25)), None, DAY, RULES.chain) == ""
-    assert why_partial(listed(contracts()[:19]), listed(contracts(8)), DAY, RULES.chain) == ""  # Too few to tell.
+    assert (
+        why_partial(listed(contracts()[:19]), listed(contracts(8)), DAY, RULES.chain) == ""
+    )  # Too few contracts to decide.
     assert listed([{}, {"details": {}}, {"details": None}]) == {"expiries": {}, "unpaired": 0}
 
 
@@ -90,7 +94,7 @@ def test_what_expires_may_go() -> None:
     ("change", "expected"),
     [
         (lambda found: found, {}),
-        (lambda found: [*found[1:], contract(900)], {}),  # A strike that is new pushes one out.
+        (lambda found: [*found[1:], contract(900)], {}),  # A new strike replaces another.
         (half, {"gone": 50, "moved": 0, "of": 100}),
         (
             lambda found: [contract(400 + i, "call", theta=-0.05 * 365) for i in range(50)] + found[50:],
@@ -116,25 +120,26 @@ def test_what_expires_may_go() -> None:
             ),
             {},
         ),
-        # And one under stress.
+        # A market under stress.
         (lambda found: [c | {"implied_volatility": 0.6} | {"greeks": GREEKS | {"theta": -1.5}} for c in found], {}),
     ],
 )
-def test_the_contracts_of_a_minute_are_compared(
+def test_the_contracts_of_a_probe_are_compared(
     change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], expected: dict[str, int]
 ) -> None:
     """
-    Against those of the last probe before a whole chain: how many are gone, and how many have Greeks of another kind.
+    The contracts are compared with those of the last probe before a complete chain: how many are missing, and how many
+    have implausibly changed Greeks.
     """
     made = Comparison(RULES.chain, RULES.probes.changed_by)
     assert made.of(contracts()) == {} and made.of(change(contracts())) == expected
-    assert made.of(change(contracts())) == expected  # Until a whole chain says that it is so now.
+    assert made.of(change(contracts())) == expected  # It stays different until a complete chain confirms it.
     made.confirm()
     assert made.of(change(contracts())) == {}
 
 
-def test_an_order_that_is_another_each_time_says_nothing() -> None:
-    """Where whole chains were fetched three times for it, and in vain, a difference is no sign any more."""
+def test_a_random_selection_of_contracts_is_ignored() -> None:
+    """After three complete chains were fetched in vain, a difference no longer counts."""
     made, chance = Comparison(RULES.chain, RULES.probes.changed_by), Random(1)
     found = list[bool]()
     for _ in range(8):
@@ -143,10 +148,10 @@ def test_an_order_that_is_another_each_time_says_nothing() -> None:
     assert found == [False, True, True, True, False, False, False, False]
 
 
-def test_half_a_chain_is_a_part_of_it(tmp_path: Path) -> None:
+def test_half_a_chain_is_partial(tmp_path: Path) -> None:
     """
-    Half of the strikes vanish after the first chain, though every page answers 200: the next is partial, and so after a
-    restart; a new day begins anew.
+    If half of the strikes vanish after the first chain, although every page answers 200, the next chain is partial,
+    also after a restart. A new day starts a new comparison.
     """
     begun = list[int]()
 
@@ -181,8 +186,8 @@ def test_half_a_chain_is_a_part_of_it(tmp_path: Path) -> None:
 
 def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> None:
     """
-    The contracts of the minute's probe vanish between two chains: the whole chain is fetched long before its quarter of
-    an hour.
+    If contracts of the minute's probe vanish between two chains, the complete chain is fetched before its 15-minute
+    interval ends.
     """
     probed = list[int]()
 
@@ -216,8 +221,8 @@ def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> 
     )
 
 
-def test_nothing_is_said_of_what_was_never_compared() -> None:
-    """A probe that holds no contract, and one that is the first, differ from nothing."""
+def test_the_first_probe_has_no_difference() -> None:
+    """A probe without contracts, and the first probe, have no difference."""
     made = Comparison(RULES.chain, RULES.probes.changed_by)
     assert made.of([]) == {} and made.of([None, {"details": {"ticker": ""}}]) == {} and made.of(contracts(3)) == {}
     assert completeness.GREEKS == ("delta", "gamma", "theta", "vega")

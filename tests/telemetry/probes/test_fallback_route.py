@@ -1,5 +1,5 @@
 """
-The fallback's options, asked for as they will be needed: a plan that covers quotes alone is seen before Massive fails.
+The options of the fallback are probed before they are needed: a plan with quotes only is detected before Massive fails.
 """
 
 from collections.abc import Callable
@@ -37,10 +37,10 @@ def refusing(answer: Answer, routes: str = "/options/") -> Callable[[Request], A
         (as_json({"options": None}), "/options/chains", "provider_empty"),
     ],
 )
-def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, routes: str, cause: str) -> None:
+def test_options_rejected_while_quotes_work(tmp_path: Path, answer: Answer, routes: str, cause: str) -> None:
     """
-    A key that is accepted for quotes and not for options is a matter of the plan; one that is accepted nowhere is the
-    key's.
+    If a key is accepted for quotes but not for options, the cause is the plan; if it is accepted nowhere, the cause is
+    the key.
     """
     outside = Outside()
     outside.refuses = refusing(answer, routes)
@@ -62,10 +62,9 @@ def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, rou
     assert usable.value == 0.0 and (usable.count or 0) >= RULES["answers"].min_count
 
 
-def test_nothing_of_it_where_all_is_well(tmp_path: Path) -> None:
+def test_a_plan_with_options_is_ok(tmp_path: Path) -> None:
     """
-    Where options are given, the data is as before: usable, with the age of its quotes; and each probe asks for four
-    things, no more.
+    If options are available the data probe is ok, with the age of the quotes, and the probes request four paths only.
     """
     outside = Outside()
     samples = seen(tmp_path, outside, 20, ("tradier",))
@@ -78,15 +77,15 @@ def test_nothing_of_it_where_all_is_well(tmp_path: Path) -> None:
     ]
 
 
-def test_without_a_fallback_nobody_asks_for_its_options(tmp_path: Path) -> None:
-    """An app that never falls back needs no options of Tradier."""
+def test_without_a_fallback_its_options_are_not_probed(tmp_path: Path) -> None:
+    """An app without a fallback does not need Tradier's options."""
     outside = Outside()
     seen(tmp_path, outside, 20, ("tradier",), OPS_FALLBACK="none")
     assert not [path for path in outside.asked if "options" in path]
 
 
-def test_it_keeps_within_the_quota(tmp_path: Path) -> None:
-    """What the quota does not allow is not asked, and says nothing of the fallback."""
+def test_the_quota_is_respected(tmp_path: Path) -> None:
+    """Requests beyond the quota are not sent, and do not make the fallback fail."""
     (tmp_path / "settings.toml").write_text("tradier_per_min = 6\n")
     outside = Outside()
     samples = seen(tmp_path, outside, 60, ("tradier",))
@@ -96,8 +95,8 @@ def test_it_keeps_within_the_quota(tmp_path: Path) -> None:
     }
 
 
-def test_the_doctor_sees_it(tmp_path: Path) -> None:
-    """`ops doctor` names the route and the plan."""
+def test_the_doctor_reports_the_plan(tmp_path: Path) -> None:
+    """`ops doctor` names the path and the plan."""
     import asyncio
 
     from tests.support.outside_world import probing

@@ -1,4 +1,4 @@
-"""What our own probes amount to: shares, times, coverage, each worked out by hand on samples a few lines long."""
+"""Figures from our own probes (shares, times, coverage), with expected values computed by hand."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -46,10 +46,10 @@ def beats(*seconds: float, every: float = 5.0, stopped: bool = False) -> list[Sa
     return [*found[:-1], found[-1]._replace(outcome="stopped")] if stopped else found
 
 
-def test_only_what_says_something_of_it_counts_for_availability() -> None:
+def test_only_provider_faults_count_for_availability() -> None:
     """
-    Of a success, a 5xx, a timeout, and five answers that are ours, the plan's or nobody's, availability is one of
-    three, and one of eight was usable.
+    Of a success, a 5xx, a timeout and five responses whose fault is ours, the plan's or unclear, availability is 1 of 3
+    and usable responses are 1 of 8.
     """
     outcomes = (
         "ok",
@@ -70,18 +70,18 @@ def test_only_what_says_something_of_it_counts_for_availability() -> None:
     assert probed.answered("tradier", over(-1, 10)) == (0, 0)
 
 
-def test_attempts_count_for_availability_and_probes_for_use() -> None:
-    """A probe that failed once and then was answered is one of two attempts, and a usable probe."""
+def test_attempts_count_for_availability_and_probes_for_usability() -> None:
+    """A probe that failed once and then succeeded is one of two attempts, and one usable probe."""
     probed = ProbeHistory(
         "tradier", [at(1, "liveness", "massive", "server_5xx", last=False), at(2, "liveness", "massive")]
     )
     assert probed.answered("massive", over(0, 5)) == (1, 2) and probed.usable("massive", over(0, 5)) == (1, 1)
 
 
-def test_what_stands_now() -> None:
+def test_the_current_result_of_a_probe() -> None:
     """
-    The last probe stands until nobody has looked for a minute; one that was not made, for the quota, is passed over;
-    since is the first of its kind.
+    The last result holds until no sample was taken for a minute. Samples skipped for the quota are ignored. "Since" is
+    the first sample in a row of faults.
     """
     probed = ProbeHistory(
         "tradier",
@@ -102,16 +102,16 @@ def test_what_stands_now() -> None:
     [
         ([], (0, 60), None),
         (beats(0, 5, 10, 15, 20), (0, 20), 1.0),
-        (beats(30, 35, 40, 45, 50, 55, 60), (0, 60), 1.0),  # Begun in it: before, nobody expected anything.
-        (beats(0, 5, 10), (0, 30), 20 / 30),  # Dead after 10: two heartbeats' time is still looked through.
-        (beats(0, 5, 10, stopped=True), (0, 60), 1.0),  # Stopped: after, nobody expects anything.
-        (beats(0, 5, 40, 45, 50), (0, 50), 25 / 50),  # A gap of 35 s, of which ten are looked through.
-        (beats(-100), (0, 60), 0.0),  # Died before it.
+        (beats(30, 35, 40, 45, 50, 55, 60), (0, 60), 1.0),  # Started in the window: the time before is not expected.
+        (beats(0, 5, 10), (0, 30), 20 / 30),  # Dead after 10: two heartbeat intervals still count as covered.
+        (beats(0, 5, 10, stopped=True), (0, 60), 1.0),  # Stopped: the time after is not expected.
+        (beats(0, 5, 40, 45, 50), (0, 50), 25 / 50),  # A gap of 35 s, of which 10 s count as covered.
+        (beats(-100), (0, 60), 0.0),  # Dead before the window.
         (beats(-100, -95, stopped=True), (0, 60), None),
     ],
 )
 def test_coverage(seen: list[Sample], window: tuple[float, float], expected: float | None) -> None:
-    """How much of a window was looked through, from the first heartbeat in it on."""
+    """Coverage is the share of a window in which the collector ran, from the first heartbeat in it on."""
     assert ProbeHistory("tradier", seen).coverage(over(*window)) == (
         None if expected is None else pytest.approx(expected)
     )
@@ -125,7 +125,7 @@ def test_coverage(seen: list[Sample], window: tuple[float, float], expected: flo
 )
 @settings(max_examples=80, deadline=None)
 def test_samples_may_come_in_any_order(seconds: list[int], chance: Any, start: int, length: int) -> None:
-    """What is reported does not depend on the order in which samples came, and a coverage is from 0 to 1."""
+    """The results do not depend on the order in which samples are added, and coverage is from 0 to 1."""
     straight = [
         s
         for n in sorted(seconds)
@@ -151,17 +151,17 @@ def test_samples_may_come_in_any_order(seconds: list[int], chance: Any, start: i
 
 def test_missed_heartbeats() -> None:
     """
-    A heartbeat late by less than one is none missed; a minute after the last of every five seconds eleven are; a
-    stopped collector misses none.
+    A heartbeat late by less than one interval is not missed. 60 s after the last one at an interval of 5 s, 11 are
+    missed. A stopped collector misses none.
     """
     probed = ProbeHistory("tradier", beats(0, 5))
     assert [probed.missed_heartbeats(us(s)) for s in (-1, 5, 14, 15, 65)] == [None, 0, 0, 1, 11]
     assert ProbeHistory("tradier", beats(0, 5, stopped=True)).missed_heartbeats(us(500)) is None
 
 
-def test_the_socket_is_down_since() -> None:
+def test_the_time_for_which_the_websocket_is_down() -> None:
     """
-    A closed socket is down since its first such probe, a silent one since it was last heard, a good one not at all.
+    A closed WebSocket is down since its first such sample, a silent one since its last message, an ok one is not down.
     """
     closed = ProbeHistory(
         "tradier", [at(0, "socket", "app"), at(5, "socket", "app", "closed"), at(10, "socket", "app", "closed")]
@@ -171,8 +171,8 @@ def test_the_socket_is_down_since() -> None:
     assert silent.socket_down_s(us(41)) == 42.0
 
 
-def test_growth_since_the_last_start() -> None:
-    """Memory that grows by 1 MB a minute grows by 60 MB an hour; what was before a restart does not count."""
+def test_memory_growth_since_the_last_start() -> None:
+    """1 MB a minute is a growth of 60 MB an hour; samples before a restart do not count."""
     before = [at(60 * i, "process", "app", value=500.0 + 50 * i, born=1.0) for i in range(5)]
     after = [at(300 + 60 * i, "process", "app", value=100.0 + i, born=300.0) for i in range(11)]
     found = ProbeHistory("tradier", [*before, *after]).growth_mb_per_h(over(-1, 1000))
@@ -181,7 +181,7 @@ def test_growth_since_the_last_start() -> None:
 
 
 def test_restarts_are_counted_once() -> None:
-    """A process born anew and a server whose uptime went back are one restart; a server that goes on is none."""
+    """A new process and a decreased server uptime are one restart; a server that continues is none."""
     process = [at(10 * i, "process", "app", value=1.0, born=0.0 if i < 3 else 27.0) for i in range(6)]
     health = [at(10 * i + 1, "health", "app", value=100.0 + 10 * i if i < 3 else 10.0 * (i - 3)) for i in range(6)]
     assert ProbeHistory("tradier", [*process, *health]).restarts(over(0, 100)) == [us(30)]
@@ -191,8 +191,8 @@ def test_restarts_are_counted_once() -> None:
     )
 
 
-def test_whose_network_it_is() -> None:
-    """Our own is suspected only where both providers are looked at and neither can be connected to."""
+def test_our_network_is_suspected_if_no_provider_is_reachable() -> None:
+    """Our own network is suspected only if both providers are probed and neither can be connected to."""
 
     def look(massive, tradier):
         return ProbeHistory(
@@ -208,10 +208,8 @@ def test_whose_network_it_is() -> None:
     )
 
 
-def test_who_can_serve() -> None:
-    """
-    Massive where it gives what is asked; else Tradier where the app has it; else nobody; unknown where nobody looked.
-    """
+def test_the_serving_provider() -> None:
+    """Massive if its data is usable, else Tradier if the app has it as fallback, else nobody; None without samples."""
 
     def look(fallback: str, **outcomes: str) -> str | None:
         return ProbeHistory(
@@ -229,8 +227,8 @@ def test_who_can_serve() -> None:
     assert look("tradier", tradier="ok") is None and look("tradier", massive="timeout") is None
 
 
-def test_the_market_is_shut_only_where_all_say_so() -> None:
-    """One provider that says open, or gives no answer, leaves the market as the calendar has it."""
+def test_the_market_is_closed_only_if_all_providers_agree() -> None:
+    """If one provider says open, or does not respond, the market calendar applies."""
 
     def look(*states):
         return ProbeHistory(
@@ -243,7 +241,7 @@ def test_the_market_is_shut_only_where_all_say_so() -> None:
 
 
 def test_state_changes_separate_an_outage_from_flapping() -> None:
-    """An outage that began and ended turns twice; every other attempt failing turns each time."""
+    """An outage that began and ended is two state changes; alternating failures are one each time."""
 
     def line(word):
         return ProbeHistory(
@@ -257,8 +255,8 @@ def test_state_changes_separate_an_outage_from_flapping() -> None:
     assert (line("ooxxxxoo"), line("oxoxox"), line("oooo"), line("okokok")) == (2, 5, 0, 0)
 
 
-def test_errors_of_the_log() -> None:
-    """Errors and kinds of a window are summed; a log that could not be read is unknown, not zero."""
+def test_errors_in_the_log() -> None:
+    """Errors and kinds in a window are summed; with a log that could not be read they are None, not zero."""
     probed = ProbeHistory(
         "tradier",
         [
@@ -276,10 +274,9 @@ def test_errors_of_the_log() -> None:
     assert ProbeHistory("tradier", [at(1, "log", "app", "absent")]).errors(window) is None
 
 
-def test_each_request_is_evaluated_by_itself() -> None:
+def test_each_kind_of_request_is_evaluated_separately() -> None:
     """
-    Sixty good probes whether it is there do not outweigh five without the data: the question that is answered worst
-    counts.
+    Sixty successful liveness probes do not outweigh five data probes with stale data: the worst kind of request counts.
     """
     well = [at(i, "liveness", "massive") for i in range(60)]
     stale = [at(10 * i, "data", "massive", "stale") for i in range(5)]
@@ -293,10 +290,9 @@ def test_each_request_is_evaluated_by_itself() -> None:
     )
 
 
-def test_while_we_have_to_wait_the_last_result_holds() -> None:
+def test_the_last_result_holds_while_the_quota_is_used_up() -> None:
     """
-    Probes that are not made, to keep within a quota, are probes all the same: the refusal before them holds as
-    long as they last; and when nobody looks, nothing does.
+    Probes skipped for the quota keep the result before them valid. Without any probe for a minute, no result holds.
     """
     probed = ProbeHistory(
         "tradier",
@@ -309,8 +305,8 @@ def test_while_we_have_to_wait_the_last_result_holds() -> None:
     assert now and now.outcome == "rate_limited_429" and probed.now("liveness", "massive", us(495 + 61)) is None
 
 
-def test_a_socket_that_comes_and_goes() -> None:
-    """A socket that is lost and comes back, again and again, turns as often; one that is lost once turns once."""
+def test_state_changes_of_the_websocket() -> None:
+    """A WebSocket that is lost and returns repeatedly changes state each time; one that is lost once changes once."""
 
     def line(word):
         return ProbeHistory(
@@ -320,8 +316,8 @@ def test_a_socket_that_comes_and_goes() -> None:
     assert (line("oxoxoxo"), line("ooxxxx"), line("oooo")) == (6, 1, 0)
 
 
-def test_forgetting_keeps_how_it_stands() -> None:
-    """What is forgotten is gone, but the last sample of each line stays."""
+def test_forgetting_keeps_the_last_sample() -> None:
+    """Old samples are removed, but the last sample of each probe and subject stays."""
     probed = ProbeHistory("tradier", [*beats(0, 5), at(0, "liveness", "massive"), at(100, "liveness", "massive")])
     probed.forget(us(50))
     assert probed.usable("massive", over(-1, 200)) == (1, 1) and probed.missed_heartbeats(us(65)) == 11
@@ -329,7 +325,8 @@ def test_forgetting_keeps_how_it_stands() -> None:
 
 def test_figures_of_rules() -> None:
     """
-    p95 is interpolated between the two largest of twenty; a share of nothing and of what says nothing is not measured.
+    p95 is interpolated between the two largest of 20 samples. Availability without samples that count is "not
+    measured".
     """
     counters, window = CounterHistory(RULES.pages, 5.0), over(-1, 100)
     probed = ProbeHistory(

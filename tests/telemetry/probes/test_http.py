@@ -1,6 +1,4 @@
-"""
-Questions over HTTP: every way in which an answer can go wrong has its own outcome, and no secret comes out of any.
-"""
+"""HTTP probes: each way in which a request can fail has its own outcome, and no sample has a secret."""
 
 import asyncio
 import random
@@ -31,7 +29,7 @@ def found(tmp_path, **more) -> settings.Settings:
 
 
 def asked(tmp_path, answer, state: str = "open", **how):
-    """Every attempt of one question to a server that answers so; and the question's headers as the server saw them."""
+    """Every attempt of one probe to a server that answers in this way."""
 
     async def ask():
         async with serving(answer, state) as url:
@@ -101,8 +99,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_way_to_answer_has_its_outcome(tmp_path, name: str) -> None:
-    """Each way in which a server can answer ends in its own outcome, on the last of the attempts."""
+def test_every_response_has_its_outcome(tmp_path, name: str) -> None:
+    """Each kind of response has its own outcome, on the last attempt."""
     answer, expected = CASES[name]
     samples = asked(tmp_path, answer)
     assert (samples[-1].outcome, samples[-1].last) == (expected, True)
@@ -112,16 +110,16 @@ def test_every_way_to_answer_has_its_outcome(tmp_path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("state", "expected"), [("closed", "refused"), ("swallowing", "unreachable")])
-def test_what_cannot_be_connected_to(tmp_path, state: str, expected: str) -> None:
-    """A closed port refuses; one that swallows every packet is unreachable, within the probe's deadline."""
+def test_failed_connections(tmp_path, state: str, expected: str) -> None:
+    """A closed port is "refused"; a port that drops all packets is "unreachable" within the probe's deadline."""
     samples = asked(tmp_path, lambda _: as_json({}), state)
     assert {s.outcome for s in samples} == {expected} and sum(s.seconds or 0 for s in samples) < http.PROBE_S + 1
 
 
 def test_names_and_certificates(tmp_path) -> None:
     """
-    A name that does not resolve is dns; an untrusted, an expired and another host's certificate are each tls; a trusted
-    one is ok.
+    A name that does not resolve is "dns"; an untrusted, expired or wrong-host certificate is "tls"; a trusted one is
+    "ok".
     """
     ours, strange = trustme.CA(), trustme.CA()
     ours.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -156,11 +154,8 @@ def test_names_and_certificates(tmp_path) -> None:
     assert asyncio.run(ask()) == {"ok": "ok", "other": "tls", "expired": "tls", "strange": "tls", "no name": "dns"}
 
 
-def test_retry_after_is_honoured(tmp_path) -> None:
-    """
-    A 429 that says how long to wait is asked again just then where the time allows, and not before; one that says
-    longer is not.
-    """
+def test_retry_after_is_respected(tmp_path) -> None:
+    """A 429 with a short Retry-After is retried after that time and not before; with a longer one it is not retried."""
     times: list[float] = []
 
     def answer(wait: str, request: Request) -> Answer:
@@ -173,11 +168,8 @@ def test_retry_after_is_honoured(tmp_path) -> None:
     assert [s.outcome for s in asked(tmp_path, lambda r: answer("30", r))] == ["rate_limited_429"]
 
 
-def test_an_outage_is_probed_whatever_it_asks(tmp_path) -> None:
-    """
-    A 503 that asks us to come back in ten minutes is asked again at the next probe all the same; a 429 that does is
-    not.
-    """
+def test_an_outage_is_probed_despite_retry_after(tmp_path) -> None:
+    """After a 503 with a Retry-After of ten minutes the next probe still sends a request; after a 429 it does not."""
 
     async def ask(status: int) -> list[str]:
         async with serving(lambda _: as_json({"error": "x"}, status, headers={"Retry-After": "600"})) as url:
@@ -191,9 +183,9 @@ def test_an_outage_is_probed_whatever_it_asks(tmp_path) -> None:
     ]
 
 
-def test_patience_lengthens_every_timeout(tmp_path) -> None:
-    """A response that takes longer than the timeout is waited for with patience, and only then."""
-    quick = 400.0  # The timeout of an attempt is a hundredth of a second.
+def test_patience_extends_every_timeout(tmp_path) -> None:
+    """With patience, a response that takes longer than the timeout is awaited."""
+    quick = 400.0  # The timeout of an attempt is 0.01 s.
 
     async def ask(patience: float) -> set[str]:
         async with serving(lambda _: as_json({"value": 3}, after_s=5.0)) as url:
@@ -205,7 +197,7 @@ def test_patience_lengthens_every_timeout(tmp_path) -> None:
 
 
 def test_retry_after_may_be_a_date(tmp_path) -> None:
-    """A time to wait is read from a date too, by the sender's own clock."""
+    """Retry-After as a date is read relative to the sender's own Date."""
 
     def answer(request: Request) -> Answer:
         return as_json(
@@ -222,8 +214,8 @@ def test_retry_after_may_be_a_date(tmp_path) -> None:
     assert asyncio.run(ask()) == ["rate_limited_429", "quota_kept"]
 
 
-def test_why_a_certificate_is_not_trusted(tmp_path) -> None:
-    """What is wrong with a certificate is said, and that a port speaks no TLS at all."""
+def test_the_reason_of_a_tls_failure(tmp_path) -> None:
+    """The sample has the reason why a certificate is not trusted, or that the port does not speak TLS."""
 
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
@@ -250,8 +242,8 @@ def test_why_a_certificate_is_not_trusted(tmp_path) -> None:
     )
 
 
-def test_no_key_at_all(tmp_path) -> None:
-    """A 401 to a question without a key is reported as one that lacks it, not as one whose key is refused."""
+def test_a_missing_key(tmp_path) -> None:
+    """A 401 to a request without a key is reported as a missing key, not as a rejected one."""
 
     async def ask() -> str:
         async with serving(lambda _: as_json({"error": "API Key was not provided"}, 401)) as url:
@@ -262,10 +254,10 @@ def test_no_key_at_all(tmp_path) -> None:
     assert asyncio.run(ask()) == "no_key_401"
 
 
-def test_a_quota_is_kept(tmp_path) -> None:
+def test_a_quota_is_respected(tmp_path) -> None:
     """
-    However many ask at once, a provider is asked no more often than it allows; what must not be asked is reported as
-    our own.
+    However many probes run at once, a provider gets no more requests than its quota allows; skipped probes are reported
+    as our own fault.
     """
     seen: list[float] = []
 
@@ -291,8 +283,10 @@ def test_a_quota_is_kept(tmp_path) -> None:
     )
 
 
-def test_tradier_says_what_is_left(tmp_path) -> None:
-    """The quota that an answer tells of is kept with it, and where none is left nothing is asked until it says."""
+def test_the_remaining_quota_is_read(tmp_path) -> None:
+    """
+    The quota in the response headers is stored with the sample. If none is left, no request is sent until it is reset.
+    """
     calls: list[int] = []
 
     def answer(_: Request) -> Answer:
@@ -315,8 +309,8 @@ def test_tradier_says_what_is_left(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_key_comes_out(tmp_path, name: str) -> None:
-    """Whatever a server answers, even our own key in every place, no sample holds it."""
+def test_no_sample_contains_the_key(tmp_path, name: str) -> None:
+    """Whatever a server responds, even our own key everywhere, no sample contains the key."""
     from urllib.parse import quote
 
     answer, _ = CASES[name]
@@ -341,9 +335,9 @@ def test_no_key_comes_out(tmp_path, name: str) -> None:
         assert TOKEN not in str(sample) and quote(TOKEN, safe="") not in str(sample)
 
 
-def test_every_outcome_is_recognised() -> None:
+def test_every_outcome_is_described() -> None:
     """
-    Each outcome has words, whose fault it is, and where something is wrong, what to do; only faults of the provider's
+    Each outcome has a description, whose fault it is, and advice if something is wrong; only faults of the provider
     count against it.
     """
     for o in outcomes_module.OUTCOMES.values():
@@ -360,8 +354,8 @@ def test_every_outcome_is_recognised() -> None:
         assert outcomes_module.OUTCOMES[name].answered is None
 
 
-def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
-    """However often a handshake is broken off at any moment, and a probe given up, no descriptor stays behind."""
+def test_a_broken_handshake_leaves_no_open_file(tmp_path) -> None:
+    """If handshakes are aborted at any moment and probes are given up, no file descriptor stays open."""
     import psutil
 
     authority = trustme.CA()
@@ -378,7 +372,7 @@ def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
         question, ended = ProbeRequest("liveness", "massive", f"https://127.0.0.1:{server.port}", said), set()
         before = None
         for attempt in range(60):
-            # Deadlines from nothing to longer than an answer takes: some probe is given up between any two steps of it.
+            # Deadlines from zero to longer than a response takes, so that probes are aborted at each step.
             prober = Prober(
                 found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem")), lambda: NOW, 20_000 / (1 + attempt % 30) ** 2
             )

@@ -1,4 +1,4 @@
-"""Lines of logs of many formats: which are errors, of which kind, and when they were written."""
+"""Read lines of many log formats: whether a line is an error, of which kind, and its time."""
 
 import json
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ ERRORS = [
     '{"level":"info","message":"GET /api/trades 503 12 - 3.1 ms"}',
     '{"level":30,"time":1773151200000,"req":{"method":"GET","url":"/api/trades"},"res":{"statusCode":500},'
     '"msg":"request completed"}',
-    '{"level":"error","message":"' + "x" * 16_400,  # Cut as too long.
+    '{"level":"error","message":"' + "x" * 16_400,  # Truncated because of its length.
     # A level before the message
     "2026-03-10T10:00:00Z error: could not fetch",
     "2026-03-10 14:00:04 [error]: could not fetch the chain",
@@ -179,13 +179,13 @@ NONE = [
 
 @pytest.mark.parametrize("line", ERRORS)
 def test_a_line_that_is_an_error(line: str) -> None:
-    """Each format states an error by its level, its status or an exception, and is counted once."""
+    """Each format marks an error by its level, its status or an exception, and it is counted once."""
     assert app_log.read([line]).errors == 1
 
 
 @pytest.mark.parametrize("line", NONE)
-def test_a_line_that_is_no_error(line: str) -> None:
-    """A line of another level, or that only contains a word of an error, is none."""
+def test_a_line_that_is_not_an_error(line: str) -> None:
+    """A line of another level, or one that only contains a word of an error, is not an error."""
     assert app_log.read([line]).errors == 0
 
 
@@ -211,7 +211,7 @@ def test_a_line_that_is_no_error(line: str) -> None:
     ],
 )
 def test_the_kind_of_an_error(line: str, kind: str) -> None:
-    """The kinds of the app's own lines are recognised inside of any format."""
+    """The kinds of the app's own lines are recognised within any format."""
     assert (app_log.read([line]).errors, list(app_log.read([line]).kinds)) == (1, [kind])
 
 
@@ -283,10 +283,10 @@ JAVA = [
         ["2026-03-10T14:00:00.1Z stderr P Error: half of a", "2026-03-10T14:00:00.1Z stderr F n Error: line"],
     ],
 )
-def test_a_stack_is_one_error(lines: list[str]) -> None:
+def test_a_stack_trace_is_one_error(lines: list[str]) -> None:
     """
-    An error with its stack, its causes and the object that is printed with it is one, also between other lines and
-    twice in a row.
+    An error with its stack trace, its causes and its printed object is one error, also between other lines and twice in
+    a row.
     """
     assert app_log.read(lines).errors == 1
     assert app_log.read(["[Server] listening", *lines, "GET /api/x 200 1 - 1 ms"]).errors == 1
@@ -294,10 +294,9 @@ def test_a_stack_is_one_error(lines: list[str]) -> None:
     assert summary.errors == 2 and summary.lines == 2 * sum(bool(line.strip()) for line in lines) + 1
 
 
-def test_errors_that_follow_each_other_are_several() -> None:
+def test_consecutive_errors_are_counted_separately() -> None:
     """
-    Two exceptions in a row without a stack are two, and an error after an info line with an exception's name is its
-    own.
+    Two exceptions in a row without a stack trace are two errors, and an exception after an info line is its own error.
     """
     assert app_log.read(["Error: a", "Error: b"]).errors == 2
     assert app_log.read(["2026-03-10T10:00:00Z info: done", *NODE]).errors == 1
@@ -305,8 +304,8 @@ def test_errors_that_follow_each_other_are_several() -> None:
     assert app_log.read(["could not fetch", "Error: a"]).errors == 1
 
 
-def test_a_stack_shows_the_kind() -> None:
-    """Where the message is of no kind of its own, the exception below it says which."""
+def test_the_exception_below_a_message_gives_the_kind() -> None:
+    """If the message itself has no known kind, the exception below it gives the kind."""
     assert list(
         app_log.read(
             [
@@ -339,7 +338,8 @@ def test_a_stack_shows_the_kind() -> None:
 )
 def test_words_of_a_structured_info_line_never_count(before: str, word: str, after: str) -> None:
     """
-    Whatever the message of a structured line of level info contains, it is no error; at level error it always is one.
+    A structured line with the level info is never an error, whatever its message contains; with the level error it
+    always is.
     """
     message = f"x {before} {word} {after}"
     plain = " ".join(message.split()).replace('"', "'").replace("\\", "/")
@@ -353,14 +353,14 @@ def test_words_of_a_structured_info_line_never_count(before: str, word: str, aft
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda b: b.decode("utf-8", "replace")))
 def test_any_text_is_read(line: str) -> None:
-    """No line makes the reader fail, whatever it holds."""
+    """No line makes the reader fail, whatever it contains."""
     log_lines.read(line)
     log_lines.read("{" + line)
     assert app_log.read([line]).errors in (0, 1)
 
 
 def test_deep_and_long_lines_are_read_quickly() -> None:
-    """Nested JSON and long lines of separators neither fail nor take time beyond their length."""
+    """Nested JSON and long lines of separators neither fail nor take more than linear time."""
     for line in (
         "{" * 16_000,
         '{"a":' * 3000,
@@ -405,8 +405,8 @@ def test_deep_and_long_lines_are_read_quickly() -> None:
         ("price 2026-03-10 14:00:00", None),
     ],
 )
-def test_when_a_line_was_written(line: str, at: str | None) -> None:
-    """The time of a line, with the zone that it states, in each of the usual forms; None where it states none."""
+def test_the_time_of_a_line(line: str, at: str | None) -> None:
+    """The time of a line in each usual format, with its zone if it has one; None if the line has no time."""
     found = log_lines.read(line).at
     assert (found.isoformat() if found else None) == at
     assert found is None or (found.tzinfo in (None, UTC) and isinstance(found, datetime))

@@ -1,6 +1,6 @@
 """
-A collector that cannot run when it is due: what it times says nothing, what it is answered still counts, and the cause
-is ours.
+A collector that does not get processor time: its timings do not count, the responses it received still do, and the
+cause is ours.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ def over(start: float, end: float) -> Window:
     return Window(BEGINS + timedelta(seconds=start), BEGINS + timedelta(seconds=end))
 
 
-def test_what_was_lost_of_a_stretch() -> None:
-    """Only what lies in the stretch counts, and nothing that a busy second makes by chance."""
+def test_the_lag_in_a_period() -> None:
+    """Only the lag within the period counts, and very short delays are ignored."""
     lag = Lag()
     for due_s, woken_s in ((10.0, 10.01), (11.0, 12.5), (20.0, 20.3)):
         lag.note(due_s, woken_s)
@@ -63,8 +63,8 @@ def test_what_was_lost_of_a_stretch() -> None:
     )
 
 
-def test_a_blocked_loop_is_measured_while_it_is_not_woken_yet() -> None:
-    """What runs first after a block sees what was lost by it, and what is timed later does not."""
+def test_a_blocked_loop_is_measured_at_once() -> None:
+    """The lag of a block is known right after it, before the measuring task runs again, and stays the same later."""
 
     async def go() -> tuple[float, float]:
         lag, loop = Lag(), asyncio.get_running_loop()
@@ -85,11 +85,10 @@ def test_a_blocked_loop_is_measured_while_it_is_not_woken_yet() -> None:
     ("took", "lag_s", "counts"),
     [(0.2, None, 0.2), (0.9, 0.3, 0.6), (0.9, 0.45, None), (0.9, 2.0, None), (3.5, 0.5, 3.0)],
 )
-def test_what_a_timing_is_worth(took: float, lag_s: float | None, counts: float | None) -> None:
+def test_lag_is_subtracted_from_a_timing(took: float, lag_s: float | None, counts: float | None) -> None:
     """
-    What we lost is taken off; where it was half of the time or more, the rest says nothing.
-
-    An app that is really slow stays slow.
+    Our lag is subtracted from a measured time. If it was half of the time or more, the time does not count. An app that
+    is really slow stays slow.
     """
     detail = {} if lag_s is None else {"lag_s": lag_s}
     probed = ProbeHistory(
@@ -106,7 +105,7 @@ def test_what_a_timing_is_worth(took: float, lag_s: float | None, counts: float 
 
 
 def under_lag(home: Path, lost_s: float, outcome: str, took: float | None, value: float | None = None) -> Sample:
-    """A sample as it is kept where so much of its time was lost."""
+    """The stored sample if that much time was lost to lag."""
 
     async def go() -> Sample:
         outside = Outside()
@@ -137,13 +136,13 @@ def under_lag(home: Path, lost_s: float, outcome: str, took: float | None, value
     ],
 )
 def test_which_outcome_counts(tmp_path: Path, outcome: str, lost_s: float, kept: str) -> None:
-    """That nothing came in time says nothing where most of the time was ours; what an answer says always counts."""
+    """A timeout does not count if most of the time was our own lag; the content of a response always counts."""
     found = under_lag(tmp_path, lost_s, outcome, 4.0)
     assert found.outcome == kept and ("lag_s" in found.details()) == (lost_s > 0)
 
 
-def test_a_silent_socket_received_nothing(tmp_path: Path) -> None:
-    """A socket whose messages could not be read because we did not run is not silent."""
+def test_a_silent_websocket_does_not_count_under_lag(tmp_path: Path) -> None:
+    """A WebSocket whose messages were not read because we did not run is not silent."""
     assert (
         under_lag(tmp_path, 20.0, "silent", 0.02, 35.0).outcome == "starved"
         and under_lag(tmp_path, 1.0, "silent", 0.02, 35.0).outcome == "silent"
@@ -151,7 +150,7 @@ def test_a_silent_socket_received_nothing(tmp_path: Path) -> None:
 
 
 def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: float = 0.0) -> Status:
-    """Five minutes of a collector that lost so much of its time."""
+    """Status of five minutes of a collector that lost this share of its time."""
     beats = [
         sample(s, "beat", "collector", value=50.0, every_s=5.0, **({"lag_s": round(5 * share, 2)} if share else {}))
         for s in range(0, 301, 5)
@@ -187,29 +186,32 @@ def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: floa
     ("view", "cause", "also"),
     [
         (starving(0.0), ("none", None), []),
-        (starving(0.1), ("none", None), []),  # A busy machine is not starved.
+        (starving(0.1), ("none", None), []),  # A lag of 10 % is normal on a busy machine.
         (starving(0.8, app_s=1.5, lag_s=1.4), ("monitor_down", "collector"), []),
         (
             starving(0.8, massive="server_5xx", app_s=1.5, lag_s=1.4),
             ("provider_5xx", "massive"),
             ["monitor_down of collector"],
         ),
-        # Whether the app is slow, a starved collector cannot say.
+        # A starved collector cannot decide whether the app is slow.
         (starving(0.8, app_s=3.0, lag_s=0.5), ("monitor_down", "collector"), []),
     ],
     ids=["well", "busy", "starved", "starved and a real 5xx", "starved and really slow"],
 )
-def test_the_cause_is_ours_and_hides_no_other(view: Status, cause: tuple[str, str | None], also: list[str]) -> None:
+def test_a_starved_collector_hides_no_other_cause(view: Status, cause: tuple[str, str | None], also: list[str]) -> None:
     """
-    A starved collector is named first, since it makes everything look slow; what lag cannot explain comes before it.
+    A starved collector is the cause, because it makes everything look slow; a fault that lag cannot explain comes
+    first.
     """
     found = diagnose(view)
     assert (found.cause, found.subject) == cause and list(map(str, found.also)) == also
     assert any("could not run for" in s.words for s in view.summaries) is (found.cause == "monitor_down" or bool(also))
 
 
-def test_all_slow_at_once_is_our_network() -> None:
-    """Where both providers and the app are slow at once, and our process ran well, it is what they share."""
+def test_all_slow_at_the_same_time_is_our_network() -> None:
+    """
+    If both providers and the app are slow at the same time and our process ran normally, the cause is our network.
+    """
     slow = [
         sample(s, probe, subject, took=3.0, market="open", skew_s=0.0)
         for s in range(0, 301, 5)
@@ -225,10 +227,10 @@ def test_all_slow_at_once_is_our_network() -> None:
     )
 
 
-def test_a_probe_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blocked_loop_causes_no_timeouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    While the loop is blocked for longer than an answer may take, no provider times out; the heartbeat tells what was
-    lost, and when the probes were due.
+    If the loop is blocked for longer than a timeout, no provider times out; the heartbeat reports the lag and how late
+    the probes were.
     """
     monkeypatch.setattr(runner, "SLEPT_S", 1000.0)
 
@@ -240,7 +242,7 @@ def test_a_probe_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             running = asyncio.create_task(made.run(stop))
             for _ in range(8):
                 await asyncio.sleep(0.1)
-                time.sleep(0.4)  # Eight seconds of this world, and an attempt may take four.
+                time.sleep(0.4)  # Eight simulated seconds; the timeout of an attempt is four.
             await asyncio.sleep(0.1)
             stop.set()
             await running
@@ -254,10 +256,10 @@ def test_a_probe_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped by a signal there is not")
-def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
+def test_a_collector_that_is_often_stopped(tmp_path: Path) -> None:
     """
-    The real collector, of which each second is a tenth: neither app nor provider is called slow or out of time, and the
-    diagnosis names the collector.
+    If the real collector runs a tenth of each second only, neither app nor provider is slow or times out, and the lost
+    share is above its threshold.
     """
     began = datetime.now(UTC).timestamp()
     environ = {"OPS_CLOCK": f"{BEGINS.isoformat()},{began},1", "OPS_HOME": str(tmp_path)}

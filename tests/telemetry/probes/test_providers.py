@@ -1,6 +1,4 @@
-"""
-What is read from the answers of Massive, Tradier and the app: each shape that the real ones have been seen to take.
-"""
+"""Read the responses of Massive, Tradier and the app, in each form that the real ones have."""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -29,7 +27,7 @@ def row(
     traded_s: float = 7200,
     **more: Any,
 ) -> dict[str, Any]:
-    """One contract of a snapshot, its quote, its underlying and its last trade so old."""
+    """One contract of a snapshot, with the given ages of its quote, underlying and last trade."""
     found: dict[str, Any] = {
         "details": {"ticker": "O:SPY260320C00670000", "expiration_date": "2026-03-20"},
         "day": {},
@@ -49,7 +47,7 @@ def row(
 
 
 def asked(probe: str, subject: str, payload: Any) -> ProbeReading:
-    """What a question's reader makes of an answer."""
+    """The reading that a probe makes of a response."""
     found = settings.load(
         ".",
         None,
@@ -63,21 +61,22 @@ def asked(probe: str, subject: str, payload: Any) -> ProbeReading:
     ("rows", "outcome", "age_s"),
     [
         ([row()], "ok", 1),
-        ([row(40 * MIN, 1)], "stale", 40 * MIN),  # A new price of the underlying hides no old quote,
-        ([row(1, 40 * MIN)], "stale", 40 * MIN),  # nor new quotes an old one of the underlying.
-        ([row(18 * MIN, 15 * MIN, spot="DELAYED")], "stale", 18 * MIN),  # Each by its own timeframe.
+        ([row(40 * MIN, 1)], "stale", 40 * MIN),  # A new price of the underlying does not hide an old quote,
+        ([row(1, 40 * MIN)], "stale", 40 * MIN),  # nor do new quotes hide an old price of the underlying.
+        ([row(18 * MIN, 15 * MIN, spot="DELAYED")], "stale", 18 * MIN),  # Each has its own timeframe.
         ([row(16 * MIN, 16 * MIN, "DELAYED", "DELAYED")], "ok", 16 * MIN),
         ([row(1, 16 * MIN, spot="DELAYED")], "ok", 16 * MIN),
-        ([row(40 * MIN), row(2)], "ok", 2),  # Of many contracts the newest quote counts.
+        ([row(40 * MIN), row(2)], "ok", 2),  # The newest quote of all contracts counts.
         ([row(None, 1)], "ok", 1),  # A plan without quotes.
-        # And without a price of the underlying: nothing tells an age, least of all a trade.
+        # Also without a price of the underlying: the age is unknown, and trades do not count.
         ([row(None, None)], "ok", None),
         ([], "ok_empty", None),
     ],
 )
-def test_how_old_the_data_is(rows: list[dict[str, Any]], outcome: str, age_s: float | None) -> None:
+def test_the_age_of_the_data(rows: list[dict[str, Any]], outcome: str, age_s: float | None) -> None:
     """
-    Of each kind of data the newest counts, of the kinds the oldest, each by its own timeframe; trades tell nothing.
+    The newest item of each kind of data counts, then the oldest of the kinds, each with its own timeframe; trades do
+    not count.
     """
     found = asked("data", "massive", {"status": "OK", "results": rows})
     assert (found.outcome, found.value) == (outcome, age_s)
@@ -98,18 +97,18 @@ def test_how_old_the_data_is(rows: list[dict[str, Any]], outcome: str, age_s: fl
         ("health", "app", {"status": "degraded", "uptime": 1.0, "timestamp": "2026-03-10T15:00:00Z"}, "server_5xx"),
     ],
 )
-def test_what_an_answer_says(probe: str, subject: str, payload: Any, outcome: str) -> None:
+def test_the_outcome_of_a_response(probe: str, subject: str, payload: Any, outcome: str) -> None:
     """
-    An error with 200 is no answer; what the vendors do not promise is not demanded; one element and several read the
-    same.
+    An error with status 200 is a server error; fields that the providers do not guarantee are optional; one element and
+    a list are read the same.
     """
     assert asked(probe, subject, payload).outcome == outcome
 
 
-def test_which_contracts_are_listened_to() -> None:
+def test_the_contracts_to_subscribe_to() -> None:
     """
-    The most traded are asked for, but none that expires today while there are others; without volumes, the same each
-    time.
+    The most traded contracts are chosen, and none that expires today if there are others; without volumes, the choice
+    is stable.
     """
     many = [
         row(

@@ -1,4 +1,4 @@
-"""When each probe is made, and that what it saw is kept: whatever hangs, raises, or cannot be written."""
+"""The schedule of probes, and storage of their samples, if a probe hangs or raises or the store cannot be written."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ SPEED = 20.0
 
 
 class Clock:
-    """A clock that runs with the loop's own time, and can be set."""
+    """A clock that runs with the time of the event loop, and can be set."""
 
     def __init__(self, at: datetime = OPEN):
         self.at, self.since = at, 0.0
@@ -48,14 +48,14 @@ def made(home: Path, environ: dict[str, str], at: datetime = OPEN, every_s: floa
 
 
 async def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(within_s):
         while not holds():
             await asyncio.sleep(0.01)
 
 
 async def running(made: ProbeRunner, meanwhile: Callable[[], Awaitable[None]]) -> None:
-    """Run until what is to be awaited has been."""
+    """Run the probe runner until `meanwhile` has finished."""
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
     try:
@@ -69,8 +69,8 @@ def kept(looking: ProbeRunner) -> list[Sample]:
     return looking.samples.between(0, 2**62)
 
 
-def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
-    """While one provider never answers, the other is looked at as often as before."""
+def test_a_hanging_probe_delays_no_other(tmp_path: Path) -> None:
+    """While one provider never responds, the other is probed as often as before."""
 
     async def go() -> list[Sample]:
         async with (
@@ -95,7 +95,7 @@ def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
 def test_a_probe_that_fails_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault of ours in one probe is reported once, stands in the heartbeat, and leaves the others as they are."""
+    """A bug in one probe is reported once, is in the heartbeat, and does not affect the other probes."""
 
     async def go() -> list[Sample]:
         async with serving(
@@ -117,11 +117,12 @@ def test_a_probe_that_fails_is_reported_once(
     }
 
 
-def test_what_cannot_be_written_waits(
+def test_samples_wait_while_the_store_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    While the store cannot be written samples wait; then all are kept, once and in order, and that is reported once.
+    While the store cannot be written, samples wait. Then all are stored, once and in order. Both changes are reported
+    once.
     """
     keep, full, tried = SampleStore.keep, [True], []
 
@@ -152,8 +153,8 @@ def test_what_cannot_be_written_waits(
     assert said.count("the disk is full") == 1 and said.count("can be written again") == 1
 
 
-def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more samples than may wait the oldest are lost, and the heartbeat says how many."""
+def test_the_number_of_waiting_samples_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If too many samples wait, the oldest are dropped, and the heartbeat has their number."""
     monkeypatch.setattr(runner, "MOST_WAITING", 3)
 
     async def go() -> dict[str, int]:
@@ -165,9 +166,9 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (details["waiting"], details["lost"]) == (3, 7)
 
 
-def test_a_probe_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
+def test_a_probe_during_a_clock_jump_is_discarded(tmp_path: Path) -> None:
     """
-    When the clock jumps during a probe, what it saw is nobody's; the heartbeat tells of the jump, and looking goes on.
+    If the clock jumps during a probe, its sample is discarded; the heartbeat reports the jump, and probing continues.
     """
 
     async def go() -> list[Sample]:
@@ -203,10 +204,9 @@ def test_a_probe_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
     assert not [s for s in samples if (s.seconds or 0) > 60]
 
 
-def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_stopping_leaves_nothing_open(tmp_path: Path) -> None:
     """
-    Stopped in the middle of probes that hang, it has left a last heartbeat that says so, no task, no connection and no
-    open file.
+    If it is stopped while probes hang, the last heartbeat says "stopped", and no task, connection or open file is left.
     """
 
     async def go() -> tuple[list[Sample], list[object], list[str], int]:
@@ -243,7 +243,7 @@ def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
 def chain(
     tmp_path: Path, answer: Callable[[Request], Answer], at: datetime = OPEN
 ) -> tuple[list[Sample], tuple | None]:
-    """One chain fetched from a server that answers so: what was seen, and what was kept."""
+    """Fetch one chain from a server that answers in this way; return the samples and the stored chain."""
 
     async def go() -> tuple[list[Sample], tuple | None]:
         async with serving(answer) as url:
@@ -255,7 +255,7 @@ def chain(
 
 
 def paged(request: Request, host: str = "api.polygon.io", last: int = 3) -> Answer:
-    """A chain of so many pages of two contracts, whose next pages stand at the vendor's old address."""
+    """A chain of several pages with two contracts each; the next pages are at the provider's old address."""
     page = int(request.query.get("cursor", "1"))
     details = {
         "status": "OK",
@@ -266,8 +266,10 @@ def paged(request: Request, host: str = "api.polygon.io", last: int = 3) -> Answ
     )
 
 
-def test_a_whole_chain(tmp_path: Path) -> None:
-    """Every page is fetched once, from the address of the settings whatever the answer names, and kept as it came."""
+def test_a_complete_chain(tmp_path: Path) -> None:
+    """
+    Every page is fetched once, from the address in the settings whatever the response names, and stored unchanged.
+    """
     (sample,), held = chain(tmp_path, paged)
     assert (sample.outcome, sample.value, sample.details()["pages"]) == ("ok", 6, 3)
     assert (
@@ -293,25 +295,25 @@ def test_a_whole_chain(tmp_path: Path) -> None:
         (lambda r: paged(r, last=10**9), "partial", 5),
     ],
 )
-def test_a_chain_that_is_not_whole(
+def test_an_incomplete_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Answer], outcome: str, pages: int
 ) -> None:
     """
-    A page that fails, another host, a circle, an empty chain, a refusal and an endless chain are each reported, with
-    the pages that came.
+    A failing page, another host, a loop, an empty chain, a rejection and an endless chain are each reported, with the
+    pages received.
     """
     monkeypatch.setattr(providers, "MOST_PAGES", 5)
     (sample,), held = chain(tmp_path, answer)
     assert (sample.outcome, sample.details()["pages"]) == (outcome, pages) and (held is not None) == (pages > 0)
 
 
-def test_no_chain_of_a_closed_market(tmp_path: Path) -> None:
+def test_no_chain_is_fetched_while_the_market_is_closed(tmp_path: Path) -> None:
     """While the market is closed no chain is fetched."""
     assert chain(tmp_path, paged, SHUT) == ([], None)
 
 
-def test_the_log_goes_on_where_it_was(tmp_path: Path) -> None:
-    """A new process reads the log on from where the last one had come, and counts no line twice."""
+def test_the_log_is_continued_by_a_new_process(tmp_path: Path) -> None:
+    """A new process reads the log from the last position, and counts no line twice."""
     log = tmp_path / "app.log"
     log.write_text("")
 
@@ -329,7 +331,7 @@ def test_the_log_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def judged(tmp_path: Path, payload: Any) -> tuple[Sample, tuple | None]:
-    """One whole chain fetched at the moment of `healthy`, in no hurry, and evaluated."""
+    """Fetch one complete chain at the time of `healthy`, without a rush, and evaluate it."""
 
     async def go() -> tuple[Sample, tuple | None]:
         async with serving(lambda request: as_json(payload)) as url:
@@ -351,10 +353,10 @@ def judged(tmp_path: Path, payload: Any) -> tuple[Sample, tuple | None]:
     ],
     ids=["healthy", "all zero", "delta one"],
 )
-def test_a_fetched_chain_is_evaluated_by_its_quotes(
+def test_contracts_with_invalid_greeks_are_evaluated(
     tmp_path: Path, spoil: Callable[[Any], Any], flagged: float
 ) -> None:
-    """Greeks that are all zero, or delta one with nothing beside it, take no contract out of what is evaluated live."""
+    """Contracts whose Greeks are all zero, or only delta one, are not excluded from the evaluation of a live chain."""
     pages = massive(spoil(healthy()))
     sample, _ = judged(tmp_path, {**pages[0], "results": pages[0]["results"] + pages[1]["results"], "next_url": None})
     found = sample.details()
@@ -362,8 +364,8 @@ def test_a_fetched_chain_is_evaluated_by_its_quotes(
 
 
 @pytest.mark.parametrize("far", ["2031-12-19", "2150-12-18", "9999-12-31", "soon", None, 7, [1]])
-def test_a_fetched_chain_is_kept_and_evaluated_whatever_one_of_its_contracts_says(tmp_path: Path, far: Any) -> None:
-    """An expiration far away, or none at all, takes nothing from the other contracts: they are kept, and evaluated."""
+def test_one_invalid_contract_does_not_affect_the_chain(tmp_path: Path, far: Any) -> None:
+    """If one contract has an expiration far away or an invalid one, the other contracts are stored and evaluated."""
     results = [r for page in massive(healthy()) for r in page["results"]]
     strange = {**results[0], "details": {**results[0]["details"], "expiration_date": far}}
     sample, held = judged(

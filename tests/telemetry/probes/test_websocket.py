@@ -1,6 +1,6 @@
 """
-The app's WebSocket against real sockets: what it opens, says, keeps to itself, and how it closes, each by its own
-outcome.
+Probe the app's WebSocket over real sockets: how it opens, what it sends, its silence, and how it closes, each with its
+own outcome.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ async def looked(
     contracts: tuple[str, ...] = ("O:SPY260320C00670000",),
     **environ: str,
 ) -> list[Sample]:
-    """Probe each world second until something holds of the last probe."""
+    """Take a sample each simulated second until a condition on the last one holds."""
     found = settings.load(home, None, {"OPS_APP_WS_URL": url, **environ})
     stream, seen = WebSocketProbe(Prober(found, lambda: at, SPEED, random.Random(1)), LIMITS), list[Sample]()
     stream.contracts = contracts
@@ -57,7 +57,7 @@ def with_socket(
     path: str = "/ws/options",
     **how: Any,
 ) -> list[Sample]:
-    """The probes at an app whose socket behaves so."""
+    """The samples of an app whose WebSocket behaves in this way."""
 
     async def go() -> list[Sample]:
         async with serve(attend, "127.0.0.1", 0, ping_interval=None) as server:
@@ -67,7 +67,7 @@ def with_socket(
 
 
 def saying(*events: dict[str, Any]) -> Callable[[ServerConnection], Awaitable[None]]:
-    """A socket that says the same again and again."""
+    """A WebSocket that sends the same events repeatedly."""
 
     async def attend(client: ServerConnection) -> None:
         while True:
@@ -81,30 +81,30 @@ def is_(outcome: str) -> Callable[[Sample], bool]:
     return lambda sample: sample.outcome == outcome
 
 
-def test_it_says_something(tmp_path: Path) -> None:
-    """A socket that sends quotes is well, with a round trip and the age of the last message."""
+def test_a_websocket_with_quotes_is_ok(tmp_path: Path) -> None:
+    """A WebSocket that sends quotes is ok, with a round-trip time and the age of the last message."""
     last = with_socket(
         tmp_path, saying(QUOTE | {"t": OPEN.timestamp() * 1000}), lambda s: s.outcome == "ok" and s.value is not None
     )[-1]
     assert last.seconds is not None and last.value is not None and last.value < LIMITS.silent_after_s
 
 
-def test_word_of_the_connection_alone_is_silence(tmp_path: Path) -> None:
-    """A socket that only says how its own connection is, says nothing: it is silent after a while, in market hours."""
+def test_status_messages_alone_are_silence(tmp_path: Path) -> None:
+    """A WebSocket that only sends messages about its own connection is silent after a while, in market hours."""
     seen = with_socket(tmp_path, saying({"ev": "status", "status": "connected"}), is_("silent"))
     assert {s.outcome for s in seen} == {"ok", "silent"} and seen[-1].value is None
 
 
-def test_old_quotes_are_reported(tmp_path: Path) -> None:
-    """Quotes that are older than any delayed plan's are no sign of life; those of a delayed plan are."""
+def test_old_quotes_are_stale(tmp_path: Path) -> None:
+    """Quotes older than those of a delayed plan are stale; quotes of a delayed plan are ok."""
     old = with_socket(tmp_path, saying(QUOTE | {"t": (OPEN.timestamp() - 1800) * 1000}), is_("stale"))[-1]
     assert "30 min old" in old.details()["why"]
     seen = with_socket(tmp_path, saying(QUOTE | {"t": (OPEN.timestamp() - 960) * 1000}), lambda s: s.value is not None)
     assert seen[-1].outcome == "ok"
 
 
-def test_nobody_expects_anything(tmp_path: Path) -> None:
-    """On a Sunday, and while it was asked for nothing, an open socket that says nothing is well."""
+def test_silence_is_ok_if_no_messages_are_expected(tmp_path: Path) -> None:
+    """On a Sunday, or without subscribed contracts, an open WebSocket without messages is ok."""
 
     async def attend(client: ServerConnection) -> None:
         await client.wait_closed()
@@ -115,10 +115,10 @@ def test_nobody_expects_anything(tmp_path: Path) -> None:
         assert {s.outcome for s in seen} == {"ok"}
 
 
-def test_each_topic_is_asked_for_by_itself(tmp_path: Path) -> None:
+def test_each_topic_has_its_own_subscription(tmp_path: Path) -> None:
     """
-    The minute aggregates of each contract are asked for in a message of its own, as text; of an index only on its own
-    path.
+    The minute aggregates of each contract are subscribed to in their own message, as text; an index only on the path
+    for indices.
     """
     asked: list[Any] = []
 
@@ -135,7 +135,7 @@ def test_each_topic_is_asked_for_by_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [1000, 1008, 1011])
 def test_its_close_code_is_reported(tmp_path: Path, code: int) -> None:
-    """Who closes the socket is quoted with the code."""
+    """The sample has the close code."""
 
     async def attend(client: ServerConnection) -> None:
         await client.close(code)
@@ -155,10 +155,10 @@ def test_its_close_code_is_reported(tmp_path: Path, code: int) -> None:
         (Answer(fault="hang"), "timeout"),
     ],
 )
-def test_what_is_no_socket(tmp_path: Path, answer: Answer, outcome: str) -> None:
+def test_failed_upgrades(tmp_path: Path, answer: Answer, outcome: str) -> None:
     """
-    Each way of not opening has its own outcome; a port that takes the connection and then says nothing is not called
-    unreachable.
+    Each way in which the upgrade fails has its own outcome; a port that accepts the connection and then does not
+    respond is not "unreachable".
     """
 
     async def go() -> Sample:
@@ -171,8 +171,8 @@ def test_what_is_no_socket(tmp_path: Path, answer: Answer, outcome: str) -> None
 
 
 @pytest.mark.parametrize(("state", "outcome"), [("closed", "refused"), ("swallowing", "unreachable")])
-def test_what_cannot_be_connected_to(tmp_path: Path, state: str, outcome: str) -> None:
-    """A closed port refuses; one that swallows every packet is unreachable."""
+def test_failed_connections(tmp_path: Path, state: str, outcome: str) -> None:
+    """A closed port is "refused"; a port that drops all packets is "unreachable"."""
 
     async def go() -> Sample:
         async with serving(lambda _: Answer(), state) as url:
@@ -181,10 +181,10 @@ def test_what_cannot_be_connected_to(tmp_path: Path, state: str, outcome: str) -
     assert asyncio.run(go()).outcome == outcome
 
 
-def test_no_token(tmp_path: Path) -> None:
+def test_a_missing_token(tmp_path: Path) -> None:
     """
-    An app that gives no token for its socket is reported as that; one that answers its web page there is asked without
-    one.
+    An app that gives no token for its WebSocket is reported as such; if it answers with a web page instead, the
+    WebSocket is opened without a token.
     """
 
     async def go(answer: Answer, outcome: str) -> Sample:

@@ -1,6 +1,5 @@
 """
-The address of the app's WebSocket with a token in its query, as the app itself uses it: it is taken, and its query
-comes out nowhere.
+The app's WebSocket address may have a token in its query, as in the app itself. The token is used and never shown.
 """
 
 import asyncio
@@ -31,8 +30,8 @@ def leaks(text: str) -> bool:
 
 def test_the_query_is_a_secret() -> None:
     """
-    It is no part of the address that is shown; text, JSON and addresses that hold it are redacted; a child without
-    secrets gets the address alone.
+    The query is not part of the shown address. Text and JSON that contain it are redacted. A child process without
+    secrets gets the address without it.
     """
     environ = {"OPS_APP_WS_URL": f"wss://app.example/ws/options?{QUERY}"}
     found = settings.load(".", None, environ)
@@ -54,15 +53,15 @@ def test_the_query_is_a_secret() -> None:
     "url",
     [f"http://app.example/ws?{QUERY}", f"wss://?{QUERY}", f"wss://a b?{QUERY}", f"wss://me:you@app.example/?{QUERY}"],
 )
-def test_a_wrong_address_is_refused_without_its_query(url: str) -> None:
-    """What is said of an address that cannot be used does not hold its query."""
+def test_the_message_about_an_invalid_address_has_no_query(url: str) -> None:
+    """The message about an address that cannot be used does not contain its query."""
     with pytest.raises(SettingsError) as refused:
         settings.load(".", None, {"OPS_APP_WS_URL": url})
     assert not leaks(str(refused.value))
 
 
-def test_a_file_holds_no_secret(tmp_path: Path) -> None:
-    """In settings.toml, which holds no secret, the address has no query; no other address may have one."""
+def test_an_address_in_the_settings_file_has_no_query(tmp_path: Path) -> None:
+    """settings.toml has no secrets, so an address with a query is rejected there; no other address may have one."""
     (tmp_path / "settings.toml").write_text(f'app_ws_url = "wss://app.example/ws/options?{QUERY}"\n')
     with pytest.raises(SettingsError, match="a secret") as refused:
         settings.load(tmp_path, None, {})
@@ -79,12 +78,12 @@ def test_a_file_holds_no_secret(tmp_path: Path) -> None:
         ("/ws/options", "desk=1", "/ws/options?desk=1&token=fresh"),
     ],
 )
-def test_the_socket_is_asked_for_with_it(
+def test_the_websocket_is_opened_with_the_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, query: str, wanted: str
 ) -> None:
     """
-    A token of the settings' own is used, and the app is asked for none; where it refuses, neither store, log nor doctor
-    holds the query.
+    A token in the settings is used, and none is requested from the app. If it is rejected, neither store, log nor `ops
+    doctor` contains the query.
     """
     asked, posted = [], []
     caplog.set_level(logging.DEBUG)
@@ -120,10 +119,10 @@ def test_the_socket_is_asked_for_with_it(
     assert not any(map(leaks, (*texts, *ours, kept.decode("latin-1"))))
 
 
-def test_the_command_line_does_not_say_it(
+def test_the_command_line_does_not_print_the_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`ops status` and `ops doctor`, for people and as JSON, run with it and do not print it."""
+    """`ops status` and `ops doctor`, as text and as JSON, run with the token and do not print it."""
     monkeypatch.setenv("OPS_HOME", str(tmp_path))
     monkeypatch.setenv("OPS_APP_WS_URL", f"ws://127.0.0.1:1/ws/options?{QUERY}")
     for command in (["status"], ["status", "-o", "json"], ["doctor"], ["doctor", "-o", "json"]):

@@ -1,5 +1,6 @@
 """
-The app's WebSocket after its upstream is lost: who is served, what it costs to find out, and what people read of it.
+The app's WebSocket after its upstream was lost: which connections are served, what the probe sends to find out, and
+what people read.
 """
 
 import asyncio
@@ -40,12 +41,12 @@ CONTRACTS = ("O:A", "O:B")
 
 class App:
     """
-    The app's socket and what is behind it, in world seconds.
+    The app's WebSocket and its upstream, in simulated seconds.
 
     Attributes:
-        asked: Each subscription, in its order: connection, action, topic.
-        serves: Whether a connection is passed what comes from upstream, by its number (from 0).
-        has_minutes: Whether upstream sends minute aggregates; quotes it always sends.
+        asked: Each subscription message in its order: connection, action, topic.
+        serves: Whether a connection (by its number, from 0) receives the messages from upstream.
+        has_minutes: Whether upstream sends minute aggregates; it always sends quotes.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class App:
             sending.cancel()
 
     async def _send(self, client: ServerConnection, number: int, topics: set[str]) -> None:
-        """Quotes each second, and minute aggregates each minute, of what was asked for."""
+        """Send quotes each second and aggregates each minute for the subscribed topics."""
         with suppress(ConnectionClosed):
             for second in range(1, 10**6):
                 await asyncio.sleep(1 / SPEED)
@@ -84,7 +85,7 @@ class App:
 async def watched(
     home: Path, url: str, until: Callable[[list[Sample], WebSocketProbe], bool], at: datetime = OPEN
 ) -> list[Sample]:
-    """Probe the socket every five world seconds until something holds."""
+    """Take a sample every five simulated seconds until a condition holds."""
     stream, seen = (
         WebSocketProbe(
             Prober(settings.load(home, None, {"OPS_APP_WS_URL": url}), lambda: at, SPEED, random.Random(1)),
@@ -114,15 +115,12 @@ def run(home: Path, app: App, until: Callable[[list[Sample], WebSocketProbe], bo
 
 
 def outcomes(seen: list[Sample]) -> list[str]:
-    """Each outcome once, in the order in which they came."""
+    """The outcomes in their order, without repetition."""
     return [s.outcome for s, before in zip(seen, [None, *seen]) if before is None or s.outcome != before.outcome]
 
 
-def test_a_healthy_socket_is_asked_for_nothing_but_minute_aggregates(tmp_path: Path) -> None:
-    """
-    While an aggregate comes each minute the socket is well, and no quote is asked for: two messages a contract and
-    minute at most.
-    """
+def test_a_healthy_websocket_only_gets_aggregate_subscriptions(tmp_path: Path) -> None:
+    """While an aggregate arrives each minute the WebSocket is ok, and no quotes are subscribed to."""
     app = App()
     seen = run(tmp_path, app, lambda seen, _: len(seen) >= 28)
     assert {s.outcome for s in seen} == {"ok"} and app.count == 1
@@ -132,10 +130,9 @@ def test_a_healthy_socket_is_asked_for_nothing_but_minute_aggregates(tmp_path: P
     )
 
 
-def test_where_no_aggregate_comes_a_quote_proves_life(tmp_path: Path) -> None:
+def test_without_aggregates_a_quote_is_enough(tmp_path: Path) -> None:
     """
-    Contracts that did not trade for a minute are no silence: their quotes are asked for, until the first one, and no
-    longer.
+    Contracts without a trade for a minute are not silence: their quotes are subscribed to, until the first one arrives.
     """
     app = App()
     app.has_minutes = False
@@ -153,10 +150,9 @@ def test_where_no_aggregate_comes_a_quote_proves_life(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_old_connections_are_dead_and_new_ones_are_served(tmp_path: Path) -> None:
     """
-    Upstream is lost once: who was connected is never served again. We dial again, are served, and say that pages must
-    be refreshed.
-
-    The figure is the age of the last message to the old connection; once people have been notified, all is well for us.
+    If the upstream was lost once, existing connections are never served again. The probe reconnects, is served, and
+    reports that pages must be refreshed. The value is the age of the last message on the old connection; after the
+    report, the outcome is ok again.
     """
     app = App()
     app.serves = lambda number: number > 0
@@ -169,11 +165,10 @@ def test_old_connections_are_dead_and_new_ones_are_served(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("old_too", "last"), [(False, "renewed"), (True, "ok")])
-def test_dead_for_all_until_upstream_is_back(tmp_path: Path, old_too: bool, last: str) -> None:
+def test_all_connections_are_silent_until_upstream_is_back(tmp_path: Path, old_too: bool, last: str) -> None:
     """
-    While new connections hear nothing either it is silent for all, and is dialled again and again.
-
-    Once one is served, it is known of the first whether it is served too: only where it is not must pages be refreshed.
+    While new connections receive nothing either, the outcome is "silent", and the probe reconnects repeatedly. When one
+    is served, the outcome is "renewed" only if the first connection is not served too: then pages must be refreshed.
     """
     app, back = App(), list[bool]()
     app.serves = lambda number: bool(back) and (old_too or number > 0)
@@ -189,8 +184,8 @@ def test_dead_for_all_until_upstream_is_back(tmp_path: Path, old_too: bool, last
     assert silent[0].details()["tried"] == 1 and silent[-1].details()["tried"] >= silent[0].details()["tried"]
 
 
-def test_what_the_app_says_is_checked_at_once(tmp_path: Path) -> None:
-    """Where the app says that its upstream is lost, nobody waits for a minute of silence."""
+def test_a_lost_upstream_reported_by_the_app_is_checked_at_once(tmp_path: Path) -> None:
+    """If the app reports that its upstream is lost, the probe does not wait for a minute of silence."""
     app = App()
     app.serves = lambda number: number > 0
 
@@ -203,10 +198,7 @@ def test_what_the_app_says_is_checked_at_once(tmp_path: Path) -> None:
 
 
 class Proxy:
-    """
-    A way to a server that stops passing anything on, for the connections that are open then, though none of them is
-    closed.
-    """
+    """A proxy that can stop forwarding for its open connections without closing them."""
 
     def __init__(self, port: int):
         self._port, self._open = port, list[asyncio.Event]()
@@ -258,8 +250,8 @@ def through_proxy(home: Path, until: Callable[[list[Sample], Proxy], bool]) -> l
 
 def test_two_unanswered_pings_end_a_connection(tmp_path: Path) -> None:
     """
-    A connection that answers no ping is dialled again; where the new one is served and the old one still is dead, that
-    is said.
+    After unanswered pings the probe reconnects; if the new connection is served and the old one is still dead, the
+    outcome is "renewed".
     """
 
     def until(seen: list[Sample], proxy: Proxy) -> bool:
@@ -272,8 +264,8 @@ def test_two_unanswered_pings_end_a_connection(tmp_path: Path) -> None:
     assert next(s.details()["why"] for s in seen if s.outcome == "timeout") == "open, and no answer to a ping"
 
 
-def test_a_server_that_hung_and_goes_on_has_no_dead_connections(tmp_path: Path) -> None:
-    """Where the old connection answers too, once the new one does, nobody needs to refresh anything."""
+def test_a_server_that_recovers_has_no_dead_connections(tmp_path: Path) -> None:
+    """If the old connection responds again together with the new one, no page must be refreshed."""
 
     def until(seen: list[Sample], proxy: Proxy) -> bool:
         if len(seen) == 3:
@@ -285,8 +277,8 @@ def test_a_server_that_hung_and_goes_on_has_no_dead_connections(tmp_path: Path) 
     assert outcomes(through_proxy(tmp_path, until)) == ["ok", "timeout", "ok"]
 
 
-def test_nothing_is_silent_while_the_market_is_closed_by_surprise(tmp_path: Path) -> None:
-    """Where the market is said to be closed, the calendar's open session makes no silence."""
+def test_no_silence_during_an_unplanned_market_closure(tmp_path: Path) -> None:
+    """If the market is reported closed, a missing message is not silence although the calendar has a session."""
     app = App()
     app.serves = lambda number: False
 
@@ -297,7 +289,7 @@ def test_nothing_is_silent_while_the_market_is_closed_by_surprise(tmp_path: Path
     assert {s.outcome for s in run(tmp_path, app, until)} == {"ok"} and app.count == 1
 
 
-# What the app says of its upstream.
+# What the app reports about its upstream.
 
 HEALTHY = {
     "healthy": True,
@@ -341,8 +333,8 @@ LOST = {
 )
 def test_the_state_of_the_upstream(tmp_path: Path, answer: Answer, path: str, state: str | None) -> None:
     """
-    It is read of the endpoint that we use, with 503 as with 200; a version that does not say it is not measured, and
-    not asked again soon.
+    The state is read for the path that we use, with status 503 as with 200. An app version that does not report it
+    gives no sample, and is not asked again soon.
     """
     asked: list[str] = []
 
@@ -412,8 +404,12 @@ RENEWED = [
         (RENEWED[:16], 0.0, None, "WebSocket down (0 s) ≤ 0 s"),
     ],
 )
-def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, severity: str | None, words: str) -> None:
-    """The figure of each, and its sentence: who is served, and what the app says of its upstream."""
+def test_the_alert_names_the_connections_that_are_served(
+    samples: list[Sample], seconds: float, severity: str | None, words: str
+) -> None:
+    """
+    The figure and sentence of the alert: which connections are served, and what the app reports about its upstream.
+    """
     probed, window = ProbeHistory(samples=samples), Window(OPEN, OPEN + timedelta(seconds=95))
     figure = probe_figures.measure(probed, CounterHistory(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
     found = evaluate_figure(RULES["websocket_down"], "app", "probe", figure)
@@ -432,8 +428,12 @@ def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, sev
     ],
     ids=["dead for all", "renewed"],
 )
-def test_the_diagnosis_and_the_panel_say_who_is_served(tmp_path: Path, samples: list[Sample], words: str) -> None:
-    """Both are a socket that is silent; the answer, and the sentence of the panel, say of whom."""
+def test_the_diagnosis_and_the_panel_name_the_served_connections(
+    tmp_path: Path, samples: list[Sample], words: str
+) -> None:
+    """
+    In both cases the cause is a silent WebSocket; the diagnosis and the panel name the connections that are served.
+    """
     found = settings.load(tmp_path, None, {})
     kept = Database(found.url)
     more = [at(5.0 * i, "ok", None, "beat", every_s=5)._replace(subject="collector") for i in range(20)] + [
@@ -446,9 +446,9 @@ def test_the_diagnosis_and_the_panel_say_who_is_served(tmp_path: Path, samples: 
     assert [s for s in view.summaries if words in s.words and s.panel == "system"]
 
 
-def test_without_a_socket_of_ours_the_app_is_believed(tmp_path: Path) -> None:
+def test_without_a_websocket_probe_the_report_of_the_app_counts(tmp_path: Path) -> None:
     """
-    Where no socket is probed, an upstream that the app has lost while clients are connected to it is a silent socket.
+    If no WebSocket is probed, an upstream that the app has lost while clients are connected is a silent WebSocket.
     """
     found = settings.load(tmp_path, None, {})
     kept = Database(found.url)
