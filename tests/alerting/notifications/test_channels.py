@@ -1,4 +1,4 @@
-"""Each kind of channel against a real receiver: confirmed deliveries, failures, slow and silent receivers."""
+"""Each kind of channel against a real receiver: confirmed deliveries, failures, slow and unresponsive receivers."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ STAFF = Contacts(lab_url="https://lab.example")
 
 
 def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
-    """The stored body of a message about Massive."""
+    """Return the stored body of a message about Massive."""
     began = round(NOW.timestamp() - 90) * US
     alert = {
         "alert": "availability-massive-page-1",
@@ -69,7 +69,7 @@ def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
 
 
 def notification(kind: str = "firing", **changed: Any) -> Message:
-    """The composed message."""
+    """Return the composed message."""
     return message.compose(body(kind, **changed), rules.load(), STAFF, None)
 
 
@@ -78,7 +78,7 @@ def found(tmp_path: Path, **secrets: str) -> Settings:
 
 
 def tell(channel: Channel, what: Message, settings: Settings, picture: bytes | None = None) -> str:
-    """Deliver a message; return why it failed, empty if it did not."""
+    """Deliver a message; return why it failed, or an empty text if it did not."""
     try:
         asyncio.run(channels.deliver(channel, what, settings, NOW, picture))
     except DeliveryFailed as problem:
@@ -88,7 +88,7 @@ def tell(channel: Channel, what: Message, settings: Settings, picture: bytes | N
 
 @contextmanager
 def receiver(answer: Callable[[Request], Answer], state: str = "open") -> Iterator[str]:
-    """A web server in a thread of its own."""
+    """Run a web server in a separate thread."""
     loop, ready, place = asyncio.new_event_loop(), threading.Event(), list[str]()
     stop = asyncio.Event()
 
@@ -110,7 +110,7 @@ def receiver(answer: Callable[[Request], Answer], state: str = "open") -> Iterat
 
 
 def over_http(tmp_path: Path, kind: str, url: str) -> tuple[Channel, Settings]:
-    """A channel of an HTTP kind, and the settings with its secret."""
+    """Return a channel of an HTTP kind, and settings with its secret."""
     if kind == "slack":
         return Channel("x", "slack"), found(tmp_path, OPS_CHANNEL_X=f"{url}/services/{SECRET}")
     return Channel("x", kind, {"url": url}), found(tmp_path)
@@ -121,7 +121,7 @@ HTTP = ("slack", "pagerduty", "alertmanager", "webhook")
 
 @pytest.mark.parametrize("kind", HTTP)
 def test_each_receiver_gets_its_format(tmp_path: Path, kind: str) -> None:
-    """Each kind of receiver gets the sentence, the runbook, stable ids, and the secret where it belongs."""
+    """Each kind of receiver gets the sentence, the runbook, stable ids, and the secret in its proper place."""
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(202)) as url:
         channel, settings = over_http(tmp_path, kind, url)
@@ -191,7 +191,7 @@ def test_an_unconfirmed_delivery_fails(
         assert tell(channel, notification(), settings) == ""
 
 
-def test_a_receiver_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unreachable_receiver_is_reported(tmp_path: Path) -> None:
     """A closed port and an invalid address are reported as not reachable."""
     with receiver(lambda r: Answer(), "closed") as url:
         channel, settings = over_http(tmp_path, "webhook", url)
@@ -202,7 +202,7 @@ def test_a_receiver_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_retry_after_is_respected(tmp_path: Path) -> None:
-    """A Retry-After of the receiver is respected."""
+    """The Retry-After header of a response sets the delay of the retry."""
     with receiver(lambda r: Answer(429, b"slow down", headers={"Retry-After": "30"})) as url:
         channel, settings = over_http(tmp_path, "webhook", url)
         with pytest.raises(DeliveryFailed) as problem:
@@ -210,14 +210,14 @@ def test_retry_after_is_respected(tmp_path: Path) -> None:
     assert problem.value.wait_s == 30
 
 
-def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """150 alerts of one message reach PagerDuty, each under a valid key; people are shown ten of them."""
+def test_a_large_group_reaches_pagerduty_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 150 alerts of a message reach PagerDuty, each with a valid key; the text lists ten of them."""
     made = body()
     made["alerts"] = [made["alerts"][0] | {"alert": f"{i}-" + "x" * (300 if i == 0 else 3)} for i in range(150)]
     what = message.compose(made, rules.load(), STAFF, None)
     got: list[Request] = []
     monkeypatch.setattr(channels, "PATIENCE_S", 6.0)
-    with receiver(lambda r: got.append(r) or Answer(202, after_s=10)) as url:  # A tenth of a second of ours.
+    with receiver(lambda r: got.append(r) or Answer(202, after_s=10)) as url:  # A tenth of a second of real time.
         channel, settings = over_http(tmp_path, "pagerduty", url)
         assert tell(channel, what, settings) == ""
     keys = {json.loads(r.body)["dedup_key"] for r in got}
@@ -226,8 +226,8 @@ def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_missed_alerts_open_nothing(tmp_path: Path) -> None:
-    """Alerts that resolved before anyone was notified open nothing in PagerDuty or Alertmanager."""
+def test_alerts_resolved_before_notification_open_nothing(tmp_path: Path) -> None:
+    """Alerts that were resolved before anyone was notified open nothing in PagerDuty or Alertmanager."""
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(202)) as url:
         for kind in ("pagerduty", "alertmanager"):
@@ -237,7 +237,7 @@ def test_missed_alerts_open_nothing(tmp_path: Path) -> None:
 
 
 class Postbox:
-    """Keeps what a mail server was given, and answers as it is told to."""
+    """Stores received mails, and responds with `answer`."""
 
     def __init__(self) -> None:
         self.mails: list[Any] = []
@@ -286,9 +286,10 @@ def mailing(port: int, **more: Any) -> Channel:
     )
 
 
-def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mail_content_and_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A mail has subject, text, HTML, picture and a stable id; a server that rejects it or does not respond is a failure.
+    A mail has subject, text, HTML, picture and a stable id. If the server rejects it or does not respond, the delivery
+    fails.
     """
     box, settings = Postbox(), settings_module.load(tmp_path, None, {})
     with mail_server(box) as port:
@@ -331,13 +332,13 @@ def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     places = [page.index(words) for words in order]
     assert places == sorted(places) and 'alt="Chart: ' in page and "<link" not in page
-    # Mail clients that know no stylesheet show the inline colours; the stylesheet only adds dark ones.
+    # Mail clients without stylesheet support show the inline colours; the stylesheet adds only dark ones.
     assert page.count("<style") == page.count("@media") == 1 and "@media (prefers-color-scheme: dark)" in page
     assert "image/png" not in [part.get_content_type() for part in again.walk()]
     assert tell(mailing(1), notification(), settings) == "the mail could not be sent (ConnectionRefusedError)"
 
 
-def test_a_mail_with_a_password(tmp_path: Path) -> None:
+def test_a_mail_password_is_sent_only_over_trusted_tls(tmp_path: Path) -> None:
     """A password is sent only over TLS to a server with a trusted certificate."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -371,9 +372,10 @@ def test_a_mail_with_a_password(tmp_path: Path) -> None:
     assert set(seen) == {SECRET.encode(), b"another-password"}
 
 
-def test_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A command gets the message on stdin; a failing, hanging or missing command is a failure and is not left running.
+    A command gets the message on stdin. A failing, hanging or missing command is a failed delivery; none is left
+    running.
     """
     settings = settings_module.load(tmp_path, None, {})
 
@@ -392,10 +394,10 @@ def test_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(pid, 0)
 
 
-def test_a_page_of_messages(tmp_path: Path) -> None:
+def test_file_channel_appends_to_one_page(tmp_path: Path) -> None:
     """
-    A file is one page: each message follows the earlier ones, with its time and its chart; a folder that cannot be
-    written is a failure.
+    The file channel writes one page: each message follows the earlier ones, with time and chart. If the folder cannot
+    be written, the delivery fails.
     """
     settings, channel = found(tmp_path), Channel("x", "file", {"path": "kept/messages.html"})
     assert (
@@ -412,7 +414,7 @@ def test_a_page_of_messages(tmp_path: Path) -> None:
     assert "messages.html failed (" in tell(channel, notification(), settings)
 
 
-def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_channel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The terminal needs no configuration and shows no secret."""
     settings = found(tmp_path)
     what = notification()

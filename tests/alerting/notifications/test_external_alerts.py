@@ -71,15 +71,15 @@ def test_an_alert_is_identified_by_its_labels() -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"{}", b"", b"3", b'"x"', b"[" * 100_000, b"[{]", b"\xff\xfe"])
-def test_a_body_that_is_no_list_is_rejected(body: bytes) -> None:
+def test_a_body_that_is_not_a_list_is_rejected(body: bytes) -> None:
     """A body that is not a JSON list is rejected as a whole."""
     with pytest.raises(BadAlerts, match="a list of alerts was expected"):
         external_alerts.read(body, NOW)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"  []  ", b"[] and more", b"\xef\xbb\xbf[]"])
-def test_a_list_of_nothing(body: bytes) -> None:
-    """As Alertmanager reads it: null is an empty list, and what follows the list is ignored."""
+def test_an_empty_list_is_accepted(body: bytes) -> None:
+    """As in Alertmanager, null is an empty list, and anything after the list is ignored."""
     assert external_alerts.read(body, NOW) == ([], [])
 
 
@@ -131,8 +131,10 @@ def test_an_invalid_alert_rejects_no_other(odd: Any, words: str, place: int) -> 
 
 
 @pytest.mark.parametrize("name", ["d01_one_long_description", "d02_zero_start_past_end"])
-def test_the_cases(name: str) -> None:
-    """Both alerts of each case are kept, as Alertmanager 0.25 keeps them; what is too long is cut and says so."""
+def test_case_files_are_stored_completely(name: str) -> None:
+    """
+    Both alerts of each case file are stored, as in Alertmanager 0.25; a text that is too long is truncated and says so.
+    """
     body = (Path(__file__).parents[2] / "cases" / f"{name}.json").read_bytes()
     found = external_alerts.read(body, NOW)
     assert len(found.alerts) == len(json.loads(body)) == 2 and found.refused == []
@@ -158,18 +160,18 @@ TIMES = {
 
 
 @pytest.mark.parametrize(("written", "read_as"), TIMES.items())
-def test_times(written: str, read_as: datetime) -> None:
+def test_times_are_read_as_by_alertmanager(written: str, read_as: datetime) -> None:
     """
-    Times as Alertmanager takes them: offsets, nanoseconds, no zone is UTC, Go's zero time in any zone is none; before
-    1970 is 1970.
+    Times are read as by Alertmanager: with offset, nanoseconds, or UTC without a zone. Go's zero time in any zone
+    counts as missing; times before 1970 become 1970.
     """
     assert read(alert() | {"startsAt": written}).alerts[0]["starts_us"] == clock.micros(read_as)
 
 
-def test_what_alertmanager_takes_too() -> None:
+def test_unusual_but_valid_alerts_are_stored() -> None:
     """
-    No alertname, keys in any case, odd generatorURL, unknown keys, a null label, bytes that are no UTF-8, huge numbers:
-    the alert is kept.
+    An alert is stored without an alertname, with keys in any case, an odd generatorURL, unknown keys, a null label,
+    invalid UTF-8 or huge numbers.
     """
     odd = [
         {"Labels": {"severity": "critical", "x": None}, "GENERATORURL": 3, "more": {"a": [1]}, "status": "firing"},
@@ -203,10 +205,10 @@ def test_what_alertmanager_takes_too() -> None:
         "\u200b",
     ],
 )
-def test_an_id_can_be_pasted(name: str, store_url: str) -> None:
+def test_an_alert_id_is_safe_in_a_shell(name: str, store_url: str) -> None:
     """
-    Whatever an alert is called, its id is [A-Za-z0-9_.-]+ and no option; its texts hold no control or bidirectional
-    characters; names that differ have different ids.
+    Whatever the alert's name is, its id matches [A-Za-z0-9_.-]+ and does not start with a hyphen. Its texts have no
+    control or bidirectional characters. Different names have different ids.
     """
     desk = Heard(store_url)
     texts = f"{name} \x1b[31m \u202e \u2066 \x9b \x07"
@@ -223,7 +225,7 @@ def test_an_id_can_be_pasted(name: str, store_url: str) -> None:
 
 
 class Heard:
-    """A desk that hears a neighbour, on a clock that is set by hand."""
+    """A desk that receives external alerts, with a clock that is set by hand."""
 
     def __init__(self, url: str):
         self.at = NOW
@@ -243,7 +245,8 @@ class Heard:
 
 def test_an_external_alert_episode(store_url: str) -> None:
     """
-    An external alert is notified once, then its end; if its sender stops it ends without recovery; when back, again.
+    An external alert is notified once, then its resolution. If its sender stops, it ends without being resolved; if it
+    fires again, it is notified again.
     """
     desk = Heard(store_url)
     for _ in range(4):
@@ -270,14 +273,16 @@ def test_an_external_alert_episode(store_url: str) -> None:
 
 
 def test_missed_external_alert_is_summarised(store_url: str) -> None:
-    """An external alert that began and ended between two plans is reported afterwards."""
+    """An external alert that began and ended between two plannings is reported afterwards."""
     desk = Heard(store_url)
     desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)))
     assert desk.tells(1000) == [("passed", "critical", "DiskFull", "ended")] and desk.tells(100) == []
 
 
 def test_external_warnings_are_not_notified(store_url: str) -> None:
-    """An external warning, or one that was over on arrival, notifies no one; without a severity it notifies."""
+    """
+    An external warning, or an alert that was over on arrival, notifies no one. An alert without a severity is notified.
+    """
     desk = Heard(store_url)
     desk.hears(alert(severity="warning"), alert("Old", ends=NOW - timedelta(seconds=5)), alert("Plain"))
     assert desk.tells(20) == [("firing", "notify", "Plain", "")] and desk.tells(400) == [
@@ -287,7 +292,7 @@ def test_external_warnings_are_not_notified(store_url: str) -> None:
 
 @contextmanager
 def process(*command: str, ready: Callable[[], bool], **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """A server, from when it is ready to when it is killed."""
+    """Run a server from when it is ready; kill it at the end."""
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, **how)
     try:
         until(ready)
@@ -301,7 +306,7 @@ def until(holds: Callable[[], Any], within_s: float = 45.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.1)  # Another process can only be awaited.
+        time.sleep(0.1)  # The other process signals nothing, so poll.
 
 
 def asked(url: str, body: Any = None) -> Any:
@@ -318,7 +323,7 @@ def asked(url: str, body: Any = None) -> Any:
 
 @contextmanager
 def alertmanager(folder: Path, hook: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A real Alertmanager that tells a webhook at once."""
+    """Run a real Alertmanager that notifies a webhook at once."""
     folder.mkdir(exist_ok=True)
     (folder / "am.yml").write_text(
         f"route: {{receiver: hook, group_wait: 1s, group_interval: 1s, repeat_interval: 4h, group_by: "
@@ -336,10 +341,10 @@ def alertmanager(folder: Path, hook: str, port: int) -> Iterator[subprocess.Pope
 
 
 @pytest.mark.slow
-def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
+def test_a_kill_loses_silences_in_alertmanager_but_not_here(tmp_path: Path) -> None:
     """
-    Killed three seconds after it notified of A and took a silence for B, Alertmanager has lost the silence: on the next
-    resend B is paged, and A notified again. Ours, killed as soon as the command is done, has both.
+    An Alertmanager killed three seconds after it notified of A and accepted a silence for B has lost both: on the next
+    resend it notifies of A again and of B. Our collector, killed in the same way, keeps both.
     """
     got: list[str] = []
     with receiver(
@@ -364,14 +369,14 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
             until(lambda: [s["status"]["state"] for s in asked(f"{base}/silences")] == ["active"])
             send("A", "B")
             until(lambda: "A" in got)
-            time.sleep(3)  # As long as it was measured with; what it writes, it writes every quarter of an hour.
+            time.sleep(3)  # Alertmanager was measured with this wait; it writes its state only every 15 minutes.
             assert got == ["A"] and len(asked(f"{base}/silences")) == 1
             running.send_signal(signal.SIGKILL)
             running.wait()
         with alertmanager(tmp_path, url, port):
             assert asked(f"{base}/silences") == [] and asked(f"{base}/alerts") == []
             send("A", "B")
-            until(lambda: got.count("A") == 2 and "B" in got)  # It may tell of both in one message, or in two.
+            until(lambda: got.count("A") == 2 and "B" in got)  # One message may contain both, or each its own.
         assert got.count("A") == 2 and got.count("B") == 1
 
     ours: list[dict[str, Any]] = []
@@ -394,7 +399,8 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
         )
-        assert silenced.returncode == 64  # A rule of ours is wanted there; of a neighbour's alert the subject is named.
+        # `--rule` accepts only our rules; an external alert is silenced by its subject.
+        assert silenced.returncode == 64
         subprocess.run(
             ops("silence", "add", "--subject", "B", "--for", "2h", "--reason", "known", "--by", "Ann"),
             env=environ,
@@ -433,10 +439,10 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_a_real_prometheus(tmp_path: Path) -> None:
+def test_alerts_of_a_real_prometheus_are_notified_once(tmp_path: Path) -> None:
     """
-    A real Prometheus scrapes our /metrics, loads our exported rules and fires them; what it then sends to us is one
-    alert with ours, told by nobody twice; what only it knows is told; and a real Alertmanager hears from us.
+    A real Prometheus scrapes our /metrics and fires our exported rules. Its alert of our rule is notified only once,
+    with ours; its own alert is notified, too; a real Alertmanager accepts our notifications.
     """
     prometheus, began = needs("prometheus"), time.clock_gettime(time.CLOCK_REALTIME)
 
@@ -509,7 +515,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
             until(lambda: ("availability_critical", "massive") in fires() and ("OnlyTheyKnow", None) in fires())
             assert not [name for name, subject in fires() if subject == "tradier"]
             until(lambda: _heard(store) >= {"availability_critical", "OnlyTheyKnow"})
-        # Ours fires too, and both are told: once.
+        # Our own alert fires, too; the problem is notified once.
         from tests.support.receivers import fires as ours_fire
 
         ours_fire(store, "desk", 1000, "firing")
@@ -532,8 +538,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
                     pass
 
         asyncio.run(send())
-        # Alertmanager's clock is the machine's: what we say of March is over there. That it took it is what counts
-        # here.
+        # Alertmanager uses the machine's clock, by which our alerts of March are over. Only their delivery is checked.
         assert {d.state for d, _ in notifying.notifications.deliveries()} == {"sent"}
 
 
@@ -546,11 +551,8 @@ def _heard(store: Database) -> set[str]:
         return {json.loads(labels)["alertname"] for labels in connection.execute(sa.select(FOREIGN.c.labels)).scalars()}
 
 
-def test_alertmanager_receives_our_alerts(tmp_path: Path) -> None:
-    """
-    An alert of ours fires in a real Alertmanager with its runbook, goes on firing there while it is told again, and is
-    resolved there when it is over here.
-    """
+def test_our_alerts_fire_and_resolve_in_alertmanager(tmp_path: Path) -> None:
+    """Our alert is active in a real Alertmanager, with its runbook, and is resolved there when it is resolved here."""
     from opslib.alerting.notifications import channels, message
     from tests.alerting.notifications.test_channels import body
 
@@ -583,8 +585,10 @@ def test_alertmanager_receives_our_alerts(tmp_path: Path) -> None:
         until(lambda: got[-1]["status"] == "resolved")
 
 
-def test_the_receiver_takes_alerts(tmp_path: Path) -> None:
-    """ops serve answers 200 for alerts that it has kept, 400 with the reason for what is none, 401 without the key."""
+def test_the_receiver_accepts_alerts(tmp_path: Path) -> None:
+    """
+    `ops serve` responds 200 to alerts that it has stored, 400 with the reason to invalid ones, and 401 without the key.
+    """
     import httpx
 
     settings = settings_module.load(tmp_path, None, {"OPS_INGEST_KEY": "k-0123456789"})

@@ -1,7 +1,4 @@
-"""
-Commands in messages: copied out of every kind of message on every kind of channel, as the medium decodes it, and run in
-a shell.
-"""
+"""Commands in messages can be copied from every kind of message on every kind of channel and run in a shell."""
 
 import html
 import json
@@ -44,7 +41,7 @@ COMMAND = re.compile(r"(?:^|: )(ops .+)$", re.M)
 
 
 class Codes(HTMLParser):
-    """What stands in the code spans of a page."""
+    """Collect the contents of the code elements of an HTML page."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -64,12 +61,12 @@ class Codes(HTMLParser):
 
 
 def spans(mrkdwn: str) -> list[str]:
-    """The code spans of a Slack message, as Slack shows them."""
+    """Return the code spans of a Slack message, as Slack shows them."""
     return [html.unescape(a or b) for a, b in re.findall(r"```(.+?)```|`([^`\n]+)`", mrkdwn)]
 
 
 def in_blocks(blocks: list[dict[str, Any]]) -> str:
-    """The markup of a Slack message's blocks."""
+    """Return the markup of a Slack message's blocks."""
     texts = [t for b in blocks for t in (b.get("text"), *b.get("fields", ()), *b.get("elements", ())) if t]
     return "\n".join(t["text"] for t in texts if t["type"] == "mrkdwn")
 
@@ -77,7 +74,7 @@ def in_blocks(blocks: list[dict[str, Any]]) -> str:
 def copied(
     kind: str, what: Message, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
-    """Send a message by a channel of a kind; the commands that a person can copy where it arrives."""
+    """Send a message over a channel of a kind; return the commands that a person can copy from it."""
     if kind == "terminal":
         capsys.readouterr()
         assert tell(Channel("x", kind), what, settings) == ""
@@ -143,7 +140,7 @@ def copied(
 
 
 def shell(command: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """Paste a command into a shell that has nothing of ours but ``ops`` on its path."""
+    """Run a command in a shell that has only ``ops`` on its path, without our environment variables."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OPS_")} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(home),
@@ -154,8 +151,7 @@ def shell(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
     """
-    A desk whose home is hard to write in a shell, in the middle of its outage: somebody was told, and it has an
-    incident.
+    A desk during its outage, with a notification and an incident; its home has characters that a shell interprets.
     """
     day = Day(tmp_path_factory.mktemp("it's a `desk` & more") / "home $HOME", "http://127.0.0.1:1", "11:20")
     day.live("11:26", 30)
@@ -164,7 +160,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 
 def made(day: Day, kind: str) -> Message:
-    """A message of a kind about the alert that fires, with free text that would be markup."""
+    """Return a message of a kind about the firing alert, with free text that contains markup."""
     (notice,) = [
         n for n in day.notifying.notifications.open_states() if n.rule == "availability" and n.subject == "massive"
     ]
@@ -220,12 +216,12 @@ ALL = (*KINDS, "missed job", "report", "trial", "said")
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_every_channel_shows_the_same_commands(
+def test_commands_are_the_same_on_every_channel(
     alive: Day, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Decoded as each medium decodes it, every channel gives the very same commands; no free text becomes markup, and
-    nothing invisible is put in.
+    Decoded as its medium decodes it, every channel shows the same commands. Free text never becomes markup, and no
+    invisible characters are inserted.
     """
     what = made(alive, kind)
     meant = [str(words) for _, words in what.lines if isinstance(words, Code) and words.startswith("ops ")]
@@ -248,7 +244,7 @@ def test_every_channel_shows_the_same_commands(
         and "~" not in free
         and "EVIL" not in "".join(codes)
     )
-    # Without our own headings and title.
+    # Remove our own headings and title.
     shown = [re.sub(r"^\*[^*]*:\* ", "", line) if ":* " in line else line.strip("*") for line in free.splitlines()]
     assert not [
         line for line in shown if "*" in line or re.search(r"(?<!\w)_|_(?!\w)", line) or line.startswith(("&gt;", ">"))
@@ -256,10 +252,10 @@ def test_every_channel_shows_the_same_commands(
     assert "\u200b" not in what.slack and (kind in ("trial", "over") or "gamma_zero" in what.slack)
 
 
-def test_every_command_does_what_it_says(alive: Day) -> None:
+def test_every_command_runs_as_pasted(alive: Day) -> None:
     """
-    Each command of each kind of message, pasted as it is: exit 0 (or, of a report without data, 3), and its effect on
-    that desk.
+    Each command of each kind of message runs as pasted: it exits with 0 (3 for a report without data) and takes effect
+    on that desk.
     """
     commands = list(
         dict.fromkeys(
@@ -293,10 +289,10 @@ def test_every_command_does_what_it_says(alive: Day) -> None:
             assert incident.id in ended.stdout
 
 
-def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_a_missed_job_message_has_the_command_to_run_it(tmp_path: Path) -> None:
     """
-    From the schedule to the message: the sentence has no command in it, the message has it whole, a notebook by its
-    absolute path and with its parameters.
+    The message about a missed job has the complete command, with the notebook's absolute path and parameters; its
+    sentence has none.
     """
     from opslib.jobs.due import DueJobs
 
@@ -324,8 +320,8 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
     assert len(found) == 2 and all("ops " not in a["annotations"]["summary"] for a in found)
 
 
-def test_where_a_desk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command names the home and the app only where a shell without our environment would take others."""
+def test_a_command_names_home_and_app_only_where_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command names the home and the app only if a shell without our environment would use others."""
 
     def where(home, app=None, environ=None):
         return settings_module.load(home, app, environ or {}).where
@@ -342,8 +338,8 @@ def test_where_a_desk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert where(None) == () and where(None, "demo") == ("--app", "demo")
 
 
-def test_an_id_that_begins_with_a_hyphen() -> None:
-    """It is taken for an id, not for an option."""
+def test_an_id_that_begins_with_a_hyphen_is_not_an_option() -> None:
+    """An alert id that begins with a hyphen is passed as an id, not as an option."""
     what = message.compose(
         body(alerts=[body()["alerts"][0] | {"alert": "-rf-1"}]), RULES, Contacts(), None, ("--home", "/a b")
     )
@@ -353,7 +349,8 @@ def test_an_id_that_begins_with_a_hyphen() -> None:
     ]
 
 
-# Characters that a terminal, a mail or a chat would obey instead of showing; newline and tab are our own layout.
+# Characters that a terminal, a mail program or a chat would interpret instead of showing. Newline and tab belong to our
+# own layout.
 OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-"
     "\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
@@ -369,10 +366,8 @@ OUTSIDE = st.text(
 
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(outside=OUTSIDE, kind=st.sampled_from((*KINDS, "report", "said")))
-def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory, outside: str, kind: str) -> None:
-    """
-    Whatever comes from outside, in whatever place of a message, no channel is given a character that it would obey.
-    """
+def test_no_control_characters_are_sent(tmp_path_factory: pytest.TempPathFactory, outside: str, kind: str) -> None:
+    """External text, anywhere in a message, sends no control character to any channel."""
     from opslib.alerting.notifications import channels
 
     settings = settings_module.load(Path("/nowhere"), "desk", {})
@@ -414,11 +409,11 @@ def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory
     posted = [what.facts, channels.pagerduty_events(what, "key", settings), channels.alertmanager_alerts(what, NOW)]
     assert not [p for p in (*parts, *map(texts, posted)) if OBEYED.search(p.replace("\r\n", "\n"))]
     assert what.plain.count("\n") == len(what.lines) + bool(what.link) and "\n" not in what.title and "Bcc" not in mail
-    bytes(mail)  # It can be sent.
+    bytes(mail)  # The mail can be serialised.
 
 
 def texts(found: Any) -> str:
-    """Every text in a value of JSON, joined."""
+    """Return every text in a JSON value, joined."""
     if isinstance(found, str):
         return found
     if isinstance(found, dict):

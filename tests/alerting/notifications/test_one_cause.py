@@ -34,18 +34,18 @@ def both(outcome: str):
 
 
 def network(world: World) -> None:
-    """From here neither provider can be connected to; the app, elsewhere, is well."""
+    """We cannot connect to either provider; the app, on another machine, is healthy."""
     world.every("unreachable", *BOTH)
 
 
 def network_of_all(world: World) -> None:
-    """The same, and the app's page runs on the same machine: its requests fail with ours."""
+    """Neither we nor the app's page, on the same machine, can connect to either provider."""
     both("unreachable")(world)
 
 
 def app_down(world: World) -> None:
     """
-    The app's server is gone: its socket, and whatever the page asks through it; the page posts to us all the same.
+    The app's server is down: its socket closes and the page's requests through it fail; the page can still post to us.
     """
     world.every("refused", ("health", "app"), ("socket", "app"))
     world.every("gone", ("process", "app"))
@@ -54,7 +54,7 @@ def app_down(world: World) -> None:
 
 
 def app_down_mute(world: World) -> None:
-    """The same, where the page's posts pass through the app's server too."""
+    """The app's server is down, and the page's posts, which pass through it, do not arrive either."""
     app_down(world)
     world.posts = False
 
@@ -70,7 +70,7 @@ def app_slow(world: World) -> None:
 
 
 def socket_closed(world: World) -> None:
-    """The app's sockets are closed, the page's and ours."""
+    """The app's sockets are closed, both the page's and ours."""
     world.every("closed", ("socket", "app"))
     world.connected = False
 
@@ -109,14 +109,14 @@ def tradiers_clock(world: World) -> None:
 
 
 def in_part(world: World) -> None:
-    """Massive answers three in ten requests with an error of its own, ours and the page's."""
+    """Massive responds to about three in ten requests with a server error, the page's and ours."""
     if world.second % 50 in (5, 20, 40):
         world.every("server_5xx", *MASSIVE)
     world.fails["massive"], world.page_errors = 0.25, 1
 
 
 def hanging(world: World) -> None:
-    """Massive takes connections and answers nothing; the page's requests to it never end, so it counts none."""
+    """Massive accepts connections and does not respond; the page's requests never end, so it does not count them."""
     world.every("timeout", *MASSIVE)
     world.hangs = True
 
@@ -127,7 +127,7 @@ def impatient(world: World) -> None:
 
 
 def socket_alone(outcome: str):
-    """Our own connection only; a page keeps the one that it has."""
+    """Only our own socket fails; the page's stays connected."""
 
     def fault(world: World) -> None:
         world.every(outcome, ("socket", "app"))
@@ -149,8 +149,7 @@ def grows(world: World) -> None:
     world.memory_mb = 180.0
 
 
-# The cause, what happens, the rule that people are notified of first (any of several), whose, and the runbook that the
-# message names.
+# Cause: the fault, the rules of which one may be notified first, their subject, and the runbook that the message names.
 CAUSES = {
     "provider_5xx": (massive("server_5xx"), {"availability"}, "massive", "massive_down"),
     "provider_timeout": (massive("timeout"), {"availability"}, "massive", "massive_down"),
@@ -210,8 +209,8 @@ CAUSES = {
 @pytest.mark.parametrize("name", CAUSES)
 def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
     """
-    In ten minutes of a cause people get one message that it fires, later ones only where it is worse, each with the
-    runbook of the cause.
+    In ten minutes of a fault people get one firing message, later ones only at higher severities, each with the runbook
+    of the cause.
     """
     fault, wanted, subject, runbook = CAUSES[name]
     desk = Desk(tmp_path, fault).live(BEGINS_S + 600)
@@ -233,7 +232,7 @@ def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
 
 
 def test_a_healthy_desk_notifies_no_one(tmp_path: Path) -> None:
-    """Half an hour without a fault sends nothing, from the first minute on."""
+    """Half an hour without a fault notifies no one."""
     assert Desk(tmp_path, healthy).live(1800).sent == []
 
 
@@ -245,7 +244,7 @@ def test_a_healthy_desk_notifies_no_one(tmp_path: Path) -> None:
 def test_inhibited_alerts_are_not_notified_afterwards(
     tmp_path: Path, fault: Callable[[World], None], firsts: set[str]
 ) -> None:
-    """For 20 minutes after a fault of 4 minutes no one is notified of its inhibited effects."""
+    """For 20 minutes after a fault of 4 minutes, its inhibited alerts notify no one."""
     desk = Desk(tmp_path, fault, until_s=BEGINS_S + 240).live(BEGINS_S + 240)
     while desk.second < BEGINS_S + 1500:
         desk.live(desk.second + 300)

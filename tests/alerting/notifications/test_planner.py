@@ -1,4 +1,6 @@
-"""When a notification is due, to which roles and about what: the difference between current and notified state."""
+"""
+When a notification is due, for which roles and of which alerts: whenever the current and the notified state differ.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ def edge(kind: str, at_s: float, severity: str = "critical", alert: str = "a", h
 
 
 class Desk:
-    """Notices, what people said, and everything that was told."""
+    """Notification states, silences, acknowledgements, and everything that was sent."""
 
     def __init__(self, *alerts: str, panel: str = "providers", who: str = "Tech Lead"):
         self.notices = {
@@ -104,7 +106,7 @@ def test_raised_severity_is_notified_at_once() -> None:
 
 
 def test_severity_reached_again_is_not_notified_again() -> None:
-    """A severity that is left and reached again within one episode is notified once."""
+    """A severity that is left and reached again soon within one episode is notified once."""
     desk = Desk().happens("fired", 0, "critical")
     desk.at(WAIT)
     for t in range(60, 600, 60):
@@ -123,7 +125,7 @@ def test_one_message_for_a_group() -> None:
     desk.happens("fired", 20, alert="c")
     assert desk.at(20) == [] and desk.at(20 + WAIT) == [("firing", "c")] and desk.notices["c"].group == "c"
     desk.happens("resolved", 100, alert="a")
-    # b goes on: the end of a waits for what ends with it.
+    # b still fires: the resolution of a waits for others that resolve with it.
     assert desk.at(100) == [] and desk.at(100 + WAIT) == [("over", "a")]
     desk.happens("resolved", 200, alert="b")
     assert desk.at(200) == [("over", "b")]
@@ -171,7 +173,7 @@ def test_acknowledgement_covers_the_group() -> None:
 
 
 def test_severity_reached_much_later_is_notified_again() -> None:
-    """A severity reached again long after its notification is notified again, to its own role first."""
+    """A severity that is reached again long after its notification is notified again, first to the rule's own role."""
     desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
     desk.at(WAIT)
     desk.happens("fell", 100, "critical")
@@ -190,7 +192,7 @@ def test_after_a_silence_a_firing_alert_is_repeated() -> None:
 
 
 def test_acknowledgement_ends_with_the_episode() -> None:
-    """An acknowledgement does not cover the alert when it fires again after its end."""
+    """An acknowledgement ends with the episode: it does not cover the alert when it fires again."""
     desk = Desk().happens("fired", 0, "critical")
     desk.at(WAIT)
     desk.acks["a"] = ("Ann", 20 * S)
@@ -202,7 +204,9 @@ def test_acknowledgement_ends_with_the_episode() -> None:
 
 
 def test_a_silenced_alert_notifies_no_one() -> None:
-    """An alert over within a silence is never notified; one that still fires is notified when the silence ends."""
+    """
+    An alert that resolves within a silence is never notified; one that still fires is notified when the silence ends.
+    """
     desk = Desk().quiet(0, 1000).happens("fired", 10)
     assert not [t for s in range(10, 500, 10) for t in desk.at(s)]
     desk.happens("resolved", 500)
@@ -218,7 +222,7 @@ def test_a_silenced_alert_notifies_no_one() -> None:
 
 
 def test_a_silence_matches_only_its_alerts() -> None:
-    """A silence holds only for its rule, subject and source, and only within its time."""
+    """A silence applies only to its rule, subject and source, and only until it ends."""
     for what in ({"rule": "errors"}, {"subject": "tradier"}, {"source": "probe"}):
         assert Desk().quiet(0, 1000, **what).happens("fired", 0).at(WAIT) == [("firing", "a")]
     assert Desk().quiet(0, WAIT).happens("fired", 0).at(WAIT) == [("firing", "a")]
@@ -226,7 +230,7 @@ def test_a_silence_matches_only_its_alerts() -> None:
 
 
 def test_missed_alert_is_summarised_once() -> None:
-    """An alert that was over before anyone could be notified is reported once afterwards."""
+    """An alert that was resolved before anyone could be notified is reported once afterwards."""
     desk = Desk("a", "b").happens("fired", 0).happens("resolved", 100).happens("fired", 50, alert="b")
     assert desk.at(5000) == [("passed", "a"), ("firing", "b")] and desk.at(5001) == [] and not desk.notices["a"].open
 
@@ -243,7 +247,8 @@ def test_another_episode_is_another_notification() -> None:
 
 def test_external_alert_of_our_rule_is_not_notified_twice() -> None:
     """
-    An external alert of one of our firing alerts is not notified twice; one that only the external monitor has is.
+    An external alert of the same rule and subject as our firing alert is not notified again; an external alert of
+    another subject is.
     """
     desk = Desk().happens("fired", 0)
     desk.notices["p"] = NotificationState("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
@@ -256,7 +261,8 @@ def test_external_alert_of_our_rule_is_not_notified_twice() -> None:
     first.notices["p"] = NotificationState("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
     first.happens("fired", 0, alert="p")
     assert first.at(WAIT) == [("firing", "p")]
-    # Ours comes later: it was told already, and its end is ours to tell, however long theirs goes on.
+    # Our alert fires later: people were already notified, and our alert decides when it is over, even while the
+    # external one still fires.
     first.happens("fired", 30)
     assert first.at(30 + WAIT) == []
     first.happens("resolved", 100)
@@ -277,9 +283,10 @@ def test_external_alert_of_our_rule_is_not_notified_twice() -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_every_beginning_gets_its_end(steps: list[tuple[str, int]]) -> None:
+def test_every_notified_alert_gets_a_resolution(steps: list[tuple[str, int]]) -> None:
     """
-    Whoever is notified of a beginning is notified of its end, never of an end alone, and of nothing within a silence.
+    Each notified alert is followed by its resolution, no resolution comes without an alert, and nothing is sent within
+    a silence.
     """
     desk, now, fires = Desk(), 0.0, set[str]()
     for what, after in steps:
@@ -319,7 +326,7 @@ def of(alert: str, rule: str, source: str, panel: str = "system", who: str = "Te
 
 
 class Troubles(Desk):
-    """Alerts of several rules and sources; a diagnosis names what `causes` says of each rule."""
+    """Alerts of several rules and sources; `causes` holds the diagnosed cause of each rule."""
 
     def __init__(self, *notices: NotificationState):
         super().__init__()
@@ -355,8 +362,8 @@ KEY = Cause(
 @pytest.mark.parametrize("first", ["page", "probe"])
 def test_two_sources_are_one_problem(first: str) -> None:
     """
-    The same alert from the page and from probes is one message; a higher severity is another; the end comes with the
-    last.
+    The same alert from the page and from probes is one message; a higher severity is another; the resolution comes when
+    both are resolved.
     """
     second = {"page": "probe", "probe": "page"}[first]
     desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe"))
@@ -370,7 +377,7 @@ def test_two_sources_are_one_problem(first: str) -> None:
     assert desk.at(610) == []
     for severity in ("escalate", "critical"):
         desk.happens("resolved", 700, severity, alert=first)
-    assert desk.at(700 + WAIT) == []  # The other one still fires: nothing is over.
+    assert desk.at(700 + WAIT) == []  # The other one still fires, so nothing is resolved.
     for severity in ("escalate", "critical"):
         desk.happens("resolved", 800, severity, alert=second)
     assert sorted(desk.at(800 + WAIT)) == [("over", "page"), ("over", "probe")] and not any(
@@ -395,7 +402,9 @@ def test_two_sources_escalate_once() -> None:
 
 
 def test_one_cause_is_one_problem() -> None:
-    """An alert with an already notified cause is sent only if it is more severe; an alert of another cause is sent."""
+    """
+    An alert whose cause was already notified is sent only if it is more severe; an alert of another cause is sent.
+    """
     desk = Troubles(
         of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"), of("memory", "memory", "page")
     )
@@ -425,7 +434,7 @@ def test_the_same_cause_much_later_is_another_problem() -> None:
 
 
 def test_a_cause_found_later_is_notified() -> None:
-    """If people were notified of an effect before the diagnosis was sure, the alert of the cause is sent, too."""
+    """If people were notified of an effect before its cause was diagnosed, the alert of the cause is sent, too."""
     desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers")).happens(
         "fired", 0, alert="errors"
     )
@@ -436,7 +445,7 @@ def test_a_cause_found_later_is_notified() -> None:
 
 
 def test_a_silenced_effect_does_not_hide_its_cause() -> None:
-    """If the effect is silenced, people are still notified of the cause."""
+    """If the effect is silenced, people are still notified of the alert of the cause."""
     desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"))
     desk.causes = {"errors": KEY, "answers": KEY}
     desk.happens("fired", 0, alert="errors")
@@ -447,8 +456,8 @@ def test_a_silenced_effect_does_not_hide_its_cause() -> None:
     assert desk.at(100 + WAIT) == [("firing", "answers")]
 
 
-def test_an_alert_without_a_fault_is_held_back() -> None:
-    """Zero gammas that are correct at expiry are not notified; once the cause changes the alert is sent at once."""
+def test_an_alert_without_a_fault_is_not_notified() -> None:
+    """Zero gammas that are correct at expiry are not notified; if the cause changes to a fault, the alert is sent."""
     expiry = KEY._replace(name="expiry", headline="Contracts expire today.", no_fault=True)
     desk = Troubles(of("zeros", "gamma_zero", "page", "greeks"))
     desk.causes = {"gamma_zero": expiry}

@@ -1,4 +1,4 @@
-"""Slack's blocks: what they show first, and that they are within Slack's limits whatever a message holds."""
+"""Slack messages: the order of their blocks, and that any message is within Slack's limits."""
 
 import html
 import re
@@ -36,7 +36,7 @@ WORKS = Situation(
 
 
 def problems(blocks: list[dict[str, Any]]) -> list[str]:
-    """What Slack would refuse: each limit of Block Kit that the blocks break (docs.slack.dev/reference/block-kit)."""
+    """Return each limit of Block Kit that the blocks break (docs.slack.dev/reference/block-kit)."""
     said: list[str] = []
 
     def check(fine: bool, words: str) -> None:
@@ -76,7 +76,7 @@ def problems(blocks: list[dict[str, Any]]) -> list[str]:
 
 
 def fields(blocks: list[dict[str, Any]]) -> dict[str, str]:
-    """The fields by their heading."""
+    """Return the fields by heading."""
     shown = [f["text"] for b in blocks for f in b.get("fields", ())]
     return {head.strip("*"): words for head, words in (text.split("\n", 1) for text in shown)}
 
@@ -88,7 +88,10 @@ def caused(kind: str = "firing", **changed: Any) -> Message:
 
 
 def test_five_questions_are_answered_first() -> None:
-    """What is broken, what to do first, since when, whose fault, what still works; then who owns it, and links."""
+    """
+    First come what is broken, what to do first, since when, whose fault, and what still works; then the owner and
+    links.
+    """
     blocks = slack.blocks(caused())
     assert blocks[0]["text"]["text"] == "◆ Critical: Massive returns server errors (5xx)"
     assert blocks[1]["text"]["text"].startswith("*Do first:* Check the provider's status page")
@@ -114,7 +117,7 @@ def test_five_questions_are_answered_first() -> None:
 
 
 def test_words_come_first_and_commands_are_secondary() -> None:
-    """No name of a cause is shown, and a command only in the small text at the end, below its heading."""
+    """The text has no cause name; commands appear only in the small text at the end, below their heading."""
     blocks = slack.blocks(caused())
     assert "provider_5xx" not in str(blocks) and "`" not in str(blocks[:-1])
     assert blocks[-1]["type"] == "context"
@@ -124,7 +127,7 @@ def test_words_come_first_and_commands_are_secondary() -> None:
 
 @pytest.mark.parametrize("source", ["schedule", "collector", "prometheus"])
 def test_alerts_without_a_rule_say_what_to_do_first(source: str) -> None:
-    """A job that was missed, the collector's own alert and another monitor's answer the five questions too."""
+    """Alerts about a missed job, from the collector and from an external monitor also answer the five questions."""
     made = body("firing")
     made["alerts"][0] |= {"rule": "schedule", "subject": "daily", "source": source, "runbook": None, "cause": ""}
     blocks = slack.blocks(message.compose(made, RULES, STAFF, WORKS))
@@ -133,8 +136,8 @@ def test_alerts_without_a_rule_say_what_to_do_first(source: str) -> None:
     assert (fields(blocks)["Whose fault"] == "ours: the monitoring") == (source != "prometheus")
 
 
-def test_the_owner_is_named_and_nobody_comes_next() -> None:
-    """After an acknowledgement its person is the owner; severity notify goes to no further role."""
+def test_an_acknowledged_alert_names_its_owner() -> None:
+    """The person who acknowledged is named as owner, and no next role is named; neither is one for severity notify."""
     made = body("repeat")
     made["alerts"][0] |= {"acked_by": "Ann"}
     answers = fields(slack.blocks(message.compose(made, RULES, STAFF, None)))
@@ -146,8 +149,8 @@ def test_the_owner_is_named_and_nobody_comes_next() -> None:
     assert shown[0]["text"]["text"].startswith("▲ Notify: availability of massive")
 
 
-def test_the_end_is_said_with_its_sign() -> None:
-    """A resolution and an end that is no recovery have different signs and words."""
+def test_resolved_and_ended_have_different_signs() -> None:
+    """A resolved alert and one that ended without being resolved have different signs and words."""
     over = caused("over")
     assert slack.blocks(over)[0]["text"]["text"] == "✓ Resolved: availability of massive (now 99.80 %, worst 0.00 %)"
     assert fields(slack.blocks(over))["Since"].split("\n")[1].startswith("resolved at 11:24:00 New York")
@@ -157,7 +160,7 @@ def test_the_end_is_said_with_its_sign() -> None:
 
 
 def test_a_button_without_an_address_is_left_out() -> None:
-    """Without the address of JupyterLab there is no button, and one whose address is too long is left out."""
+    """There are no buttons if the address of JupyterLab is not set or too long."""
     assert "actions" not in {b["type"] for b in slack.blocks(message.compose(body(), RULES, Contacts(), None))}
     far = Contacts(lab_url=f"https://lab.example/{'x' * 3000}")
     assert "actions" not in {b["type"] for b in slack.blocks(message.compose(body(), RULES, far, None))}
@@ -173,7 +176,7 @@ OUTSIDE = st.one_of(
 
 
 def _code(text: str) -> Code:
-    """Return a command; Hypothesis would invert the class itself, and then draw values of it."""
+    """Return a command. Hypothesis would invert the class itself and then draw values of it."""
     return Code(text)
 
 
@@ -203,9 +206,7 @@ def _code(text: str) -> Code:
 def test_every_message_is_within_slacks_limits(
     title: str, headline: str, detail: str, kind: str, lines: list[tuple[str, str]], pages: list[tuple[str, str]]
 ) -> None:
-    """
-    Whatever the texts are, Slack accepts the blocks; nothing is parsed in them, and a command is whole or left out.
-    """
+    """Slack accepts the blocks whatever the texts are; each command is complete or left out."""
     what = Message(
         "x-1", kind, "critical", f"[x] {title}", tuple(lines), "", body(kind), headline, detail, tuple(pages)
     )
@@ -220,7 +221,7 @@ def test_every_message_is_within_slacks_limits(
 
 
 def test_a_secret_is_removed_before_a_text_is_cut(tmp_path: Any) -> None:
-    """No part of a secret is left where the cut of a long text would have gone through it."""
+    """Secrets are redacted before long texts are truncated, so no part of a secret is left."""
     settings = found(tmp_path)
     secret = settings.secret("OPS_CHANNEL_X")
     assert secret
