@@ -72,12 +72,12 @@ def test_packages_import_only_what_is_below_them() -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if "simulation" not in p.parts], ids=name)
-def test_heavy_imports_wait(path: Path) -> None:
+def test_slow_imports_are_deferred(path: Path) -> None:
     """Modules that are slow to import are imported where they are used, so that commands start quickly."""
     assert not [module for module, top in imports(path) if top and module.split(".")[0] in HEAVY]
 
 
-def test_forms_wait() -> None:
+def test_pydantic_is_imported_only_by_forms() -> None:
     """Only forms import pydantic, which takes 0.1 s, or one another at module level."""
     forms = {f"opslib.{name(p)[:-3].replace('/', '.')}" for p in MODULES if p.stem.endswith(("_form", "validation"))}
     for path in MODULES:
@@ -101,11 +101,11 @@ def test_a_module_has_a_docstring(path: Path) -> None:
     assert len(content.splitlines()) <= LONGEST_MODULE_LINES
 
 
-def test_the_scripted_day_is_independent_of_the_suite() -> None:
+def test_the_scripted_day_is_independent_of_opslib() -> None:
     """
     The demo's script, page and expected figures import nothing of opslib but each other.
 
-    Otherwise they could not contradict it.
+    Otherwise they could not show an error in it.
     """
     for module in ("world/script", "world/page", "demo_day/expected_figures"):
         found = [m for m, _ in imports(PACKAGE / "simulation" / f"{module}.py") if m.startswith("opslib")]

@@ -1,8 +1,8 @@
 """
-Chains to evaluate: healthy ones of a known surface, and the same with one kind of fault put into them.
+Provide chains: healthy ones of a known surface, and the same with one kind of fault.
 
-A table has a row a contract under usual column names, all text, as a CSV has it; a fault is put into some of its core
-rows.
+A table has a row for each contract under usual column names, all text, as in a CSV file; faults are put into some of
+its core rows.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def table_of(chain: Chain) -> pandas.DataFrame:
 
 
 def core(table: pandas.DataFrame, *, later: bool = True) -> np.ndarray:
-    """Rows of the core: quoted, of a delta between 0.05 and 0.95."""
+    """Return the core rows: those with a quote and a delta between 0.05 and 0.95."""
     delta = table["delta"].astype(float).abs()
     return np.flatnonzero((table["bid"].astype(float) > 0) & delta.between(0.05, 0.95))
 

@@ -1,7 +1,7 @@
 """
-Make a small store that holds something in every table, and damage copies of it at random.
+Make a small database with rows in every table, and damage copies of it at random.
 
-`python tests/support/damaged.py COUNT [SEED]` damages so many copies, runs commands on each, and prints every failure.
+`python tests/support/damaged.py COUNT [SEED]` damages COUNT copies, runs commands on each, and prints every failure.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ FILLS = """symbol,side,quantity,price,time,expiry,strike,type,commission,fees
 XYZ,sell to open,1,4.37,2026-03-10T14:40:00Z,2026-04-17,15,call,1.00,0.12
 XYZ,buy to close,1,4.32,2026-03-10T15:00:00Z,2026-04-17,15,call,0.00,0.12
 """
-SLOWEST_S = 30.0  # The slowest takes 11 s on a slow, busy machine; a longer one hangs.
+SLOWEST_S = 30.0  # The slowest command takes 11 s on a slow, busy machine; a longer one hangs.
 VERDICTS = {"status", "checklist", "greeks", "pnl", "doctor", "verify"}
 
 
@@ -292,7 +292,7 @@ def damage(home: Path, rng: random.Random) -> str:
         file.execute("PRAGMA writable_schema = 1")
         file.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '        ') WHERE name = ?", (table,))
         file.execute("PRAGMA writable_schema = RESET")
-        if kind == "text":  # One character of a text, so that JSON mostly stays JSON.
+        if kind == "text":  # Only one character of a text, so that JSON mostly stays JSON.
             for rowid, found in file.execute(f'SELECT rowid, "{column}" FROM {table} WHERE {which}').fetchall():
                 if isinstance(found, str) and found:
                     place = rng.randrange(len(found))
@@ -323,7 +323,9 @@ def command(arguments: list[str]) -> int:
 
 def tried(arguments: list[str], home: Path) -> tuple[int, str, str, float]:
     """
-    Run a command in this process: exit code, stdout, stderr, seconds; what escapes it is in stderr, as a traceback.
+    Run a command in this process; return exit code, stdout, stderr and seconds.
+
+    Of an unexpected exception the traceback is in stderr.
     """
     out, err, began = io.StringIO(), io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -1,4 +1,4 @@
-"""Let a database grow as it did on the demo's day, so that a reader meets each row when it is written."""
+"""Let a database grow as on the demo's day, so that each row can be read when it is written."""
 
 import random
 from typing import Any
@@ -15,12 +15,12 @@ GROWS = {SNAPSHOTS: "ts_us", SAMPLES: "ts_us", TRANSITIONS: "at_us"}
 
 class Growing:
     """
-    A database that receives the rows of another one, in the order of time.
+    A database that receives the rows of another one in order of time.
 
     Args:
         source: The settings of the whole day.
-        target: The database that grows; it begins with what was there before `start_us`.
-        late: The share of the snapshots and samples that are written later than they happened, by minutes.
+        target: The growing database; at first it has the rows from before `start_us`.
+        late: The share of snapshots and samples that are written minutes after they happened.
     """
 
     def __init__(self, source: Settings, target: Database, start_us: int, late: float = 0.0, seed: int = 7):
@@ -49,7 +49,7 @@ class Growing:
         self._waiting = [waits for waits in self._waiting if waits[1] is not SAMPLES or waits[2]["probe"] != probe]
 
     def until(self, at_us: int) -> None:
-        """Write all that became known up to a time."""
+        """Write all rows that were known by a time."""
         self.at_us = at_us
         found: dict[sa.Table, list[Row]] = {}
         while self._waiting and self._waiting[-1][0] <= at_us:
@@ -62,7 +62,7 @@ class Growing:
 
 
 def _rows(connection: sa.Connection, table: sa.Table) -> list[Row]:
-    """Return the rows of a table; those with a number of their own without it, so that they get one when written."""
+    """Return the rows of a table, those of snapshots and samples without `seq`, so that they get a new one."""
     return [
         {name: value for name, value in row.items() if name != "seq" or table not in (SNAPSHOTS, SAMPLES)}
         for row in connection.execute(sa.select(table)).mappings()

@@ -45,7 +45,7 @@ def notebook(place: Path, *cells: str) -> None:
 
 @contextmanager
 def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[World, dict[str, str]]]:
-    """Run a healthy world, and the receiver and collector of a suite at it; yield the world and the settings."""
+    """Run a healthy world with the receiver and collector of opslib; yield the world and the settings."""
     port = free_port()
     with World(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as world:
         environ = world.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
@@ -55,7 +55,7 @@ def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[World
 
 
 def awaited(address: str, running: subprocess.Popen[Any], log: Path) -> None:
-    """Wait until a started server answers."""
+    """Wait until a started server responds."""
     until = time.monotonic() + STARTS_S
     while True:
         try:
@@ -67,7 +67,7 @@ def awaited(address: str, running: subprocess.Popen[Any], log: Path) -> None:
 
 
 def address_of(running: subprocess.Popen[Any], log: Path) -> str:
-    """Return the address that a started server writes to its log, once it answers there."""
+    """Return the address that a started server writes to its log, once it responds there."""
     until = time.monotonic() + STARTS_S
     while not (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", log.read_text())):
         assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]

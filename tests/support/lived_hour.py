@@ -1,5 +1,5 @@
 """
-Simulate a desk's hour by hand: samples and posts, evaluated and notified as a collector does, without the simulator.
+Simulate an hour of a desk without the simulated world: samples and posts, evaluated and notified as by a collector.
 """
 
 import atexit

@@ -1,7 +1,7 @@
 """
-Moments for the diagnosis: a view of probe samples and posts at the cadence of production, made in memory.
+Provide moments for the diagnosis: a status of probe samples and posts at production intervals, made in memory.
 
-Times are seconds before the moment; everything is well unless said otherwise.
+Times are seconds before the moment; everything is healthy unless stated otherwise.
 """
 
 import json

@@ -24,15 +24,15 @@ BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)  # 11:00 New York, an ordinary
 
 class Outside:
     """
-    What the servers answer; attributes may be changed at any time.
+    The responses of the servers; attributes may be changed at any time.
 
     Attributes:
         at: Our own time.
-        ahead_s: By how many seconds each party's clock is ahead of ours.
-        data_ahead_s: By how many seconds the clock that dates the data of each provider is ahead of ours.
-        market: What the providers say of it.
-        frozen: The instant of the last quotes, by our clock; None while quotes come.
-        refuses: Given a request, another answer than the usual one, or None.
+        ahead_s: How far each party's clock is ahead of ours, seconds.
+        data_ahead_s: How far the timestamps of each provider's data are ahead of our clock, seconds.
+        market: The state of the market that the providers report.
+        frozen: The instant of the last quotes, by our clock; None while there are new quotes.
+        refuses: Returns another response to a request than the usual one, or None.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ async def probing(
             None,
             {"OPS_SYMBOLS": "SPY", **{f"OPS_{party.upper()}_URL": urls[party] for party in parties}, **environ},
         )
-        # Many seconds pass here between two steps, so only a quota that a test sets is ever used up.
+        # Much time passes between two steps, so that only a quota that a test sets is ever used up.
         usual = {f.name for f in fields(found) if f.name in QUOTAS and getattr(found, f.name) == f.default}
         found = replace(found, **dict.fromkeys(usual, UNUSED_PER_MIN))
         rounds = ProbeRunner(found, Database(found.url), RULES, now=lambda: outside.at, speed=1.0)
@@ -144,7 +144,7 @@ def seen(
     parties: tuple[str, ...] = ("massive", "tradier", "app"),
     **environ: str,
 ) -> list[Sample]:
-    """Return the samples of a period; no probe may fail by a fault of the suite."""
+    """Return the samples of a period; fail if a probe raised an unexpected error."""
 
     async def go() -> list[Sample]:
         async with probing(home, outside, parties, **environ) as rounds:

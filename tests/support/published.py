@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-# Text inside these is quoted, or is no text of the page.
+# Text inside these is quoted, or is not shown on the page.
 QUOTED = ("code", "pre", "script", "style", "textarea", "kbd", "samp")
 EMPTY = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
 SOURCE = {

@@ -1,9 +1,10 @@
 """
-Kill who tells: ``python tests/support/receivers.py URL SEED KILLS``. Prints what became of it.
+Kill processes that send notifications: ``python tests/support/receivers.py URL SEED KILLS``. Prints the result.
 
-Each round some alerts fire, one of them within a silence; processes that plan and send are forked and killed with
-SIGKILL at random moments until everything is sent; then all are over, and the same again. The receiver, another
-process, answers well, with 500, slowly, or tears the connection, and writes down each message and what it answered.
+In each round some alerts fire, one of them silenced. Processes that plan and send notifications are forked and killed
+with SIGKILL at random moments, until everything is sent. Then all alerts are resolved, and the same follows again. The
+receiver, another process, responds with success, with 500, slowly, or closes the connection; it records each message
+and its response.
 """
 
 import asyncio
@@ -145,7 +146,7 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
     store = Database(url, ticking.now)
-    # The list of what still works is slow to compute and not needed here.
+    # The list of what still works is left out: it is slow to compute and not needed here.
     sender = Sender(
         store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, contacts(port), ticking.now
     )

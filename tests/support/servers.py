@@ -1,4 +1,4 @@
-"""Provide servers for tests: real sockets on 127.0.0.1 with given answers."""
+"""Provide servers for tests: real sockets on 127.0.0.1 with given responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +10,7 @@ from opslib.simulation.world.http_server import Answer, Request, Server
 
 @asynccontextmanager
 async def serving(answer: Callable[[Request], Answer], state: str = "open") -> AsyncIterator[str]:
-    """Serve an answer, or refuse or drop connections; yield the address."""
+    """Serve a response, or refuse or drop connections; yield the address."""
 
     async def answered(request: Request) -> Answer:
         return answer(request)

@@ -1,6 +1,7 @@
 """
-Makes snapshots, posts and histories for tests: bodies as the app's page posts them, one page at a time, on an injected
-clock.
+Make snapshots, posts and histories for tests: bodies as the app's page posts them, one page at a time.
+
+Time is that of an injected clock.
 """
 
 import copy

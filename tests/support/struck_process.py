@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 def struck(work: Callable[[], None], after_s: float) -> tuple[bool, bool]:
     """
-    Fork a child that does some work, and kill it with SIGKILL after so long.
+    Fork a child that does some work, and kill it with SIGKILL after `after_s` seconds.
 
-    Nothing spins meanwhile: the child, and who else runs on this machine, has the processor to itself.
+    The wait uses no processor time, so that it does not slow down the child or other processes.
 
     Returns:
-        Was it killed? Else, had it done its work?
+        Whether it was killed, and whether it had finished its work.
     """
     reading, writing = os.pipe()  # The child's end closes when the child exits, for any reason.
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""Test the demo's collector, which runs in parallel with the posts: its result does not depend on their progress."""
+"""Test the demo's collector, which evaluates while posts are written: the result does not depend on the timing."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_parallel_evaluation_equals_a_later_one(tmp_path: Path) -> None:
 
 
 def test_a_dead_collector_ends_the_demo(tmp_path: Path) -> None:
-    """If the collector's process ends, the demo ends, too, and does not wait for it."""
+    """If the collector process dies, the demo fails instead of waiting for it."""
     desk = settings.load(tmp_path, "demo", {})
     with HomeLock(desk) as lock, EvaluatorPart(desk, lock.descriptor) as evaluator:
         evaluator._process.kill()

@@ -1,4 +1,6 @@
-"""Test the demo's home: complete or replaced after a killed ops demo, and never created by two processes at once."""
+"""
+Test the demo's home: it is complete or replaced after a killed ops demo, and two processes never create it at once.
+"""
 
 import html
 import itertools
@@ -67,14 +69,14 @@ def test_a_second_demo_in_the_same_home_is_refused(
 
 @pytest.fixture
 def copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy the shared day where a home is created: its contents are tested elsewhere."""
+    """Create a home as a copy of the shared day, whose content is tested elsewhere."""
     demo.template()
     monkeypatch.setattr(replay, "_create", demo.copy_home)
 
 
 @pytest.mark.usefixtures("copied")
 def test_an_incomplete_home_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The incomplete home of a killed demo and other leftovers are replaced by the whole day on first use."""
+    """The incomplete home of a killed demo and its other remains are replaced by the complete day on first use."""
     half = tmp_path / "demo"
     half.mkdir()
     (half / replay.UNFINISHED).write_text(DEAD)
@@ -87,10 +89,11 @@ def test_an_incomplete_home_is_replaced(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
-def test_each_trouble_has_its_incident_and_its_messages(tmp_path: Path) -> None:
+def test_each_fault_has_its_incident_and_notifications(tmp_path: Path) -> None:
     """
-    Each trouble of the day opens an incident that somebody owns and resolves; its messages are on the demo's page, with
-    their charts, and go nowhere else, whatever settings.toml has. Each says what works at its time.
+    Each fault of the day has an incident that is acknowledged and resolved, and notifications with charts.
+
+    The notifications are on the demo's page only, whatever settings.toml configures, and say what works at their time.
     """
     home = demo.laid_out(tmp_path)
     (tmp_path / "settings.toml").write_text('[channels.real]\nkind = "webhook"\nurl = "http://127.0.0.1:1/real"\n')
@@ -123,7 +126,7 @@ def test_each_trouble_has_its_incident_and_its_messages(tmp_path: Path) -> None:
     assert "Massive, the provider" in outage and "option data from Tradier" in outage.partition("Still works")[2]
 
 
-def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
+def test_the_home_of_a_running_demo_is_not_replaced(tmp_path: Path) -> None:
     """The notebooks of a running demo read its home and do not replace it."""
     demo = settings.load(tmp_path, "demo", {})
     with HomeLock(demo):
@@ -137,7 +140,7 @@ def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("copied")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_killed_demo_can_be_repeated(seed: int, tmp_path: Path) -> None:
-    """After an ops demo is killed at a random moment, its home is read as the whole day."""
+    """After an ops demo is killed at a random moment, the next command reads the complete day."""
     running = subprocess.Popen(
         [sys.executable, "-m", "opslib.cli", "--home", str(tmp_path), "demo"],
         stdout=subprocess.DEVNULL,
@@ -162,8 +165,8 @@ def _at_its_time(now: replay._ScriptClock, desk: settings.Settings, store: Datab
     return found
 
 
-def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Path) -> None:
-    """Posts over connections that the receiver closed in between arrive once each, also over reopened ones."""
+def test_posts_continue_over_reopened_connections(tmp_path: Path) -> None:
+    """If the receiver closes connections between posts, each post still arrives once."""
     desk = settings.load(tmp_path, "desk", {})
     store = Database(desk.url)
     posts = list(page.posts(replay.scripted()))[:40]
@@ -175,8 +178,11 @@ def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Pa
     assert len(list(SnapshotStore(store).bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
 
 
-def test_posts_that_are_sent_together_come_each_at_its_own_time(tmp_path: Path) -> None:
-    """The receiver takes the time of each post from its header and stores them as if they came one by one."""
+def test_posts_sent_together_keep_their_times(tmp_path: Path) -> None:
+    """
+    The receiver takes the time of each post from its header, and stores posts that are sent together with their own
+    times.
+    """
     posts = list(page.posts(replay.scripted()))[: replay.TOGETHER]
     desk, now = settings.load(tmp_path, "desk", {}), replay._ScriptClock(posts[0].at)
     store = Database(desk.url, now.now)
@@ -231,9 +237,9 @@ def test_a_home_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
     """
-    Without a fault, too, each probe is recorded at an interval of `ops collect`.
+    The demo records each probe at an interval that `ops collect` allows.
 
-    The heartbeats have the memory, the WebSocket has received messages, and the server's uptime increases.
+    Heartbeats have the memory, the WebSocket has received messages, and the server's uptime increases.
     """
     scripted, desk = replay.scripted(), settings.load(tmp_path, "demo", {})
     store = Database(desk.url)
@@ -258,7 +264,7 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
         stamps = [s.ts_us for s in of(*what) if s.last]
         assert {b - a for a, b in itertools.pairwise(stamps)} == {30_000_000}, what
     behind = Database(desk.url, lambda: scripted.opens)
-    with behind.committing() as connection:  # Probes ahead of the day do not delay later writes.
+    with behind.committing() as connection:  # Probes ahead of the script's time do not delay later writes.
         assert behind.stamp(connection) == clock.micros(scripted.opens)
     stamps = sorted({s.ts_us for s in of("data", "massive") if s.last})
     assert {b - a for a, b in itertools.pairwise(stamps)} <= {30_000_000, 60_000_000}

@@ -1,4 +1,4 @@
-"""Test the demo's probes: their samples are those of the script, however slow the machine is."""
+"""Test the demo's probes: their samples are those of the script, also on a slow machine."""
 
 import asyncio
 from dataclasses import replace
@@ -17,9 +17,9 @@ from opslib.simulation.world.script import Script
 from opslib.telemetry.probes import http
 from opslib.telemetry.probes.store import Sample, SampleStore
 
-QUICK = 400.0  # The timeout of an attempt, without patience, is a hundredth of a real second.
+QUICK = 400.0  # At this speed an attempt's usual timeout is a hundredth of a real second.
 LATE_S = 0.05
-# Their value is the age of the last message and memory, not a figure of the script.
+# The value of these probes is the age of the last message or memory, which is not scripted.
 OF_THE_MACHINE = ("socket", "process", "beat", "upstream")
 
 
@@ -50,7 +50,7 @@ def _probed(home: Path) -> list[Sample]:
 
 
 def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delay each request by more than its timeout without patience, as a busy machine does."""
+    """Delay each request by more than its usual timeout, as a busy machine does."""
     create = http._transport
 
     def transport(trust: Any) -> Any:
@@ -71,10 +71,11 @@ def test_a_slow_machine_changes_no_sample(tmp_path: Path, monkeypatch: pytest.Mo
     """
     Requests that take five times their timeout have the same outcomes and response times as quick ones.
 
-    Only the scripted faults are seen: server errors of Massive, then a port of the WebSocket that is blocked.
+    The only failures are the scripted ones: Massive's server errors and the WebSocket's blocked port.
     """
     monkeypatch.setattr(prober, "WORLD_SPEED", QUICK)
-    monkeypatch.setattr(prober, "PATIENCE", 100 * prober.PATIENCE)  # As long as at the demo's own speed, and longer.
+    # At least as long in real time as at the demo's own speed.
+    monkeypatch.setattr(prober, "PATIENCE", 100 * prober.PATIENCE)
     quick = _probed(tmp_path / "quick")
     _slow(monkeypatch)
     late = _probed(tmp_path / "late")
@@ -104,7 +105,7 @@ def test_a_slow_machine_changes_no_sample(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_machine_that_is_too_slow_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A result that is not the scripted one is never stored: the demo fails and says why."""
+    """If the machine is too slow for the scripted result, the demo fails with the reason, and no sample is stored."""
     monkeypatch.setattr(prober, "WORLD_SPEED", QUICK)
     monkeypatch.setattr(prober, "PATIENCE", 1.0)
     _slow(monkeypatch)

@@ -1,4 +1,4 @@
-"""Test the drill: a runbook in a simulated world finds the injected fault or is reported wrong; and the scoreboard."""
+"""Test drills: a diagnosis finds the injected fault or is reported as wrong; test the scoreboard."""
 
 import json
 import random
@@ -69,11 +69,11 @@ def test_scenarios_of_each_kind(scenario: Scenario, share: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_failure_that_only_the_page_meets() -> None:
+def test_a_failure_that_only_the_page_sees() -> None:
     """
-    The page's counters show an intermittent provider whose failures the probes do not meet on this seed.
+    The page's counters show an intermittent provider, although all probes of this seed succeed.
 
-    A blip of 15 s that is over is not reported as intermittent.
+    A fault of 15 s that is over is not reported as intermittent.
     """
     row = drill.run_scenario(at_share(FAULTS["massive_intermittent"], 0.05), 6)
     assert row.exact and row.found == "provider_intermittent", (row.wrong, row.answers)

@@ -1,4 +1,4 @@
-"""Test a game day: a running world, a person who diagnoses it with the suite alone, and the debrief."""
+"""Test a game day: a running world, a person who diagnoses it with opslib alone, and the debrief."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def person(home: Path, outputs: list[str]) -> Iterator[str]:
             for a in seen["alerts"]
         ):
             break
-        time.sleep(0.3)  # The world runs by itself.
+        time.sleep(0.3)  # The world runs on its own.
     yield WRONG
     yield RIGHT
 

@@ -1,4 +1,4 @@
-"""Test that the clock of the stepped probes is moved ahead and stopped, and never goes back."""
+"""Test the clock of the stepped probes: it can be moved ahead and stopped, and never goes back."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.drill
 
 def test_a_stall_of_the_machine_is_not_world_time() -> None:
     """
-    With at most 5 ms counted between two readings, a stall of 60 ms adds 5 ms.
+    At most 5 ms are counted between two readings, so that a stall of 60 ms adds 5 ms.
 
     No reading is before an earlier one.
     """

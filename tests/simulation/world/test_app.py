@@ -1,4 +1,4 @@
-"""Test that the simulated app answers, streams, logs, fails and exits as the real one does."""
+"""Test that the simulated app responds, streams, logs, fails and exits as the real one does."""
 
 import asyncio
 import base64
@@ -46,7 +46,7 @@ def until(found: Callable[[], object], what: str) -> object:
 
 
 class Running:
-    """An app's process, with its log read as it is written."""
+    """An app's process; its log is read while it is written."""
 
     def __init__(self, runs: bool = False, http_port: int = 0, ws_port: int = 0, speed: float = SPEED):
         self.lines: list[str] = []
@@ -138,7 +138,7 @@ class Running:
 
 
 class Listening(ClientConnection):
-    """A client that keeps pong frames which answer no ping of the library."""
+    """A client that keeps unsolicited pong frames."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.pongs = 0
@@ -154,7 +154,7 @@ async def heard(client: ClientConnection) -> list[dict]:
 
 
 async def is_silent(client: ClientConnection, messages: int = 10) -> bool:
-    """Return whether no message comes in the time in which a served client gets this many."""
+    """Return whether no message arrives for long enough that a served client would get one."""
     with suppress(TimeoutError):
         await asyncio.wait_for(client.recv(), messages * max(1 / SPEED, 0.02))
         return False
@@ -203,8 +203,8 @@ def app(shared_app: Running) -> Running:
     return shared_app
 
 
-def test_it_starts_with_ports_and_a_key_it_does_not_show(app: Running) -> None:
-    """The app answers its configuration with two ports; its log names the key without its value."""
+def test_it_starts_on_two_ports_and_hides_its_key(app: Running) -> None:
+    """The app reports two ports when it starts; its log names the key without its value."""
     assert app.http_port and app.ws_port and app.http_port != app.ws_port
     assert app.written("MASSIVE_API_KEY")
     assert not [line for line in app.lines if any(token in line for token in TOKENS.values())]
@@ -221,7 +221,7 @@ def test_it_starts_with_ports_and_a_key_it_does_not_show(app: Running) -> None:
         ("/api/massive-key-status", {"present", "length", "prefix", "nodeEnv"}),
     ],
 )
-def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> None:
+def test_a_known_path_returns_json(app: Running, path: str, keys: set[str]) -> None:
     """Each endpoint returns 200 with exactly its keys in JSON; paths under /api have rate limit headers."""
     answer = app.http.get(path)
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0], set(answer.json())) == (
@@ -233,7 +233,7 @@ def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> N
     assert answer.headers.get("x-ratelimit-limit", "1200") == "1200"
 
 
-def test_figures_of_the_endpoints(app: Running) -> None:
+def test_values_of_the_endpoints(app: Running) -> None:
     """The values are those of the stopped world: time, session, first six characters of the key."""
     health = app.http.get("/api/health").json()
     assert (health["status"], health["uptime"], health["timestamp"]) == (
@@ -254,21 +254,21 @@ def test_figures_of_the_endpoints(app: Running) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/status", "/api/nosuch", "/ws/options", "/a%0Ab"])
-def test_any_other_path_is_the_page(app: Running, path: str) -> None:
+def test_an_unknown_path_returns_html(app: Running, path: str) -> None:
     """An unknown GET path returns 200 with HTML."""
     answer = app.http.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert answer.text.startswith("<!doctype html>")
 
 
-def test_any_other_post_is_not_found(app: Running) -> None:
+def test_an_unknown_post_is_not_found(app: Running) -> None:
     """An unknown POST returns 404 with HTML, with its path escaped."""
     answer = app.http.post("/api/metrics/export<b>", json={})
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "<b>" not in answer.text
 
 
-def test_a_pass_is_signed(app: Running) -> None:
+def test_a_token_is_signed(app: Running) -> None:
     """
     A token is base64 of its expiry and nonce, a dot, and the hex HMAC-SHA256 of that text, valid for five minutes.
     """
@@ -281,7 +281,7 @@ def test_a_pass_is_signed(app: Running) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "", "nonsense", "e30=.00", TOKENS["proxy"]])
-def test_the_proxy_wants_a_pass(app: Running, token: str | None) -> None:
+def test_the_proxy_requires_a_token(app: Running, token: str | None) -> None:
     """Without a token issued by the app the proxy returns 403 with JSON, also for the static socket token."""
     answer = app.http.get(
         "/api/massive/v1/marketstatus/now", headers={} if token is None else {"x-massive-proxy-token": token}
@@ -290,14 +290,14 @@ def test_the_proxy_wants_a_pass(app: Running, token: str | None) -> None:
     assert answer.json()["error"].startswith("Forbidden")
 
 
-def test_a_pass_ends(app: Running) -> None:
+def test_a_token_expires(app: Running) -> None:
     """A token is rejected after five minutes."""
     token = app.token()
     app.inject(after_s=301)
     assert app.http.get("/api/massive/v1/marketstatus/now", headers={"x-massive-proxy-token": token}).status_code == 403
 
 
-def test_the_proxy_answers_in_massives_shape(app: Running) -> None:
+def test_the_proxy_responds_in_the_format_of_massive(app: Running) -> None:
     """Without a fault the proxy returns small responses in the vendor's format."""
     assert app.massive("/v1/marketstatus/now").json()["market"] == "open"
     contract = app.massive("/v3/snapshot/options/SPY?limit=1").json()["results"][0]
@@ -323,7 +323,7 @@ FAILING = [
 
 
 @pytest.mark.parametrize(("name", "status", "pattern"), FAILING)
-def test_a_failing_massive_shows(app: Running, name: str, status: int, pattern: str) -> None:
+def test_a_failure_of_massive_is_in_the_log(app: Running, name: str, status: int, pattern: str) -> None:
     """If Massive fails, the proxy reports only that it failed, and the log says how."""
     since = app.mark()
     app.inject(name)
@@ -332,9 +332,11 @@ def test_a_failing_massive_shows(app: Running, name: str, status: int, pattern: 
     assert app.written(pattern, since)
 
 
-def test_aggregates_fail_in_disguise(app: Running) -> None:
+def test_failed_aggregates_are_empty_with_status_200(app: Running) -> None:
     """
-    Failed aggregates are 200 and empty, only the header tells; the path is then spared five minutes, trouble or not.
+    Failed aggregates are returned as 200 without results; only a header shows the failure.
+
+    For five minutes the path then returns the same, even if Massive works again.
     """
     app.inject("massive_dns")
     path = "/v2/aggs/ticker/QQQ/prev"
@@ -352,7 +354,7 @@ def test_aggregates_fail_in_disguise(app: Running) -> None:
     ]
 
 
-def test_a_timeout_of_its_own_is_logged(app: Running) -> None:
+def test_a_short_timeout_is_logged(app: Running) -> None:
     """With a timeout that is too short the log says so, some calls succeed, and nothing else fails."""
     since = app.mark()
     app.inject("our_timeout_short")
@@ -362,7 +364,7 @@ def test_a_timeout_of_its_own_is_logged(app: Running) -> None:
     assert not [line for line in app.lines[since:] if "proxy error" in line]
 
 
-def test_slowness_has_its_share(app: Running) -> None:
+def test_a_share_of_requests_is_slow(app: Running) -> None:
     """A share of the requests takes 2.5 to 4 world seconds, the others a few hundredths."""
 
     def took_s() -> list[float]:
@@ -382,7 +384,7 @@ def test_slowness_has_its_share(app: Running) -> None:
     assert time.monotonic() - started >= 2.5 / SPEED
 
 
-def test_its_clock_goes_ahead(app: Running) -> None:
+def test_a_clock_that_is_ahead(app: Running) -> None:
     """A wrong clock shows in the timestamp and in the Date header, 600 s ahead."""
     app.inject("clock_skew")
     answer = app.http.get("/api/health")
@@ -397,7 +399,7 @@ def test_a_closed_market(app: Running) -> None:
     assert (found["isOpen"], found["session"], found["nextOpen"]) == (False, "closed", "2026-03-11T13:30:00.000Z")
 
 
-def test_who_may_open_a_socket(app: Running) -> None:
+def test_a_socket_requires_a_token_and_a_path(app: Running) -> None:
     """The token is checked first, then the path: 403, 404, or a socket, for both kinds of token."""
 
     async def go() -> None:
@@ -413,7 +415,7 @@ def test_who_may_open_a_socket(app: Running) -> None:
     asyncio.run(go())
 
 
-def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
+def test_a_socket_streams_after_a_subscription(app: Running) -> None:
     """
     After one subscription every client of the path gets arrays of events.
 
@@ -500,7 +502,7 @@ def test_old_clients_are_dead_and_new_ones_are_served(app: Running) -> None:
 
 
 def test_minute_aggregates_come_once_a_minute(app: Running) -> None:
-    """A client of minute aggregates gets each minute once, after its end, with the minute's two ends."""
+    """A client of minute aggregates gets each minute once, after its end, with the minute's start and end."""
 
     async def go() -> None:
         async with app.connect() as client:
@@ -543,7 +545,7 @@ def test_the_apps_clock(app: Running, state: str, ahead_s: float) -> None:
     )
 
 
-def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
+def test_an_aborted_socket_has_no_close_frame(app: Running) -> None:
     """Open sockets are aborted without a close frame; new ones are accepted and aborted after a moment."""
 
     async def go() -> None:
@@ -564,9 +566,9 @@ def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
     asyncio.run(go())
 
 
-def test_a_blocked_port_swallows(app: Running) -> None:
+def test_a_blocked_port_drops_packets(app: Running) -> None:
     """
-    While the socket's port is blocked, connecting to it hangs and HTTP is well; afterwards the same port serves again.
+    While the WebSocket port is blocked, connecting to it hangs and HTTP works; afterwards the same port serves again.
     """
     app.inject("ws_port_blocked")
     with pytest.raises(TimeoutError):
@@ -610,7 +612,7 @@ def test_the_log_has_neither_time_nor_level(app: Running) -> None:
 
 def test_a_stopped_world_catches_up(app: Running) -> None:
     """
-    If a stopped world is set to a later time, the log lines between are written.
+    If a stopped world is set to a later time, the log lines up to it are written.
 
     They are few without a fault, and at most a hundred.
     """
@@ -618,7 +620,7 @@ def test_a_stopped_world_catches_up(app: Running) -> None:
     def lines_of(*names: str, after_s: float) -> list[str]:
         since = app.mark()
         app.inject(*names, after_s=after_s)
-        app.http.get("/ping")  # Answered after the lines are written, and in the log after them.
+        app.http.get("/ping")  # The response follows the log lines of the time before it.
         app.written("^GET /ping ", since)
         seen = app.lines[since:]
         return seen[: next(i for i, line in enumerate(seen) if line == "[Server] ping")]
@@ -630,8 +632,8 @@ def test_a_stopped_world_catches_up(app: Running) -> None:
     assert not lines_of(after_s=0)
 
 
-def test_no_name_of_a_state_leaves(app: Running) -> None:
-    """Whatever the fault, no byte of HTTP, socket or log has the name of a state."""
+def test_no_state_is_named_in_the_output(app: Running) -> None:
+    """Whatever the fault, neither HTTP, the WebSocket nor the log contains the name of a state."""
     left: list[str] = []
 
     async def listen() -> None:
@@ -655,7 +657,7 @@ def test_no_name_of_a_state_leaves(app: Running) -> None:
     assert not [name for name in STATES if name in said and name not in ORDINARY_WORDS]
 
 
-def test_too_many_requests_are_refused() -> None:
+def test_too_many_requests_are_rejected() -> None:
     """More than 300 calls to /api/massive* within a world minute get 429."""
     app = Running(speed=100000.0)
     try:
@@ -684,7 +686,7 @@ def test_memory_really_grows() -> None:
         app.end()
 
 
-def test_a_running_world_writes_and_streams_by_itself() -> None:
+def test_a_running_world_advances_by_itself() -> None:
     """In a running world the time advances and log lines are written without a command."""
     app = Running(runs=True)
     try:
@@ -694,10 +696,8 @@ def test_a_running_world_writes_and_streams_by_itself() -> None:
         app.end()
 
 
-def test_it_dies_and_comes_back_on_its_ports() -> None:
-    """
-    Killed, it is gone at once and its clients with it; started again on the same ports, it serves with an uptime of 0.
-    """
+def test_a_killed_app_restarts_on_its_ports() -> None:
+    """A killed app closes its connections at once; started again on the same ports, it serves with an uptime of 0."""
 
     async def go() -> None:
         app = Running()
@@ -722,8 +722,8 @@ def test_it_dies_and_comes_back_on_its_ports() -> None:
     asyncio.run(go())
 
 
-def test_the_end_of_stdin_ends_it() -> None:
-    """The process exits at the end of stdin, whatever is open or under way."""
+def test_the_process_exits_at_the_end_of_stdin() -> None:
+    """The process exits at the end of stdin, even with open connections."""
     app = Running()
 
     async def go() -> int:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 
 class Told(NamedTuple):
-    """What a state must read like."""
+    """The expected panel, verdict, words and outcomes of a state."""
 
     panel: str
     verdict: str
@@ -241,7 +241,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "collector_dead": ("monitor_down",),
 }
 HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # Tested with a held socket in test_world_lived.
-# The servers have their own tests; the diagnosis of these states is drilled.
+# These are tested with the servers, and their diagnosis in drills.
 DRILLED = {
     "market_closes_early",
     "tradier_options_refused",
@@ -269,14 +269,14 @@ def test_every_state_is_tested() -> None:
 
 
 @pytest.mark.parametrize("state", TABLE)
-def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
-    """A suite at a world in a state reports the fault in the right panel, and no other fault."""
+def test_a_state_is_reported_in_its_panel(tmp_path: Path, state: str) -> None:
+    """With a world in a state, the diagnosis names its cause, and its panel has the expected sentences and verdict."""
     expected = TABLE[state]
     simulated_min, shown_min = (1.25, 2) if state in LENGTHY else (2.5, 3)
     if state == "memory_leak":
         simulated_min, shown_min = 8, 9
     if state in ("massive_stale", "massive_403_plan"):
-        simulated_min = shown_min = 4  # At one probe a minute, enough responses with the fault.
+        simulated_min = shown_min = 4  # These need more minutes, since the data probe runs once a minute.
     if state != "app_slow":
         (tmp_path / "rules.toml").write_text(SLOW_ALLOWED)
     with stepped_probes(tmp_path) as desk:
@@ -284,8 +284,8 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
         has_chains = expected.panel in (
             "providers",
             "greeks",
-        )  # To evaluate a chain takes as long as a minute's probes.
-        # The rule needs twenty probes to report it as slow.
+        )  # A chain takes as long to evaluate as a minute's probes.
+        # The response time rule needs twenty probes.
         desk.advance(4 if state == "app_slow" else 1, chains=has_chains)
         if state in COSTS[:4]:
             desk.advance(30, probing=False)  # The usual cost of trades.
@@ -329,7 +329,7 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
 
 
 def test_a_hung_app(tmp_path: Path) -> None:
-    """The process of a hung app runs and its port accepts connections without a response; then it continues."""
+    """The process of a hung app exists and its port accepts connections without a response; afterwards it continues."""
     with stepped_probes(tmp_path) as desk:
         url, pid = desk.world.environ["OPS_APP_URL"], int((desk.world.folder / "app.pid").read_text())
         assert httpx.get(f"{url}/ping", trust_env=False).status_code == 200
@@ -346,11 +346,11 @@ def test_a_hung_app(tmp_path: Path) -> None:
         assert health["timestamp"] == "2026-03-10T14:31:00.000Z" and health["uptime"] == 60
 
 
-def test_every_probe_has_its_production_pace(tmp_path: Path) -> None:
+def test_every_probe_has_its_production_interval(tmp_path: Path) -> None:
     """
     In 15 minutes each probe runs as often as under `ops collect`.
 
-    Fast probes run every 5 s, data probes each minute, a chain at once and then every 15 minutes; the socket is held.
+    Fast probes run every 5 s, data probes each minute, chains at once and then every 15 minutes; one socket stays open.
     """
     with stepped_probes(tmp_path) as desk:
         desk.chains = True

@@ -1,4 +1,4 @@
-"""Test that the page posts what it counted, under every fault, however the time is divided into calls."""
+"""Test that the page posts its counters, under every fault, however the time is divided into calls."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ VARIANCE_LIMIT = 10.0
 
 
 class Lived:
-    """A page, and what it posted."""
+    """A page and its posts."""
 
     def __init__(self, *names: str, seed: int = 3, at_s: float = AT_S):
         self.states = States(seed)
@@ -25,7 +25,7 @@ class Lived:
         self.posts: list[tuple[float, dict]] = []
 
     def go(self, seconds: float, *names: str, **shares: float) -> "Lived":
-        """Let these be the matter for so long."""
+        """Inject these states and advance the time."""
         self.states.inject(dict.fromkeys(names, 1.0) | shares)
         self.at_s += seconds
         self.posts += self.life.posts(self.at_s)
@@ -36,7 +36,7 @@ class Lived:
         return self.posts[-1][1]
 
     def grown(self, *path: str) -> float:
-        """By how much a counter grew from the first post to the last."""
+        """Return how much a counter increased from the first post to the last."""
         return _at(self.posts[-1][1], path) - _at(self.posts[0][1], path)
 
     def sockets(self) -> list[bool]:
@@ -70,14 +70,14 @@ def greeks(lived: Lived) -> dict[str, float]:
 
 
 def while_on(*names: str, seconds: float = HALF_HOUR_S, seed: int = 3, **shares: float) -> Lived:
-    """Return a page with these active states, from a minute after its load; earlier posts are left out."""
+    """Return a page with these active states, which begin a minute after its load; its posts begin there."""
     lived = Lived(seed=seed).go(60)
     lived.posts = lived.posts[-1:]
     return lived.go(seconds, *names, **shares)
 
 
 def test_a_page_posts_every_five_seconds() -> None:
-    """A page posts at every 5 s of world time after the load, up to and at the instant asked for, and not again."""
+    """A page posts every 5 s after its load, up to and including the requested time, and never twice."""
     lived = Lived().go(12).go(3).go(0).go(5)
     assert [at_s - AT_S for at_s, _ in lived.posts] == [5, 10, 15, 20]
     assert [body["systemHealth"]["uptime"] for _, body in lived.posts] == [5, 10, 15, 20]
@@ -100,7 +100,7 @@ def test_a_page_posts_every_five_seconds() -> None:
         "dashboard_slow",
     ],
 )
-def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
+def test_the_bodies_do_not_depend_on_the_calls(name: str | None) -> None:
     """One call, many calls, and calls at odd instants give the same bodies."""
     names = [name] if name else []
     whole = Lived().go(30).go(900, *names)
@@ -113,8 +113,8 @@ def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
     assert len(whole.posts) >= 20
 
 
-def test_bodies_are_of_the_seed() -> None:
-    """Another seed gives other bodies; the same seed gives the same ones in another process with another hash seed."""
+def test_bodies_depend_on_the_seed() -> None:
+    """Another seed gives other bodies; the same seed gives equal ones, also in a process with another hash seed."""
     code = (
         f"import json; from opslib.simulation.world.page_activity import PageActivity as Life; "
         f"from opslib.simulation.world.faults import States; "
@@ -143,7 +143,7 @@ def test_a_good_half_hour() -> None:
 
 
 @pytest.mark.parametrize("name", ["massive_5xx", "massive_html_200", "massive_intermittent"])
-def test_a_failure_is_counted_three_times_and_then_tradier_asked(name: str) -> None:
+def test_a_call_fails_three_times_before_the_fallback(name: str) -> None:
     """Each call to Massive fails three times, is reported as a fallback and an error, and goes to Tradier."""
     lived = while_on(name)
     requests, failures, fallbacks = of_provider(lived, "massive")
@@ -174,7 +174,7 @@ def test_a_share_fails() -> None:
         "massive_429",
     ],
 )
-def test_what_is_thrown_is_not_counted(name: str) -> None:
+def test_an_exception_is_not_counted(name: str) -> None:
     """A request that throws, or gets 401, 403 or 429, is not counted for Massive; Tradier gets the call."""
     lived = while_on(name)
     assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "massive")[1:] == (0, 0)
@@ -182,7 +182,7 @@ def test_what_is_thrown_is_not_counted(name: str) -> None:
     assert greeks(lived)["validGreeks"] > 500 and lived.grown("systemHealth", "errorCount") <= 5
 
 
-def test_nothing_reaches_anyone() -> None:
+def test_without_a_network_nothing_is_counted() -> None:
     """Without a network neither provider nor any Greeks are counted, since a failed snapshot is not validated."""
     lived = while_on("our_network_down")
     assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
@@ -207,7 +207,7 @@ def test_requests_fail_with_the_apps_server(name: str) -> None:
     )
 
 
-def test_a_short_timeout_loses_most() -> None:
+def test_a_short_timeout_fails_most_calls() -> None:
     """With a timeout of 150 ms most calls are not counted for Massive, and some succeed within it."""
     lived = while_on("our_timeout_short")
     requests, failures, fallbacks = of_provider(lived, "massive")
@@ -244,7 +244,7 @@ def test_a_lost_socket_stays_lost_until_a_reload(name: str) -> None:
     assert not any(lived.go(60, name, "page_refreshed").sockets()[-5:])
 
 
-def test_a_short_loss_is_mended_by_the_one_try() -> None:
+def test_a_short_loss_is_repaired_by_the_retry() -> None:
     """A loss of less than a second is repaired by the page's single retry."""
     assert Lived().go(60).go(1, "ws_closed_1006").go(30).sockets()[-5:] == [True] * 5
 
@@ -265,7 +265,7 @@ def test_a_refresh_is_a_new_load() -> None:
 
 
 def test_a_closed_page_posts_nothing() -> None:
-    """A closed page posts nothing, and is a new load when it is opened again; it may be closed from the first."""
+    """A closed page posts nothing, also if it is closed from the start; when it is opened again it is a new load."""
     lived = Lived().go(60).go(600, "page_closed").go(30)
     assert [at_s - AT_S for at_s, _ in lived.posts] == [*range(5, 61, 5), *range(665, 691, 5)]
     assert lived.posts[11][1]["page"] != lived.last["page"] and lived.last["systemHealth"]["uptime"] == 30
@@ -291,7 +291,7 @@ def test_greeks_are_missing() -> None:
 
 
 def test_delta_is_out_of_bounds() -> None:
-    """The share of deltas that is out of bounds shows as such, and as errors."""
+    """The share of deltas out of bounds is counted as such, and as validation errors."""
     found = greeks(while_on(delta_out_of_bounds=0.3))
     assert (
         0.22 < found["deltaOutOfBounds"] / found["totalTrades"] < 0.38
@@ -319,8 +319,8 @@ def per_trade(field: str, lived: Lived) -> float:
         ),
     ],
 )
-def test_trades_leave_the_backtest_each_in_its_own_way(name: str, sign: Callable[[Lived, Lived], bool]) -> None:
-    """Within half an hour the variance exceeds ten points, and the cost that caused it is visible."""
+def test_each_cost_of_trades_is_visible(name: str, sign: Callable[[Lived, Lived], bool]) -> None:
+    """Within half an hour the variance exceeds ten points, and the cost that causes it is visible."""
     for seed in range(8):
         calm, now = while_on(seed=seed), while_on(name, seed=seed)
         assert calm.last["pnl"]["backtestVariance"] < 5 < VARIANCE_LIMIT < now.last["pnl"]["backtestVariance"] < 25
@@ -335,20 +335,20 @@ def test_too_few_trades() -> None:
 
 
 def test_memory_leaks() -> None:
-    """The page's memory grows by 60 kB a second more while it leaks, keeps it, and is rid of it after a reload."""
+    """During a leak the page's memory grows by 60 kB/s more; it keeps that memory until a reload."""
     calm, lived = while_on(seconds=600), while_on("memory_leak", seconds=600)
     assert lived.grown("client", "memoryBytes") - calm.grown("client", "memoryBytes") == 600 * 60_000
     assert lived.go(5).last["client"]["memoryBytes"] > 60e6
     assert lived.go(5, "page_refreshed").last["client"]["memoryBytes"] < 32e6
 
 
-def test_errors_storm() -> None:
-    """There is an error about every ten seconds."""
+def test_error_storm() -> None:
+    """An error occurs about every ten seconds."""
     assert 130 <= while_on("error_storm").grown("systemHealth", "errorCount") <= 240
 
 
-def test_the_pages_clock_goes_ahead_from_a_load_on() -> None:
-    """A wrong clock reloads the page, whose clock is 600 s ahead until the first load after the fault."""
+def test_the_clock_changes_with_a_page_load() -> None:
+    """A wrong clock begins with a reload of the page; it is 600 s ahead until the first load after the fault."""
     lived = Lived().go(60).go(60, "clock_skew").go(60).go(60, "page_refreshed")
     ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
     assert ahead == [0] * 12 + [600] * 24 + [0] * 12
@@ -369,7 +369,7 @@ def test_the_pages_clock_and_ours(name: str, ahead_s: float, loads: int) -> None
     """
     The page's own clock changes with a page load, in both directions.
 
-    If our clock is wrong, the page is unaffected, and only its timestamps are off.
+    If our clock is wrong, there is no page load, and only the timestamps are shifted.
     """
     lived = Lived().go(60).go(60, name).go(60)
     ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
@@ -380,8 +380,8 @@ def test_the_pages_clock_and_ours(name: str, ahead_s: float, loads: int) -> None
     assert all(ahead_s - 60 <= s <= ahead_s for s in stamps)
 
 
-def test_a_socket_without_upstream_is_deaf_until_a_reload() -> None:
-    """It stays open, gets no more messages even once upstream is back, and is served again after a reload."""
+def test_a_socket_without_upstream_is_silent_until_a_reload() -> None:
+    """The socket stays open without messages, even when upstream is back, and gets messages again after a reload."""
     lived = Lived().go(60).go(60, "ws_old_clients_dead").go(60).go(60, "page_refreshed")
     latencies = [body["systemHealth"]["webSocketLatencyMs"] for _, body in lived.posts]
     assert (
@@ -427,8 +427,8 @@ def test_a_closed_market() -> None:
         "collector_dead",
     ],
 )
-def test_what_the_page_does_not_notice(name: str) -> None:
-    """What does not touch the page's counters changes no body."""
+def test_faults_that_do_not_affect_the_page(name: str) -> None:
+    """A fault that does not affect the page's counters changes no body."""
     assert while_on(name, seconds=300).posts == while_on(seconds=300).posts
 
 
@@ -441,7 +441,7 @@ def test_no_name_of_a_state_is_in_a_body() -> None:
 
 def test_trades_as_the_app_keeps_them() -> None:
     """
-    Each round trip is returned once, with its prices and its backtest percentage, and no other backtest figure.
+    Each round trip is returned once, with its prices and its backtest percentage, but without costs.
 
     A page reload starts an empty list.
     """

@@ -1,4 +1,4 @@
-"""Test that the simulated Massive and Tradier answer over real sockets as the real ones do, with their faults."""
+"""Test that the simulated Massive and Tradier respond over real sockets as the real ones do, with their faults."""
 
 import asyncio
 import itertools
@@ -49,7 +49,7 @@ Pairs = list[tuple[Contract, Contract]]
 
 @dataclass
 class Doors:
-    """Both providers of one world, listening, and clients with the right token."""
+    """Running servers of both providers of one world, and clients with the right token."""
 
     world: WorldState
     providers: dict[str, Massive | Tradier]
@@ -195,7 +195,7 @@ def test_greeks_are_slopes_of_the_price(how: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("stressed", [False, True])
 def test_calls_and_puts_are_at_parity(stressed: bool) -> None:
-    """A call less a put of one strike is the spot less the discounted strike, within half of both spreads."""
+    """The prices of a call and a put of one strike are at parity, within half of both spreads."""
     chain = {
         (c.expiry, c.strike, c.side): c for c in Surface(1).chain("SPY", AT_S, stressed=stressed) if c.iv is not None
     }
@@ -212,11 +212,11 @@ def test_calls_and_puts_are_at_parity(stressed: bool) -> None:
 
 @pytest.mark.parametrize("symbol", ["SPY", "AAPL", "F"])
 @pytest.mark.parametrize("how", [{}, {"stressed": True}, {"expires_today": True}], ids=str)
-def test_quotes_give_nothing_away(symbol: str, how: dict[str, bool]) -> None:
+def test_quotes_allow_no_arbitrage(symbol: str, how: dict[str, bool]) -> None:
     """
-    No bid is above its ask, and quotes allow no arbitrage.
+    No bid is above its ask, and no ask is below the exercise value.
 
-    No ask is below the exercise value, and of two strikes the one that pays less costs less.
+    Of two strikes the one with the lower payoff has the lower price.
     """
     for (_, side), leg in legs(Surface(1).chain(symbol, AT_S, **how)).items():
         dearer = 1 if side == "put" else -1
@@ -227,8 +227,8 @@ def test_quotes_give_nothing_away(symbol: str, how: dict[str, bool]) -> None:
         ]
 
 
-def test_a_chain_looks_like_one() -> None:
-    """A chain has weeklies and monthlies after today, strikes to both sides, and realistic wings."""
+def test_a_chain_is_realistic() -> None:
+    """A chain has weeklies and monthlies after today, strikes on both sides, and realistic wings."""
     chain = Surface(1).chain("AAPL", AT_S)
     assert 300 <= len(chain) <= 600 and len({c.ticker for c in chain}) == len(chain)
     expiries = sorted({date.fromisoformat(c.expiry) for c in chain})
@@ -253,7 +253,7 @@ def test_a_chain_looks_like_one() -> None:
     assert leg[0].iv > near.iv + 0.01, "lower strikes have the higher volatility"
 
 
-def test_stress_is_a_surface_of_its_own() -> None:
+def test_volatility_under_stress() -> None:
     """
     Under stress the volatility near the money is 2.5 to 4 times as high, and more than doubled everywhere.
 
@@ -278,9 +278,9 @@ def test_stress_is_a_surface_of_its_own() -> None:
 
 def test_an_expiry_of_today() -> None:
     """
-    A contract of today is listed on request until 16:00.
+    Contracts that expire today are listed on request until 16:00.
 
-    It has no gamma in its wings, and the most at the money while there is time left.
+    They have no gamma in the wings, and the highest gamma at the money while there is time left.
     """
     surface, closes_s = Surface(1), AT_S + 5.5 * HOUR_S
     chain = surface.chain("SPY", closes_s - HOUR_S, expires_today=True)
@@ -443,8 +443,8 @@ def test_pages_hold_every_contract_once() -> None:
         assert parse_qs(urlsplit(link).query).keys() == {"cursor", "limit", "contract_type"}
 
 
-def test_a_limit_of_none_comes_to_an_end() -> None:
-    """Pages with a limit of 0 come to an end."""
+def test_a_limit_of_zero() -> None:
+    """A request with a limit of 0 returns results, and its pages have different contracts."""
 
     async def asked(doors: Doors) -> set[str]:
         page = (await doors.massive(limit=0)).json()
@@ -458,7 +458,7 @@ def test_a_limit_of_none_comes_to_an_end() -> None:
 
 
 def test_filters_and_orders() -> None:
-    """A snapshot has the requested contracts, in the requested order."""
+    """A snapshot has the requested contracts in the requested order."""
 
     async def asked(doors: Doors) -> list[list[dict[str, Any]]]:
         queries: list[dict[str, object]] = [
@@ -484,7 +484,7 @@ def test_filters_and_orders() -> None:
 
 
 @pytest.mark.parametrize("symbol", ["NOSUCH", "TOOLONGER", "SP1"])
-def test_an_unknown_symbol_has_nothing(symbol: str) -> None:
+def test_an_unknown_symbol_has_no_results(symbol: str) -> None:
     """An unknown underlying gets 200 without results, and null from Tradier."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
@@ -500,8 +500,8 @@ def test_an_unknown_symbol_has_nothing(symbol: str) -> None:
     assert [found.json() for found in others] == [{"options": None}, {"quotes": None}, {"expirations": None}]
 
 
-def test_massive_wants_its_key() -> None:
-    """Massive accepts its token in a header or the query, and says which is wrong."""
+def test_massive_requires_its_key() -> None:
+    """Massive accepts its token in a header or in the query, and its error says which one is wrong."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         return [
@@ -533,11 +533,11 @@ def test_massive_has_no_other_path(path: str) -> None:
 
 
 @pytest.mark.parametrize(("state", "least_s", "most_s"), [("healthy", 0.06, 0.6), ("our_timeout_short", 0.25, 0.45)])
-def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> None:
+def test_response_times_of_massive(state: str, least_s: float, most_s: float) -> None:
     """
-    Massive responds well within a second, and slightly later if our timeout is too short.
+    Massive responds well within a second; if our timeout is short, slightly later than it.
 
-    Equal seeds give equal times.
+    Equal seeds have equal times.
     """
 
     def times(seed: int) -> list[float]:
@@ -563,7 +563,7 @@ def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> No
 # Faults of Massive.
 
 
-def test_massive_fails_of_its_own() -> None:
+def test_server_errors_of_massive() -> None:
     """Massive's server errors are 502 and 503, mostly HTML and sometimes JSON."""
     for state in ("massive_5xx", "both_down"):
         found = within(lambda doors: _many(doors.massive, 30), **{state: 1.0})
@@ -607,8 +607,8 @@ def test_massive_hangs() -> None:
         ),
     ],
 )
-def test_massive_refuses(state: str, code: int, words: str, of_status: int) -> None:
-    """Massive refuses with its own message; a plan without the data still covers the market's status."""
+def test_massive_rejects_requests(state: str, code: int, words: str, of_status: int) -> None:
+    """Massive rejects with its own message; a plan without the data still covers the market's status."""
 
     async def asked(doors: Doors) -> tuple[httpx.Response, httpx.Response]:
         return await doors.massive(), await doors.massive("/v1/marketstatus/now")
@@ -629,7 +629,7 @@ def test_massive_limits_without_headers() -> None:
     assert not [name for answer in found for name in answer.headers if "ratelimit" in name]
 
 
-def test_massive_answers_a_page() -> None:
+def test_massive_returns_html_instead_of_data() -> None:
     """An HTML page is returned with 200 instead of data."""
     found = within(lambda doors: doors.massive(), massive_html_200=1.0)
     assert (
@@ -639,7 +639,7 @@ def test_massive_answers_a_page() -> None:
     )
 
 
-def test_massive_has_nothing() -> None:
+def test_massive_returns_an_empty_chain() -> None:
     """An empty chain is returned with 200; the market's status is unaffected."""
 
     async def asked(doors: Doors) -> tuple[httpx.Response, httpx.Response]:
@@ -649,8 +649,8 @@ def test_massive_has_nothing() -> None:
     assert data.status_code == 200 and data.json()["results"] == [] and status.json()["market"] == "open"
 
 
-def test_only_the_first_page_comes() -> None:
-    """The first page is complete, and its links lead to pages that fail."""
+def test_only_the_first_page_is_returned() -> None:
+    """The first page is complete, but the page that it links to fails."""
 
     async def asked(doors: Doors) -> tuple[httpx.Response, httpx.Response]:
         page = await doors.massive(limit=250)
@@ -684,8 +684,8 @@ def test_stale_data_has_old_timestamps() -> None:
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(1.0, 0.2, 0.4), (0.2, 0.01, 0.12)])
-def test_massive_fails_now_and_then(share: float, least: float, most: float) -> None:
-    """30 % of the requests fail, times the share: half with 502, half aborted."""
+def test_massive_fails_intermittently(share: float, least: float, most: float) -> None:
+    """A share of 30 % of the requests fails, multiplied by the given share: half with 502, half aborted."""
 
     async def asked(doors: Doors) -> list[int]:
         found = []
@@ -741,7 +741,7 @@ SPOILT: dict[str, Callable[[dict[str, Any], dict[str, float]], bool]] = {
 
 @pytest.mark.parametrize("state", SPOILT)
 @pytest.mark.parametrize("share", [1.0, 0.3])
-def test_greeks_are_spoilt(state: str, share: float) -> None:
+def test_greeks_are_faulty(state: str, share: float) -> None:
     """Of the contracts with a bid, the given share has faulty Greeks; all others are unaffected."""
 
     async def asked(doors: Doors) -> list[dict[str, Any]]:
@@ -756,8 +756,8 @@ def test_greeks_are_spoilt(state: str, share: float) -> None:
     assert len(hit) == len(able) if share == 1 else 0.15 < len(hit) / len(able) < 0.45
 
 
-def test_no_fault_is_no_fault_of_the_data() -> None:
-    """Stress and an expiry of today change both providers alike; another party's clock is not Massive's."""
+def test_states_that_are_no_fault_of_massive() -> None:
+    """Stress and an expiry of today change both providers alike; a wrong clock of the app does not change Massive's."""
 
     async def asked(doors: Doors) -> tuple[dict[str, Any], list[str], float]:
         row = (await doors.massive(limit=1, strike_price=650, expiration_date="2026-03-20")).json()["results"][0]
@@ -781,7 +781,7 @@ def test_no_fault_is_no_fault_of_the_data() -> None:
 # Tradier.
 
 
-def test_tradier_speaks_xml_unless_asked() -> None:
+def test_tradier_returns_xml_by_default() -> None:
     """Tradier returns XML by default, and the same content in JSON on request."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
@@ -826,7 +826,7 @@ def test_tradiers_clock(later_s: int, state: str, payload: tuple[str, str, str])
     )
 
 
-def test_one_is_no_list() -> None:
+def test_a_single_quote_is_an_object() -> None:
     """One quote is returned as an object, two as a list."""
 
     async def asked(doors: Doors) -> list[Any]:
@@ -846,9 +846,9 @@ def test_one_is_no_list() -> None:
 
 def test_tradiers_chain() -> None:
     """
-    A chain has no underlying price, and nulls where nothing traded.
+    A chain has no underlying price, and null where nothing was traded.
 
-    On request it has Greeks of the last hour.
+    On request it has Greeks that were calculated within the last 75 minutes.
     """
 
     async def asked(doors: Doors) -> list[list[dict[str, Any]]]:
@@ -898,7 +898,7 @@ def test_tradiers_chain() -> None:
 
 
 def test_tradier_counts_requests() -> None:
-    """Each response has the quota; above it a fault is returned until the minute since the first request is over."""
+    """Each response has the quota; requests above it fail until a minute after the first request."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         found = await _many(doors.tradier, 121)
@@ -917,7 +917,7 @@ def test_tradier_counts_requests() -> None:
     assert "Quota" in found[-1].json()["fault"]["faultstring"] and after.headers["x-ratelimit-used"] == "1"
 
 
-def test_tradier_says_what_it_wants() -> None:
+def test_tradier_names_a_missing_token_or_parameter() -> None:
     """Without its token Tradier returns 401, without a parameter 400, both in plain text."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
@@ -954,12 +954,12 @@ def test_tradier_fails(state: str) -> None:
     assert (massive.status_code == 200) == (state == "tradier_down")
 
 
-# What leaves by the doors.
+# Names of states.
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_no_state_is_named(state: str) -> None:
-    """Nothing that is answered, in headers or bodies, holds the name of any state, whatever is the matter."""
+    """No response has the name of a state in its headers or body, whatever the fault."""
     answered = []
 
     async def asked(doors: Doors) -> None:
@@ -995,14 +995,14 @@ def test_no_state_is_named(state: str) -> None:
 
 
 async def _impatient(doors: Doors, name: str, path: str, key: str | None) -> httpx.Response:
-    """Return the immediate response, or nothing."""
+    """Return the response; with a fault that never responds, wait only briefly."""
     headers = {"Authorization": f"Bearer {key}" if key else ""}
     silent = doors.world.states.on("massive_timeout") or doors.world.states.on("our_network_down")
     return await doors.clients[name].get(path, headers=headers, timeout=0.05 if silent else 5.0)
 
 
-def test_the_same_seed_answers_the_same() -> None:
-    """Two worlds of one seed answer byte for byte the same, and one of another seed otherwise."""
+def test_the_same_seed_gives_the_same_responses() -> None:
+    """Two worlds with one seed return byte-equal responses; a world with another seed returns others."""
 
     async def asked(doors: Doors) -> list[bytes]:
         return [
@@ -1018,7 +1018,7 @@ def test_the_same_seed_answers_the_same() -> None:
     assert once == again and not set(once) & set(other)
 
 
-# Clocks, a market closed by surprise, and what a plan does not cover.
+# Wrong clocks, a closed market, and limits of a plan.
 
 
 @pytest.mark.parametrize(
@@ -1035,8 +1035,8 @@ def test_the_same_seed_answers_the_same() -> None:
         ("page_clock_ahead", 0, 0),
     ],
 )
-def test_a_clock_that_is_off(state: str, massive_s: float, tradier_s: float) -> None:
-    """A wrong clock shifts all timestamps of that provider: clock, Date and quotes; those of the other are right."""
+def test_a_wrong_clock(state: str, massive_s: float, tradier_s: float) -> None:
+    """A wrong clock shifts all timestamps of that provider (clock, Date and quotes), and none of the other's."""
 
     async def stamps(doors: Doors) -> tuple[list[float], list[float]]:
         payload, chain = await doors.massive("/v1/marketstatus/now"), await doors.massive(limit=250)
@@ -1061,7 +1061,7 @@ def test_quotes_stay_at_the_last_close() -> None:
     """
     Quotes of a closed market are those of its last close.
 
-    A market that closed early has the quotes of that moment. Prices do not move, and both providers report it as
+    If the market closed early, they are those of that moment. Prices do not move, and both providers report it as
     closed.
     """
 
@@ -1104,8 +1104,10 @@ def test_quotes_stay_at_the_last_close() -> None:
     assert evening[1] == datetime(2026, 3, 10, 16, tzinfo=NEW_YORK).timestamp()
 
 
-def test_tradier_refuses_options_alone() -> None:
-    """Its clock and its quotes are answered, its expirations and chains are refused with 403: our plan."""
+def test_tradier_rejects_options_only() -> None:
+    """
+    Tradier returns its clock and quotes, but rejects expirations and chains with 403, because our plan has no options.
+    """
 
     async def asked(doors: Doors) -> list[int]:
         answers = [

@@ -37,7 +37,7 @@ def true(day):
 
 
 def counters(body):
-    """The counts of a posted body, grouped and named as compute() names them."""
+    """Return the counts of a posted body, grouped and named as by compute()."""
     providers = {
         name: {
             "requests": provider["requestCount"],
@@ -62,7 +62,7 @@ def counters(body):
 
 
 def flat(figures):
-    """compute()'s counts in the shape of counters()."""
+    """Return compute()'s counts in the shape of counters()."""
     system = {"errors": figures["errors"], "trades": figures["pnl"]["trades"]}
     return {**{group: figures[group] for group in SUMMED}, "system": system}
 

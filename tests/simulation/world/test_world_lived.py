@@ -1,8 +1,8 @@
 """
-Test one hour of the simulated world under a real `ops collect` process.
+Test an hour of the simulated world with a real `ops collect` process.
 
-What it records agrees with the world's script to within one probe; it leaks no secret, no name of a state, and leaves
-nothing behind.
+Its samples agree with the world's script to within one probe. It discloses no secret and no name of a state, and it
+stops cleanly.
 """
 
 import itertools
@@ -103,7 +103,7 @@ class Hour:
 
 @pytest.fixture(scope="module")
 def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
-    """Record an hour with random faults, each state that probes can detect at least once."""
+    """Record an hour with faults in random order, each state that probes can detect once."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     rng, home = random.Random(seed), tmp_path_factory.mktemp("hour")
@@ -162,7 +162,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
 
 
 def _wait(span: timedelta) -> None:
-    time.sleep(span.total_seconds() / SPEED)  # The world's time runs; there is nothing else to wait for.
+    time.sleep(span.total_seconds() / SPEED)  # The world runs on its own; there is no event to wait for.
 
 
 def _post_pages(world: World, receiver: str, stop: threading.Event, lock: threading.Lock) -> None:
@@ -182,7 +182,7 @@ def _post_pages(world: World, receiver: str, stop: threading.Event, lock: thread
 
 
 def _arguments() -> bytes:
-    """Return arguments and environment of every process of this world and its suite."""
+    """Return arguments and environment of every process of this world and its collector."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -218,14 +218,14 @@ def _judged(hour: Hour, probe: str, subject: str, expected: dict[str, str]) -> t
         ("data", "massive", LIVENESS | DATA, 20),
     ],
 )
-def test_what_was_recorded_is_what_was_played(
+def test_samples_agree_with_the_script(
     hour: Hour, probe: str, subject: str, expected: dict[str, str], least: int
 ) -> None:
     """
     Every attempt during one state has that state's outcome.
 
-    Stalls of the machine (a quarter of a real second is a probe's whole time) may cause timeouts or starved probes in 5
-    % of the attempts, and no state may be detected by these alone.
+    If the machine stalls, a probe may time out or be starved, since it has only a quarter of a real second. That may
+    happen in 5 % of the attempts, and no state may be detected by such outcomes alone.
     """
     right, wrong = _judged(hour, probe, subject, expected)
     stalls = [w for w in wrong if any(f": {name}, not" in w for name in STALLS)]
@@ -237,11 +237,11 @@ def test_what_was_recorded_is_what_was_played(
     )
 
 
-def test_the_socket_is_what_was_played(hour: Hour) -> None:
+def test_socket_samples_agree_with_the_script(hour: Hour) -> None:
     """
     Each fault of the socket has its own outcome while it lasts; otherwise the socket is healthy.
 
-    Stalls of the machine may cause failed attempts, as in :func:`test_what_was_recorded_is_what_was_played`.
+    If the machine stalls, attempts may fail, as in :func:`test_samples_agree_with_the_script`.
     """
     for entry in hour.script:
         wanted = SOCKET.get(entry["state"])
@@ -274,7 +274,9 @@ def test_the_socket_is_what_was_played(hour: Hour) -> None:
 
 
 def test_outages_are_dated_within_one_probe(hour: Hour) -> None:
-    """The first failing probe of each outage, and the first good one after it, are within one probe of the script."""
+    """
+    The first failing probe of an outage, and the first successful one after it, are within one probe of the script.
+    """
     for entry in hour.script:
         wanted = LIVENESS.get(entry["state"])
         if wanted is None or OUTCOMES[wanted].answered is not False:
@@ -296,9 +298,9 @@ def test_outages_are_dated_within_one_probe(hour: Hour) -> None:
         assert hour.when(over)[0] <= entry["to"] + one_look, (hour.seed, entry, over)
 
 
-def test_no_state_has_a_name_here(hour: Hour) -> None:
+def test_no_state_is_named(hour: Hour) -> None:
     """
-    No name or code of a state is in anything that the suite can read.
+    No name or code of a state is in anything that the collector can read.
 
     That is arguments, environment, the app log and the database.
     """
@@ -307,7 +309,7 @@ def test_no_state_has_a_name_here(hour: Hour) -> None:
         assert not [word for word in words if word.encode() in content], place
 
 
-def test_no_secret_comes_out(hour: Hour) -> None:
+def test_no_secret_is_disclosed(hour: Hour) -> None:
     """No token is in any byte of the home directory, in a recorded value, or in the output."""
     for token in hour.tokens:
         assert token not in hour.stderr
@@ -315,7 +317,7 @@ def test_no_secret_comes_out(hour: Hour) -> None:
             assert place in ("arguments", "environment") or token.encode() not in content, place
 
 
-def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
+def test_it_stops_cleanly_and_does_not_leak(hour: Hour) -> None:
     """
     The collector exits with 0, its last heartbeat says that it was stopped, and no heartbeat is missing.
 
