@@ -158,7 +158,7 @@ def test_a_closed_pipe_does_not_change_the_exit_code(arguments: list[str], code:
 
 
 def test_a_result_that_cannot_be_written_is_a_failure(home: Path) -> None:
-    """A full disk behind stdout gives exit 70 instead of the verdict; a closed stdout changes nothing."""
+    """If the disk behind stdout is full the exit code is 70 instead of the verdict; a closed stdout changes nothing."""
     with open("/dev/full", "w") as full:
         ended = ops("rules", stdout=full)
     assert (

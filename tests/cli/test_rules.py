@@ -359,7 +359,7 @@ def test_the_backtest_is_scored_against_known_incidents(history):
     assert (
         ours["found"]["unsized"] == [4, 4] and ours["false"] == 0 and ours["precision"] == 1 and ours["sessions"] == 1
     )
-    # Variance creeps up; the others are sudden.
+    # Variance rises slowly; the other faults are sudden.
     assert theirs["found"]["unsized"] == [4, 2] and len(ours["lead_s"]) == 4 and sorted(ours["lead_s"])[2] < 300
 
 
@@ -384,8 +384,8 @@ def test_a_backtest_without_data_is_rejected(history):
 @pytest.mark.slow
 def test_resampled_days_detect_large_incidents(history):
     """
-    On six days resampled from the background with a fixed seed, incidents of five times the limit are detected, at most
-    one notification is false, and the result repeats.
+    On six days resampled from the background, incidents of five times the limit are detected and at most one
+    notification is false; the same seed gives the same result.
     """
     desk, labels = history
     seed = random.SystemRandom().randrange(10**6)

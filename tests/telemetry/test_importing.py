@@ -109,7 +109,10 @@ def test_minutes_between_lines_have_zero_errors(desk: Desk, tmp_path: Path) -> N
 
 
 def test_a_grown_log_adds_only_new_lines(desk: Desk, tmp_path: Path) -> None:
-    """This also holds within a second that was imported before, and for lines with the same text as an earlier one."""
+    """
+    Only new lines are added, also within a second that was imported before, and if their text equals that of an earlier
+    line.
+    """
     entries = [
         ("2026-03-10T14:00:00Z", "error: a"),
         ("2026-03-10T14:00:01Z", "error: a"),

@@ -236,7 +236,7 @@ def test_three_partial_resets_are_one_page():
 
 
 def test_a_reset_long_after_the_last_snapshot_is_a_new_page():
-    """After a gap longer than reset_gap, a new load time is a new page load."""
+    """After a gap longer than reset_gap_s, a new load time is a new page load."""
     page, before = one_page(5)
     page.reset(350)
     page.add(massive_requests=3)
@@ -377,7 +377,7 @@ def test_a_late_snapshot_counts_nothing():
 
 
 def test_a_late_snapshot_of_a_named_page_counts_nothing():
-    """The same holds for named pages."""
+    """A late snapshot of a page with an id adds nothing to an increase either."""
     page, snapshots = one_page(5, page_id="lead")
     late = page.body(22)
     page.add(massive_requests=9, validations=9)

@@ -297,7 +297,7 @@ def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(tmp_path / "lines", "one", "two")
     assert new(log) == ["one", "two"] and new(log) == []
     append(tmp_path / "lines", *("x" * 999 for _ in range(1100)))
-    # The cursor is at the end of what was read, also if it is much.
+    # The cursor is at the end of what was read, also after a large amount.
     assert len(new(log)) == 1100 and new(log) == []
     append(tmp_path / "lines", "three")
     assert new(Log("journal:app.service", log.cursor)) == ["three"]
