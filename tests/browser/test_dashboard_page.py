@@ -1,7 +1,7 @@
 """
 Test the dashboard's browser part alone, with the messages that a kernel would send.
 
-Missed messages, a kernel that stops sending, text from outside, days of updates.
+It covers missed messages, a kernel that stops sending, text from outside, and days of updates.
 """
 
 import json
@@ -107,7 +107,7 @@ def test_a_missed_message_is_detected(page: Any, feed: Feed) -> None:
     ).inner_text().startswith("11:30:05")
 
 
-def test_it_starts_at_the_given_moment(page: Any, feed: Feed) -> None:
+def test_only_the_first_request_has_the_initial_moment(page: Any, feed: Feed) -> None:
     """
     Only the first request has the initial moment; a past moment has a button back to now.
 
@@ -125,7 +125,7 @@ def test_it_starts_at_the_given_moment(page: Any, feed: Feed) -> None:
 
 def test_missing_updates_are_reported(page: Any, feed: Feed) -> None:
     """
-    Without messages the view is marked as old, and live again with the next message.
+    Without messages the view is marked as old; with the next message it is live again.
 
     This covers a restarted kernel and a suspended laptop.
     """
@@ -142,14 +142,16 @@ def test_missing_updates_are_reported(page: Any, feed: Feed) -> None:
 
 
 def test_an_unreadable_database_is_reported(page: Any, feed: Feed) -> None:
-    """A database that cannot be read is reported; the figures stay, and the message goes with the next update."""
+    """
+    If the database cannot be read, this is shown and the figures stay; with the next update the message disappears.
+    """
     tell(page, error="not up to date: the store is locked; try again.")
     assert "store is locked" in page.locator(".message").inner_text() and page.locator(".panel").count() == 4
     tell(page, change=change(feed, 5), n=8)
     assert page.locator(".message").inner_text() == ""
 
 
-def test_text_from_outside_is_text(page: Any, feed: Feed) -> None:
+def test_text_from_outside_is_escaped(page: Any, feed: Feed) -> None:
     """Markup in a sentence, an alert or an answer is shown as text."""
     found = feed.state_of(feed.view(AT))
     evil = "<img src=x onerror='window.burnt=1'><script>window.burnt=1</script>"
@@ -186,7 +188,7 @@ def test_text_from_outside_is_text(page: Any, feed: Feed) -> None:
 
 def test_it_can_be_used_without_a_mouse(page: Any, feed: Feed) -> None:
     """
-    The Tab key reaches every button, chart and figure, also folded ones once they are opened; Enter presses a button.
+    The Tab key reaches every button, chart and figure, also unfolded ones; Enter activates a button.
 
     A figure announces its window, count and limits.
     """
@@ -231,7 +233,9 @@ def test_it_can_be_used_without_a_mouse(page: Any, feed: Feed) -> None:
 
 
 def test_details_stay_open(page: Any, feed: Feed) -> None:
-    """An opened fold asks for its sentences with every update, and stays open, also where everything is sent again."""
+    """
+    An unfolded section requests its details with every update, and stays unfolded, also if everything is sent again.
+    """
     page.locator("[data-panel=greeks] summary").click()
     assert page.evaluate("() => window.asked.at(-1)") | {"view": ""} == {
         "do": "sentences",
@@ -255,8 +259,8 @@ def test_details_stay_open(page: Any, feed: Feed) -> None:
     ]
 
 
-def test_all_charts_are_read_at_one_moment(page: Any, feed: Feed) -> None:
-    """By pointer and by arrow keys each chart says its value then, as it was sent; Escape ends it."""
+def test_all_charts_show_the_value_at_one_moment(page: Any, feed: Feed) -> None:
+    """By pointer and arrow keys all charts show their values at one moment, as they were sent; Escape ends it."""
     view = feed.view(AT)
     lines = [dict(live_state.line(view, name)) for name in ("providers", "greeks", "pnl", "system")]
     units = ["%", "%", "%", "per h"]
@@ -283,14 +287,16 @@ def test_all_charts_are_read_at_one_moment(page: Any, feed: Feed) -> None:
     assert page.locator(".reading").all_text_contents() == wanted(0) and newest.get_attribute("visibility") == "visible"
 
 
-def test_a_chart_shows_what_happened(page: Any, feed: Feed) -> None:
-    """Time on its axis, thresholds with names, when an alert fired, a deploy, a gap; and P&L from zero."""
+def test_a_chart_shows_events(page: Any, feed: Feed) -> None:
+    """
+    A chart has a time axis, named thresholds, an alert's start, a deployment and a gap; that of P&L includes zero.
+    """
     texts = page.locator("[data-panel=providers] .plot text").all_text_contents()
     assert {"10:40", "11:20", "100 %", "0 %", "critical 95.0 %", "◆ critical"} <= set(texts)
     band = page.locator("[data-panel=providers] .band.is-critical").bounding_box()
     plot = page.locator("[data-panel=providers] .plot").bounding_box()
     assert plot["height"] >= 120
-    # It fires since 11:22, eight of sixty minutes; the plot has margins of 3.6 and 9.2 em of 12 px.
+    # The alert fires since 11:22, eight of sixty minutes; the plot has margins of 3.6 and 9.2 em of 12 px.
     assert abs(band["width"] - (plot["width"] - 12.8 * 12) * 8 / 60) < 8
     zero = page.locator("[data-panel=pnl] .plot .zero").first.bounding_box()
     bars = page.locator("[data-panel=pnl] .bars").bounding_box()
@@ -306,9 +312,9 @@ def test_a_chart_shows_what_happened(page: Any, feed: Feed) -> None:
 
 def test_an_alert_can_be_acknowledged(page: Any, feed: Feed) -> None:
     """
-    With a name; without one the view asks for it and sends nothing.
+    An alert is acknowledged with a name; without one the view asks for it and sends nothing.
 
-    Once it is acknowledged the control is gone, and the row says by whom.
+    Then the control is gone, and the row has the name.
     """
     assert page.locator(".owner").inner_text().startswith("Acknowledged by Tech Lead.")
     assert not page.locator(".ack-by").is_visible() and not page.get_by_role("button", name="Acknowledge").count()
@@ -326,8 +332,8 @@ def test_an_alert_can_be_acknowledged(page: Any, feed: Feed) -> None:
     assert page.evaluate("() => window.asked.at(-1)")["alert"] == sent["alert"]
 
 
-def test_a_read_only_page_shows_no_control_that_is_refused(page: Any, feed: Feed) -> None:
-    """It has the figures, the alerts and the past; a request of any control is one that the kernel answers."""
+def test_a_read_only_page_shows_no_control_that_would_be_refused(page: Any, feed: Feed) -> None:
+    """It has the figures, the alerts and the past, and sends only requests that the kernel accepts."""
     view = feed.view(AT)
     page.evaluate("() => { window.end(); document.body.replaceChildren() }")
     whole = json.loads(json.dumps(live_state.full_state(view, feed.state_of(view))))
@@ -343,7 +349,7 @@ def test_a_read_only_page_shows_no_control_that_is_refused(page: Any, feed: Feed
 
 
 @pytest.mark.parametrize("width", [1440, 1280, 420])
-def test_a_reason_is_never_cut(page: Any, feed: Feed, width: int) -> None:
+def test_a_reason_is_never_truncated(page: Any, feed: Feed, width: int) -> None:
     """A long reason beside a panel's title is shown whole, and nothing is wider than the page."""
     reason = "chains: share with delta outside -1 to 1 (12.34 %) > 2.0 %; the objective of 0.5 % is missed for 15 min"
     values = [""] * len(feed.state_of(feed.view(AT)).places)
@@ -358,7 +364,7 @@ def test_a_reason_is_never_cut(page: Any, feed: Feed, width: int) -> None:
 
 
 def test_labels_of_alerts_do_not_cover_each_other(page: Any, feed: Feed) -> None:
-    """Of two short spans one after the other, the second label is a line lower."""
+    """If two short spans follow each other, the second label is a line lower."""
     found, view = feed.state_of(feed.view(AT)), feed.view(AT)
     (last, _) = live_state.line(view, "providers")[-1]
     values = [""] * len(found.places)
@@ -368,14 +374,14 @@ def test_labels_of_alerts_do_not_cover_each_other(page: Any, feed: Feed) -> None
     values[slot] = f"{last - 20}\t{last - 12}\tcritical\t◆ critical\n{last - 12}\t{last - 5}\tescalate\t■ escalate"
     tell(page, change="|".join(values), n=8)
     one, two = (box.bounding_box() for box in page.locator("[data-panel=providers] .plot .strong").all())
-    assert two["y"] - one["y"] >= 12, (one, two)  # The text is 12 px high, its box with the halo 21 px.
+    assert two["y"] - one["y"] >= 12, (one, two)  # The text is 12 px high; its box including the outline has 21 px.
 
 
-def test_days_of_updates_leave_nothing_behind(page: Any, feed: Feed) -> None:
+def test_days_of_updates_do_not_leak_memory(page: Any, feed: Feed) -> None:
     """
-    After five thousand updates of every figure the heap is flat and small, and an update is cheap.
+    After five thousand updates of every figure the heap is small and constant, and an update takes little time.
 
-    That is a long day of updates every five seconds; a line keeps at most a thousand points.
+    This equals a long day with updates every five seconds; a line keeps at most a thousand points.
     """
     first = feed.state_of(feed.view(AT))
     a, b = (feed.state_of(feed.view(AT + timedelta(minutes=m))) for m in (10, 20))
@@ -398,6 +404,6 @@ def test_days_of_updates_leave_nothing_behind(page: Any, feed: Feed) -> None:
     took_ms = page.evaluate(run, [there, back, 1008, 6008])
     grown = heap_mb() - before
     print(f"heap {before:.1f} MB, grown by {grown:.2f} MB; {took_ms / 5_000:.2f} ms an update")
-    assert before < 50 and grown < 2 and took_ms / 5_000 < 750  # Of five seconds, 15 % of a core.
+    assert before < 50 and grown < 2 and took_ms / 5_000 < 750  # 15 % of one core, with an update every five seconds.
     page.evaluate("() => window.end()")
     assert page.evaluate("() => window.listening.size") == 0

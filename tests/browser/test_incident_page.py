@@ -1,4 +1,4 @@
-"""Look at the page of an incident in a browser: nothing is cut off, no two labels overlap, and axe finds nothing."""
+"""Test the page of an incident in a browser: nothing is cut off, no labels overlap, and axe finds nothing."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,7 +19,7 @@ from tests.support.snapshots import CLOSES
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ID = "2026-03-10-2"
-# Pairs of labels of the picture whose boxes overlap by more than a hair.
+# Pairs of labels whose boxes overlap by more than a rounding error.
 OVERLAPS = """() => {
     const boxes = [...document.querySelectorAll('.ops-timeline text')].map(t => [t.textContent, t.getBBox()]);
     const found = [];
@@ -60,14 +60,16 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", ["open", "mitigated", "resolved"])
-def test_labels_have_their_own_place(pages: dict[str, Path], browser: Any, name: str) -> None:
-    """No two labels of the timeline overlap, and none is cut off."""
+def test_labels_do_not_overlap(pages: dict[str, Path], browser: Any, name: str) -> None:
+    """No labels of the timeline overlap, and none is cut off."""
     browser.goto(pages[name].as_uri())
     assert browser.evaluate(OVERLAPS) == []
 
 
-def test_the_first_screen_answers(pages: dict[str, Path], browser: Any) -> None:
-    """At 1440×900 the first screen has the problem, since when, whose fault, what works, what to do, and the times."""
+def test_the_first_screen_has_the_answers(pages: dict[str, Path], browser: Any) -> None:
+    """
+    At 1440 × 900 the first screen has the problem, its beginning and owner, what works, what to do, and the times.
+    """
     browser.set_viewport_size({"width": 1440, "height": 900})
     browser.goto(pages["open"].as_uri())
     for words in ("Massive returns server errors", "began 11:2", "Fault: Massive", "option data from Tradier", "began"):
@@ -79,7 +81,7 @@ def test_the_first_screen_answers(pages: dict[str, Path], browser: Any) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 800), (3840, 2160), (420, 900)], ids=lambda s: str(s[0]))
-def test_it_fits_and_can_be_read(pages: dict[str, Path], browser: Any, size: tuple[int, int], theme: str) -> None:
+def test_it_fits_and_is_accessible(pages: dict[str, Path], browser: Any, size: tuple[int, int], theme: str) -> None:
     """In each size and theme the page does not scroll sideways, and axe finds nothing, with everything unfolded."""
     from axe_playwright_python.sync_playwright import Axe
 

@@ -1,4 +1,4 @@
-"""Test `ops lab` and `ops dashboard` as a person starts them: launcher, own settings, a read-only page."""
+"""Test `ops lab` and `ops dashboard` as a person starts them: launcher, separate settings, a read-only page."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def started(home: Path, what: str) -> Iterator[str]:
-    """Start a lab, or the dashboard without code, by its command; yield its address."""
+    """Start a lab, or the read-only dashboard, by its command; yield its address."""
     with (home / f"{what}.log").open("w+") as said:
         running = subprocess.Popen(
             [sys.executable, "-m", "opslib.cli", "--home", str(home), "--app", "demo", what, "--no-browser"],
@@ -55,12 +55,12 @@ def started(home: Path, what: str) -> Iterator[str]:
 
 
 def opening(address: str, place: str) -> str:
-    """Return the address at which the lab opens a file; the tabs of the last session are closed."""
+    """Return the address at which the lab opens a file, with the tabs of the last session closed."""
     return re.sub(r"/lab/tree/[^?]*[?]", f"/lab/tree/{place}?reset&", address)
 
 
 def end(running: subprocess.Popen[Any]) -> None:
-    """End a process that was started in a session of its own, and all that it started, also if it hangs."""
+    """End a process that has its own session, and all its children, also if it hangs."""
     kernels = psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
@@ -76,9 +76,9 @@ def end(running: subprocess.Popen[Any]) -> None:
                 return
 
 
-def test_home_is_what_opens(home: Path) -> None:
+def test_the_lab_opens_home(home: Path) -> None:
     """
-    The lab opens on Home, which has run by itself: what is broken first, then everything else, by keyboard too.
+    The lab opens Home, already executed: what is broken comes first, and the keyboard reaches everything.
 
     A link opens its notebook in the lab. The user's own settings are neither read nor written.
     """
@@ -93,7 +93,7 @@ def test_home_is_what_opens(home: Path) -> None:
         shown = "\n".join(page.locator(".ops-home").all_inner_texts())
         for words in ("Runbooks by symptom", *catalog.titles().values(), "Latest reports", "Checklists due"):
             assert words in shown
-        # The code is not seen, and each link is named and can be reached.
+        # Code is hidden, and each link has a name and can be reached.
         assert page.locator(".jp-NotebookPanel .cm-content").count() == 0
         found = Axe().run(page, context=".ops-home").response["violations"]
         assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
@@ -106,7 +106,7 @@ def test_home_is_what_opens(home: Path) -> None:
             not page.get_by_text("Would you like to get notified about official Jupyter news").count()
             and problems == []
         )
-        # A narrow window has room for it: one document, without the side bar.
+        # A narrow window shows one document, without the side bar.
         page.set_viewport_size({"width": 420, "height": 800})
         page.goto(opening(address, jupyterlab.HOME))
         page.locator(".ops-home .ops-answer").wait_for(timeout=labs.RUNS_S * 1000)
@@ -115,8 +115,8 @@ def test_home_is_what_opens(home: Path) -> None:
     assert not (home / ".jupyter").exists() and not (home / ".local" / "share" / "jupyter" / "runtime").exists()
 
 
-def test_the_launcher_has_the_suite(home: Path) -> None:
-    """The launcher lists Home, the runbooks by symptom, the notebooks and the reports, each with a picture."""
+def test_the_launcher(home: Path) -> None:
+    """The launcher lists Home, the runbooks by symptom, the notebooks and the reports, each with an icon."""
     needs("chromium")
     with started(home, "lab") as address, browsing() as (page, problems):
         page.goto(re.sub(r"/lab/tree/[^?]*", "/lab", address) + "&reset")
@@ -125,16 +125,16 @@ def test_the_launcher_has_the_suite(home: Path) -> None:
         titles = (*catalog.titles().values(), "Home", jupyterlab.LIVE, *jupyterlab.NOW.values(), "Daily report")
         for title in titles:
             launcher.locator(".jp-LauncherCard", has_text=title).first.wait_for(state="attached")
-        for title in titles:  # A card without a picture shows the initials of its title.
+        for title in titles:  # A card without an icon shows the initials of its title.
             assert launcher.locator(".jp-LauncherCard", has_text=title).first.locator("svg").count() == 1, title
         assert problems == []
 
 
-def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
+def test_a_runbook_runs_in_the_lab(home: Path) -> None:
     """
-    The README's second screen: the copy opened for an incident runs in the lab.
+    The runbook copy opened for an incident, the README's second screenshot, runs in the lab when it is opened.
 
-    It runs when it is opened; the next step is at the top with its buttons, and a press leads to the one after it.
+    The next step is at the top with its buttons, and a click leads to the one after it.
     """
     needs("chromium")
     for act in (
@@ -146,7 +146,7 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
         # Close the tabs of the last session.
         page.goto(opening(address, "home/demo/demo/incidents/2026-03-10-5/01_massive_down.ipynb"))
         page.locator(".ops-notebook .jp-RenderedMarkdown").first.wait_for()
-        # It runs by itself, and shows no code: the progress counts what its checks found.
+        # It runs on opening and shows no code; the progress counts the results of its checks.
         page.get_by_text("10 done · 15 to do · 6 not needed").first.wait_for(timeout=labs.RUNS_S * 1000)
         assert page.locator(".ops-notebook .jp-CodeCell .cm-content").count() == 0
         first = page.locator(".ops-strip").first.inner_text()
@@ -162,8 +162,8 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
         assert problems == []
 
 
-def test_what_runs_by_itself(home: Path) -> None:
-    """A notebook that asks for it runs when it is opened from where the suite writes; elsewhere, or unasked, none."""
+def test_notebooks_that_run_on_opening(home: Path) -> None:
+    """A notebook with `run_on_open` runs when it is opened, but only in folders that opslib writes."""
     needs("chromium")
     (home / "demo" / "incidents" / "x").mkdir(parents=True)
     for place, asks in (
@@ -182,18 +182,22 @@ def test_what_runs_by_itself(home: Path) -> None:
             if place == "demo/incidents/x/asks.ipynb":
                 page.get_by_text("it ran").wait_for()
             else:
-                # What its own command prints is the first result.
+                # The result of running the cell by hand is the first one.
                 page.locator(".jp-CodeCell").first.click()
                 page.keyboard.press("Control+Enter")
                 page.get_by_text("it ran").wait_for()
-            # The number stands there when the kernel has replied, which is after the output.
-            # A notebook that runs by itself hides it.
+            # The number appears after the output, when the kernel has replied.
+            # A notebook that runs on opening hides it.
             page.get_by_text("[1]:").wait_for(state="attached")
             assert problems == []
 
 
-def test_the_dashboard_without_code_only_shows(home: Path) -> None:
-    """Four panels, no code, no access without the token; actions that would write are refused with a message."""
+def test_the_dashboard_is_read_only(home: Path) -> None:
+    """
+    The dashboard has four panels, no code, and no access without the token.
+
+    Actions that would write are refused with a message.
+    """
     needs("chromium")
     with started(home, "dashboard") as address, browsing(1440, 900) as (page, problems):
         with urlopen(address.partition("?")[0], timeout=20) as stranger:
@@ -216,9 +220,9 @@ def test_the_dashboard_without_code_only_shows(home: Path) -> None:
     assert oct((home / ".lab" / "config" / "voila.json").stat().st_mode)[-3:] == "600"
 
 
-def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
+def test_the_prepared_folder(home: Path, tmp_path: Path) -> None:
     """
-    The folder has links to project and home, and entries for every runbook; setting it up twice gives the same.
+    The folder has links to project and home, and a launcher entry for every runbook; preparing it again is harmless.
 
     A file inside the folder has a path in the lab, any other has none.
     """
@@ -245,7 +249,7 @@ def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_port_that_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An invalid port is refused with a message."""
     assert (
         main.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64

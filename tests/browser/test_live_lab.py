@@ -1,5 +1,5 @@
 """
-Test the live dashboard in a real JupyterLab at a running world.
+Test the live dashboard in a real JupyterLab with a running simulated world.
 
 It covers updates, pause, a fault, the past, an alert's runbook, and a busy kernel.
 """
@@ -40,7 +40,7 @@ BUSY = "import time\n\ntime.sleep(12)"
 
 @dataclass
 class Shown:
-    """The dashboard in a browser, its world, and every request of the page."""
+    """The dashboard in a browser, its simulated world, and every request of the page."""
 
     page: Any
     world: World
@@ -59,7 +59,7 @@ class Shown:
         return self.text(f"[data-panel={name}] .top .verdict")
 
     def moved(self, was: str, within_s: float) -> str:
-        """Wait for the next shown moment, and return it."""
+        """Wait for the next moment shown, and return it."""
         self.page.wait_for_function(
             "(was) => document.querySelector('.ops-live .moment').textContent !== was", arg=was, timeout=within_s * 1000
         )
@@ -73,7 +73,7 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    """Start a healthy running world, its receiver and collector, and a lab with the notebook executed."""
+    """Start a healthy simulated world, its receiver and collector, and a lab with the notebook executed."""
     needs("chromium")
     home, at, logs = (tmp_path_factory.mktemp(name) for name in ("home", "jupyter", "logs"))
     notebook(home / "live.ipynb", CELL, BUSY)
@@ -97,13 +97,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 
 def seconds(moment: str) -> int:
-    """Return the second of the day of a shown moment."""
+    """Return a shown moment as seconds of the day."""
     hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())
     return 3600 * hours + 60 * minutes + secs
 
 
-def test_updates_come_by_themselves(shown: Shown) -> None:
-    """Four panels are drawn; three updates come five seconds apart."""
+def test_updates_arrive(shown: Shown) -> None:
+    """Four panels are drawn, and three updates arrive five seconds apart."""
     assert shown.page.locator(".ops-live .panel").count() == 4
     moments, clocked = [shown.moment()], list[float]()
     for _ in range(4):
@@ -118,10 +118,8 @@ def test_updates_come_by_themselves(shown: Shown) -> None:
     shown.screenshot("live_1_healthy")
 
 
-def test_pause_holds_still(shown: Shown) -> None:
-    """
-    Paused, nothing moves while the store fills, and a badge says how far behind it is; resumed, it shows the newest.
-    """
+def test_pause(shown: Shown) -> None:
+    """While paused nothing changes, and a badge shows how old the view is; resumed, it shows the newest data."""
     desk = Desk(settings.load(shown.home, "desk", shown.environ))
     shown.page.get_by_role("button", name="Pause").click()
     held, rows = shown.moment(), SnapshotStore(desk.store).first_ts("desk")
@@ -140,8 +138,8 @@ def test_pause_holds_still(shown: Shown) -> None:
     assert seconds(shown.moment()) > seconds(held) + SPEED * EVERY_S and shown.text(".badge") == "live"
 
 
-def test_a_busy_kernel_stops_nothing(shown: Shown) -> None:
-    """While a cell runs for twelve seconds, two updates come."""
+def test_a_busy_kernel_stops_no_update(shown: Shown) -> None:
+    """While a cell runs for twelve seconds, two updates arrive."""
     shown.page.evaluate(
         "() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 1; void "
         "window.jupyterapp.commands.execute('notebook:run-cell') }"
@@ -162,10 +160,8 @@ def test_a_busy_kernel_stops_nothing(shown: Shown) -> None:
     )
 
 
-def test_a_fault_shows_and_the_past_does_not(shown: Shown) -> None:
-    """
-    Massive fails: the panel turns; the slider shows a moment before that was healthy; back to now shows the fault.
-    """
+def test_a_fault_and_the_moment_before_it(shown: Shown) -> None:
+    """If Massive fails, the panel changes; the slider shows an earlier healthy moment; back to now shows the fault."""
     verdict = "document.querySelector('.ops-live [data-panel=providers] .top .verdict').textContent"
     # A busy machine's probes can fail.
     shown.page.wait_for_function(f"() => !{verdict}.includes('critical')", timeout=120_000)
@@ -194,7 +190,7 @@ def test_a_fault_shows_and_the_past_does_not(shown: Shown) -> None:
 
 
 def test_the_alert_opens_its_runbook(shown: Shown) -> None:
-    """A click on an alert of the list fills in its runbook for its incident, and says where it is."""
+    """A click on an alert of the list opens its runbook, filled in for its incident, and shows the path."""
     alert = shown.page.locator(".ops-live .alerts li", has_text="availability of massive")
     alert.first.wait_for(state="attached", timeout=90_000)
     shown.page.locator(".ops-live header summary").click()
@@ -211,7 +207,9 @@ def test_the_alert_opens_its_runbook(shown: Shown) -> None:
 
 
 def test_the_worst_alert_is_acknowledged(shown: Shown) -> None:
-    """With a name, from the first row; the next update says who it was, and the incident has an owner."""
+    """
+    It is acknowledged with a name from the first row; the next update shows the name, and the incident has an owner.
+    """
     shown.page.locator(".ops-live .ack-by").fill("Ann")
     shown.page.get_by_role("button", name="Acknowledge", exact=True).click()
     shown.page.locator(".ops-live .owner", has_text="Acknowledged by Ann.").wait_for(timeout=30_000)
@@ -253,9 +251,9 @@ def test_a_reloaded_page_shows_now(shown: Shown) -> None:
 
 def test_a_locked_database_is_reported(shown: Shown) -> None:
     """
-    While the database is locked for ten seconds, the view goes on and shows the age of its data.
+    While the database is locked for ten seconds, the view stays up and shows the age of its data.
 
-    Posts of that time are then stored, and the view is current again.
+    Snapshots posted meanwhile are stored afterwards, and the view is current again.
     """
     age = (
         "() => { const [, n, unit] = document.querySelector('.ops-live .age').textContent.match(/last snapshot "
@@ -272,9 +270,9 @@ def test_a_locked_database_is_reported(shown: Shown) -> None:
     assert shown.text(".badge") == "live" and shown.text(".message") == ""
 
 
-def test_a_laptop_that_slept_wakes_up(shown: Shown) -> None:
+def test_the_view_recovers_after_a_suspension(shown: Shown) -> None:
     """
-    After half a minute of suspension of the lab and its kernels the view recovers without help.
+    After half a minute of suspension of the lab and its kernels the view recovers by itself.
 
     Meanwhile its data is marked as old.
     """
@@ -326,11 +324,11 @@ def test_a_restarted_kernel_is_reported(shown: Shown) -> None:
     )
 
 
-def test_any_moment_reads_as_status_does(shown: Shown) -> None:
+def test_any_moment_equals_the_status(shown: Shown) -> None:
     """
     At 200 random moments of the demo's day, each verdict and figure equals that of ``ops status``.
 
-    The moments change with the date. Most are in order of time, as somebody drags the slider; the others jump.
+    The moments change with the date. Most are in order of time, as with the slider; the others jump.
     """
     drawn = random.Random(f"{clock.now():%Y%m%d}")
     moments = [OPENS + timedelta(seconds=5 * drawn.randrange(60, 4680)) for _ in range(MOMENTS)]
@@ -362,7 +360,7 @@ panel.querySelector('.top .verdict').textContent.slice(2), [...panel.querySelect
         }
         return found;
     })() }"""
-    # The browser goes through the moments while they are computed here.
+    # The browser reads the moments while their values are computed here.
     page.evaluate(read, [f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}" for at in moments])
     desk = Desk(settings.load(shown.home, "demo", {}), lambda: CLOSES)
     statuses = [
@@ -392,7 +390,7 @@ panel.querySelector('.top .verdict').textContent.slice(2), [...panel.querySelect
 
 
 def themed(page: Any, theme: str) -> None:
-    """Put JupyterLab into its light or its dark theme."""
+    """Switch JupyterLab to its light or its dark theme."""
     page.evaluate(
         "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: `JupyterLab ${theme}` })",
         theme,
@@ -404,7 +402,7 @@ def themed(page: Any, theme: str) -> None:
 def test_accessibility(shown: Shown) -> None:
     """An accessibility checker finds nothing serious, in the light and in the dark theme."""
     root = ".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"
-    shown.page.locator(f"{root} .date").fill("2026-03-10T11:27:00")  # Five minutes into the outage: with an alert.
+    shown.page.locator(f"{root} .date").fill("2026-03-10T11:27:00")  # In the outage, with an alert.
     shown.page.wait_for_function(
         "(root) => document.querySelector(`${root} .moment`).textContent.startsWith('11:27:00') && "
         "document.querySelector(`${root} .alerts .is-critical`)",
@@ -433,9 +431,9 @@ def test_accessibility(shown: Shown) -> None:
 @pytest.mark.parametrize("size", [(1440, 900), (1280, 800), (3840, 2160), (420, 900)], ids=lambda s: str(s[0]))
 def test_it_fits(shown: Shown, size: tuple[int, int], theme: str) -> None:
     """
-    On a laptop, a wall and a phone's width, in both themes, nothing is cut off and nothing needs be scrolled sideways.
+    On a laptop, a wall display and a phone, in both themes, nothing is cut off or needs to be scrolled sideways.
 
-    On a usual screen and on a wall, all panels are seen at once.
+    On usual screens and wall displays all panels are visible at once.
     """
     root = ".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"
     shown.page.set_viewport_size({"width": size[0], "height": size[1]})
@@ -454,7 +452,7 @@ def test_it_fits(shown: Shown, size: tuple[int, int], theme: str) -> None:
             root,
         )
         assert seen[0] <= seen[1], seen
-    # Each chart is drawn at its displayed size, at least 120 px high, in the theme's color.
+    # Each chart is drawn at its displayed size, at least 120 px high, in the color of the theme.
     charts = shown.page.evaluate(
         "(root) => [...document.querySelectorAll(`${root} .plot`)].map((plot) => [plot.clientHeight, "
         "Number(plot.firstChild.getAttribute('width')) - plot.clientWidth, "

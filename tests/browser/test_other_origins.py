@@ -24,7 +24,7 @@ from tests.support.system import needs
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 EVIL = "evil.example"
-# Everything that a page can send without and with a preflight, to an address, with a body.
+# Every request that a page can send to an address, without and with a preflight.
 SENDS = """async ({to, body}) => {
   const quiet = promise => promise.then(answer => `${answer.type} ${answer.status}`, problem => `${problem}`), said = \
 [];
@@ -61,7 +61,7 @@ Object.assign(document.createElement('script'), {src: to})])
 document.body.append(made); });
   return said;
 }"""
-# Everything that a page can try to read from an address; returns whatever text it got.
+# Every way in which a page can try to read from an address; returns the text that it got.
 READS = """async (from) => {
   const got = [];
   for (const more of [{}, {mode: 'no-cors'}, {mode: 'cors', credentials: 'include'}, {method: 'HEAD'}, {cache: \
@@ -150,9 +150,9 @@ def names_of(receiver: Receiver, website: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["other port", "other name", "localhost"])
 def test_another_page_can_neither_post_nor_read(home: Path, shown: Any, name: str) -> None:
     """
-    A page of another port or name gets nothing through, in any way that a browser has.
+    A page of another port or name cannot post or read, in any way that a browser has.
 
-    Nothing is stored or read, and the rejections are counted under its origin.
+    Nothing is stored, and the rejected posts are counted under its origin.
     """
     with page_server() as website, receiving(OPS_CORS_ORIGINS="https://app.example") as found:
         assert (
@@ -182,7 +182,7 @@ def test_another_page_can_neither_post_nor_read(home: Path, shown: Any, name: st
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/api/metrics", "/nothing"])
 def test_rebinding_reads_and_posts_nothing(home: Path, shown: Any, path: str) -> None:
     """
-    A page whose name was resolved to this machine after it was loaded neither reads nor posts.
+    A page whose name resolves to this machine after it was loaded can neither read nor post.
 
     The receiver is then of its own origin.
     """
@@ -192,7 +192,7 @@ def test_rebinding_reads_and_posts_nothing(home: Path, shown: Any, path: str) ->
             == 204
         )
         there = found.url.replace("127.0.0.1", EVIL)
-        # The refusal itself is a document of that origin, in which a script can be run by the test.
+        # The rejection itself is a document of that origin, in which the test can run a script.
         shown.goto(f"{there}/page")
         got = shown.evaluate(READS, f"{there}{path}")
         assert got and all("does not accept the host name" in one for one in got if one != "loaded as a style"), got
@@ -204,9 +204,9 @@ def test_rebinding_reads_and_posts_nothing(home: Path, shown: Any, path: str) ->
 
 def test_a_configured_page_posts(home: Path, shown: Any) -> None:
     """
-    The same page can post, by fetch and sendBeacon, once its origin is configured.
+    Once its origin is configured, the page can post, by fetch and sendBeacon.
 
-    It still cannot read a figure, nor post by another name of this machine.
+    It still cannot read a figure, nor post to another name of this machine.
     """
     with page_server() as website, receiving(OPS_CORS_ORIGINS=website) as found:
         shown.goto(f"{website}/page")
@@ -218,7 +218,7 @@ def test_a_configured_page_posts(home: Path, shown: Any) -> None:
 
 
 def test_the_start_page_in_a_browser(home: Path, shown: Any) -> None:
-    """The start page is styled, requests no other address, and violates no rule of its policy."""
+    """The start page has its style, requests no other address, and does not violate its policy."""
     with receiving() as found:
         asked_for, problems = [], []
         shown.on("request", lambda request: asked_for.append(request.url))

@@ -1,4 +1,4 @@
-"""Look at a postmortem in a browser: nothing overflows, its first screen answers, and axe finds nothing."""
+"""Test a postmortem in a browser: nothing overflows, the first screen has the answers, and axe finds nothing."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -51,7 +51,7 @@ def test_accessible_at_every_size(page: Path, browser: Any, theme: str) -> None:
         assert (wide, found) == (0, []), (theme, width)
 
 
-def test_the_first_screen_answers(page: Path, browser: Any) -> None:
+def test_the_first_screen_has_the_answers(page: Path, browser: Any) -> None:
     """At 1440 × 900 the first screen has the title, cause, what still worked, what to do, and the five times."""
     browser.set_viewport_size({"width": 1440, "height": 900})
     browser.goto(page.as_uri())

@@ -68,7 +68,9 @@ def test_accessible_at_every_size(pages: dict[str, Path], shown: Any, name: str,
 
 
 def test_the_first_screen_of_the_daily_report(pages: dict[str, Path], shown: Any) -> None:
-    """At 1440 × 900 the answer, the six figures and the whole chart are seen without scrolling, and nothing is cut."""
+    """
+    At 1440 × 900 the answer, the six figures and the whole chart are visible without scrolling, and nothing is cut off.
+    """
     shown.set_viewport_size({"width": 1440, "height": 900})
     shown.goto(pages["daily"].as_uri())
     assert shown.locator(".ops-figure").count() == 6
@@ -87,8 +89,8 @@ def test_the_first_screen_of_the_daily_report(pages: dict[str, Path], shown: Any
     )
 
 
-def test_what_is_ok_is_folded(pages: dict[str, Path], shown: Any) -> None:
-    """The sentences of a panel that are ok are hidden until somebody opens them, also with the keyboard."""
+def test_ok_sentences_are_folded(pages: dict[str, Path], shown: Any) -> None:
+    """The sentences of a panel that are ok are hidden until unfolded, also with the keyboard."""
     shown.goto(pages["daily"].as_uri())
     folded = shown.get_by_text("ok: availability of tradier")
     assert not folded.is_visible()
@@ -98,7 +100,7 @@ def test_what_is_ok_is_folded(pages: dict[str, Path], shown: Any) -> None:
 
 
 def test_numbers_do_not_wrap(pages: dict[str, Path], shown: Any) -> None:
-    """In the table of days each figure is on one line; the table scrolls inside itself where it is too wide."""
+    """In the table of days each figure is on one line; a wide table scrolls inside itself."""
     shown.set_viewport_size({"width": 420, "height": 900})
     shown.goto(pages["weekly"].as_uri())
     lines = shown.evaluate(

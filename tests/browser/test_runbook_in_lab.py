@@ -32,7 +32,7 @@ OPERATOR = "Tech Lead"
 
 @dataclass
 class Lab:
-    """A running lab, and the home that it works on."""
+    """A running lab, and its home."""
 
     url: str
     home: Path
@@ -48,7 +48,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Make Massive fail, open the runbook of the alert, and start a lab over that home."""
+    """Make Massive fail, open the runbook of the alert, and start a lab for that home."""
     needs("chromium")
     home, at = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("jupyter")
     hook = home / "hook.sh"
@@ -69,7 +69,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         )
         incident = here.incidents.open("", by="", alert=alert)
         place = opening.open_for(here, "massive_down", incident, "")
-        # The world stands still; the kernel's clock starts at its time.
+        # The simulated world is stopped; the kernel's clock starts at its time.
         environ = desk.world.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{desk.at.isoformat()},{time.time()},1"}
         with running_lab(home, at, environ) as (base, token):
             yield Lab(
@@ -100,7 +100,7 @@ def page(lab: Lab) -> Iterator[Any]:
 
 
 def card(page: Any, step: str) -> Any:
-    """Return the card of a step."""
+    """Return the widget of a step."""
     index = page.evaluate(
         "(step) => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(c => "
         'c.model.sharedModel.getSource() === `runbook.step("${step}")`)',
@@ -113,7 +113,7 @@ def card(page: Any, step: str) -> Any:
 
 
 def scroll(page: Any, index: int) -> None:
-    """Scroll a cell onto the screen, since cells far off it are not drawn."""
+    """Scroll to a cell, because distant cells are not drawn."""
     page.evaluate(
         "(index) => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = "
         "index; void book.scrollToItem(index, 'smart') }",
@@ -122,7 +122,7 @@ def scroll(page: Any, index: int) -> None:
 
 
 def the_strip(page: Any) -> Any:
-    """Return the progress strip of all steps."""
+    """Return the progress of all steps."""
     index = page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(c => "
         "c.model.sharedModel.getSource().includes('ops.runbook('))"
@@ -140,12 +140,12 @@ def screenshot(page: Any, name: str) -> None:
 
 
 def test_the_first_screen(page: Any) -> None:
-    """What is broken, what still works and what to do first."""
+    """The first screen has what is broken, what still works and what to do first."""
     page.evaluate(
         "() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void "
         "book.scrollToItem(0, 'start') }"
     )
-    # The likely cause is not among them: the world's time goes on while no collector runs.
+    # There is no likely cause, because time goes on while no collector runs.
     for words in ("Massive does not respond", "Next step", "Massive's status page", "option data from", " to do · "):
         page.locator(".jp-Notebook").get_by_text(words).first.wait_for(state="attached")
     screenshot(page, "1_first_screen")
@@ -174,9 +174,9 @@ def test_a_check_is_run_again(page: Any, lab: Lab) -> None:
 
 def test_an_action_is_refused_then_run(page: Any, lab: Lab) -> None:
     """
-    Without a name an action is refused with a message; with a name it is run once.
+    Without a name an action is refused with a message; with a name it runs once.
 
-    The world shows its effect, and the strip its result.
+    It has taken effect, and the progress shows its result.
     """
     found = card(page, "tradier_only")
     found.get_by_role("button", name="Run it").click()
@@ -187,7 +187,7 @@ def test_an_action_is_refused_then_run(page: Any, lab: Lab) -> None:
     found.get_by_label("Name").press("Tab")
     found.get_by_text("I have read what it will do").click()
     found.get_by_role("button", name="Run it").click()
-    # The button shows that it is running, and is gone when it is done.
+    # The button shows that the action is running, and then disappears.
     found.locator(":scope:not(:has(button))").wait_for()
     assert [line.split()[0] for line in (lab.home / "done").read_text().splitlines()] == ["tradier_only"]
     screenshot(page, "4_done")

@@ -1,5 +1,5 @@
 """
-Test the dashboard where it is static: executed by papermill it is a picture in notebook, HTML and PDF.
+Test the dashboard as a static output: executed by papermill it is a picture in notebook, HTML and PDF.
 
 In plain Notebook it is live, as in JupyterLab.
 """
@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def executed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Execute the notebook as of a moment by papermill's own command, as a user without `ops` would."""
+    """Execute the notebook as of a moment by the papermill command, without `ops`."""
     made = tmp_path_factory.mktemp("papermill") / "out.ipynb"
     subprocess.run(
         [sys.executable, "-m", "papermill", str(NOTEBOOK), str(made), "-p", "as_of", AS_OF],
@@ -64,9 +64,7 @@ def outputs(made: Path, source: str) -> list[dict[str, Any]]:
 
 
 def test_papermill_leaves_a_picture(executed: Path, home: Path) -> None:
-    """
-    No widget that nobody could draw: a picture, and words that say the same state as ``ops status`` of that moment.
-    """
+    """The output is no widget but a picture, and a text with the same verdicts as ``ops status`` of that moment."""
     first_row, shown = outputs(executed, "ops.live(")
     assert "Do first: " in "".join(first_row["text/plain"])
     view = Desk(settings.load(home, "demo", {}), lambda: CLOSES).status(AS_OF)
@@ -81,11 +79,7 @@ def test_papermill_leaves_a_picture(executed: Path, home: Path) -> None:
 
 
 def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
-    """
-    Converted by nbconvert's own command and opened without a network, the picture is drawn, also in PDF.
-
-    Nothing that is needed is requested.
-    """
+    """Converted by the nbconvert command and opened without a network, the picture is shown, also in PDF."""
     needs("chromium")
     subprocess.run(
         [sys.executable, "-m", "nbconvert", "--to", "html", "--no-input", str(executed)],
@@ -109,11 +103,11 @@ def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
     assert max(widths) >= 1200 and len([w for w in widths if w > 300]) >= 5
 
 
-def test_without_widgets_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_widgets_there_is_a_text(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A front end without widgets shows a sentence with the moment, and the four panels.
 
-    Text from outside is inert.
+    Text from outside is escaped.
     """
     shown: list[dict[str, str]] = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
@@ -132,10 +126,8 @@ def test_without_widgets_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_plain_notebook_moves(home: Path, tmp_path: Path) -> None:
-    """
-    In Jupyter Notebook, without JupyterLab's page: four panels, updates, a past moment; the link to a runbook opens.
-    """
+def test_plain_notebook_is_live(home: Path, tmp_path: Path) -> None:
+    """Jupyter Notebook shows four panels, updates and a past moment, and the link to a runbook opens it."""
     needs("chromium")
     notebook(tmp_path / "plain.ipynb", f'import opslib as ops\n\nops.live("demo", "{AS_OF}")')
     with (

@@ -65,7 +65,7 @@ FILL = (
 
 @dataclass
 class World:
-    """Trades, live and in the backtest, before they are written to a file."""
+    """Live trades and those of the backtest, before they are written to a file."""
 
     live: list[dict[str, Any]]
     backtest: list[dict[str, Any]]
@@ -75,11 +75,11 @@ def made(
     cause: str, seed: int, count: int = 24, begins: Any = OPENS, apart: timedelta = timedelta(minutes=13)
 ) -> World:
     """
-    Trades with chance in their prices, times, spreads and sizes, of which one thing is otherwise than in the backtest.
+    Return trades with random prices, times, spreads and sizes, of which one cost differs from the backtest.
 
-    Commission is $0.65 a contract and $2 an order. A lot dearer; the spread four times as wide; fills beyond the quote
-    by 6 % of the price; or one contract where the backtest has twenty, of an option so cheap that the fixed charge
-    shows.
+    Commission is $0.65 a contract and $2 an order. The cost that differs is one of: a much higher commission; a spread
+    eight times as wide; fills 6 % beyond the quote; or one contract instead of twenty, of an option so cheap that the
+    fixed charge shows.
     """
     rng, world = random.Random(f"{cause} {seed}"), World([], [])
     for n in range(count):
@@ -211,11 +211,11 @@ def asked(own: Desk, at: Any = AT) -> str:
 @pytest.mark.parametrize("form", [as_fills, as_trades])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("cause", CAUSES)
-def test_the_diagnosis_finds_what_the_figures_of_trades_show(
+def test_the_diagnosis_names_the_cost_that_differs(
     tmp_path: Path, cause: str, seed: int, form: Callable[[Path, list], Path]
 ) -> None:
     """
-    In twelve random worlds the diagnosis names the changed cost and its runbook, from the database alone.
+    For random trades the diagnosis names the cost that differs and its runbook, from the database alone.
 
     `ops pnl` of the same files shows it as the largest loss.
     """
@@ -238,11 +238,11 @@ def test_the_diagnosis_finds_what_the_figures_of_trades_show(
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
+def test_percentages_alone_determine_no_cause(tmp_path: Path, cause: str) -> None:
     """
-    Percentages alone cannot distinguish the causes: undetermined, with what would decide it.
+    Percentages alone cannot distinguish the costs: undetermined, with the file that would decide.
 
-    A backtest with prices then decides it.
+    A backtest with prices then decides.
     """
     world = made(cause, 1)
     live, said = as_fills(tmp_path / "live.csv", world.live), as_percents(tmp_path / "said.csv", world.backtest)
@@ -270,10 +270,8 @@ def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
     assert diagnosed(own).cause == cause
 
 
-def test_a_percent_with_its_costs_names_them_less_surely(tmp_path: Path) -> None:
-    """
-    If the percentages have commission and slippage and only the commission differs, it is named, with at most 90 %.
-    """
+def test_percentages_with_costs_determine_them_with_less_confidence(tmp_path: Path) -> None:
+    """If percentages have commission and slippage and only the commission differs, it is named, with at most 90 %."""
     world = made("costs_commission", 2)
     said = tmp_path / "said.json"
     rows = []
@@ -293,9 +291,9 @@ def test_a_percent_with_its_costs_names_them_less_surely(tmp_path: Path) -> None
     assert found.cause == "costs_commission" and 0.5 < found.confidence <= 0.9
 
 
-def test_without_quotes_prices_are_not_separated(tmp_path: Path) -> None:
+def test_without_quotes_spreads_and_fills_are_not_distinguished(tmp_path: Path) -> None:
     """
-    Without quotes wider spreads and worse fills cannot be distinguished: undetermined.
+    Without quotes, wider spreads and worse fills cannot be distinguished: undetermined.
 
     A higher commission is still found.
     """
@@ -335,8 +333,8 @@ def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
     assert found.confidence < 0.75
 
 
-def test_a_better_result_is_no_cost(tmp_path: Path) -> None:
-    """Live results far above the backtest also exceed the limit, and no cost is named."""
+def test_a_better_result_is_no_higher_cost(tmp_path: Path) -> None:
+    """If live results are far above the backtest, the variance exceeds its limit, but no cost is named."""
     world = made("none", 5)
     for t in world.live:
         t["exit"] += 1.0
@@ -362,11 +360,11 @@ def test_trades_as_backtested_are_no_fault(tmp_path: Path) -> None:
     assert not diagnosed(own).cause.startswith("costs_") and "≤ 5 points" in asked(own)
 
 
-def test_far_smaller_positions_are_found_though_points_hide_them(tmp_path: Path) -> None:
+def test_far_smaller_positions_are_found_by_dollars(tmp_path: Path) -> None:
     """
-    One contract instead of ten, of a dear option: a fixed $10 makes two points, and the dollars are a tenth.
+    One contract instead of ten: with a fixed charge the cause is the size, although the variance is within its limit.
 
-    Where the charge is by the contract nothing weighs more, and nothing is the matter.
+    Without a fixed charge a smaller size has no effect and is no fault.
     """
     for fixed, wanted in ((10.0, True), (0.0, False)):
         world = made("none", 8)
@@ -383,7 +381,7 @@ def test_far_smaller_positions_are_found_though_points_hide_them(tmp_path: Path)
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
+def test_too_few_trades_determine_no_cost(tmp_path: Path, cause: str) -> None:
     """With nineteen trades no cost is named, however bad they are."""
     world = made(cause, 7, 19)
     own = opened(
@@ -401,14 +399,14 @@ def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
     assert diagnosed(own).cause not in ("too_few_trades", *CAUSES)
 
 
-# Windows that grow.
+# Growing windows.
 
 
-def test_since_when_trades_count() -> None:
+def test_the_start_of_a_growing_window() -> None:
     """
-    Results worked out by hand: a full window stays; one with too few trades grows to the twentieth trade.
+    By hand: a window with enough trades stays; one with too few grows back to the twentieth newest trade.
 
-    It grows at most to the longest window; without a new trade there is no evaluation.
+    It grows at most to the longest window; without a new trade nothing is evaluated.
     """
     rule, day = RULE.of("fills"), 86_400_000_000
     assert (rule.min_count, rule.window, rule.longest) == (20, timedelta(days=1), timedelta(days=30))
@@ -419,7 +417,7 @@ def test_since_when_trades_count() -> None:
     full = [99 * day + n for n in range(1, 26)]
     assert start(full) == 99 * day
     one_a_day = [k * day - 1 for k in range(1, 101)]
-    assert start(one_a_day) == 81 * day - 2  # The twentieth from the end is that of day 81.
+    assert start(one_a_day) == 81 * day - 2  # The twentieth newest is that of day 81.
     sparse = [k * day - 1 for k in range(2, 101, 2)]  # Fifteen in thirty days.
     assert start(sparse) == 70 * day
     assert start(one_a_day[:-1]) is None and start([]) is None
@@ -437,11 +435,12 @@ def _daily(cause: str, days: int, each: int) -> World:
     return world
 
 
-def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
+def test_a_window_with_too_few_trades_grows(tmp_path: Path) -> None:
     """
-    With four trades a day, alert, panel, diagnosis and runbook evaluate the newest twenty, and show since when.
+    With four trades a day, alert, panel, diagnosis and cost comparison evaluate the newest twenty, and show their
+    start.
 
-    A fixed window would be unknown for ever.
+    A fixed window would always be unknown.
     """
     world = _daily("costs_spread", 8, 4)
     own = opened(tmp_path / "home")
@@ -478,8 +477,10 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
     assert len(spent.pairs) == 20 and spent.accuracy is not None and "the newest 20 trades" in spent.accuracy.why
 
 
-def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
-    """One trade a week is never twenty in thirty days: too few, with the window stated."""
+def test_a_window_grows_at_most_to_its_limit(tmp_path: Path) -> None:
+    """
+    With one trade a week the longest window of thirty days has too few; the answer has their number and the window.
+    """
     world = made("costs_spread", 9, 10, time_parsing.parse("2026-01-06T10:00"), timedelta(days=7))
     own = opened(
         tmp_path / "home",
@@ -490,7 +491,7 @@ def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
     assert "n=5; 20 required" in asked(own) and "all 5 trades of the last 30 days" in asked(own)
 
 
-# In the database.
+# In the database, by commands.
 
 
 def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -503,9 +504,11 @@ def counts(out: str) -> list[tuple[str, int, int, int]]:
     return [(r["kind"], r["accepted"], r["duplicate"], r["rejected"]) for r in json.loads(out)]
 
 
-def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backtest_is_stored_once(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Accepted, then duplicate, plain or gzip; a longer copy adds what is new; what is refused is kept with its reason.
+    An import is accepted once, then duplicate, plain or gzip; a longer copy adds what is new.
+
+    A rejected row is kept with its reason.
     """
     world = made("costs_spread", 1)
     path = as_trades(tmp_path / "b.json", world.backtest[:20])
@@ -529,11 +532,11 @@ def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys
     assert ops("pnl", capsys=capsys)[0] == 70  # A backtest alone has no live trades.
 
 
-def test_the_newest_import_counts(tmp_path: Path, home: Path) -> None:
+def test_the_newest_imported_backtest_counts(tmp_path: Path, home: Path) -> None:
     """
-    A recomputed backtest replaces the stored one of the same trades, named or not.
+    A recomputed backtest replaces the stored one of the same trades, with or without trade IDs.
 
-    The older one is used again when it is imported again.
+    The older one counts again when it is imported again.
     """
     world, other = made("costs_commission", 1), made("costs_commission", 1)
     for t in other.backtest:
@@ -557,10 +560,8 @@ def test_the_newest_import_counts(tmp_path: Path, home: Path) -> None:
         assert (again.accepted, diagnosed(own).cause) == (48, "costs_commission")
 
 
-def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    As known before the backtest was imported there is none; with the rows' own time it is known when its trades began.
-    """
+def test_a_later_backtest_is_not_known_before(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As known before its import there is no backtest; imported with the rows' own times it is known since then."""
     world = made("costs_spread", 1)
     own = opened(tmp_path / "home", ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
     importing.read_any(
@@ -592,11 +593,13 @@ def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: 
     assert view(tmp_path / "replayed")["backtest_variance_pp"] > 5
 
 
-def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kind_of_a_file_is_guessed_by_its_content(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """
-    Trades with percentages are a backtest, trades with prices are live, unless the name says otherwise.
+    Trades with percentages are a backtest, trades with prices are live.
 
-    Then the kind is not guessed.
+    If the name says otherwise, the kind is not guessed and has to be given.
     """
     world = made("costs_spread", 1)
     assert importing.kind_of(as_percents(tmp_path / "said.csv", world.backtest)) == "backtest"
@@ -613,7 +616,7 @@ def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytes
     assert ops("import", "--kind", "backtest", str(tmp_path / "Backtest_march.csv"), capsys=capsys)[0] == 0
 
 
-def test_a_backtest_dated_long_ago_starts_no_evaluation_then(tmp_path: Path) -> None:
+def test_an_old_backtest_starts_no_evaluation_of_its_years(tmp_path: Path) -> None:
     """Alerts are not evaluated for the years that a backtest covers."""
     world = made("costs_spread", 1, begins=time_parsing.parse("2020-03-10T09:30"))
     own = opened(tmp_path / "home", ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))

@@ -64,7 +64,7 @@ addEventListener("securitypolicyviolation", (event) => window.blocked.push(`${ev
 ${event.blockedURI}`));
 export const getMetricsService = () => service;
 """
-# The app of these tests: the documentation's blocks at their documented places, followed by code of the tests.
+# The app of these tests: the code blocks of the documentation at their documented places, then code of the tests.
 SERVER = """
 import express from "express";
 import helmet from "helmet";
@@ -183,7 +183,7 @@ def browser(launch: Any) -> Iterator[Any]:
 
 
 def hold_time(page: Any) -> None:
-    """Stop the page's clock and timers, except while a test runs them."""
+    """Stop the page's clock and timers, unless a test runs them."""
     now = clock.now()
     page.clock.install(time=now)
     page.clock.pause_at(now + timedelta(seconds=1))
@@ -306,7 +306,7 @@ def test_the_last_post_arrives_when_the_tab_is_closed(
             assert posts(found)[-1]["client"]["memoryBytes"] > 100_000
 
 
-def test_leaving_the_page_posts_as_well(home: Path, run_app: Any, tab: Any) -> None:
+def test_a_reload_posts_as_well(home: Path, run_app: Any, tab: Any) -> None:
     """A reload posts what the old page load had counted; the new one has another id."""
     with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
         open_app(tab, app)
@@ -323,7 +323,7 @@ def test_leaving_the_page_posts_as_well(home: Path, run_app: Any, tab: Any) -> N
         )
 
 
-def test_directly_the_default_policy_blocks(home: Path, run_app: Any, tab: Any) -> None:
+def test_the_default_policy_blocks_direct_posts(home: Path, run_app: Any, tab: Any) -> None:
     """
     With helmet's default policy the browser blocks posts to the receiver.
 
@@ -341,7 +341,7 @@ def test_directly_the_default_policy_blocks(home: Path, run_app: Any, tab: Any) 
 
 
 @pytest.mark.parametrize("origin_is_named", [False, True])
-def test_directly_with_the_policy(
+def test_direct_posts_with_the_documented_policy(
     home: Path, run_app: Any, tab: Any, capsys: pytest.CaptureFixture[str], origin_is_named: bool
 ) -> None:
     """
@@ -379,7 +379,7 @@ def test_directly_with_the_policy(
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_a_page_of_the_internet(home: Path, run_app: Any, launch: Any, direct: bool) -> None:
+def test_a_page_from_the_internet(home: Path, run_app: Any, launch: Any, direct: bool) -> None:
     """
     A page from the internet needs the browser's permission for local addresses to post directly.
 
@@ -413,7 +413,7 @@ def test_a_page_of_the_internet(home: Path, run_app: Any, launch: Any, direct: b
         launched.close()
 
 
-def test_the_route_without_a_receiver(run_app: Any, home: Path) -> None:
+def test_the_route_while_the_receiver_is_down(run_app: Any, home: Path) -> None:
     """
     While the receiver is down the route returns 502 with the reason, and the app logs it once.
 
@@ -441,7 +441,7 @@ def test_the_route_without_a_receiver(run_app: Any, home: Path) -> None:
 
 
 def errors_of(app: App) -> int:
-    """Return the number of errors that the suite counts in the app's log."""
+    """Return the number of errors that opslib counts in the app's log."""
     return sum(entry.is_error for entry in app_log.entries(logs.read(line) for line in app.log))
 
 
@@ -462,7 +462,7 @@ def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
         posting = [threading.Thread(target=post) for _ in range(5)]
         for one in posting:
             one.start()
-        held, _ = hangs.accept()  # A post is under way.
+        held, _ = hangs.accept()  # A post is waiting.
         with held:
             assert asked(app.url, "GET", "/").status == 200
             for one in posting:
@@ -472,7 +472,7 @@ def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
             and len(answers) == 5
         )
         assert min(took for took, _ in answers) < 20, "the route's limit is 3 s"
-        # An error of the receiver must not be counted as one of a provider.
+        # A failure of the receiver must not count as one of a provider.
         assert len(app.log) == 2 and errors_of(app) == 0
 
 
@@ -493,7 +493,7 @@ def test_the_apps_server_hangs(home: Path, run_app: Any, tab: Any) -> None:
         assert posts(found)[-1]["providers"]["massive"]["requestCount"] == 6
 
 
-def test_the_receivers_answer_is_passed_on(home: Path, run_app: Any) -> None:
+def test_the_receivers_response_is_passed_on(home: Path, run_app: Any) -> None:
     """The page gets the receiver's response: 400 with the invalid fields, 401 for another key; none of it is HTML."""
     with receiving(OPS_INGEST_KEY=KEY) as found:
         with run_app(found.url) as app:
@@ -535,7 +535,7 @@ def test_a_page_of_another_site_cannot_use_the_route(home: Path, run_app: Any) -
         assert app.post(body, **{"Sec-Fetch-Site": "same-origin"}).status == 204
 
 
-def test_every_rejection_is_explained(home: Path) -> None:
+def test_every_rejection_is_documented(home: Path) -> None:
     """Each rejection of the receiver is a row of the documentation, with its status and title."""
     body = json.dumps(a_body()).encode()
     with receiving(OPS_INGEST_KEY=KEY) as found:
@@ -567,13 +567,13 @@ def test_every_rejection_is_explained(home: Path) -> None:
         ("2026-03-10T22:00Z", 5, "ok", "the newest was received at 2026-03-10 21:59:55 UTC"),
     ],
 )
-def test_whether_posts_arrive(
+def test_the_doctor_reports_whether_posts_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, age_s: float | None, verdict: str, words: str
 ) -> None:
     """
-    The doctor reports when the newest snapshot was received, and is late only while the market is open.
+    The doctor reports when the newest snapshot was received; it is late only while the market is open.
 
-    Where it is late or none was received, the advice names the page that explains how to connect.
+    If it is late or none was received, the advice names the page that explains how to connect.
     """
     now, found = time_parsing.parse(at), settings.load(tmp_path, None, {})
     monkeypatch.setattr(clock, "now", lambda: now)

@@ -1,4 +1,4 @@
-"""Test the map of the guide: a row for every requirement, and its implementation."""
+"""Test the map of the guide: every requirement has a row with its implementation."""
 
 import csv
 import importlib
@@ -14,7 +14,7 @@ ROWS = list(csv.DictReader((PROJECT / "tests" / "guide_map.csv").read_text(encod
 GUIDE = SHARED / "operations-guide.md"
 
 
-def test_every_row_has_an_answer_that_exists() -> None:
+def test_every_implementation_exists() -> None:
     """Each row names a callable or a document that exists."""
     for row in ROWS:
         answer = row["answer"]
@@ -25,7 +25,7 @@ def test_every_row_has_an_answer_that_exists() -> None:
             assert callable(getattr(importlib.import_module(module), name)), answer
 
 
-def test_ordinals_count_each_section() -> None:
+def test_rows_are_numbered_per_section() -> None:
     """Within a section the rows are numbered 1, 2, 3, … and no requirement is repeated."""
     sections: dict[str, list[int]] = {}
     for row in ROWS:
@@ -34,8 +34,8 @@ def test_ordinals_count_each_section() -> None:
     assert len({(r["section"], r["asks"]) for r in ROWS}) == len(ROWS)
 
 
-def test_every_section_of_the_guide_is_there() -> None:
-    """Each heading of the guide with a box, a numbered line, a bullet or a table row has at least as many rows."""
+def test_every_section_of_the_guide_has_rows() -> None:
+    """A section has at least as many rows as its heading in the guide has boxes, numbered lines and table rows."""
     if not GUIDE.is_file():
         pytest.skip("the guide is not beside the project")
     asked: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""README and the reference pages: each command that they name exists, runs, and does what they say."""
+"""Test README and the reference pages: each command that they name exists, runs, and does what they say."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ TEXTS = [README, *DOCS.values()]
 COMMANDS = sorted({name for text in TEXTS for name in re.findall(r"`(?:ops|ops --app demo) ([a-z]+)", text)})
 
 
-def test_the_two_commands_are_the_contracts() -> None:
+def test_the_two_commands_of_the_contract() -> None:
     """README has the two commands of CONTRACT.md, and CI runs the second."""
     demo = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/ops demo"
     test = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest"
@@ -36,22 +36,22 @@ def test_the_two_commands_are_the_contracts() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_exists(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command that README and the reference pages name has a help text."""
     with pytest.raises(SystemExit) as ended:
         main.main([command, "--help"])
     assert ended.value.code == 0 and "example: ops" in capsys.readouterr().out
 
 
-def test_every_setting_is_there() -> None:
+def test_every_setting_exists() -> None:
     """Every variable that README and the reference pages name is read by the settings."""
     code = (PROJECT / "opslib" / "foundation" / "config" / "settings.py").read_text(encoding="utf-8")
     for name in {name for text in TEXTS for name in re.findall(r"OPS_[A-Z_]+", text)} - {"OPS_RECEIVER_URL"}:
         assert name.removesuffix("_FILE") in code or name.startswith(settings.CHANNEL), name
 
 
-def test_every_file_is_there() -> None:
-    """Every file of the project that README and the reference pages link or name is there."""
+def test_every_file_exists() -> None:
+    """Every file of the project that README and the reference pages link or name exists."""
     for text, folder in [(README, PROJECT), *((text, PROJECT / "opslib" / "docs") for text in DOCS.values())]:
         for name in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text):
             assert (folder / name).is_file(), name
@@ -79,13 +79,13 @@ TYPED_ANYWHERE = sorted(
 
 
 @pytest.mark.parametrize("typed", TYPED_ANYWHERE)
-def test_every_command_can_be_typed(typed: str) -> None:
-    """Every command line in README and the reference pages is accepted as it stands."""
+def test_every_command_line_is_valid(typed: str) -> None:
+    """Every command line in README and the reference pages is accepted as it is."""
     assert parser.parser(main.COMMANDS).parse_args(shlex.split(typed)[1:]).command
 
 
-def test_only_the_design_cards_names_are_at_the_top() -> None:
-    """The top level has the entries that the design card names, and no others."""
+def test_the_top_level_has_the_names_of_the_design_card() -> None:
+    """The top level has only entries that the design card names."""
     tracked = subprocess.run(["git", "ls-tree", "--name-only", "HEAD"], cwd=PROJECT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("this is no git checkout")
@@ -112,7 +112,7 @@ TYPED = [
     for line in block.splitlines()
     if line.startswith("ops ")
 ]
-ENDS = {"status": 2, "postmortem 2026-03-10-2 --check": 70}  # Others end with 0.
+ENDS = {"status": 2, "postmortem 2026-03-10-2 --check": 70}  # All others exit with 0.
 SHOWS = {  # What the output has to contain.
     "status": "critical: availability of massive",
     "notify": "availability-massive",
@@ -143,8 +143,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_tour_can_be_followed(desk: dict[str, str]) -> None:
-    """Each command of the tour, in README's order, in a shell: its exit code and output are what README shows."""
+def test_the_tour(desk: dict[str, str]) -> None:
+    """Each command of the tour, run in README's order in a shell, has the exit code and output that README shows."""
     assert len(TYPED) == 14
     for typed in TYPED:
         ended = subprocess.run(["bash", "-c", typed], env=desk, capture_output=True, text=True, timeout=120)
@@ -162,8 +162,8 @@ def test_the_tour_can_be_followed(desk: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("typed", sorted(set(re.findall(r"`(ops --app demo (?:lab|dashboard))`", TOUR))))
-def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str, tmp_path: Path) -> None:
-    """The command shows its address, which responds; Ctrl-C ends it without an error."""
+def test_commands_that_open_a_browser(desk: dict[str, str], typed: str, tmp_path: Path) -> None:
+    """The command prints its address, which responds; Ctrl-C ends it without an error."""
     log = tmp_path / "said"
     with log.open("w") as said:
         running = subprocess.Popen(
@@ -178,7 +178,7 @@ def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str, tmp_pat
 
 def interrupt(running: subprocess.Popen[bytes]) -> None:
     """
-    Press Ctrl-C as a person does; press again if nothing happens, and finally end the process.
+    Press Ctrl-C, again if nothing happens, and finally end the process.
 
     Python drops an interrupt that arrives inside a finalizer.
     """
@@ -209,7 +209,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 
 
 @pytest.mark.slow
-def test_the_demo_is_right_for_another_seed(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_demo_is_right_with_another_seed(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """`ops demo` with another seed succeeds, with every figure equal to that seed's expected figures."""
     home, ended = demo
     assert ended.returncode == 0, ended.stderr
@@ -241,9 +241,9 @@ def test_the_demos_report_links_to_its_incidents(demo: tuple[Path, subprocess.Co
 @pytest.mark.slow
 def test_the_demo_detects_its_faults(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """
-    Our probes of the demo's world detect the outage, the broken chain and the lost socket, each only around its time.
+    Our probes of the demo detect the outage, the broken chain and the lost WebSocket, each only around its time.
 
-    All other probes succeed.
+    More than 400 other probes succeed.
     """
     from opslib.foundation import clock
     from opslib.foundation.storage.database import Database
@@ -269,16 +269,16 @@ def test_the_demo_detects_its_faults(demo: tuple[Path, subprocess.CompletedProce
 
 
 @pytest.mark.slow
-def test_both_doors_give_the_same_day(
+def test_the_demo_is_the_same_posted_or_written_directly(
     tmp_path: Path, demo: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The demo laid out directly, for notebooks, holds the same posts at the same times as the one posted to the receiver.
+    The demo written directly, for notebooks, has the same posts at the same times as the one posted to the receiver.
     """
     from opslib.foundation.storage.database import Database
     from opslib.simulation.demo_day import replay
 
-    # Neither alerts nor people change a post.
+    # Alerts and people do not change a post.
     monkeypatch.setattr(replay, "_collector", lambda *_: SimpleNamespace(evaluate_due=lambda: None))
     monkeypatch.setattr(replay.responders, "Responders", lambda *_: SimpleNamespace(next_at=None))
     direct = settings.load(tmp_path / "a", "demo", {})

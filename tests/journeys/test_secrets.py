@@ -1,4 +1,4 @@
-"""Test that no key is shown, logged, stored or written to a notebook, whatever the responses are."""
+"""Test that no key is shown, logged, stored or written to a notebook, whatever responses contain."""
 
 import asyncio
 import os
@@ -100,11 +100,11 @@ def echo() -> Iterator[str]:
     loop.close()
 
 
-def test_no_key_comes_out_of_any_door(echo: str, tmp_path: Path) -> None:
+def test_no_output_contains_a_key(echo: str, tmp_path: Path) -> None:
     """
-    No output shows a key, against servers that repeat our keys in every way, and the home contains none.
+    With servers that repeat our keys in every way, no output shows a key, and no file of the home has one.
 
-    The outputs are of collector, doctor, panels, notebooks, exports and errors.
+    The outputs are those of collector, doctor, panels, notebooks, exports and errors.
     """
     home, log = tmp_path / "home", tmp_path / "app.log"
     log.write_text("")

@@ -1,6 +1,4 @@
-"""
-Test the tech lead's morning at 10:32, command by command, while Massive returns errors; and that no secret is shown.
-"""
+"""Test the tech lead's morning, command by command, while Massive returns errors; and that no secret is shown."""
 
 import json
 import ssl
@@ -74,7 +72,7 @@ def test_from_the_alert_to_the_postmortem(
         alert = incident["alerts"][0]["alert"]
         assert next(a["incident"] for a in ops("status", code=2)["alerts"] if a["id"] == alert) == name
         assert ops("ack", name, "--by", LEAD)["incident"] == name
-        desk.advance(3)  # The collector runs again; it did not run during the notifications.
+        desk.advance(3)  # The collector did not run during the notifications.
         opened = ops("runbook", "open", "massive_down", "--by", LEAD)
         assert (opened["incident"], opened["cause"], opened["severity"]) == (name, "provider_5xx", "notify") and opened[
             "confidence"

@@ -1,4 +1,4 @@
-"""The words of the product: those that only its authors would understand are in no text that a user sees."""
+"""Test the words of the product: no text that a user sees has a word that only its authors understand."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ PRIVATE = re.compile(
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# Ordinary uses of the same letters, and names that CONTRACT.md or files on disk fix.
+# Ordinary words with the same letters, and names that CONTRACT.md or files on disk fix.
 ORDINARY = re.compile(
     r"look-alikes?|look-ups?|looks? (?:up|at once)|--mutants|--troubles|tell\\?_channel\w*|check = \"beats\"|"
     r"market_stress|troubleshoot\w*|"
@@ -38,13 +38,17 @@ ORDINARY = re.compile(
 
 
 def private(text: str) -> list[str]:
-    """Return the private words of a text, each with what is around it."""
+    """Return the private words of a text, each with its context."""
     plain = ORDINARY.sub("", text)
     return [plain[max(0, m.start() - 40) : m.end() + 40].replace("\n", " ") for m in PRIVATE.finditer(plain)]
 
 
 def sentences(module: Path) -> Iterator[tuple[int, str]]:
-    """Yield every text of a module that has several words, with its line; docstrings are for developers."""
+    """
+    Yield every text of a module that has several words, with its line.
+
+    Docstrings are left out, because they are for developers.
+    """
     tree = ast.parse(module.read_text(encoding="utf-8"))
     docstrings = {
         id(node.body[0].value)
@@ -85,7 +89,7 @@ DATA = ["*.toml", "*.html", "*.js", "docs/*.md", "templates/*.html"]
 
 @pytest.mark.parametrize("pattern", DATA)
 def test_data_files(pattern: str) -> None:
-    """Steps, checklists, rules, templates and reference pages and README have no private word."""
+    """Steps, checklists, rules, templates, reference pages and README have no private word."""
     files = [*sorted((PROJECT / "opslib").rglob(pattern)), PROJECT / "README.md"]
     found = [
         f"{path.relative_to(PROJECT)}: {words}"
@@ -102,7 +106,7 @@ def test_data_files(pattern: str) -> None:
     ids=lambda p: p.stem,
 )
 def test_notebooks(path: Path) -> None:
-    """Neither prose nor outputs of a notebook have a private word."""
+    """Neither the prose nor the outputs of a notebook have a private word."""
     found = []
     for cell in nbformat.read(path, as_version=4).cells:
         texts = [cell.source] if cell.cell_type == "markdown" else []
@@ -115,7 +119,7 @@ def test_notebooks(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home directory with the demo's data."""
+    """Return a home directory with the demo's data."""
     home = tmp_path_factory.mktemp("words")
     demos.laid_out(home)
     return home
@@ -136,8 +140,8 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rules",
     ],
 )
-def test_what_the_demo_shows(typed: str, demo_home: Path) -> None:
-    """What commands print of the demo's day has no private word."""
+def test_command_output(typed: str, demo_home: Path) -> None:
+    """The output of commands for the demo's day has no private word."""
     ended = subprocess.run(
         [sys.executable, "-m", "opslib.cli", "--home", str(demo_home), "--app", "demo", *typed.split()],
         capture_output=True,

@@ -1,8 +1,7 @@
 """
-Execute the committed notebooks anew, with their defaults, and write them back: ``python
-tests/notebooks/refresh_notebooks.py [NAME ...]``.
+Execute the committed notebooks again and write them back: ``python tests/notebooks/refresh_notebooks.py [NAME ...]``.
 
-They are committed executed, so that nbval has something to compare; without pictures, so that a change can be read.
+They are committed with outputs, which nbval compares, but without pictures, so that a change can be read.
 """
 
 import sys

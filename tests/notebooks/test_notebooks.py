@@ -1,4 +1,4 @@
-"""Test the notebooks: prose, little code, committed executed, and nbval finds a wrong number."""
+"""Test the notebooks: prose, little code, committed with outputs, and nbval detects a wrong number."""
 
 import ast
 import json
@@ -44,8 +44,8 @@ def test_no_logic_in_cells(cells: list[dict]) -> None:
             assert not isinstance(node, ast.Import) or [a.name for a in node.names] == ["opslib"]
 
 
-def test_every_section_says_what_is_expected(cells: list[dict]) -> None:
-    """Every heading is followed by prose, most of it says what is expected, and prose precedes each code cell."""
+def test_every_section_states_what_is_expected(cells: list[dict]) -> None:
+    """Nearly every section states what is expected, and prose precedes each code cell."""
     previous = None
     for cell in cells:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
@@ -58,15 +58,15 @@ def test_every_section_says_what_is_expected(cells: list[dict]) -> None:
     )
 
 
-def test_parameters_are_typed_and_plain(cells: list[dict]) -> None:
-    """The parameters cell has one typed assignment a line with its meaning, and no = in a comment."""
+def test_parameters_are_typed_and_commented(cells: list[dict]) -> None:
+    """Each line of the parameters cell has one typed assignment and a comment without `=`."""
     found = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     assert len(found) == 1
     for line in "".join(found[0]["source"]).splitlines():
         assert re.fullmatch(r"\w+: \w+ = [^#]+  # [^=]+", line), line
 
 
-def test_committed_executed_and_without_pictures(cells: list[dict]) -> None:
+def test_committed_with_outputs_and_without_pictures(cells: list[dict]) -> None:
     """Every code cell was executed in order, without errors, and the file has no pictures."""
     counts = [c["execution_count"] for c in cells if c["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1))
@@ -89,14 +89,14 @@ def test_defaults_are_the_demo() -> None:
 @pytest.mark.parametrize(
     ("name", "given"), [("dashboard", ["as_of=2026-03-10T15:30", "window=30m"]), ("daily_report", ["day=2026-03-09"])]
 )
-def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_parameters(home: Path, name: str, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A notebook runs with other parameters and shows pictures; nbval covers only the defaults."""
     demo.laid_out(home)
     arguments = [a for pair in given for a in ("-p", pair)]
     assert main.main(["run", str(PROJECT / "notebooks" / f"{name}.ipynb"), *arguments, "-o", "json"]) == 0
     executed = next((home / "desk" / "runs").glob("*/*.ipynb"))
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    # Four panels, and where nobody is there the live view as a picture.
+    # Four panels, and unattended also the live view as a picture.
     assert sum("image/png" in o.get("data", {}) for c in cells if c["cell_type"] == "code" for o in c["outputs"]) == {
         "dashboard": 5
     }.get(name, 4)
@@ -104,11 +104,11 @@ def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsy
 
 
 @pytest.mark.slow
-def test_nbval_finds_a_wrong_number(tmp_path: Path) -> None:
-    """nbval passes over a copy of the project, and fails if one figure is off by one."""
+def test_nbval_detects_a_wrong_number(tmp_path: Path) -> None:
+    """nbval passes for a copy of the project, and fails if one figure is off by one."""
     copy = tmp_path / "copy"
     shutil.copytree(PROJECT / "opslib", copy / "opslib", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in ("notebooks", "runbooks"):  # The demo's people walk a runbook.
+    for folder in ("notebooks", "runbooks"):  # The demo's people run a runbook.
         shutil.copytree(PROJECT / folder, copy / folder)
     (copy / "pyproject.toml").write_text("")
     demo.laid_out(tmp_path / "home")

@@ -1,4 +1,4 @@
-"""Test many reports at once, locally and on a Dask cluster, each made once."""
+"""Test the publication of many reports, locally and on a Dask cluster, each once."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
 
 
 @pytest.mark.slow
-def test_a_range_is_made_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only trading days are published; a second call makes nothing again; failures are listed."""
+def test_a_range_is_published_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only trading days are published; a second call publishes nothing again; failures are listed."""
     code, made = ops(capsys, "daily", "--day", "2026-02-13..2026-02-17", "--workers", "2")
     assert code == 3 and [(m["of"], m["state"]) for m in made] == [(f"2026-02-{d}", "incomplete") for d in (13, 17)]
     assert all(Path(m["page"]).exists() for m in made)
@@ -35,7 +35,7 @@ def test_a_range_is_made_once(home: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_an_invalid_range() -> None:
-    """An invalid range is rejected before any report is made."""
+    """An invalid range is rejected before any report is published."""
     assert backfill.period_names("weekly", "2025-W51..2026-W02") == ["2025-W51", "2025-W52", "2026-W01", "2026-W02"]
     assert backfill.period_names("monthly", "2025-12..2026-01") == ["2025-12", "2026-01"]
     for name, message in (
@@ -79,7 +79,7 @@ as cluster:
 
 @pytest.mark.slow
 def test_on_a_cluster(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Workers of a real Dask cluster make the same reports in one database, one each."""
+    """Workers of a real Dask cluster publish the same reports in one database, each once."""
     script = tmp_path / "cluster.py"
     script.write_text(CLUSTER)
     with subprocess.Popen(

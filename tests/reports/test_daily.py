@@ -1,4 +1,4 @@
-"""Test the daily report: the guide's template with the right figures on every kind of day, reproducible."""
+"""Test the daily report: the guide's template with correct figures on every kind of day, reproducible."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def given(home: Path, posts: list[Post] | tuple[Post, ...], app: str = "desk") -
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[desk_module.Desk]:
-    """A desk that holds the scripted day, for tests that only read it."""
+    """Return a desk with the scripted day, for tests that only read it."""
     found = desk_module.Desk(settings.load(tmp_path_factory.mktemp("whole"), "desk", {}))
     SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     yield found
@@ -59,8 +59,8 @@ def files(home: Path, stem: str, app: str = "desk") -> dict[str, bytes]:
     return {p.name.removeprefix(stem): p.read_bytes() for p in sorted(folder.glob(f"{stem}*")) if p.is_file()}
 
 
-def test_every_figure_is_the_scripts_own(whole: desk_module.Desk) -> None:
-    """Every field of the guide's template has the figure of the script of events."""
+def test_every_figure_equals_the_script(whole: desk_module.Desk) -> None:
+    """Every field of the guide's template equals the figure of the script."""
     found = whole.daily_report(DAY).figures
     true = expected_figures.compute(days.scripted())["session"]["visible"]
 
@@ -82,8 +82,8 @@ def test_every_figure_is_the_scripts_own(whole: desk_module.Desk) -> None:
     assert found["trading"]["net_pnl_pct"] == pytest.approx(true["pnl"]["net_pct"], abs=0.005)
 
 
-def test_the_naive_reading_is_wrong() -> None:
-    """The difference of the page's own fields between end and start is not the truth, because of reloads."""
+def test_the_difference_of_counters_is_wrong() -> None:
+    """The difference of the page's counters between start and end is wrong, because of counter resets."""
     naive, true = (
         expected_figures.naive(days.scripted()),
         expected_figures.compute(days.scripted())["session"]["visible"],
@@ -91,7 +91,7 @@ def test_the_naive_reading_is_wrong() -> None:
     assert naive["massive"]["requests"] != true["massive"]["requests"] and naive["errors"] != true["errors"]
 
 
-def test_every_figure_equals_the_dashboards(whole: desk_module.Desk) -> None:
+def test_every_figure_equals_the_dashboard(whole: desk_module.Desk) -> None:
     """A report's figure equals the dashboard's for the same window."""
     daily = whole.daily_report(DAY)
     view = whole.status(days.at("16:00"), "6h30m")
@@ -123,7 +123,7 @@ def test_the_markdown_is_the_guides_template(whole: desk_module.Desk) -> None:
 
 
 def test_the_scripted_faults_are_issues(whole: desk_module.Desk) -> None:
-    """Each scripted fault is an issue within 90 seconds of its beginning, with a runbook and an action."""
+    """Each scripted fault is an issue within 90 seconds of its beginning, with an action item for the outage."""
     daily = whole.daily_report(DAY)
     rules = {"massive": "availability", "gamma": "gamma_zero", "socket": "websocket_down"}
     for name, rule in rules.items():
@@ -138,8 +138,12 @@ def test_the_scripted_faults_are_issues(whole: desk_module.Desk) -> None:
     assert any("massive_down" in item for item in daily.action_items)
 
 
-def test_the_first_screen_answers_five_questions(whole: desk_module.Desk) -> None:
-    """What was broken, since when, whose fault it was, what still worked, what to do first; then six figures."""
+def test_the_first_screen_has_the_answers(whole: desk_module.Desk) -> None:
+    """
+    The first screen has what was broken, since when, whose fault, what still worked and what to do first.
+
+    Six figures and the chart follow.
+    """
     daily = whole.daily_report(DAY)
     found = daily.headline.plain
     assert re.match(
@@ -160,7 +164,7 @@ def test_the_first_screen_answers_five_questions(whole: desk_module.Desk) -> Non
 
 
 def test_the_time_at_each_severity_is_shown(whole: desk_module.Desk) -> None:
-    """An alert's line has the time at each severity from when that fired, the same as in `ops alerts`."""
+    """An alert's line has the time at each severity since it fired, the same as in `ops alerts`."""
     daily = whole.daily_report(DAY)
     alert = next(a for a in daily.alerts if a.worst.severity == "escalate")
     text = daily._overview.at_each_severity(alert)
@@ -175,8 +179,8 @@ def test_the_time_at_each_severity_is_shown(whole: desk_module.Desk) -> None:
     assert text in daily.markdown() and text in daily.issues_list.plain
 
 
-def test_a_bar_is_as_severe_as_its_alert_was_then(whole: desk_module.Desk) -> None:
-    """An alert's bar is grey until it fired; the peak severity is drawn and named only for the time that it lasted."""
+def test_the_bar_of_an_alert_shows_its_severity_over_time(whole: desk_module.Desk) -> None:
+    """An alert's bar is grey until it fired; the peak severity is drawn and named only for as long as it lasted."""
     daily = whole.daily_report(DAY)
     alert = next(a for a in daily.alerts if a.worst.severity == "escalate")
     peak = alert.worst
@@ -194,8 +198,8 @@ def test_a_bar_is_as_severe_as_its_alert_was_then(whole: desk_module.Desk) -> No
     assert f"■ peak escalate, for {minutes}</td>" in daily.first_screen.html
 
 
-def test_a_longer_report_gives_the_same_time_at_the_peak(whole: desk_module.Desk) -> None:
-    """The weekly report names the peak severity with the time that it lasted, the same as the daily report."""
+def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) -> None:
+    """The weekly report has the same time at the peak severity as the daily report."""
     daily = whole.daily_report(DAY)
     alert = next(a for a in daily.alerts if a.worst.severity == "escalate")
     seconds = history.seconds_at("escalate", [alert], daily.view.window.end_us)
@@ -208,8 +212,8 @@ def test_a_longer_report_gives_the_same_time_at_the_peak(whole: desk_module.Desk
     assert f"  {lasted}  " in row
 
 
-def test_what_is_still_active_is_done_first(whole: desk_module.Desk) -> None:
-    """A problem that lasts until the close comes before a worse one that is over."""
+def test_active_problems_come_first(whole: desk_module.Desk) -> None:
+    """A problem still active at the close comes before a worse one that is resolved."""
     daily = whole.daily_report(DAY)
     active = [p for p in daily._overview.problems if p.over_us is None]
     assert active and daily.action_items[0].startswith(active[0].rule.title)
@@ -217,13 +221,15 @@ def test_what_is_still_active_is_done_first(whole: desk_module.Desk) -> None:
 
 
 def test_an_error_message_from_outside_is_quoted(whole: desk_module.Desk) -> None:
-    """The page's newest error message is shown as code, and is no markup."""
+    """The page's newest error message is shown as code, with its markup escaped."""
     html = whole.daily_report(DAY).issues_list.html
     assert "<code>&lt;img src=x&gt;</code>" in html and "<img" not in html
 
 
 def test_links_only_to_files_that_exist(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A published report links to an incident's page, runbook and postmortem; an open notebook has no such links."""
+    """
+    A published report links to an incident's page, runbook and postmortem; in an open notebook there are no such links.
+    """
     found = given(home, days.posts())
     daily = found.daily_report(DAY)
     alert = daily.alerts[0].worst.alert
@@ -248,8 +254,8 @@ def test_links_only_to_files_that_exist(home: Path, monkeypatch: pytest.MonkeyPa
     assert daily._overview.links is None
 
 
-def test_a_report_with_earlier_sentences_still_verifies(home: Path) -> None:
-    """The numbers of a report of an earlier wording are compared, its sentences are not."""
+def test_a_report_with_an_earlier_wording_verifies(home: Path) -> None:
+    """For a report with an earlier wording the numbers are compared, but not its sentences."""
     found = given(home, days.posts())
     path = found.daily_report(DAY).path.with_suffix(".json")
     path.parent.mkdir(parents=True)
@@ -268,7 +274,7 @@ def test_a_report_with_earlier_sentences_still_verifies(home: Path) -> None:
 
 
 def test_a_quiet_day_has_nothing_to_do(home: Path) -> None:
-    """A day with base rates only has no notification and is not critical."""
+    """A day with only the usual error rates has no notification and no action item."""
     quiet = market_calendar.previous_session(days.DAY).day
     daily = given(home, days.posts(quiet, 1, True)).daily_report(quiet)
     assert not [i for i in daily.issues if i["severity"] != "warning"]
@@ -296,7 +302,7 @@ def test_half_a_day_missing_is_reported(home: Path) -> None:
     assert "no snapshots 16:45–20:00 UTC (12:45–16:00 New York), 3 h 15 min" in daily.issues_list.plain
 
 
-def test_a_holiday_is_no_failure(home: Path) -> None:
+def test_a_holiday_is_not_incomplete(home: Path) -> None:
     """The report of a holiday says that the market was closed, and is not incomplete."""
     daily = given(home, days.posts()).daily_report("2026-04-03")
     assert (daily.words, daily.incomplete, daily.issues) == ("market closed (holiday)", None, [])
@@ -335,7 +341,7 @@ def test_the_night_before_reaches_over_the_weekend(home: Path) -> None:
     )
 
 
-def test_changes_since_yesterday(home: Path) -> None:
+def test_changes_since_earlier_days(home: Path) -> None:
     """Each figure is compared with the previous trading day, the same weekday and the days before."""
     yesterday = market_calendar.previous_session(days.DAY).day
     found = given(home, days.posts(yesterday, 1, True))
@@ -366,7 +372,7 @@ def test_changes_since_yesterday(home: Path) -> None:
     )
 
 
-def test_usual_by_the_days_before(tmp_path: Path) -> None:
+def test_the_usual_range_from_earlier_days(tmp_path: Path) -> None:
     """With twelve trading days before it, each figure has a usual range and an assessment."""
     from tests.runbooks.checks.test_checklist import monthly
 
@@ -460,8 +466,8 @@ def test_exit_codes_of_reports(home: Path) -> None:
     assert [r["state"] for r in runs] == ["incomplete", "ok"]
 
 
-def test_before_the_open_there_is_no_report(home: Path) -> None:
-    """Before the open no report can be made."""
+def test_before_the_open_a_report_is_refused(home: Path) -> None:
+    """Before the open no report can be published."""
     with pytest.raises(ReportRefused, match="the market had not opened"):
         given(home, ()).daily_report(DAY, as_of=days.at("08:00"))
 
@@ -476,8 +482,8 @@ def test_a_damaged_earlier_report_is_an_error(home: Path) -> None:
         _ = found.daily_report(DAY).values
 
 
-def test_known_at_shows_what_was_known_then(home: Path) -> None:
-    """A report with known_at before the import has no data."""
+def test_known_at_uses_only_earlier_data(home: Path) -> None:
+    """A report as known before the import has no data."""
     found = desk_module.open("desk")
     SnapshotStore(found.store).write(
         "desk", [Post(p.ts_us, snapshot.read(json.loads(p.snapshot.body))) for p in days.posts()[:50]]

@@ -1,4 +1,4 @@
-"""Test Home: what is broken comes first, with its links where they can be opened; the same in every place."""
+"""Test Home: what is broken comes first, with links where they can be opened; it is the same in every place."""
 
 import re
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def opened(found: Desk, title: str, severity: str, runbook: str = "massive_down"
 
 
 def test_no_incident(at: Callable[[str], Desk], tmp_path: Path) -> None:
-    """Without an open incident the first row says so; an active alert is named; after the close, the last report is."""
+    """Without an open incident the first row says so, and names an active alert; after the close, the last report."""
     quiet = home.home_of(at("2026-03-10T09:58"), nowhere)
     assert quiet.answer.words == "No open incident" and quiet.answer.verdict == "ok" and quiet.works == []
     assert quiet.answer.facts == ["no report yet"]
@@ -60,7 +60,9 @@ def test_no_incident(at: Callable[[str], Desk], tmp_path: Path) -> None:
 
 
 def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
-    """The worst incident is the answer, the others follow; each says its state, age and owner, and what to do first."""
+    """
+    The worst incident comes first, the others follow; each has its state, age and owner, and the first has what to do.
+    """
     found = at(OUTAGE)
     opened(found, "Something small", "notify", "incident")
     name = opened(found, "Massive <b>is</b> gone", "critical")
@@ -72,12 +74,12 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
     assert shown.answer.advice.startswith(f"Acknowledge: ops ack {name} --by NAME")
     assert "Massive &lt;b&gt;is&lt;/b&gt; gone" in shown.block.html and "<b>is" not in shown.block.html
     assert shown.block.plain.index("Massive <b>is") < shown.block.plain.index("Something small")
-    # What nothing can open is a name and a command, not a link.
+    # Where no link can be opened, there is a name and a command.
     assert "<a " not in shown.block.html and f"ops runbook show {'massive_down'}" in shown.block.html
 
     found.incidents.append(name, "diagnosis", {"cause": "provider_5xx", "subject": "massive", "confidence": 0.97})
     known = home.home_of(found, nowhere)
-    # The alert of the outage belongs to neither of them.
+    # The alert of the outage belongs to neither incident.
     assert [severity for severity, _ in known.other_alerts] == ["critical"] and "Other active" in known.block.plain
     assert "fault: Massive, confidence 97 %" in known.answer.facts
     assert [state for _, state, _ in known.works] == sorted(state for _, state, _ in known.works)
@@ -90,7 +92,7 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
 
 
 def test_links_in_the_lab(at: Callable[[str], Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In JupyterLab every link is a file that it can open; a copy of the runbook is continued."""
+    """In JupyterLab every link is a file that it can open; an existing copy of the runbook is linked."""
     found = at(OUTAGE)
     place = jupyterlab.prepare(found.settings, {}, catalog.titles())
     monkeypatch.setenv(jupyterlab.ROOT, str(place.root))
@@ -113,7 +115,7 @@ def test_links_in_the_lab(at: Callable[[str], Desk], monkeypatch: pytest.MonkeyP
 
 
 def test_links_of_the_page(at: Callable[[str], Desk]) -> None:
-    """In index.html every link is an HTML page beside it; the runbooks are on one of their own."""
+    """In index.html every link is an HTML page beside it; all runbooks are on one page."""
     found = at(OUTAGE)
     opened(found, "Massive is gone", "critical")
     page = index_page.write(found).read_text()
@@ -126,7 +128,11 @@ def test_links_of_the_page(at: Callable[[str], Desk]) -> None:
 
 
 def test_checklists_due(tmp_path: Path) -> None:
-    """A day's checklist is due on a trading day until it is signed, an hour's while open, others after a deployment."""
+    """
+    A daily checklist is due on a trading day until it is signed, an hourly one while the market is open.
+
+    Others are due after a deployment.
+    """
     found = Workspace(settings.load(tmp_path, "desk", {}), lambda: time_parsing.parse("2026-03-10T11:00"))
 
     def due(when: str) -> dict[str, str]:
@@ -144,7 +150,7 @@ def test_checklists_due(tmp_path: Path) -> None:
 
 
 def test_recent_incidents(at: Callable[[str], Desk]) -> None:
-    """All open incidents are read, and the newest closed ones."""
+    """All open incidents are listed, then the newest closed ones."""
     found = at(OUTAGE)
     names = [opened(found, f"incident {n}", "notify", "incident") for n in range(4)]
     for name in names[:3]:
@@ -154,8 +160,8 @@ def test_recent_incidents(at: Callable[[str], Desk]) -> None:
     assert [i.id for i in found.incidents.recent(9)] == [*reversed(names), *(f"2026-03-10-{n}" for n in (4, 3, 2, 1))]
 
 
-def test_it_is_shown_again_when_something_changes(at: Callable[[str], Desk]) -> None:
-    """A view gives Home once, and again after a change; the time alone is none."""
+def test_home_is_shown_again_after_a_change(at: Callable[[str], Desk]) -> None:
+    """A view returns Home once, and again after a change; the time alone is no change."""
     moments = iter([f"2026-03-10T13:05:{second:02}" for second in range(10)])
     found = replace(at(OUTAGE), now=lambda: time_parsing.parse(next(moments)))
     view = HomeView(found, nowhere)
@@ -167,7 +173,7 @@ def test_it_is_shown_again_when_something_changes(at: Callable[[str], Desk]) -> 
 
 
 def test_an_incident_is_acknowledged_by_a_button(at: Callable[[str], Desk]) -> None:
-    """In a notebook a button takes the place of the command: it needs a name, and Home shows the owner afterwards."""
+    """In a notebook a button replaces the command: it needs a name, and Home then shows the owner."""
     found, redrawn = at(OUTAGE), list[str]()
     name = opened(found, "Massive is gone", "critical")
     answer, rest = home.home_of(found, nowhere).parts

@@ -135,8 +135,8 @@ def test_it_works_offline_and_can_be_searched(desk: tuple[settings.Settings, Dat
         browser.close()
 
 
-def test_many_write_at_once(desk: tuple[settings.Settings, Database]) -> None:
-    """If eight processes end runs and write the page at the same time, it has all of them at the end."""
+def test_concurrent_writers(desk: tuple[settings.Settings, Database]) -> None:
+    """If eight processes end runs and write the page at the same time, it has all runs at the end."""
     where, store = desk
     store.close()
     pids = []
@@ -158,7 +158,7 @@ def test_many_write_at_once(desk: tuple[settings.Settings, Database]) -> None:
     )
 
 
-def test_more_than_it_shows(desk: tuple[settings.Settings, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_runs_than_it_shows(desk: tuple[settings.Settings, Database], monkeypatch: pytest.MonkeyPatch) -> None:
     """The page gives the number of older runs; entries of incidents are not runs."""
     where, store = desk
     monkeypatch.setattr(index_page, "NEWEST", 3)
@@ -172,7 +172,7 @@ def test_more_than_it_shows(desk: tuple[settings.Settings, Database], monkeypatc
 def test_a_page_that_cannot_be_written(
     desk: tuple[settings.Settings, Database], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, and what was done before stands."""
+    """The failure is logged, and no error is raised."""
     where, _ = desk
     (where.home / index_page.NAME).mkdir()
     index_page.keep_current(Workspace(where))

@@ -36,5 +36,7 @@ def changed(rule: str, subject: str, severity: str, peak: float | None, limit: f
     ],
 )
 def test_a_worst_value_has_its_threshold(tmp_path: Path, change: SeverityChange, shown: tuple[str, str, str]) -> None:
-    """The value has its unit and its window, and differs from its threshold as shown; without one, the sentence."""
+    """
+    The value has its unit and window, and differs from its threshold as shown; without a value there is the sentence.
+    """
     assert worst_value(change, rules.load(tmp_path)) == shown

@@ -65,7 +65,7 @@ def test_periods_by_hand() -> None:
 
 
 def test_periods_meet_without_a_gap() -> None:
-    """The previous period ends on the day before, and the days of a period name it (seed printed)."""
+    """The previous period ends on the day before, and the days of a period belong to it (the seed is printed)."""
     seed = random.randrange(10**6)
     print("seed", seed)
     chance = random.Random(seed)
@@ -93,7 +93,7 @@ def test_the_last_period_that_ended() -> None:
     assert periods.last_over(periods.SEVEN, time_parsing.parse("2026-03-16T08:00")).name == "2026-03-13"
 
 
-# Adding up.
+# Sums.
 
 
 def made_up(chance: random.Random, n: int) -> Day:
@@ -129,7 +129,7 @@ def made_up(chance: random.Random, n: int) -> Day:
 
 
 def test_sums_add_up_counts() -> None:
-    """Sums add up counts, means are means of trades, and one unknown day makes the sum unknown."""
+    """Sums add counts, means are means over trades, and one unknown day makes a sum unknown."""
     chance = random.Random(3)
     for _ in range(50):
         found = [made_up(chance, n) for n in range(5)]
@@ -179,7 +179,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "named"), KINDS.items())
-def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
+def test_each_report_equals_its_days(held: Desk, name: str, named: str) -> None:
     """Each day of a report equals its daily report, and the dashboard for the same window."""
     found = held.review(name, named)
     assert found.values["days"] and found.values["trading_days"] == len(found.sessions)
@@ -193,12 +193,12 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
             and day.counts["errors"] == dashboard["system"]["errors"]
         )
         assert sum(h["massive_requests"] for h in day.hours) == day.counts["massive_requests"]
-        break  # One day of each is enough: a daily report judges its day anew.
+        break  # One day of each is enough, because a daily report evaluates its day again.
     json.dumps(found.values)
     assert found.markdown().count("\n### ") >= 6 and name == found.NAME
 
 
-def test_a_gap_names_its_step_by_what_it_does(held: Desk) -> None:
+def test_a_gap_names_its_step_in_words(held: Desk) -> None:
     """A step that was only a dry run is a gap of the annual report."""
     gaps = publishing.review_of(held, "annual", "2026").gains
     assert '"Switch the app to Tradier only" of runbook massive_down: a dry run 1 time; configure a hook for it' in gaps
@@ -215,7 +215,7 @@ def test_a_gap_names_its_step_by_what_it_does(held: Desk) -> None:
         ("success", "2025-12-26"),
     ],
 )
-def test_complete_periods_of_any_length(held: Desk, name: str, named: str) -> None:
+def test_ended_periods_of_any_length(held: Desk, name: str, named: str) -> None:
     """A period that has ended is reported as a whole, with or without data."""
     found = held.review(name, named)
     assert not found.partial and json.loads(json.dumps(found.values))["period"] == named and found.markdown()
@@ -227,7 +227,7 @@ def test_complete_periods_of_any_length(held: Desk, name: str, named: str) -> No
 
 
 @pytest.mark.slow
-def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
+def test_missing_days_are_named(tmp_path: Path) -> None:
     """A day without data makes a week unknown and is named; days before the first snapshot do not."""
     desk, end = month_of_posts(tmp_path, 4)
     with desk.store.committing() as connection:
@@ -253,7 +253,7 @@ def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
     assert len(success.sessions) == 5 and {m.name: m.state for m in success.metrics}["uptime"] == "unknown"
 
 
-def test_a_report_of_the_future_or_of_nothing_is_rejected(held: Desk) -> None:
+def test_a_future_or_unknown_period_is_rejected(held: Desk) -> None:
     """A period that has not begun and an unknown name are rejected; a period that has not ended is partial."""
     with pytest.raises(ReportRefused, match="the period begins at"):
         held.review("weekly", "2026-W12")
@@ -273,11 +273,11 @@ def test_best_and_worst_hour(held: Desk) -> None:
     assert shares == sorted(shares, reverse=True) and len(hours) == 14 and shares[0] > shares[-1]
 
 
-# The monitoring itself.
+# The quality of the monitoring.
 
 
 def test_accuracy_of_the_alerts(held: Desk) -> None:
-    """Dismissed is a false alarm, resolved is true, opened by hand or reported is missed."""
+    """A dismissed incident is a false alarm, a resolved one is true, one opened by hand or reported is missed."""
     found = held.review("quarterly", "2026-Q1")
     assert isinstance(found, Quarterly)
     assert len(found.missed) == 2 and "no Greeks for TSLA" in found.missed[0] and "NVDA" in found.missed[1]
@@ -333,8 +333,8 @@ def test_proposed_limits(held: Desk) -> None:
     assert nothing.precision is None and not nothing.proposed_limits and "no change is proposed" in repr(nothing.limits)
 
 
-def test_feedback_is_kept_and_rejected(held: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    """Noise needs a recorded alert, missed data needs text; feedback is in the report and stays unchanged."""
+def test_feedback(held: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """Noise needs a recorded alert, missed data needs a text; feedback is in the report and stays unchanged."""
     home = str(held.settings.home)
     for words in (["noise"], ["noise", "--alert", "nosuch"], ["missed-data"], ["praise", "x"]):
         assert main.main(["--home", home, "feedback", *words, "--by", "Ann"]) == 64, words
@@ -373,8 +373,8 @@ def success(found: Success, **figures: float | None) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_success_line_by_line(held: Desk) -> None:
-    """Each metric passes, fails or is unknown by its figure."""
+def test_each_success_metric(held: Desk) -> None:
+    """Each metric passes, fails or is unknown according to its figure."""
     good = {
         "massive_uptime_pct": 99.0,
         "tradier_uptime_pct": 100.0,
@@ -404,8 +404,8 @@ def test_success_line_by_line(held: Desk) -> None:
 # Costs.
 
 
-def test_rates_have_an_interval() -> None:
-    """The mean of a rate has Student's interval, computed by hand; one value has none."""
+def test_means_have_an_interval() -> None:
+    """The mean of a rate has a Student t interval, computed by hand; one value has none."""
     from decimal import Decimal
 
     from opslib.reports import monthly
@@ -424,12 +424,12 @@ def test_rates_have_an_interval() -> None:
     )
 
 
-# Published.
+# Publication.
 
 
 @pytest.mark.slow
-def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Published as four files with reproducible bytes; late data makes a restatement; an edit is named."""
+def test_publish_restate_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report has four files with reproducible bytes; late data makes a restatement; an edit is detected."""
     desk, _ = month_of_posts(tmp_path, 4)
     home = str(tmp_path)
 
@@ -489,7 +489,7 @@ def test_no_page_shows_source(held: Desk, name: str, named: str, capsys: pytest.
 
 
 def test_the_usual_range_is_set_in_rules_toml() -> None:
-    """The usual range needs as many days as rules.toml says, and extends as far beyond them."""
+    """The usual range needs as many days, and extends as far beyond them, as rules.toml says."""
     limits = rules.load().days
     session = market_calendar.session(date(2026, 3, 10))
     assert session
@@ -507,15 +507,17 @@ def test_the_usual_range_is_set_in_rules_toml() -> None:
     )
 
 
-def test_a_period_is_plain() -> None:
-    """A period equals another one of the same kind and name, so it can be a key."""
+def test_periods_compare_by_value() -> None:
+    """Periods of the same kind and name are equal, so one can be a key."""
     assert periods.of(periods.MONTH, date(2026, 3, 1)) == Period(
         periods.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
     )
 
 
-def test_what_is_still_active_has_the_worst_value_of_the_daily_report(tmp_path: Path) -> None:
-    """The record has no worst value of an alert that is active at the close; the longer report has it nevertheless."""
+def test_an_active_alert_has_the_worst_value_of_the_daily_report(tmp_path: Path) -> None:
+    """
+    An alert still active at the close has no recorded worst value; the longer report has that of the daily report.
+    """
     desk = Desk(demo.laid_out(tmp_path), lambda: CLOSES)
     active = [a.worst for a in desk.daily_report("2026-03-10").alerts if a.worst.over_us is None]
     longer = {(c.alert, c.severity): c.peak for c in desk.review("success", "2026-03-10").log.changes}

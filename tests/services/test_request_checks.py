@@ -1,4 +1,4 @@
-"""What the receiver checks of every request: Host, Origin, content type; and how it says what it refused."""
+"""Test what the receiver checks of every request (Host, Origin, content type), and how it reports rejected posts."""
 
 import re
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ ROUTES = [
 
 
 def answered(url: str, method: str, target: str, *headers: str, body: bytes = b"") -> int:
-    """The status of a request with exactly these headers."""
+    """Return the status of a request with exactly these headers; 0 without a response."""
     head = [f"{method} {target} HTTP/1.1", *headers, f"Content-Length: {len(body)}", "Connection: close", "", ""]
     said = spoken(url, "\r\n".join(head).encode("latin-1") + body, quiet=20)
     return int(said.split()[1]) if said else 0
@@ -79,10 +79,7 @@ def one(**environ: str) -> Iterator[Receiver]:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_host_is_checked_on_every_route(home: Path, method: str, path: str) -> None:
-    """
-    A request for another name than this machine's is refused on every route, also on those that do not exist, and
-    nothing of it is kept.
-    """
+    """A request whose Host is not allowed is rejected on every route, existing or not, and nothing of it is stored."""
     body = raw(a_body()) if path == POST else raw([alert()])
     with one() as found:
         assert (
@@ -154,11 +151,8 @@ MALFORMED = [
 ]
 
 
-def test_which_names_are_ours(home: Path) -> None:
-    """
-    Loopback names and addresses in every spelling and with every port are ours; other names are 421; what is no name is
-    400.
-    """
+def test_which_host_names_are_allowed(home: Path) -> None:
+    """Loopback names and addresses are allowed with any spelling and port; other names get 421, invalid ones 400."""
     with one() as found:
         for names, status in ((OURS, {200}), (NOT_OURS, {421}), (MALFORMED, {400, 421})):
             assert {
@@ -170,10 +164,11 @@ def test_which_names_are_ours(home: Path) -> None:
         assert spoken(found.url, b"GET /health HTTP/1.0\r\n\r\n", quiet=20).startswith(b"HTTP/1.1 400")
 
 
-def test_names_are_configured(home: Path) -> None:
+def test_allowed_hosts_are_configured(home: Path) -> None:
     """
-    A container or proxy reaches it by the names of OPS_ALLOWED_HOSTS, from the environment or the settings file; the
-    refusal names the setting.
+    Names in OPS_ALLOWED_HOSTS, from the environment or the settings file, are allowed.
+
+    A rejection names the setting.
     """
     with one(OPS_ALLOWED_HOSTS="ops, Ops.Example,[fd00::1]") as found:
         assert {
@@ -207,8 +202,8 @@ def test_names_are_configured(home: Path) -> None:
             settings.load(environ={"OPS_ALLOWED_HOSTS": wrong})
 
 
-def test_the_address_that_it_listens_on_is_ours(home: Path) -> None:
-    """Bound to every address, with keys, it answers to the address that a connection came to, and to no other name."""
+def test_the_listening_address_is_allowed(home: Path) -> None:
+    """If it listens on all addresses, the address of the connection is an allowed Host, and no other name is."""
     with running(home, "--host", "0.0.0.0", OPS_INGEST_KEY="ingest-key-1234", OPS_READ_KEY="read-key-1234") as found:
         assert answered(found.url, "GET", "/health", "Host: 127.0.0.1") == 200
         assert (
@@ -242,10 +237,11 @@ BAD_ORIGINS = [
         (ALERTS, ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")),
     ],
 )
-def test_a_page_of_another_origin_writes_nothing(home: Path, path: str, kinds: tuple[str, ...]) -> None:
+def test_a_page_of_another_origin_cannot_write(home: Path, path: str, kinds: tuple[str, ...]) -> None:
     """
-    On each route that writes, a browser's request from an origin that is not configured is 403, whatever its type; with
-    Sec-Fetch-Site and no Origin too.
+    On each writing route a browser's request from an origin that is not configured gets 403, with any content type.
+
+    So does one with Sec-Fetch-Site and without Origin.
     """
     body = raw(a_body()) if path == POST else raw([alert()])
     with one(OPS_CORS_ORIGINS=ORIGIN) as found:
@@ -297,7 +293,7 @@ def test_a_page_of_another_origin_writes_nothing(home: Path, path: str, kinds: t
 
 
 def test_no_other_route_writes(home: Path) -> None:
-    """Reading changes nothing: no GET has a side effect, and no method but POST writes."""
+    """No GET has a side effect, and no method but POST writes."""
     with one() as found:
         for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"):
             for path in ("/", POST, ALERTS, "/health", "/metrics", "/api/metrics"):
@@ -307,10 +303,8 @@ def test_no_other_route_writes(home: Path) -> None:
         )
 
 
-def test_figures_are_not_shared_with_other_sites(home: Path) -> None:
-    """
-    What is read says to browsers that no other site may have it, and is given to no other origin, configured or not.
-    """
+def test_responses_are_not_shared_with_other_sites(home: Path) -> None:
+    """Headers forbid other sites to read a response, and no origin gets a CORS header, configured or not."""
     with one(OPS_CORS_ORIGINS=ORIGIN) as found:
         for path in ("/", "/health", "/metrics", "/api/metrics"):
             headers = asked(found.url, "GET", path, headers={"Origin": ORIGIN}).headers
@@ -321,10 +315,8 @@ def test_figures_are_not_shared_with_other_sites(home: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [POST, ALERTS])
-def test_curl_without_a_type_gets_what_to_send(home: Path, path: str) -> None:
-    """
-    What curl -d sends without a header is 415, and the answer says exactly what to add; what it says to add works.
-    """
+def test_a_post_without_a_content_type_gets_the_header_to_add(home: Path, path: str) -> None:
+    """A post by curl -d without a header gets 415, and the response has the header to add, which then works."""
     with one() as found:
         body = raw(a_body()) if path == POST else raw([alert()])
         detail = asked(found.url, "POST", path, body, {"Content-Type": "application/x-www-form-urlencoded"}).problem()[
@@ -337,8 +329,8 @@ def test_curl_without_a_type_gets_what_to_send(home: Path, path: str) -> None:
         assert asked(found.url, "POST", path, body, AS_JSON | {"Content-Encoding": "gzip"}).status == 415
 
 
-def test_a_wrong_address_or_method_gets_the_right_ones(home: Path) -> None:
-    """404 names the routes, 405 the methods, in Allow too."""
+def test_a_wrong_path_or_method_gets_the_right_ones(home: Path) -> None:
+    """A 404 names the routes, a 405 the methods, also in Allow."""
     with one() as found:
         for path in ("/metric", "/api/metrics/exports", "/api/v1/alerts", "/favicon.ico"):
             answer = asked(found.url, "POST", path, b"{}", AS_JSON)
@@ -364,8 +356,8 @@ def test_a_wrong_address_or_method_gets_the_right_ones(home: Path) -> None:
 
 def test_the_start_page(home: Path) -> None:
     """
-    GET / says what this is, how to post and how to read; it asks no other address, runs no script, and shows figures
-    only to who may read them.
+    GET / explains how to post and read; it requests no other address, runs no script, and needs the read key for
+    figures.
     """
     with one(OPS_READ_KEY="read-key-1234") as found:
         without, with_key = asked(found.url, "GET", "/"), asked(found.url, "GET", "/?key=read-key-1234")
@@ -401,22 +393,19 @@ def test_the_start_page(home: Path) -> None:
         )
 
 
-# Refused posts are counted and said.
+# Rejected posts are counted and reported.
 
 
 def said(receiver: Receiver, minutes: float = 5) -> list[Refused]:
-    """What was counted lately, once it is in the store."""
+    """Return the counts of the last minutes that are in the database."""
     now = clock.now()
     return refused_posts.read(
         receiver.store, receiver.settings.app, clock.micros(now - timedelta(minutes=minutes)), clock.micros(now)
     )
 
 
-def test_every_refusal_is_counted(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """
-    Posts refused by origin, key, type, size, content, host or address are counted by reason and sender; posts that are
-    taken, and reads, are not.
-    """
+def test_every_rejected_post_is_counted(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Rejected posts are counted by reason and sender, whatever the reason; accepted posts and reads are not."""
     key = f"{POST}?key=ingest-key-1234"
     with one(OPS_CORS_ORIGINS=ORIGIN, OPS_INGEST_KEY="ingest-key-1234") as found:
         for _ in range(12):
@@ -455,11 +444,8 @@ def test_every_refusal_is_counted(home: Path, capfd: pytest.CaptureFixture[str])
     )
 
 
-def test_system_health_says_it(home: Path) -> None:
-    """
-    The System Health panel of another process says which posts were refused within its window, as of its moment, and as
-    known then.
-    """
+def test_system_health_shows_rejected_posts(home: Path) -> None:
+    """The System Health panel shows the posts rejected within its window, as of its moment and as known then."""
     found = settings.load()
     store, world = Database(found.url), Clock(NOON)
     counting = Refusals(store, found.app, world.now, str)
@@ -497,11 +483,8 @@ def test_system_health_says_it(home: Path) -> None:
     store.close()
 
 
-def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """
-    A hundred thousand refusals from as many origins are counted all, in little memory, on little disk, in few lines;
-    the newest are kept.
-    """
+def test_many_rejected_posts_use_bounded_resources(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """100,000 rejected posts from as many origins are all counted, with bounded memory, disk space and log lines."""
     found = settings.load()
     store, world = Database(found.url), Clock(NOON)
     counting = Refusals(store, found.app, world.now, str)
@@ -509,7 +492,7 @@ def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pyt
         counting.count(403, f"reason {n % 700}", f"https://{n}.example/{'x' * 500}\x1b[31m\u202e")
         if n % 10_000 == 0:
             world.at += timedelta(minutes=1)
-    minutes = 10  # Where the writing thread got no turn, each minute has one more row for what exceeds the bound.
+    minutes = 10  # If the writing thread did not run, each minute has one more row for what exceeds the limit.
     assert len(counting._counted) <= 2 * refused_posts.MOST_AT_ONCE + minutes + 1
     counting.close()
     rows = refused_posts.read(store, found.app, 0, clock.micros(world.at))
@@ -522,8 +505,8 @@ def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pyt
     store.close()
 
 
-def test_only_the_newest_rows_are_kept(home: Path) -> None:
-    """Of one page that is refused for days, the newest rows stay; two receivers on one store add to the same counts."""
+def test_only_the_newest_counts_are_kept(home: Path) -> None:
+    """For a page rejected for days the newest rows are kept; two receivers on one database add to the same counts."""
     found = settings.load()
     store, world = Database(found.url), Clock(NOON)
     one, two = (Refusals(store, found.app, world.now, str) for _ in range(2))
@@ -541,10 +524,10 @@ def test_only_the_newest_rows_are_kept(home: Path) -> None:
     store.close()
 
 
-def test_what_cannot_be_counted_now_is_counted_later(
+def test_counts_that_cannot_be_written_are_kept(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While the store takes nothing, refusals are held and said once; a damaged count is said in a sentence."""
+    """While the database cannot be written, counts are kept and this is logged; a damaged count raises an error."""
     found = settings.load()
     store = Database(found.url)
     counting = Refusals(store, found.app, lambda: NOON, str)
@@ -585,8 +568,8 @@ ASCII = st.text(
 ) | st.sampled_from(["localhost", "null", "application/json", "cross-site", "websocket", "chunked", "Bearer x", "h2c"])
 
 
-def test_no_header_is_a_500(home: Path) -> None:
-    """Whatever stands in the headers and the body, on any route, no answer is a 5xx."""
+def test_no_header_causes_a_5xx(home: Path) -> None:
+    """Whatever headers and body a request has, on any route, no response is a 5xx."""
     with one(OPS_CORS_ORIGINS=ORIGIN, OPS_ALLOWED_HOSTS="ops") as found:
 
         @hypothesis_settings(

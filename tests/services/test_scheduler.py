@@ -1,6 +1,7 @@
 """
-The scheduler: real processes over a simulated clock, killed, moved in time, on a full disk, beside one another; each
-thing is made once.
+Test the scheduler, as real processes with a simulated clock: killed, with changed clocks, a full disk, and in parallel.
+
+Each due job runs exactly once.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ JOB = '\n[{name}]\nruns = "notebook {path}.ipynb"\nwhen = "{when}"\ngrace = "{gr
 
 
 def scheduled(home: Path, *jobs: str) -> None:
-    """A home whose schedule has these jobs and none of the shipped ones."""
+    """Create a home whose schedule has only these jobs."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "schedule.toml").write_text(BY_HAND + "".join(jobs), encoding="utf-8")
     notebook(home / "fine.ipynb", "print('made')")
@@ -69,12 +70,12 @@ def scheduled(home: Path, *jobs: str) -> None:
 
 
 def job(name: str, when: str, path: str = "fine", grace: str = "30m", more: str = "") -> str:
-    """One job as the file has it."""
+    """Return one job as the file has it."""
     return JOB.format(name=name, when=when, path=path, grace=grace, more=more)
 
 
 def at(when: str) -> datetime:
-    """A moment by New York's clock."""
+    """Return a moment of New York's time."""
     return time_parsing.parse(when)
 
 
@@ -91,21 +92,20 @@ class Clocked:
         return found
 
     def once(self, now: str, monkeypatch: pytest.MonkeyPatch) -> int:
-        """All that is due by then, made by a scheduler of its own."""
+        """Run all jobs that are due by then, with a new scheduler."""
         self.now = at(now)
         monkeypatch.setenv("OPS_CLOCK", f"{self.now.isoformat()},{time.time()},1")
         return Scheduler(self).run_once()
 
     def states(self) -> list[tuple[str, str]]:
-        """What the ledger has, by name."""
+        """Return the key and state of each run in the ledger."""
         assert self.store
         return [(row["due"], row["state"]) for row in ledger.all_rows(self.store)]
 
 
-def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_run_once_when_they_are_due(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Nothing before it is due, once when it is, nothing again; what was due while nobody looked is made in order, and is
-    late.
+    A job runs once when it is due, not earlier and not again; jobs due while no scheduler ran run in order, as late.
     """
     scheduled(home, job("daily", "15 minutes after the close"))
     of = Clocked(home, "2026-03-10T16:00")
@@ -122,8 +122,8 @@ def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert index.count("<td>ok</td>") >= 2 and index.count("<td>late</td>") >= 2
 
 
-def test_what_is_not_caught_up_is_missed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is written down as missed, once, and never made."""
+def test_a_job_without_catch_up_is_missed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded as missed, once, and never run."""
     scheduled(home, job("each", "every hour while open", more="catch_up = false"))
     of = Clocked(home, "2026-03-10T09:45")
     assert of.once("2026-03-10T09:45", monkeypatch) == 0
@@ -136,8 +136,10 @@ def test_what_is_not_caught_up_is_missed(home: Path, monkeypatch: pytest.MonkeyP
     assert of.once("2026-03-10T12:11", monkeypatch) == 0 and len(of.states()) == 3
 
 
-def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With pauses between, then given up; and it says so with the command that makes it by hand."""
+def test_a_failing_job_is_retried_twice(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A failed job is retried after pauses, and given up after three runs; the alert has the command to run it by hand.
+    """
     scheduled(home, job("broken", "12:00", path="broken"))
     of = Clocked(home, "2026-03-10T12:00")
     assert [of.once(f"2026-03-10T12:{m:02}", monkeypatch) for m in (0, 0, 2, 3, 5, 20)] == [70, 3, 70, 3, 70, 0]
@@ -150,11 +152,8 @@ def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_what_hangs_is_ended_and_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A run that goes on for longer than its job may take is ended with its kernel, has failed, and somebody is notified;
-    what is due beside it is made.
-    """
+def test_a_hanging_job_is_ended_and_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run above its time limit is ended with its kernel, has failed, and causes an alert; other due jobs run."""
     scheduled(home, job("stuck", "12:00", path="stuck", more='timeout = "2s"'), job("fine", "12:00"))
     notebook(
         home / "stuck.ipynb",
@@ -172,8 +171,8 @@ def test_what_hangs_is_ended_and_reported(home: Path, monkeypatch: pytest.Monkey
     ), alert
 
 
-def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that make the same at once: one makes it; and what a clock that was set back asks again is not made again."""
+def test_a_finished_job_is_not_run_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the clock is set back and forward again, a job that has run does not run again."""
     scheduled(home, job("daily", "15 minutes after the close"))
     of = Clocked(home, "2026-03-10T16:15")
     of.once("2026-03-10T16:15", monkeypatch)
@@ -183,8 +182,8 @@ def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatc
     assert [i.state for i in items] == [ledger.OVER]
 
 
-def test_a_desk_whose_clock_was_a_year_ahead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a wrong clock wrote down as the beginning does not keep it from beginning."""
+def test_a_clock_that_was_a_year_ahead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start recorded by a wrong clock does not prevent later runs with the right one."""
     scheduled(home, job("daily", "15 minutes after the close"))
     of = Clocked(home, "2026-12-01T10:00")
     of.once("2026-12-01T10:00", monkeypatch)
@@ -192,13 +191,11 @@ def test_a_desk_whose_clock_was_a_year_ahead(home: Path, monkeypatch: pytest.Mon
     assert of.states() == [("notebook daily 2026-03-10", "ok")]
 
 
-# A week.
+# Retention, and a week.
 
 
-def test_old_runs_go_and_it_says_so(
-    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Files of old runs are taken away in passing, with a line of how many."""
+def test_old_runs_are_removed(home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The scheduler removes files of old runs, and logs how many."""
     scheduled(home)
     of = Clocked(home, "2026-03-10T16:15")
     kept = old_run(of(), "old", 100, 10)
@@ -207,12 +204,12 @@ def test_old_runs_go_and_it_says_so(
     assert not kept.exists() and "removed the files of 1 old runs" in caplog.text
 
 
-WEEK = ("2026-03-02T00:00", "2026-03-09T00:00")  # With a Sunday on which the clocks go forward.
+WEEK = ("2026-03-02T00:00", "2026-03-09T00:00")  # It contains a Sunday on which daylight saving time begins.
 KILLS = 20
 
 
 def started(home: Path, now: datetime, limit: bool = False, once: bool = False) -> "subprocess.Popen[bytes]":
-    """A scheduler of its own process, at a moment from which time runs on."""
+    """Start a scheduler in its own process, at a moment from which time goes on."""
     small: Callable[[], None] | None = (
         (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))) if limit else None
     )
@@ -228,10 +225,11 @@ def started(home: Path, now: datetime, limit: bool = False, once: bool = False) 
 
 
 @pytest.mark.slow
-def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_week_of_failures(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Killed twenty times at random, the clock moved, the disk full once, two at a time: each thing that was due is made
-    once, none is missing, the failure is reported once.
+    With twenty kills at random, a changed clock and a full disk, each due job runs once, none is missing.
+
+    The failure is notified once.
     """
     scheduled(
         home,
@@ -248,7 +246,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
         now += (ends - begins) / (KILLS // 2)
         moved = {3: -timedelta(days=1), 6: timedelta(hours=3)}.get(kill, timedelta())
         both = [started(home, now + moved, limit=kill == 5) for _ in range(2)]
-        time.sleep(rng.uniform(1.0, 4.0))  # A random instant of a real process's life.
+        time.sleep(rng.uniform(1.0, 4.0))  # A random moment of a real process.
         for process in both:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -278,11 +276,11 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     assert len(sent) == 1, (seed, sent)
 
 
-# Telling.
+# Notifications.
 
 
 class Told(Clocked):
-    """A desk whose people are notified by somebody other than the scheduler, with a mail server that may fail."""
+    """A desk whose notifications another process sends, with a mail server that may fail."""
 
     def __init__(self, home: Path, now: str, mail: int):
         super().__init__(home, now)
@@ -292,23 +290,23 @@ class Told(Clocked):
         )
 
     def tell(self, now: str) -> None:
-        """What another process tells by then."""
+        """Send the notifications of another process at a moment."""
         self.now = at(now)
         found = self()
         notifying = NotificationTasks(found.store, found.settings, found.rules, found.contacts, lambda: self.now)
-        for _ in range(3):  # Second by second, because a notification is planned after its alert was read.
+        for _ in range(3):  # In steps, because a notification is planned after its alert was read.
             self.now += timedelta(seconds=20)
             asyncio.run(notifying.run_once())
 
 
 class Mailbox:
-    """A mail server that keeps what it gets."""
+    """A mail server that keeps its messages."""
 
     def __init__(self) -> None:
         self.got: list[EmailMessage] = []
         self.refuses = False
 
-    # The name that aiosmtpd asks for.
+    # aiosmtpd requires this name.
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         if self.refuses:
             return "451 later"
@@ -317,13 +315,13 @@ class Mailbox:
 
     @property
     def subjects(self) -> list[str]:
-        """Of what came, in order."""
+        """Return the subjects of the messages, in order."""
         return [m["Subject"] for m in self.got]
 
 
 @pytest.fixture
 def mailbox() -> Iterator[tuple[Mailbox, int]]:
-    """A mail server on this machine, and its port."""
+    """Run a mail server on this machine; yield it and its port."""
     box = Mailbox()
     server = Controller(box, hostname="127.0.0.1", port=free_port())
     server.start()
@@ -331,12 +329,13 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
     server.stop()
 
 
-def test_what_nobody_made_is_reported_by_another(
+def test_a_job_that_did_not_run_is_notified_by_another_process(
     home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
 ) -> None:
     """
-    The scheduler died: past its grace its owner is notified, once; when it is made after all that is reported, once;
-    what was late before anybody looked is reported, too.
+    If the scheduler is down, the owner is notified once after the grace period, and once when the job has run.
+
+    A job that was late before anybody noticed is notified, too.
     """
     box, port = mailbox
     scheduled(home, job("daily", "15 minutes after the close", more='owner = "DevOps"'))
@@ -353,17 +352,17 @@ def test_what_nobody_made_is_reported_by_another(
     of.tell("2026-03-10T18:01")
     of.tell("2026-03-10T19:00")
     assert len(box.subjects) == 2 and box.subjects[1].startswith("[ok] resolved: notebook daily 2026-03-10")
-    of.once("2026-03-11T20:00", monkeypatch)  # It was down over the next close, and so was everybody.
+    of.once("2026-03-11T20:00", monkeypatch)  # At the next close neither scheduler nor notifications ran.
     of.tell("2026-03-11T20:01")
     of.tell("2026-03-11T20:10")
     assert len(box.subjects) == 4 and "notebook daily 2026-03-11 was late" in box.subjects[2]
     assert {i.state for i in DueJobs.of(of.store, of().settings, of().contacts).items(of.now)} == {ledger.OVER}
 
 
-def test_a_failure_is_reported_once_and_its_end_too(
+def test_a_failure_is_notified_once_and_when_resolved(
     home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
 ) -> None:
-    """However often it is tried again; and no key that stands in its message goes out."""
+    """It is notified once for all retries, and once when resolved; a key in its message is not sent."""
     box, port = mailbox
     scheduled(home, job("broken", "12:00", path="broken", more='owner = "DevOps"\nseverity = "critical"'))
     notebook(home / "broken.ipynb", "raise ValueError('no account at token=abcdef0123456789abcdef')")
@@ -382,13 +381,13 @@ def test_a_failure_is_reported_once_and_its_end_too(
     assert not any("abcdef0123456789" in str(m) for m in box.got)
 
 
-def test_what_was_made_is_sent_with_its_verdict_and_chart(
+def test_a_report_is_sent_with_verdict_and_chart(
     home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
 ) -> None:
     """
-    By mail, once; the verdict in the subject, the first chart inline.
+    The report is sent once by mail, with the verdict in the subject and the first chart inline.
 
-    A mail server that refuses is tried again, and the report is made all the same.
+    If the mail server refuses, sending is retried, and the report is published anyway.
     """
     box, port = mailbox
     home.mkdir(parents=True)
@@ -399,7 +398,7 @@ def test_what_was_made_is_sent_with_its_verdict_and_chart(
     with mailbox_refusing(box):
         assert of.once("2026-03-10T16:00", monkeypatch) == 0
         assert of.once("2026-03-10T16:15", monkeypatch) == 3 and of.states() == []  # It waits for the last snapshot.
-        assert of.once("2026-03-10T16:16", monkeypatch) == 3  # Of a day of which nothing was seen it is incomplete.
+        assert of.once("2026-03-10T16:16", monkeypatch) == 3  # Without snapshots on that day the report is incomplete.
         assert of.states() == [("report daily 2026-03-10", "incomplete")] and box.subjects == []
     of.tell("2026-03-10T16:30")
     of.tell("2026-03-10T16:40")
@@ -415,16 +414,15 @@ def test_what_was_made_is_sent_with_its_verdict_and_chart(
 
 @contextmanager
 def mailbox_refusing(box: Mailbox) -> Iterator[None]:
-    """While inside, the mail server takes nothing."""
+    """Let the mail server refuse everything."""
     box.refuses = True
     yield
     box.refuses = False
 
 
-def test_asked_to_stop_it_leaves_nothing_failed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_scheduler_leaves_no_failed_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Asked twice it goes at once, its kernel with it; what it was making has not failed: nobody is notified, and the next
-    one makes it.
+    A second signal stops it at once, with its kernel; the run has not failed, nobody is notified, and it runs again.
     """
     scheduled(home, job("long", "12:00", path="long"))
     notebook(
@@ -439,7 +437,7 @@ def test_asked_to_stop_it_leaves_nothing_failed(home: Path, tmp_path: Path, monk
         time.sleep(0.05)
     for _ in range(2):
         running.send_signal(signal.SIGTERM)
-        time.sleep(0.3)  # The first is to be taken before the second comes.
+        time.sleep(0.3)  # Let it handle the first signal before the second.
     assert running.wait(15) == 0
     of = Clocked(home, "2026-03-10T12:05")
     assert of.once("2026-03-10T12:05", monkeypatch) == 0

@@ -1,7 +1,7 @@
 """
-The receiver, met as the world meets it: over real sockets, by pages, strangers, garbage, kill -9 and a full disk.
+Test the receiver over real sockets: its contract, invalid requests, kill -9 and a full disk.
 
-Contract tests stand in this process (`ServerThread`); what only a process can show is shown on a real ``ops serve``.
+Contract tests run it in this process (`ServerThread`); tests that need a process run ``ops serve``.
 """
 
 import asyncio
@@ -56,14 +56,14 @@ NOON = datetime.fromisoformat("2026-03-10T16:00:00+00:00")
 
 @dataclass
 class Answer:
-    """What came back: status, headers in lower case, body."""
+    """A response: status, headers in lower case, body."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def problem(self) -> dict[str, Any]:
-        """The body of an RFC 9457 problem, whose status is the answer's own."""
+        """Return the body of an RFC 9457 problem, whose status is that of the response."""
         assert self.headers["content-type"] == "application/problem+json"
         found = json.loads(self.body)
         assert found["status"] == self.status
@@ -72,53 +72,53 @@ class Answer:
 
 @dataclass
 class Clock:
-    """A clock in the test's hands."""
+    """A clock that the test sets."""
 
     at: datetime
 
     def now(self) -> datetime:
-        """What time it is."""
+        """Return the time."""
         return self.at
 
 
 @dataclass
 class Receiver:
-    """A receiver in this process and what it stands on."""
+    """A receiver in this process, with its settings and database."""
 
     url: str
     settings: Settings
     store: Database
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        """One request."""
+        """Send one request."""
         return asked(self.url, method, path, body, headers)
 
     def post(self, body: Any, headers: dict[str, str] | None = None, path: str = POST) -> Answer:
-        """One post of a body, as JSON unless it is bytes."""
+        """Post a body, as JSON unless it is bytes."""
         return asked(self.url, "POST", path, raw(body), AS_JSON if headers is None else headers)
 
     def bodies(self) -> list[bytes]:
-        """Every body in the store."""
+        """Return every body in the database."""
         return bodies(self.store)
 
 
 def raw(body: Any) -> bytes:
-    """A body as it goes over the wire."""
+    """Return a body as the bytes that are sent."""
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 def bodies(store: Database) -> list[bytes]:
-    """Every body that a store holds."""
+    """Return every body in a database."""
     return [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)]
 
 
 def canonical(body: bytes) -> str:
-    """What a body says, however it is written."""
+    """Return the content of a body in one canonical form."""
     return json.dumps(json.loads(body.decode("utf-8-sig")), sort_keys=True)
 
 
 def asked(url: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-    """One request on a connection of its own."""
+    """Send one request on its own connection."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=40)
     try:
         connection.request(method, path, body, headers or {})
@@ -130,7 +130,7 @@ def asked(url: str, method: str, path: str, body: Any = None, headers: dict[str,
 
 @contextmanager
 def receiving(*, now: Callable[[], datetime] = clock.now, **environ: str) -> Iterator[Receiver]:
-    """A receiver in this process, on the home of the test."""
+    """Run a receiver in this process, on the home of the test."""
     found = settings.load(None, None, {"OPS_HOME": os.environ["OPS_HOME"], **environ})
     store = Database(found.url, now)
     try:
@@ -142,19 +142,19 @@ def receiving(*, now: Callable[[], datetime] = clock.now, **environ: str) -> Ite
 
 @dataclass
 class Running:
-    """An ``ops serve`` of its own process."""
+    """An ``ops serve`` in its own process."""
 
     url: str
     process: subprocess.Popen
     said: Path
 
     def stderr(self) -> str:
-        """What it said so far."""
+        """Return its output so far."""
         return self.said.read_text(encoding="utf-8", errors="replace")
 
 
 def awaited(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Poll for what another process will do."""
+    """Wait until a condition is true."""
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, f"{what} did not come within {seconds} s"
@@ -162,7 +162,7 @@ def awaited(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
 
 
 def answers(url: str) -> bool:
-    """Does somebody listen there?"""
+    """Return whether the server responds."""
     with suppress(OSError):
         return asked(url, "GET", "/health").status == 200
     return False
@@ -170,7 +170,7 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def running(home: Path, *more: str, prefix: Iterable[str] = (), **environ: str) -> Iterator[Running]:
-    """A real ``ops serve`` on a home; ended, if it still is, afterwards."""
+    """Run ``ops serve`` on a home; end it afterwards if it still runs."""
     port = free_port()
     home.parent.mkdir(parents=True, exist_ok=True)
     said = home.parent / f"serve-{port}.stderr"
@@ -189,7 +189,7 @@ def running(home: Path, *more: str, prefix: Iterable[str] = (), **environ: str) 
 
 
 def ops(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
-    """One command in a process of its own."""
+    """Run one command in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "opslib.cli", *arguments],
         env=os.environ | {"OPS_HOME": str(home), **environ},
@@ -199,18 +199,18 @@ def ops(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProc
 
 
 def exported(home: Path) -> list[dict[str, Any]]:
-    """What ``ops export snapshots`` gives back."""
+    """Return the rows of ``ops export snapshots``."""
     found = ops(home, "export", "snapshots")
     assert (found.returncode, found.stderr) == (0, b"")
     return [json.loads(line) for line in found.stdout.decode().split("\n") if line]
 
 
 def a_body(number: int = 0, **changed: Any) -> dict[str, Any]:
-    """A whole body, another for each number."""
+    """Return a complete body, different for each number."""
     return snapshots.body(**{"page_clock_ms": clock.micros(clock.now()) // 1000 - 10_000_000 + number, **changed})
 
 
-# What the contract says, row by row.
+# The contract, row by row.
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,8 @@ def a_body(number: int = 0, **changed: Any) -> dict[str, Any]:
     [AS_JSON, AS_BEACON, {"Content-Type": "TEXT/PLAIN"}, {"Content-Type": 'application/json; charset="utf-8"'}],
     ids=lambda h: h["Content-Type"],
 )
-def test_a_post_is_kept_as_it_came(home: Path, headers: dict[str, str]) -> None:
-    """
-    A post is answered 204 with no body, as JSON and as sendBeacon sends it, and is then in the store byte for byte.
-    """
+def test_a_post_is_stored_unchanged(home: Path, headers: dict[str, str]) -> None:
+    """A post gets 204 without a body, as JSON and as sendBeacon sends it, and is stored byte for byte."""
     sent = json.dumps(a_body(last_error_message="café \U0001f600"), indent=2, ensure_ascii=False).encode()
     with receiving() as receiver:
         answer = receiver.post(sent, headers)
@@ -230,8 +228,8 @@ def test_a_post_is_kept_as_it_came(home: Path, headers: dict[str, str]) -> None:
     assert [line["metrics"] for line in exported(home)] == [json.loads(sent)]
 
 
-def test_page_and_client_stand_in_the_body(home: Path) -> None:
-    """A page's id and its memory, which a beacon can only send in the body, arrive as a page and its figure."""
+def test_page_id_and_memory_are_in_the_body(home: Path) -> None:
+    """A page's ID and memory, which a beacon can send only in the body, are stored as page and figure."""
     with receiving() as receiver:
         assert receiver.post(a_body(page_id="lead-1", memory_bytes=31_500_000), AS_BEACON).status == 204
         view = Desk(receiver.settings).status()
@@ -240,11 +238,8 @@ def test_page_and_client_stand_in_the_body(home: Path) -> None:
     assert [line["page"] for line in exported(home)] == ["lead-1"]
 
 
-def test_every_bad_field_is_named_at_once(home: Path) -> None:
-    """
-    A body with many faults is answered with one problem that names every one of them by its place in the JSON, and none
-    is kept.
-    """
+def test_every_invalid_field_is_named_at_once(home: Path) -> None:
+    """A body with many invalid fields gets one problem that names each by its place in the JSON, and is not stored."""
     sent = a_body(
         massive_requests=-1,
         massive_fallbacks=True,
@@ -323,7 +318,7 @@ NO_METRICS = {
 
 @pytest.mark.parametrize("sent", NO_METRICS.values(), ids=NO_METRICS)
 def test_what_is_no_metrics_is_rejected_with_the_reason(home: Path, sent: bytes) -> None:
-    """What is no dashboard-metrics JSON is answered 400 with a reason, kept among the refused, and never a row."""
+    """A body that is no dashboard-metrics JSON gets 400 with a reason, is kept among the rejected, and is no row."""
     with receiving() as receiver:
         answer = receiver.post(sent)
         assert answer.status == 400
@@ -332,8 +327,8 @@ def test_what_is_no_metrics_is_rejected_with_the_reason(home: Path, sent: bytes)
         assert [reject.body for _, reject in SnapshotStore(receiver.store).rejects("desk")] == [sent]
 
 
-def test_a_byte_order_mark_is_no_fault(home: Path) -> None:
-    """A body that begins with a byte order mark is kept with it, and comes out of the export as JSON."""
+def test_a_byte_order_mark_is_accepted(home: Path) -> None:
+    """A body with a byte order mark is stored with it, and exported as JSON."""
     with receiving() as receiver:
         assert receiver.post(b"\xef\xbb\xbf" + raw(a_body())).status == 204
     assert len(exported(home)) == 1
@@ -353,8 +348,8 @@ KEYS = {
 
 
 @pytest.mark.parametrize(("authorization", "query"), KEYS.values(), ids=KEYS)
-def test_without_the_key_nothing_is_taken(home: Path, authorization: str | None, query: str) -> None:
-    """Where a key is set, a post without it is answered 401 and leaves no trace, not even among the refused."""
+def test_without_the_key_nothing_is_accepted(home: Path, authorization: str | None, query: str) -> None:
+    """If a key is set, a post without it gets 401 and leaves no trace, not even among the rejected."""
     with receiving(OPS_INGEST_KEY="ingest-key-1234", OPS_READ_KEY="read-key-1234") as receiver:
         headers = AS_JSON | ({"Authorization": authorization} if authorization else {})
         for sent in (a_body(), b"no JSON"):
@@ -365,8 +360,8 @@ def test_without_the_key_nothing_is_taken(home: Path, authorization: str | None,
         assert receiver.bodies() == SnapshotStore(receiver.store).rejects("desk") == []
 
 
-def test_the_key_opens_as_bearer_and_as_parameter(home: Path) -> None:
-    """The ingest key is taken as a Bearer token and, since a beacon can set no header, as the query parameter key."""
+def test_the_key_as_bearer_token_and_as_parameter(home: Path) -> None:
+    """The ingest key is accepted as a Bearer token and, for a beacon, which has no headers, as the parameter `key`."""
     with receiving(OPS_INGEST_KEY="ingest key+1234/=") as receiver:
         assert receiver.post(a_body(1), AS_JSON | {"Authorization": "Bearer ingest key+1234/="}).status == 204
         assert receiver.post(a_body(2), AS_JSON | {"Authorization": "bearer ingest key+1234/="}).status == 204
@@ -374,11 +369,8 @@ def test_the_key_opens_as_bearer_and_as_parameter(home: Path) -> None:
         assert len(receiver.bodies()) == 3
 
 
-def test_the_writing_key_only_writes(home: Path) -> None:
-    """
-    With both keys set, figures need the reading key, posts the writing one, neither does for the other, and /health
-    needs none.
-    """
+def test_the_ingest_key_only_writes(home: Path) -> None:
+    """With both keys set, figures need the read key and posts the ingest key; /health needs none."""
     with receiving(OPS_INGEST_KEY="ingest-key-1234", OPS_READ_KEY="read-key-1234") as receiver:
         for path in ("/metrics", "/api/metrics"):
             for headers in ({}, {"Authorization": "Bearer ingest-key-1234"}):
@@ -389,21 +381,19 @@ def test_the_writing_key_only_writes(home: Path) -> None:
 
 
 def padded(size: int) -> bytes:
-    """A good body of exactly that many bytes."""
+    """Return a valid body of exactly that many bytes."""
     made = raw(a_body())
     return made[:-1] + b" " * (size - len(made)) + b"}"
 
 
 def in_chunks(body: bytes, size: int = 4096) -> Iterator[bytes]:
-    """A body in pieces, which http.client sends chunked."""
+    """Return a body in pieces, which http.client sends chunked."""
     return (body[i : i + size] for i in range(0, len(body), size))
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_above_64_kib_is_too_large(home: Path, chunked: bool) -> None:
-    """
-    64 KiB are taken and one byte more is answered 413, whether the length is announced or the body comes in chunks.
-    """
+    """A body of 64 KiB is accepted, one byte more gets 413, with a Content-Length and chunked."""
     with receiving() as receiver:
         for size, status in ((LARGEST, 204), (LARGEST + 1, 413), (4 * LARGEST, 413)):
             sent = padded(size)
@@ -414,8 +404,8 @@ def test_above_64_kib_is_too_large(home: Path, chunked: bool) -> None:
         assert SnapshotStore(receiver.store).rejects("desk") == []
 
 
-def test_an_announced_length_is_enough_to_refuse(home: Path) -> None:
-    """A body that is announced too large is refused before it comes, however the number is written."""
+def test_a_too_large_content_length_is_rejected(home: Path) -> None:
+    """A Content-Length that is too large is rejected before the body arrives, however the number is written."""
     with receiving() as receiver:
         for length in ("65537", "99999999999999999999", "000000000000000065537"):
             said = spoken(
@@ -438,8 +428,8 @@ def test_an_announced_length_is_enough_to_refuse(home: Path) -> None:
         "json",
     ],
 )
-def test_other_content_types_are_not_taken(home: Path, kind: str) -> None:
-    """Anything but JSON and plain text, and a body without a type, is answered 415 with what is taken."""
+def test_other_content_types_are_rejected(home: Path, kind: str) -> None:
+    """Types other than JSON and plain text, and no type, get 415 with the accepted types."""
     with receiving() as receiver:
         answer = receiver.post(a_body(), {"Content-Type": kind} if kind else {})
         assert answer.status == 415
@@ -447,19 +437,18 @@ def test_other_content_types_are_not_taken(home: Path, kind: str) -> None:
         assert receiver.bodies() == []
 
 
-def test_a_compressed_body_is_not_taken(home: Path) -> None:
-    """A body in a content encoding is answered 415, since what was posted must be kept as it came."""
+def test_a_compressed_body_is_rejected(home: Path) -> None:
+    """A body with a content encoding gets 415, because posts are stored unchanged."""
     with receiving() as receiver:
         assert receiver.post(a_body(1), AS_JSON | {"Content-Encoding": "gzip"}).status == 415
         assert receiver.post(a_body(2), AS_JSON | {"Content-Encoding": "identity"}).status == 204
 
 
-def test_what_cannot_be_kept_is_not_acknowledged(
+def test_a_post_that_cannot_be_stored_is_not_acknowledged(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """
-    While the store fails every post, good or bad, is answered 503 with Retry-After, and afterwards the next one is
-    taken.
+    While the database fails, every post, valid or not, gets 503 with Retry-After; afterwards posts are accepted again.
     """
     with receiving(OPS_INGEST_KEY="ingest-key-1234") as receiver:
         path = f"{POST}?key=ingest-key-1234"
@@ -482,10 +471,10 @@ def test_what_cannot_be_kept_is_not_acknowledged(
     assert "ingest-key-1234" not in said
 
 
-def test_any_failure_of_the_store_is_a_503(
+def test_any_failure_of_the_database_is_a_503(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A store that fails in a way nobody foresaw is answered 503 like any other, never 500, and the writer lives on."""
+    """Any unexpected failure of the database gets 503, never 500, and the writer keeps running."""
     with receiving() as receiver:
         for problem in (
             OSError(28, "No space left on device"),
@@ -504,8 +493,8 @@ def test_any_failure_of_the_store_is_a_503(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_locked_store_is_waited_for_and_then_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another program holds the store, a post waits, is then answered 503, and is taken when it lets go."""
+def test_a_locked_database_is_a_503_after_a_wait(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another program locks the database, a post waits, then gets 503; once unlocked, posts are accepted."""
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 300)
     with receiving() as receiver:
         other = sqlite3.connect(receiver.settings.home / "store.sqlite", isolation_level=None)
@@ -519,8 +508,8 @@ def test_a_locked_store_is_waited_for_and_then_a_503(home: Path, monkeypatch: py
         assert len(receiver.bodies()) == 1
 
 
-def test_too_many_waiting_is_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the queue before the disk is full, one more post is answered 503 at once, and those that wait are kept."""
+def test_a_full_queue_is_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the queue of posts to write is full, another post gets 503 at once, and those in the queue are stored."""
     monkeypatch.setattr(server, "MOST_WAITING", 2)
     held, entered, write = threading.Event(), threading.Event(), SnapshotStore.write
 
@@ -545,8 +534,9 @@ def test_a_full_disk_loses_nothing_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """
-    On a disk that fills up posts turn from 204 to 503 with the disk named as the reason, figures can still be read, and
-    all that was acknowledged is there.
+    On a disk that fills up, posts get 503 and the log names the disk; figures can still be read.
+
+    All acknowledged posts are stored.
     """
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
@@ -574,10 +564,9 @@ def test_a_full_disk_loses_nothing_acknowledged(
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_file_that_may_not_grow_is_a_503_until_it_may(home: Path) -> None:
+def test_a_file_that_cannot_grow_is_a_503(home: Path) -> None:
     """
-    A real server whose store's file can grow no further answers 503, loses nothing that it acknowledged, and takes
-    posts again once there is room.
+    While the database file cannot grow, posts get 503; acknowledged posts are kept, and posts are accepted again later.
     """
     with running(home) as found:
         acknowledged = []
@@ -604,10 +593,8 @@ def test_a_file_that_may_not_grow_is_a_503_until_it_may(home: Path) -> None:
     assert len(acknowledged) > 5
 
 
-def test_a_store_that_was_taken_away_takes_no_post(home: Path) -> None:
-    """
-    A post is not acknowledged into a file that is no longer in its place: a 204 stands for what an export gives back.
-    """
+def test_no_post_is_acknowledged_into_a_removed_file(home: Path) -> None:
+    """A post is not acknowledged into a removed file: a 204 means that an export has the post."""
     with running(home) as found:
         assert asked(found.url, "POST", POST, raw(a_body(1)), AS_JSON).status == 204
         for file in home.glob("store.sqlite*"):
@@ -617,8 +604,8 @@ def test_a_store_that_was_taken_away_takes_no_post(home: Path) -> None:
     assert (status, len(held)) in ((503, 0), (204, 1))
 
 
-def test_the_same_body_again_is_one_row(home: Path) -> None:
-    """The same body, also written otherwise, also from many at once, is acknowledged each time and kept once."""
+def test_a_repeated_body_is_one_row(home: Path) -> None:
+    """A repeated body, also in another notation and at the same time, is acknowledged each time and stored once."""
     sent = a_body()
     again = json.dumps(dict(reversed(sent.items())), indent=1).encode()
     with receiving() as receiver, ThreadPoolExecutor(8) as pool:
@@ -630,10 +617,8 @@ def test_the_same_body_again_is_one_row(home: Path) -> None:
 ORIGIN = "https://app.example"
 
 
-def test_a_preflight_is_answered_for_configured_origins(home: Path) -> None:
-    """
-    A browser's preflight from a configured origin is allowed its POST with its headers, and from any other nothing.
-    """
+def test_preflight_of_configured_origins(home: Path) -> None:
+    """A preflight from a configured origin is allowed POST with its headers; other origins get 403."""
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     with receiving(OPS_CORS_ORIGINS=f"{ORIGIN}/, http://localhost:5173", OPS_INGEST_KEY="ingest-key-1234") as receiver:
         for origin in (ORIGIN, "http://localhost:5173"):
@@ -655,10 +640,8 @@ def test_a_preflight_is_answered_for_configured_origins(home: Path) -> None:
         assert receiver.ask("OPTIONS", POST).status == 204
 
 
-def test_a_post_from_another_origin_is_not_taken(home: Path) -> None:
-    """
-    A page of an origin that is not configured cannot post, key or not, and without configured origins no page can.
-    """
+def test_a_post_from_another_origin_is_rejected(home: Path) -> None:
+    """A page of an origin that is not configured cannot post; without configured origins no page can."""
     with receiving(OPS_CORS_ORIGINS=ORIGIN) as receiver:
         assert receiver.post(a_body(1), AS_BEACON | {"Origin": "https://evil.example"}).status == 403
         assert receiver.bodies() == []
@@ -668,19 +651,16 @@ def test_a_post_from_another_origin_is_not_taken(home: Path) -> None:
         assert receiver.post(a_body(2), AS_JSON | {"Origin": ORIGIN}).status == 403
 
 
-def test_origins_may_stand_in_the_settings_file(home: Path) -> None:
-    """An origin in settings.toml is taken with and without the slash that people copy with it."""
+def test_origins_in_the_settings_file(home: Path) -> None:
+    """An origin in settings.toml is accepted with and without a trailing slash."""
     home.mkdir()
     (home / "settings.toml").write_text(f'cors_origins = ["{ORIGIN}/"]\n')
     with receiving() as receiver:
         assert receiver.post(a_body(), AS_JSON | {"Origin": ORIGIN}).status == 204
 
 
-def test_a_page_can_read_every_refusal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Every answer to a configured origin, 204 or refusal, carries its CORS header, else the page cannot know what went
-    wrong.
-    """
+def test_a_page_can_read_every_rejection(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every response to a configured origin has its CORS header, so that the page can read the reason."""
     with receiving(OPS_CORS_ORIGINS=ORIGIN, OPS_INGEST_KEY="k-1234") as receiver:
         origin, key = {"Origin": ORIGIN}, f"{POST}?key=k-1234"
         found = {
@@ -697,8 +677,8 @@ def test_a_page_can_read_every_refusal(home: Path, monkeypatch: pytest.MonkeyPat
         } == dict.fromkeys(found, ORIGIN)
 
 
-def test_health_says_since_when_and_what_time(home: Path) -> None:
-    """/health gives its three fields, with an uptime that grows with the clock and a time in UTC with Z."""
+def test_health(home: Path) -> None:
+    """/health has three fields, with an uptime by the clock and a time in UTC with Z."""
     world = Clock(NOON)
     with receiving(now=world.now) as receiver:
         world.at += timedelta(seconds=75)
@@ -707,8 +687,8 @@ def test_health_says_since_when_and_what_time(home: Path) -> None:
         assert json.loads(answer.body) == {"status": "ok", "uptime": 75.0, "timestamp": "2026-03-10T16:01:15.000Z"}
 
 
-def test_api_metrics_is_the_status_of_the_moment(home: Path) -> None:
-    """/api/metrics is, field for field, what ``ops status -o json`` prints of the same moment."""
+def test_api_metrics_equals_the_status(home: Path) -> None:
+    """/api/metrics equals the output of ``ops status -o json`` for the same moment, field by field."""
     world = Clock(NOON - timedelta(seconds=600))
     one, two = snapshots.PageOf(1000, page_id="lead"), snapshots.PageOf(2000)
     with receiving(now=world.now) as receiver:
@@ -728,8 +708,8 @@ def test_api_metrics_is_the_status_of_the_moment(home: Path) -> None:
     assert found["panels"]["providers"]["subjects"]["massive"]["requests"] == 240 * 7
 
 
-def test_other_paths_and_methods_are_refused(home: Path) -> None:
-    """What is not in the contract is answered 404 or 405, and nothing redirects anywhere."""
+def test_other_paths_and_methods_are_rejected(home: Path) -> None:
+    """Paths and methods that are not in the contract get 404 or 405, and nothing redirects."""
     with receiving() as receiver:
         assert {
             receiver.ask("GET", path).status
@@ -751,10 +731,10 @@ def test_other_paths_and_methods_are_refused(home: Path) -> None:
         } == {405}
 
 
-def test_elsewhere_needs_both_keys(
+def test_listening_on_other_addresses_needs_both_keys(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To listen where others reach it is refused by name of every key that is missing, before anything listens."""
+    """Listening on an address that others can reach is refused before it begins, naming every missing key."""
     for host in ("0.0.0.0", "::", "192.0.2.7", "desk.example", ""):
         assert main.main(["serve", "--host", host]) == 70
         said = capsys.readouterr().err
@@ -768,8 +748,8 @@ def test_elsewhere_needs_both_keys(
     assert "read-key-1234" not in said
 
 
-def test_this_machine_alone_needs_no_key(home: Path) -> None:
-    """Loopback in all its spellings needs no key, and with both keys everything may be listened on."""
+def test_loopback_needs_no_key(home: Path) -> None:
+    """Loopback in any spelling needs no key; with both keys any address is allowed."""
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
         server._checked_host(settings.load(), host)
     with pytest.raises(SettingsError):
@@ -777,16 +757,16 @@ def test_this_machine_alone_needs_no_key(home: Path) -> None:
     server._checked_host(settings.load(environ={"OPS_INGEST_KEY": "a", "OPS_READ_KEY": "b"}), "0.0.0.0")
 
 
-def test_with_both_keys_it_listens_for_others(home: Path) -> None:
-    """With both keys set ``ops serve --host 0.0.0.0`` serves those who have them."""
+def test_with_both_keys_it_listens_on_all_addresses(home: Path) -> None:
+    """With both keys set ``ops serve --host 0.0.0.0`` accepts requests that have the key."""
     with running(home, "--host", "0.0.0.0", OPS_INGEST_KEY="ingest-key-1234", OPS_READ_KEY="read-key-1234") as found:
         assert asked(found.url, "POST", POST, raw(a_body()), AS_JSON).status == 401
         assert asked(found.url, "POST", f"{POST}?key=ingest-key-1234", raw(a_body()), AS_JSON).status == 204
         assert asked(found.url, "GET", "/metrics?key=read-key-1234").status == 200
 
 
-def test_a_taken_port_is_said_and_nothing_claimed(home: Path) -> None:
-    """A second server on the same port ends with 70 and a sentence, without ever claiming that it listens."""
+def test_a_port_in_use_is_reported(home: Path) -> None:
+    """A second server on the same port exits with 70 and a message, and does not say that it listens."""
     with running(home) as found:
         second = ops(home, "serve", "--port", found.url.rpartition(":")[2])
         assert second.returncode == 70
@@ -794,8 +774,8 @@ def test_a_taken_port_is_said_and_nothing_claimed(home: Path) -> None:
         assert b"listening on" not in second.stderr
 
 
-def test_secrets_are_in_no_answer_and_in_no_log(home: Path) -> None:
-    """Whatever is asked, with whatever key, no answer (its headers included) and no line on stderr holds a secret."""
+def test_no_response_and_no_log_contains_a_secret(home: Path) -> None:
+    """No response (including headers) to any request with any key, and no line on stderr, contains a secret."""
     secrets = {
         "OPS_INGEST_KEY": "ingest-key-1234",
         "OPS_READ_KEY": "ingest-key-1234-read",
@@ -826,8 +806,8 @@ def test_secrets_are_in_no_answer_and_in_no_log(home: Path) -> None:
     assert "could not be written to the database" in said[-1]
 
 
-def test_one_secret_inside_another_is_taken_out_whole(home: Path) -> None:
-    """Where one secret begins like another, neither leaves a tail behind when a message is redacted."""
+def test_a_secret_inside_another_is_redacted(home: Path) -> None:
+    """If one secret begins with another, both are redacted completely."""
     found = settings.load(environ={"OPS_INGEST_KEY": "abc-123", "OPS_READ_KEY": "abc-123-and-more"})
     assert found.redact("x abc-123-and-more y abc-123") == "x [OPS_READ_KEY] y [OPS_INGEST_KEY]"
 
@@ -835,8 +815,8 @@ def test_one_secret_inside_another_is_taken_out_whole(home: Path) -> None:
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&`${1}"
 
 
-def test_a_hostile_message_is_inert(home: Path) -> None:
-    """Markup that a page posts as its error message, id or error type comes back as text in every panel."""
+def test_markup_from_a_page_is_escaped(home: Path) -> None:
+    """Markup in a page's error message, ID or error type is shown as text in every panel."""
     with receiving() as receiver:
         sent = a_body(
             last_error_message=HOSTILE,
@@ -878,7 +858,7 @@ POISONS = {
 def test_no_post_makes_the_figures_unreadable(
     home: Path, changed: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever one page posts, taken or refused, the figures, panels, samples and export can still be read."""
+    """Whatever a page posts, accepted or not, figures, panels, samples and export can still be read."""
     world = Clock(clock.now() - timedelta(seconds=20))
     with receiving(now=world.now) as receiver:
         for n in range(3):
@@ -897,18 +877,18 @@ def test_no_post_makes_the_figures_unreadable(
     exported(home)
 
 
-# Garbage, by the ten thousand.
+# Thousands of invalid requests.
 
 
 def spoken(url: str, sent: bytes, quiet: float = 0.3) -> bytes:
-    """What is answered to raw bytes, until the other side closes or has nothing to say."""
+    """Return the response to raw bytes, until the other side closes or is silent."""
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=quiet) as connection:
         return _heard([(connection, sent)], quiet)[0]
 
 
 def _heard(talks: list[tuple[socket.socket, bytes]], quiet: float) -> list[bytes]:
-    """Say everything on every socket, and listen until all are closed or silent."""
+    """Send everything on every socket; return what is received until all are closed or silent."""
     heard, left = {c: b"" for c, _ in talks}, dict(talks)
     with selectors.DefaultSelector() as selector:
         for connection, _ in talks:
@@ -935,7 +915,7 @@ def _heard(talks: list[tuple[socket.socket, bytes]], quiet: float) -> list[bytes
 
 
 class Lines:
-    """Keep-alive connections to one receiver, on which requests are sent without waiting for answers."""
+    """Keep-alive connections to one receiver, on which requests are sent without waiting for responses."""
 
     def __init__(self, url: str, count: int):
         host, _, port = url.removeprefix("http://").partition(":")
@@ -943,7 +923,7 @@ class Lines:
         self._files = [c.makefile("rb") for c in self._open]
 
     def post(self, sent: list[bytes]) -> list[int]:
-        """Post all bodies, spread over the connections; the statuses in order."""
+        """Post all bodies, spread over the connections; return the statuses in order."""
         parts = [sent[i :: len(self._open)] for i in range(len(self._open))]
         for connection, part in zip(self._open, parts):
             connection.sendall(
@@ -968,7 +948,7 @@ class Lines:
         return status
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for one in (*self._files, *self._open):
             one.close()
 
@@ -1057,7 +1037,7 @@ HERE = "here it stands"
 
 
 def _templates() -> list[str]:
-    """Good bodies with one place left open: each field, each object that holds fields, and places that nobody reads."""
+    """Return valid bodies with one place left open: each field, each object with fields, and unknown places."""
     names = [f.name for f in snapshot_columns.FIELDS] + ["errors_by_type"]
     made = [
         json.dumps({**snapshots.body(**{name: HERE}), **({} if name == "page_clock_ms" else {"lastUpdateAt": "time"})})
@@ -1089,10 +1069,11 @@ WRITTEN: tuple[Callable[[str], bytes], ...] = (
 
 
 @pytest.mark.slow
-def test_ten_thousand_strange_bodies(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ten_thousand_random_bodies(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """
-    Any value in any place of a body is taken or refused, never a 5xx; what was taken is held whole, nothing else is,
-    and the figures stay readable.
+    Any value at any place of a body is accepted or rejected, never a 5xx.
+
+    Exactly the accepted bodies are stored, and figures stay readable.
     """
     world, acknowledged, counted = Clock(NOON), [], [0]
     with receiving(now=world.now) as receiver:
@@ -1259,7 +1240,7 @@ def _written(
     noise: bytes,
     body: bytes,
 ) -> bytes:
-    """One strange request, as bytes."""
+    """Return one random request, as bytes."""
     if frame == "garbage":
         return noise + b"\r\n\r\n" + body
     head = [
@@ -1285,10 +1266,11 @@ def _written(
 
 
 @pytest.mark.slow
-def test_two_thousand_strange_requests(home: Path) -> None:
+def test_two_thousand_random_requests(home: Path) -> None:
     """
-    Whatever bytes come instead of HTTP, no answer is a 5xx, no traceback is printed, the server goes on, and it holds
-    exactly the bodies that it acknowledged.
+    Whatever bytes are sent, no response is a 5xx, no traceback is printed, and the server keeps running.
+
+    Every acknowledged body is stored, once.
     """
     counted, acknowledged, maybe = [0], set(), set()
     with running(home, OPS_CORS_ORIGINS="https://app.example") as found:
@@ -1333,8 +1315,8 @@ def test_two_thousand_strange_requests(home: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_headers_have_an_end(home: Path) -> None:
-    """A request whose headers never end is refused before it fills the memory."""
+def test_endless_headers_are_rejected(home: Path) -> None:
+    """A request with endless headers is rejected before it fills the memory."""
     with running(home) as found:
         before = psutil.Process(found.process.pid).memory_info().rss
         with socket.create_connection(("127.0.0.1", int(found.url.rpartition(":")[2])), timeout=10) as connection:
@@ -1347,8 +1329,8 @@ def test_headers_have_an_end(home: Path) -> None:
         assert grown < 20_000_000
 
 
-def test_who_hangs_up_leaves_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A page that closes in the middle of its body leaves no row, no refusal and no traceback."""
+def test_a_disconnect_within_the_body_leaves_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A page that disconnects within its body leaves no row, no rejected body and no traceback."""
     with receiving() as receiver:
         sent = raw(a_body())
         for cut in (0, 1, len(sent) // 2, len(sent) - 1):
@@ -1363,11 +1345,8 @@ def test_who_hangs_up_leaves_nothing(home: Path, capfd: pytest.CaptureFixture[st
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_post_given_up_does_not_stop_the_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A request that is cancelled while its post waits for the disk (as at shutdown) is answered 503 and leaves the writer
-    at work for the next.
-    """
+def test_a_cancelled_post_does_not_stop_the_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request cancelled while its post waits to be written, as at shutdown, gets 503, and the next one is stored."""
     held, entered, write = threading.Event(), threading.Event(), SnapshotStore.write
 
     def slowly(*a: Any, **k: Any) -> int:
@@ -1419,11 +1398,11 @@ def test_a_post_given_up_does_not_stop_the_writer(home: Path, monkeypatch: pytes
     store.close()
 
 
-# Processes: killed, traced, several.
+# Processes: killed, traced, and several at once.
 
 
 class Poster:
-    """Pages that post on keep-alive connections until the server is gone, and note what was acknowledged."""
+    """Pages that post on keep-alive connections until the server has stopped, and keep what was acknowledged."""
 
     def __init__(self, url: str, name: str, count: int = 10**9):
         self.url, self.name, self.count = url, name, count
@@ -1449,14 +1428,13 @@ class Poster:
 
 
 def said_by(posts: Iterable[dict]) -> list[str]:
-    """Bodies, comparable and in order."""
+    """Return bodies in a comparable form, sorted."""
     return sorted(json.dumps(p, sort_keys=True) for p in posts)
 
 
-def test_killed_in_flight_it_holds_what_it_acknowledged(home: Path) -> None:
+def test_a_killed_server_has_stored_what_it_acknowledged(home: Path) -> None:
     """
-    A server killed with SIGKILL under load, four times on one home, has acknowledged nothing that an export does not
-    give back whole, and holds nothing twice.
+    After SIGKILL under load, four times on one home, every acknowledged post is in the export, and none is there twice.
     """
     posted, acknowledged = [], []
     for life, upto in enumerate((5, 60, 150, 90)):
@@ -1480,9 +1458,9 @@ def test_killed_in_flight_it_holds_what_it_acknowledged(home: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_on_a_stop_signal_it_finishes_what_it_has(home: Path, how: signal.Signals) -> None:
+def test_a_stop_signal_finishes_running_requests(home: Path, how: signal.Signals) -> None:
     """
-    Told to stop under load, it answers what it has taken, ends without a traceback, and holds all that it acknowledged.
+    Stopped under load, it finishes running requests, exits without a traceback, and has stored all acknowledged posts.
     """
     with running(home) as found:
         posters = [Poster(found.url, str(n)) for n in range(4)]
@@ -1504,10 +1482,7 @@ SYNC = re.compile(r"^f(?:data)?sync\(\d+<([^>]*)>")
 
 
 def calls(trace: str) -> Iterator[tuple[int, int, str, str]]:
-    """
-    Each system call of a trace of ``strace -f``: line of its beginning, line of its end, its words whole, what it
-    returned.
-    """
+    """Yield each system call of a ``strace -f`` trace: first and last line, the complete text, and the return value."""
     begun: dict[str, tuple[int, str]] = {}
     for number, line in enumerate(trace.splitlines()):
         parted = re.match(r"(?:\[pid +)?(\d+)\]? +(?:[\d:.]+ +)?(.*)", line)
@@ -1528,8 +1503,9 @@ def calls(trace: str) -> Iterator[tuple[int, int, str, str]]:
 
 def unsynced(trace: str) -> tuple[int, list[str]]:
     """
-    How many answers 204 are in a trace, and which were begun before a sync of the store, itself begun after the request
-    was read, had ended.
+    Return the number of 204 responses in a trace, and those written without a completed sync of the database before.
+
+    The sync must begin after the request was read.
     """
     events = defaultdict(list)
     synced = []
@@ -1555,12 +1531,12 @@ def unsynced(trace: str) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def test_no_204_before_the_disk(home: Path, tmp_path: Path) -> None:
+def test_no_204_before_the_sync_to_disk(home: Path, tmp_path: Path) -> None:
     """
-    Every 204 is written to its socket only after an fsync of the store that began after its request was read.
+    Every 204 is written only after an fsync of the database that began after its request was read.
 
-    It can fail: answers go red with ``synchronous=OFF`` or NORMAL in the store (no fsync of the log before the answer),
-    or with a receiver that answers before its writer has written; the trace without its syncs is held against it here.
+    The test fails with ``synchronous=OFF`` or NORMAL, and with a receiver that responds before the writer has written.
+    As a check, the trace without its syncs is evaluated, too.
     """
     strace, trace = needs("strace"), tmp_path / "trace"
     traced = [
@@ -1592,10 +1568,7 @@ def test_no_204_before_the_disk(home: Path, tmp_path: Path) -> None:
 
 
 def test_two_receivers_and_readers_share_a_home(home: Path) -> None:
-    """
-    Two servers on one home take posts at once while the status is read, none is refused, nothing fails, and every row
-    is there.
-    """
+    """Two servers on one home accept posts while the status is read; no post is rejected, and every row is stored."""
     with running(home) as one, running(home) as other:
         posters = [Poster(url, f"{n}-{url[-5:]}", 60) for url in (one.url, other.url) for n in range(3)]
         same = [Poster(url, "the same", 0) for url in (one.url, other.url)]
@@ -1619,7 +1592,7 @@ def test_two_receivers_and_readers_share_a_home(home: Path) -> None:
             )
             for url in (one.url, other.url)
         }
-        assert len(totals) == 1  # The gauges may differ: the two are asked at two moments.
+        assert len(totals) == 1  # The gauges may differ, because they are read at two moments.
         assert "Traceback" not in one.stderr() + other.stderr()
     held = said_by(line["metrics"] for line in exported(home))
     assert held == sorted(
@@ -1627,15 +1600,15 @@ def test_two_receivers_and_readers_share_a_home(home: Path) -> None:
     )
 
 
-def test_many_may_come_first(home: Path) -> None:
-    """Eight commands that all find no store yet make it together, and none fails."""
+def test_simultaneous_first_commands(home: Path) -> None:
+    """Eight commands that find no database create it together, and none fails."""
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: ops(home, "status", "-o", "json"), range(8)))
     assert {(f.returncode, f.stderr) for f in found} == {(3, b"")}
 
 
-def test_an_export_is_utf8_everywhere(home: Path) -> None:
-    """What was posted comes back as UTF-8, also where the terminal is set to something smaller."""
+def test_an_export_is_always_utf8(home: Path) -> None:
+    """An export is UTF-8, also if the terminal's encoding is ASCII."""
     with receiving() as receiver:
         assert (
             receiver.post(

@@ -62,11 +62,11 @@ def folder(home: Path) -> Path:
 
 
 def broken(place: Path, desk: Desk | None = None) -> list[tuple[str, str]]:
-    """Return what is broken, and why."""
+    """Return what does not verify, and why."""
     return [(b.what, b.why) for b in verification.verify(place, desk).broken]
 
 
-def test_a_copy_verifies_alone(home: Path, tmp_path: Path) -> None:
+def test_a_copy_verifies_without_the_home(home: Path, tmp_path: Path) -> None:
     """A copied folder verifies without database and home directory; every number is recomputed."""
     shutil.copytree(folder(home), tmp_path / "copied" / ID)
     found = verification.verify(tmp_path / "copied" / ID)
@@ -83,7 +83,7 @@ def test_a_copy_verifies_alone(home: Path, tmp_path: Path) -> None:
     assert verification.verify(tmp_path / "nothing").exit_code == 3
 
 
-def test_the_figures_are_the_scripts(home: Path) -> None:
+def test_figures_equal_the_sums_of_the_evidence(home: Path) -> None:
     """Failed requests, probes and minutes equal the sums over the rows of the evidence."""
     incident = opened(home).incidents.read(ID)
     content = durations.metrics(incident).body["content"]
@@ -108,7 +108,7 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
 
 
 def test_an_unknown_time_stays_unknown() -> None:
-    """Without an end there is no duration, and the reason says so."""
+    """Without an end there is no duration, and its text is unknown, with the reason."""
     opening = evidence.linked(
         None,
         at_us=us(0),
@@ -128,7 +128,7 @@ def test_an_unknown_time_stays_unknown() -> None:
 
 
 def test_drafting_again_adds_nothing(home: Path) -> None:
-    """The same data is captured once; only the head of the document differs."""
+    """The same data is captured only once."""
     desk = opened(home)
     count = len(desk.incidents.read(ID).of_kind("evidence"))
     figures.capture_metrics(desk, desk.incidents.read(ID))
@@ -155,8 +155,8 @@ def rechained(place: Path, change: Callable[[dict], None], n: int) -> None:
     (place / "record.jsonl").write_text("\n".join(made) + "\n")
 
 
-def test_every_edit_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verification names each edit: evidence, entries, pictures, the whole chain, numbers, formulas."""
+def test_every_edit_is_detected(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification names each edit: of evidence, entries, pictures, the whole chain, numbers and formulas."""
     place = folder(home)
     kept = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     lines = kept[place / "record.jsonl"].decode().splitlines()
@@ -201,7 +201,7 @@ def test_every_edit_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert broken(place) == []
 
 
-def test_texts_of_people_are_kept(home: Path) -> None:
+def test_texts_of_people_are_recorded(home: Path) -> None:
     """Texts in text fields are recorded; an edit outside them is rejected with its line, and nothing is overwritten."""
     desk, path = opened(home), folder(home) / "postmortem.md"
     made = path.read_text()
@@ -231,8 +231,8 @@ def test_texts_of_people_are_kept(home: Path) -> None:
     assert "as I see it" in path.read_text()
 
 
-def test_the_page_is_understood_at_a_glance(home: Path) -> None:
-    """The page opens with the title in words, the answer, key figures and one chart; nothing is shown as source."""
+def test_the_page_begins_with_the_answer(home: Path) -> None:
+    """The page begins with a title in words, the answer, key figures and one chart; nothing is shown as source."""
     page = (folder(home) / "postmortem.html").read_text(encoding="utf-8")
     assert problems(page) == []
     assert re.findall("<h1>(.+)</h1>", page) == ["Massive returned server errors for 12 min on 2026-03-10"]
@@ -255,8 +255,8 @@ def test_the_page_is_understood_at_a_glance(home: Path) -> None:
     assert "[Summarize" not in page and "<strong>Summary</strong>: Summarize" in page
 
 
-def test_each_duration_has_its_label_and_its_definition(home: Path) -> None:
-    """The three lengths of the outage are in one place, each with what starts and ends it."""
+def test_each_duration_has_its_label_and_definition(home: Path) -> None:
+    """The three durations of the outage are in one place, each with what starts and ends it."""
     page = (folder(home) / "postmortem.html").read_text(encoding="utf-8")
     first = page[: page.index("<h2>")]
     shown = re.findall(r'ops-label">([^<]+)</span><strong class="ops-value">([^<]+)<', first)
@@ -279,7 +279,7 @@ def test_each_duration_has_its_label_and_its_definition(home: Path) -> None:
     assert counted[f"{below} objective (99 %)"] == "13 of the 24 min with requests"
 
 
-def test_the_markdown_is_tables_and_a_picture(home: Path) -> None:
+def test_tables_and_chart_of_the_markdown(home: Path) -> None:
     """Every line of a table has as many cells as its header, and the chart is a picture of the evidence."""
     place = folder(home)
     lines = (place / "postmortem.md").read_text(encoding="utf-8").splitlines()
@@ -293,8 +293,8 @@ def test_the_markdown_is_tables_and_a_picture(home: Path) -> None:
     assert (place / picture.partition("](")[2].rstrip(")")).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_check_names_sections(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The check has one line for each section that is not complete, and the exit code of the contract."""
+def test_the_check_lists_incomplete_sections(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check has one line for each incomplete section, and the exit code of the contract."""
     words = ["--home", str(home), "--app", "demo", "postmortem", ID, "--check", "--by", "Tech Lead"]
     assert main.main(words) == 70
     shown = capsys.readouterr().out.strip().splitlines()
@@ -331,7 +331,7 @@ LACKING = [
 ]
 
 
-def test_the_lint(home: Path) -> None:
+def test_problems_of_a_document(home: Path) -> None:
     """A complete document has no problems; each problem is named with its section."""
     desk = opened(home)
     for section, text in WELL.items():
@@ -413,8 +413,8 @@ def test_a_document_of_an_earlier_version_verifies(home: Path, monkeypatch: pyte
     assert verification.verify(path.parent).verdict == "critical"
 
 
-def test_roles_not_names(home: Path) -> None:
-    """The document shows a person as a responder, and a role that somebody signed with as it is."""
+def test_people_are_shown_by_their_role(home: Path) -> None:
+    """A person is shown as a responder; a role that somebody signed with is shown as it is."""
     desk = opened(home)
     desk.incidents.note(ID, "Annabel looked at the feed; Annabel's word", "Annabel")
     made = Postmortem(desk.incidents.read(ID))
@@ -425,7 +425,7 @@ def test_roles_not_names(home: Path) -> None:
     assert "responder 1: responder 1 looked" in both and "responder 2: responder 1 is right" in both
 
 
-def test_nobody_needs_the_code(home: Path) -> None:
+def test_the_document_has_no_ids(home: Path) -> None:
     """Outside the appendix and the settings to change, the document has no ID of a step, cause, outcome or alert."""
     shown = (folder(home) / "postmortem.md").read_text(encoding="utf-8").replace("\\_", "_").partition("## Appendix")[0]
     settings_to_change = re.sub(r"set \w+ in \\\[hooks|Set host_prefix", "", shown)

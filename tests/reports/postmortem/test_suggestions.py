@@ -1,4 +1,4 @@
-"""Test what a postmortem says of a record: its title, its timeline and the action items that it suggests."""
+"""Test what a postmortem derives from a record: its title, its timeline and the suggested action items."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -32,7 +32,7 @@ def incident(tmp_path_factory: pytest.TempPathFactory) -> Incident:
 
 
 def recorded(*given: Given) -> Incident:
-    """Return the incident of a record: minutes since the begin, kind, person and body of each entry."""
+    """Return the incident of a record with these entries: minutes since its beginning, kind, person and body."""
     entries = list[Entry]()
     for minutes, kind, by, body in given:
         at_us = us(minutes * 60)
@@ -52,13 +52,13 @@ def recorded(*given: Given) -> Incident:
 
 
 def opened(title: str, rule: str = "", subject: str = "app", **more: Any) -> Given:
-    """Return the entry that opens an incident; of a rule, for an alert."""
+    """Return the entry that opens an incident; with a rule, for an alert."""
     alert = {"alert": ALERT, "rule": rule, "severity": "critical"} if rule else {}
     return (0, "opened", "" if rule else "Ann", {"title": title, "subject": subject, **alert, **more})
 
 
 def alert(minutes: float, kind: str, severity: str = "critical", rule: str = "errors") -> Given:
-    """Return a change of the alert."""
+    """Return an entry with a change of the alert."""
     body = {"alert": ALERT, "rule": rule, "subject": "app", "source": "page", "kind": kind, "severity": severity}
     began = "2026-03-10T13:30:00Z"
     more = {"pending_at": began, "window_s": 60.0, "inhibited_by": None, "limit": 1.0, "words": f"{kind} {severity}"}
@@ -66,17 +66,17 @@ def alert(minutes: float, kind: str, severity: str = "critical", rule: str = "er
 
 
 def step(minutes: float, name: str, state: str, **more: Any) -> Given:
-    """Return a result of a step."""
+    """Return an entry with a result of a step."""
     return (minutes, "step", "Ann", {"runbook": "r", "step": name, "state": state, "words": f"{name}: {state}", **more})
 
 
 def test_every_cause_has_a_title() -> None:
-    """Each cause of the contract that can be a fault has words for a title."""
+    """Each cause of the contract that can be a fault has a text for a title."""
     assert set(headline.PAST) == set(causes.CAUSES) - {causes.NONE, causes.UNDETERMINED}
 
 
 def test_the_title_is_built_from_diagnosis_and_times(incident: Incident) -> None:
-    """The title says what was broken, for how long and when; else what the alert or a person said."""
+    """The title has what was broken, for how long and when; without a diagnosis, what the alert or a person stated."""
     assert headline.title(incident) == "Massive returned server errors for 12 min on 2026-03-10"
     sentence = "backtest variance (12 points) > 5 points"
     fired, ended = alert(0, "fired", rule="backtest_variance"), alert(30, "resolved", rule="backtest_variance")
@@ -92,7 +92,7 @@ def test_the_title_is_built_from_diagnosis_and_times(incident: Incident) -> None
 
 
 def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
-    """A run, the consequences, and a change that two sources show are one row each; every entry is in a row."""
+    """A run, the consequences, and a change that two sources show are one row each; every entry is in some row."""
     rows, every = timeline.rows(incident), timeline.every_row(incident)
     given = [row.words for row in rows]
     assert 15 <= len(rows) <= 20 < len(every) and [r.at_us for r in rows] == sorted(r.at_us for r in rows)
@@ -114,8 +114,8 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
         assert {e.seq for e in incident.timeline} - {e.seq for e in incident.of_kind("time")} <= covered
 
 
-def test_only_consequences_are_folded() -> None:
-    """An alert of another rule that is not inhibited keeps its rows, and so does a single change."""
+def test_only_consequences_are_grouped() -> None:
+    """Alerts that are not inhibited keep their own rows."""
 
     def other(minutes: float, kind: str, name: str, by: str | None) -> Given:
         _, entry, _, body = alert(minutes, kind, rule="response_time")
@@ -138,16 +138,16 @@ def test_an_action_without_an_outcome_stays() -> None:
     assert [row.words for row in given] == ["opened", "a: done", "b: intended"]
 
 
-def test_what_was_done_is_no_dry_run() -> None:
-    """The first screen tells an action that was done from one that was only a dry run."""
+def test_actions_and_dry_runs_are_distinguished() -> None:
+    """The first screen distinguishes actions from dry runs."""
     begun, done = step(1, "a", "intended", asked={"id": "1"}, mitigates=True), step(2, "a", "done", id="1")
     told = Postmortem(recorded(opened("x", "errors"), alert(0, "fired"), begun, done, step(3, "b", "rehearsed")))
     assert "  Done: 09:32 a\n  Dry runs, nothing was changed: b\n" in told.header.plain
     assert "dry run" not in told.key_figures.plain
 
 
-def test_the_beginning_is_as_exact_as_it_is_known() -> None:
-    """The first screen gives the beginning to the minute, and says about unless it is known to a few seconds."""
+def test_the_precision_of_the_beginning() -> None:
+    """The first screen gives the beginning to the minute, with "about" unless it is known to a few seconds."""
 
     def since(precision_s: float) -> str:
         at = {"which": "began", "at": "2026-03-10T13:29:55Z", "source": "by hand", "precision_s": precision_s}
@@ -158,7 +158,7 @@ def test_the_beginning_is_as_exact_as_it_is_known() -> None:
 
 
 def test_action_items_follow_the_last_entry() -> None:
-    """A step that ended as expected is no item; one whose last result is unknown is."""
+    """A step whose last result passed is no item; one whose last result is unknown is."""
     seen = [step(1, "a", "seen", good=None), step(1, "b", "seen", good=True), step(1, "c", "skipped")]
     later = [step(5, "a", "seen", good=True), step(5, "b", "seen", good=None)]
     items = actions.suggested(recorded(opened("x", "errors"), alert(0, "fired"), *seen, *later))
@@ -171,7 +171,7 @@ def test_action_items_follow_the_last_entry() -> None:
     assert not any(item.kind == "mitigate" for item in actions.suggested(undone))
 
 
-def test_action_items_are_few_and_real(incident: Incident) -> None:
+def test_action_items_are_few_and_complete(incident: Incident) -> None:
     """The demo's incident has three to six items, each with type, owner, due date and entries that exist."""
     items = actions.items(Postmortem(incident).written("actions"))
     assert 3 <= len(items) <= 6 and len({item["what"] for item in items}) == len(items)
@@ -197,8 +197,8 @@ def test_columns_of_an_earlier_version_are_read() -> None:
     assert actions.problems(old) == []
 
 
-def test_the_chart_has_gaps_and_shows_every_time(incident: Incident) -> None:
-    """A minute without requests is a gap, and the chart is the same for the same record."""
+def test_the_chart_has_gaps_and_every_time(incident: Incident) -> None:
+    """A minute without requests is a gap, every time of the incident is shown, and the chart is reproducible."""
     outage = outage_chart.outage_of(incident)
     assert outage is not None and outage.limit == 95.0
     assert outage_chart.svg(incident, outage) == outage_chart.svg(incident, outage)
