@@ -1,6 +1,4 @@
-"""
-Test the alert log: it comes from the record, names what the record lacks, and is the same in shell, notebook and JSON.
-"""
+"""Test the alert log: it is read from the record, says what is missing, and is the same in shell, notebook and JSON."""
 
 import json
 from dataclasses import replace

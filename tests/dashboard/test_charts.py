@@ -28,7 +28,7 @@ from tests.support import days
     ],
 )
 def test_labels_are_moved_apart(heights: list[float], expected: list[float]) -> None:
-    """Labels keep their order and their place where there is room, else stand closely around it."""
+    """Labels keep their order; they stay in place if there is room, and move closely around it otherwise."""
     assert apart(heights, 0.1) == pytest.approx(expected)
 
 
@@ -56,7 +56,7 @@ def drawn(desk: Workspace) -> Any:
 
 
 @pytest.mark.parametrize("draw", [charts.pnl, charts.greeks])
-def test_the_label_of_a_threshold_stands_at_its_line(draw: Callable[..., Any], desk: Workspace) -> None:
+def test_the_label_of_a_threshold_is_at_its_line(draw: Callable[..., Any], desk: Workspace) -> None:
     """Thresholds that are far apart have their labels at the height of their lines, each with the line's value."""
     ax = _drawn(draw, status.view_at(desk, days.at("11:27"), timedelta(hours=1)))
     labels = [text for text in ax.texts if text.get_text().startswith(("△", "▲", "◆", "■"))]
@@ -75,7 +75,10 @@ def test_every_threshold_has_its_own_label(drawn: Any) -> None:
 
 
 def test_the_axis_is_broken_below_ninety(drawn: Any) -> None:
-    """90 to 100 % takes most of the height, what is lower is still in the picture, and the break is named."""
+    """
+    The range from 90 to 100 % takes most of the height; lower values are still in the picture, and the break is
+    labelled.
+    """
     zero, ninety, hundred = (drawn.transData.transform((0, value))[1] for value in (0, 90, 100))
     box = drawn.get_window_extent()
     assert box.y0 <= zero < ninety < hundred <= box.y1

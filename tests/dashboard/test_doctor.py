@@ -97,7 +97,7 @@ def test_a_healthy_world_is_green(world: World, tmp_path: Path) -> None:
     assert all(c.result for c in report.checks)
 
 
-def test_an_app_that_answers_its_page_on_every_path(world: World, web_page: str, tmp_path: Path) -> None:
+def test_an_app_that_returns_its_web_page_for_every_path(world: World, web_page: str, tmp_path: Path) -> None:
     """If the app's address returns a web page for every path, the doctor says so and names the setting."""
     report = examined(tmp_path, {**world.environ, "OPS_APP_URL": web_page})
     check = of(report, "/api/health")
@@ -117,9 +117,7 @@ def test_an_app_that_answers_its_page_on_every_path(world: World, web_page: str,
         ({"SSL_CERT_FILE": ""}, "massive: reachable", "OPS_MASSIVE_URL"),
     ],
 )
-def test_what_is_wrong_and_which_setting(
-    world: World, tmp_path: Path, change: dict[str, str], what: str, words: str
-) -> None:
+def test_a_wrong_setting_is_named(world: World, tmp_path: Path, change: dict[str, str], what: str, words: str) -> None:
     """One wrong setting is named alone; every other check is as before."""
     report = examined(tmp_path, {**world.environ, **change})
     check = of(report, what)
@@ -139,7 +137,7 @@ def test_channels_of_each_role(tmp_path: Path) -> None:
     assert check.verdict == "critical" and "OPS_CHANNEL_X is not set" in check.result
 
 
-def test_nothing_is_configured(tmp_path: Path) -> None:
+def test_without_settings(tmp_path: Path) -> None:
     """Without any setting the verdict is unknown, and each missing setting is named."""
     report = examined(tmp_path, {})
     wanted = {name for name in settings.WORLD if name != "OPS_FALLBACK"}
@@ -175,11 +173,11 @@ def test_checks_that_a_missing_setting_prevents(tmp_path: Path, setting: str, lo
     )
 
 
-def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -> None:
+def test_a_hosted_app_with_a_log_drain(world: World, tmp_path: Path) -> None:
     """
-    A drained log counts as checked, and the process as not checkable from elsewhere.
+    With a log drain the log counts as checked; the process cannot be checked from elsewhere.
 
-    A day after the last line both are missing again; a log that is read twice is a warning.
+    More than a day after the last line both are missing again; a log that is read twice is a warning.
     """
     environ = {**world.environ, "OPS_APP_LOG": "", "OPS_APP_PID": ""}
     store = Database(settings.load(tmp_path, None, environ).url)
@@ -214,7 +212,7 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -
         ({"OPS_APP_PID": "", "OPS_APP_LOG": "/nowhere/app.log"}, "critical", "OPS_APP_PID"),
     ],
 )
-def test_some_things_are_not_configured(
+def test_a_missing_setting_and_the_verdict(
     world: World, tmp_path: Path, change: dict[str, str], verdict: str, missing: str
 ) -> None:
     """One missing setting makes a healthy app unknown; a problem keeps its verdict; Tradier is optional."""
@@ -223,7 +221,7 @@ def test_some_things_are_not_configured(
     assert [missing in c.advice for c in report.checks if c.what == "settings"] == ([True] if missing else [])
 
 
-def test_a_warning_is_not_hidden_by_what_is_unset() -> None:
+def test_a_missing_setting_does_not_hide_a_warning() -> None:
     """With settings missing, the warning of a check stays a warning."""
     unset, warning = doctor.Check(doctor.UNSET, "unknown", ""), doctor.Check("disk", "warning", "")
     assert [

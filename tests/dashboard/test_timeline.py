@@ -24,7 +24,7 @@ def bars(html: str) -> list[tuple[float, float]]:
 
 
 def test_a_bar_is_at_its_time_on_the_axis() -> None:
-    """Half of the axis is half of the window; a bar that reaches beyond the window is cut."""
+    """A bar over half of the window is half as wide as the axis; a bar that exceeds the window is cut."""
     rows = [
         TimelineRow("half", "critical", "09:30–12:45", (Bar(at("09:30"), at("12:45"), "critical"),)),
         TimelineRow("beyond", "warning", "all day", (Bar(at("08:00"), at("17:00"), "warning"),)),
@@ -72,7 +72,7 @@ def test_a_long_axis_has_fewer_hours() -> None:
 
 
 def test_text_from_outside_is_escaped() -> None:
-    """Plain text and Markdown list the rows; HTML quotes markup in a label."""
+    """Plain text and Markdown list the rows; HTML escapes markup in a label."""
     row = TimelineRow("<b>x</b>", "critical", "11:00–12:00", ())
     made = timeline("Alerts", DAY, [row], ["a note"])
     assert made.plain == "Alerts\n  ◆ 11:00–12:00  <b>x</b> (critical)"

@@ -26,8 +26,8 @@ def test_thresholds_are_inside_the_chart_and_their_signs_apart() -> None:
     assert len(signs) == 3 and all(b - a >= 9.9 for a, b in itertools.pairwise(signs))
 
 
-def test_words_of_a_trend() -> None:
-    """Plain text has the lowest and the highest day; of equal days the first; without values it says so."""
+def test_text_of_a_trend() -> None:
+    """Plain text has the lowest and the highest day (the first of equal ones); without values it says so."""
     made = trends(DAYS, [Trend("Net P&L", "%", 2, (1.5, -2.0, 1.5, None)), Trend("Trades", "", 0, (None,) * 4)])
     assert made.plain.splitlines()[1:] == [
         "  - Net P&L: lowest -2.00 % (03-03), highest 1.50 % (03-02)",

@@ -1,4 +1,4 @@
-"""Test text from outside: nothing that a terminal, a mail client or a chat would interpret reaches people."""
+"""Test text from outside: it reaches people without anything that a terminal, mail client or chat would interpret."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Test logging: without secrets for every handler, one line each on stderr, and nothing else printed."""
+"""Test logging: every handler gets redacted text, stderr gets one line each, and only commands print."""
 
 import errno
 import io

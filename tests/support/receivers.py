@@ -49,7 +49,7 @@ JUMP_S = 70.0  # Longer than a claim is valid.
 
 
 def contacts(port: int) -> Contacts:
-    """Return contacts who are all notified by one webhook."""
+    """Return contacts whose roles are all notified by one webhook."""
     return Contacts(
         {name: Role(name, (), ("hook",)) for name in PATH},
         {"hook": Channel("hook", "webhook", {"url": f"http://127.0.0.1:{port}/"})},

@@ -237,7 +237,7 @@ def post(seconds: float, metrics: dict[str, Any]) -> Post:
 
 
 def store(folder: Path, now: datetime = CLOSES) -> Database:
-    """Return an empty database of the test, whose clock stands still."""
+    """Return an empty database of the test, with a stopped clock."""
     return Database(f"sqlite:///{folder / 'store.sqlite'}", lambda: now)
 
 

@@ -35,7 +35,7 @@ for n in range(25):
 
 
 class Killed(BaseException):
-    """Stands for the death of the process at this step."""
+    """Raised in place of killing the process at this step."""
 
 
 def generation(name: str, endings: tuple[str, ...] = ENDINGS) -> dict[str, bytes]:

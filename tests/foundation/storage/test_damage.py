@@ -1,4 +1,8 @@
-"""Test a damaged database: one sentence, exit 70 and what to do; no traceback and no figure from unreadable data."""
+"""
+Test a damaged database: a command prints one sentence with the remedy and exits with 70.
+
+There is no traceback, and no value is computed from unreadable data.
+"""
 
 import contextlib
 import json

@@ -39,7 +39,7 @@ from tests.support import days, demo
 DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
 
 
-def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None:
+def test_the_lock_is_free_after_its_last_process_has_ended(tmp_path: Path) -> None:
     """
     A child that inherits the descriptor keeps the lock after its parent has released it, and releases it when killed.
     """
@@ -56,10 +56,10 @@ def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None
         assert fourth.is_mine
 
 
-def test_a_second_demo_in_the_same_home_is_refused(
+def test_a_second_demo_in_the_same_home_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While one demo runs, another one is refused with 70 and a message; the first is unaffected."""
+    """While one demo runs, another one is rejected with a message and exit code 70; the first is unaffected."""
     monkeypatch.setattr("opslib.cli.commands.demo.LOCK_WAIT_S", 0.2)
     with HomeLock(settings.load(tmp_path, "demo", {})):
         assert main.main(["--home", str(tmp_path), "demo"]) == 70

@@ -123,7 +123,7 @@ class FakeProbes:
 
 @dataclass
 class FakeRun:
-    """A running scenario, as far as `assess` reads it."""
+    """The parts of a running scenario that `assess` reads."""
 
     scenario: Scenario
     probes: FakeProbes
@@ -285,7 +285,7 @@ def test_calibration() -> None:
     ],
 )
 def test_invalid_arguments(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Invalid arguments are refused with a message, and no world is started."""
+    """Invalid arguments are rejected with a message, and no world is started."""
     assert main.main(["drill", *arguments]) == 64 and text in capsys.readouterr().err
 
 

@@ -26,7 +26,8 @@ TYPED_TOO_EARLY, WRONG, RIGHT = "provider_stale", "provider_refused", "provider_
 
 def person(home: Path, outputs: list[str]) -> Iterator[str]:
     """
-    Answer as a person: too early, then ask for the causes, mistype, wait for an alert, be wrong, then right.
+    Act as a person: answer too early, list the causes, make a typing error, wait for an alert, answer wrong, then
+    right.
     """
     yield TYPED_TOO_EARLY
     yield game_day.LISTS
@@ -56,9 +57,9 @@ def person(home: Path, outputs: list[str]) -> Iterator[str]:
 
 def test_a_game_day(tmp_path: Path) -> None:
     """
-    A game day runs to the right answer.
+    A game day continues until the right answer.
 
-    Nothing that the person can open names the fault; the debrief has the answers, times and notifications; no process
+    Nothing that the person can open names the fault. The debrief has the answers, times and notifications. No process
     is left running.
     """
     options = parser.parser(main.COMMANDS).parse_args(
@@ -142,5 +143,5 @@ def test_giving_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_invalid_combinations(asked: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Invalid arguments are refused with a message, and nothing is started."""
+    """Invalid arguments are rejected with a message, and nothing is started."""
     assert main.main(["--home", str(tmp_path), "drill", *asked]) == 64 and says in capsys.readouterr().err

@@ -94,9 +94,9 @@ def test_deviations_are_listed() -> None:
 
 def test_a_drill_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A drill is recorded and README changes between its markers only; without a README nothing is recorded.
+    Recording a drill changes README between its markers only; without a README nothing is recorded.
 
-    Rows that are right are recorded without their answers.
+    Correct rows are recorded without their answers.
     """
     monkeypatch.setattr(scoreboard_view, "FILE", tmp_path / "scoreboard.jsonl")
     monkeypatch.setattr(settings, "project", lambda: tmp_path)

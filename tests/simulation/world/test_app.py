@@ -162,7 +162,7 @@ async def is_silent(client: ClientConnection, messages: int = 10) -> bool:
 
 
 async def fall_silent(client: ClientConnection) -> None:
-    """Wait until no more messages come."""
+    """Wait until messages stop."""
     deadline = time.monotonic() + DEADLINE_S
     while not await is_silent(client):
         assert time.monotonic() < deadline, "messages do not end"
@@ -535,7 +535,7 @@ def test_minute_aggregates_come_once_a_minute(app: Running) -> None:
     ],
 )
 def test_the_apps_clock(app: Running, state: str, ahead_s: float) -> None:
-    """Health and Date show the app's clock; another party's clock changes neither."""
+    """Health and Date show the app's clock; a wrong clock of Massive or of the page changes neither."""
     app.inject(state)
     answer = app.http.get("/api/health")
     assert (

@@ -240,7 +240,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "dashboard_slow": ("dashboard_slow",),
     "collector_dead": ("monitor_down",),
 }
-HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # Tested with a held socket in test_world_lived.
+HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # Tested with an open WebSocket in test_world_lived.
 # These are tested with the servers, and their diagnosis in drills.
 DRILLED = {
     "market_closes_early",
@@ -264,7 +264,7 @@ clear = { warning = 4.0, critical = 15.0 }
 
 
 def test_every_state_is_tested() -> None:
-    """Every state has a row here, is tested with held sockets, or is drilled."""
+    """Every state has a row here, is tested with an open WebSocket, or is drilled."""
     assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and set(FAULTS) | set(CONTROLS) >= DRILLED
 
 

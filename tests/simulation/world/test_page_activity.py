@@ -101,7 +101,7 @@ def test_a_page_posts_every_five_seconds() -> None:
     ],
 )
 def test_the_bodies_do_not_depend_on_the_calls(name: str | None) -> None:
-    """One call, many calls, and calls at odd instants give the same bodies."""
+    """One call, many calls, and calls at irregular times give the same bodies."""
     names = [name] if name else []
     whole = Lived().go(30).go(900, *names)
     odd, fine = Lived().go(30), Lived().go(30)
@@ -156,7 +156,9 @@ def test_a_call_fails_three_times_before_the_fallback(name: str) -> None:
 
 
 def test_a_share_fails() -> None:
-    """Three in ten failed attempts make a few fallbacks: most calls succeed at their second or third attempt."""
+    """
+    With three in ten attempts failing there are few fallbacks: most calls succeed at their second or third attempt.
+    """
     requests, failures, fallbacks = of_provider(while_on(massive_intermittent=0.3), "massive")
     assert 0.25 < failures / requests < 0.35 and 5 <= fallbacks <= 60
 
@@ -328,7 +330,7 @@ def test_each_cost_of_trades_is_visible(name: str, sign: Callable[[Lived, Lived]
 
 
 def test_too_few_trades() -> None:
-    """One to three trades in half an hour are far below the backtest; all else is unaffected."""
+    """One to three trades in half an hour have a variance above the limit; validations are unaffected."""
     lived = while_on("too_few_trades")
     assert 1 <= lived.grown("pnl", "totalTrades") <= 3 and greeks(lived)["totalTrades"] == 540
     assert lived.last["pnl"]["backtestVariance"] > VARIANCE_LIMIT

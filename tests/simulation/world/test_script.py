@@ -105,8 +105,8 @@ def test_hours_add_up_to_the_session(seed, closes):
         assert sum(hour[name] for hour in figures["hours"]) == figures["session"][name]
 
 
-def test_figures_of_a_reader_who_follows_each_page_equal_the_expected_ones(posted, true):
-    """Last body minus the last body at or before the open, per load, summed, equals the expected counts."""
+def test_counts_by_page_load_equal_the_expected_ones(posted, true):
+    """The expected counts are the sum over page loads of the last body minus the last body at or before the open."""
     parts = []
     for page_posts in by_page(posted).values():
         before = [post for post in page_posts if post.at <= OPENS]
@@ -115,7 +115,7 @@ def test_figures_of_a_reader_who_follows_each_page_equal_the_expected_ones(poste
     assert added(*parts) == flat(true["session"]["visible"])
 
 
-def test_the_last_body_of_a_page_holds_all_its_shown_events(day, posted):
+def test_the_last_body_of_a_page_counts_all_its_events(day, posted):
     for key, page_posts in by_page(posted).items():
         last = page_posts[-1]
         events = [e for e in day.events if e.page == key and e.at <= last.at]
@@ -130,7 +130,7 @@ def test_the_last_body_of_a_page_holds_all_its_shown_events(day, posted):
         assert requests == kinds.count("request")
 
 
-def test_counters_and_clocks_only_rise_within_a_page_load(posted):
+def test_counters_and_clocks_only_increase_within_a_page_load(posted):
     for page_posts in by_page(posted).values():
         for earlier, later in itertools.pairwise(page_posts):
             rise = added(counters(later.body), counters(earlier.body), sign=-1)
@@ -140,7 +140,7 @@ def test_counters_and_clocks_only_rise_within_a_page_load(posted):
             assert (later.at - earlier.at).total_seconds() == POST_INTERVAL_S
 
 
-def test_posts_come_in_time_order_and_end_with_the_session(posted):
+def test_posts_are_in_order_of_time_and_end_with_the_session(posted):
     keys = [(post.at, post.page) for post in posted]
     assert keys == sorted(keys)
     last = {page: page_posts[-1].at for page, page_posts in by_page(posted).items()}
@@ -148,7 +148,7 @@ def test_posts_come_in_time_order_and_end_with_the_session(posted):
     assert CLOSES - timedelta(seconds=POST_INTERVAL_S) < last["lead"] <= CLOSES
 
 
-def test_bodies_survive_json_and_stay_apart(posted):
+def test_bodies_are_json_and_separate_objects(posted):
     for post in posted[:: len(posted) // 50]:
         assert json.loads(json.dumps(post.body, allow_nan=False)) == post.body
     first = posted[0].body
@@ -156,7 +156,7 @@ def test_bodies_survive_json_and_stay_apart(posted):
     assert first["providers"]["massive"] != posted[-1].body["providers"]["massive"]
 
 
-def test_only_the_lead_names_itself_and_its_memory(posted):
+def test_only_the_page_of_the_lead_has_an_id_and_memory(posted):
     for page, page_posts in by_page(posted).items():
         for post in page_posts:
             assert ("page" in post.body) == ("client" in post.body) == (page == "lead")
@@ -165,13 +165,13 @@ def test_only_the_lead_names_itself_and_its_memory(posted):
     assert 31_000_000 <= memory[0] < memory[-1] <= 38_000_000
 
 
-def test_the_lead_clock_runs_ahead_and_wanders(posted):
+def test_the_clock_of_the_lead_is_ahead_and_drifts(posted):
     ahead = [p.body["lastUpdateAt"] / 1000 - p.at.timestamp() for p in by_page(posted)["lead"]]
     assert 1.99 <= min(ahead) < 2.1
     assert 2.7 < max(ahead) <= 2.81
 
 
-def test_the_outage_leaves_no_massive_success(day):
+def test_every_request_to_massive_fails_in_the_outage(day):
     outage = next(t for t in day.faults if t.name == "massive_outage")
     assert 11 <= (outage.ends - outage.begins).total_seconds() / 60 <= 14
     during = [e for e in day.events if outage.begins <= e.at < outage.ends]
@@ -181,14 +181,14 @@ def test_the_outage_leaves_no_massive_success(day):
     assert fallbacks == sum(e.data.get("type") == "API_ERROR" for e in day.events)
 
 
-def test_variance_climbs_past_five_and_ten(day):
+def test_variance_exceeds_ten_points_after_noon(day):
     noon = OPENS + timedelta(minutes=150)
     points = [(e.at, e.data["points"]) for e in day.events if e.kind == "variance"]
     assert max(value for at, value in points if at < noon) < 5
     assert max(value for _, value in points) > 10
 
 
-def test_the_socket_is_seen_down_on_every_open_page(day, posted):
+def test_the_websocket_is_down_on_every_open_page(day, posted):
     loss = next(t for t in day.faults if t.name == "websocket_loss")
     during = [p for p in posted if loss.begins <= p.at < loss.ends]
     assert {p.page for p in during} == {"trader-2", "lead"}
@@ -203,7 +203,7 @@ def test_one_error_message_is_hostile(posted):
     assert "lastErrorAt" not in by_page(posted)["trader-2"][0].body["systemHealth"]
 
 
-def test_a_naive_reader_is_wrong_about_the_day(day, true):
+def test_last_minus_first_body_gives_wrong_counts(day, true):
     wrong, right = naive(day), true["session"]["visible"]
     assert wrong["massive"]["requests"] < right["massive"]["requests"] / 2
     assert wrong["massive"]["fallbacks"] == 0 < right["massive"]["fallbacks"]
@@ -221,7 +221,7 @@ def test_a_quiet_day_has_no_faults():
     assert not any(e.data.get("message") == HOSTILE_MESSAGE for e in quiet.events)
 
 
-def test_a_day_is_made_in_two_seconds():
+def test_a_day_is_written_within_two_seconds():
     started_s = time.perf_counter()
     assert sum(1 for _ in posts(written(seed=3))) > 8000
     assert time.perf_counter() - started_s < 2
