@@ -296,7 +296,7 @@ def test_a_chart_shows_events(page: Any, feed: Feed) -> None:
     band = page.locator("[data-panel=providers] .band.is-critical").bounding_box()
     plot = page.locator("[data-panel=providers] .plot").bounding_box()
     assert plot["height"] >= 120
-    # The alert fires since 11:22, eight of sixty minutes; the plot has margins of 3.6 and 9.2 em of 12 px.
+    # The alert has fired since 11:22, eight of sixty minutes; the plot has margins of 3.6 and 9.2 em of 12 px.
     assert abs(band["width"] - (plot["width"] - 12.8 * 12) * 8 / 60) < 8
     zero = page.locator("[data-panel=pnl] .plot .zero").first.bounding_box()
     bars = page.locator("[data-panel=pnl] .bars").bounding_box()

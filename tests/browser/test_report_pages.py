@@ -1,4 +1,4 @@
-"""Test pages of reports in a browser: accessible, nothing overflows, and the first screen holds what it should."""
+"""Test report pages in a browser: accessible, nothing overflows, and the first screen has the answers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -315,7 +315,7 @@ def test_without_quotes_spreads_and_fills_are_not_distinguished(tmp_path: Path) 
 
 
 def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
-    """If commission and spread are both higher, the larger is the cause, and the other is named, too."""
+    """If commission and spread are both higher, both are named, with a confidence below 75 %."""
     world, dear = made("costs_spread", 4), made("costs_commission", 4)
     for ours, _other in zip(world.live, dear.live):
         ours["costs"] = 2 * (13 * ours["quantity"] + 2)
@@ -437,8 +437,7 @@ def _daily(cause: str, days: int, each: int) -> World:
 
 def test_a_window_with_too_few_trades_grows(tmp_path: Path) -> None:
     """
-    With four trades a day, alert, panel, diagnosis and cost comparison evaluate the newest twenty, and show their
-    start.
+    With four trades a day, alert, panel, diagnosis and cost comparison evaluate the newest twenty, and say so.
 
     A fixed window would always be unknown.
     """

@@ -84,7 +84,7 @@ def test_every_command_line_is_valid(typed: str) -> None:
     assert parser.parser(main.COMMANDS).parse_args(shlex.split(typed)[1:]).command
 
 
-def test_the_top_level_has_the_names_of_the_design_card() -> None:
+def test_the_top_level_has_only_names_of_the_design_card() -> None:
     """The top level has only entries that the design card names."""
     tracked = subprocess.run(["git", "ls-tree", "--name-only", "HEAD"], cwd=PROJECT, capture_output=True, text=True)
     if tracked.returncode:

@@ -228,7 +228,7 @@ def test_ended_periods_of_any_length(held: Desk, name: str, named: str) -> None:
 
 @pytest.mark.slow
 def test_missing_days_are_named(tmp_path: Path) -> None:
-    """A day without data makes a week unknown and is named; days before the first snapshot do not."""
+    """A day without data makes a week incomplete and is named; days before the first snapshot are left out."""
     desk, end = month_of_posts(tmp_path, 4)
     with desk.store.committing() as connection:
         connection.exec_driver_sql(

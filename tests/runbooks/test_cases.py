@@ -176,8 +176,9 @@ def whole(cell: object) -> list[bytes]:
 
 def test_a_case_contains_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
     """
-    A key in a post, a sample, a chain or a marker, and the marker's author, are nowhere in the case, also not
-    compressed.
+    A key in a post, a sample, a chain or a marker is nowhere in the case, also not compressed.
+
+    The same holds for the author of a marker.
     """
     home = tmp_path / "leaky"
     shutil.copytree(laid, home)

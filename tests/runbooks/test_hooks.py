@@ -102,8 +102,9 @@ def test_a_hook_above_its_time_limit_is_ended_with_its_children(
 
 def test_an_interrupt_ends_the_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    If the kernel or terminal is interrupted while a hook runs, all its processes are ended, and the interrupt is
-    raised.
+    If the kernel or terminal is interrupted while a hook runs, all its processes are ended.
+
+    The interrupt is raised again.
     """
     monkeypatch.setattr(hooks, "ENDING_S", 1.0)
     interrupting = threading.Thread(target=lambda: (family(tmp_path), os.kill(os.getpid(), signal.SIGINT)))

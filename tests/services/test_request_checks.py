@@ -356,8 +356,9 @@ def test_a_wrong_path_or_method_gets_the_right_ones(home: Path) -> None:
 
 def test_the_start_page(home: Path) -> None:
     """
-    GET / explains how to post and read; it requests no other address, runs no script, and needs the read key for
-    figures.
+    GET / explains how to post and read, requests no other address and runs no script.
+
+    It shows figures only with the read key.
     """
     with one(OPS_READ_KEY="read-key-1234") as found:
         without, with_key = asked(found.url, "GET", "/"), asked(found.url, "GET", "/?key=read-key-1234")

@@ -123,7 +123,9 @@ def test_counters_are_unknown_while_the_market_is_closed(tmp_path: Path) -> None
 
 def test_the_night_without_page_and_log(tmp_path: Path) -> None:
     """
-    Without posts and log the errors since the last close are unknown; serious ones are excluded, so that check passes.
+    Without posts and log the errors since the last close are unknown.
+
+    Without a page there can be no serious errors, so that check passes.
     """
     before = datetime(2026, 3, 10, 13, 0, tzinfo=UTC)
     desk = laid(tmp_path, [])
@@ -150,8 +152,9 @@ def test_kinds_of_errors_need_the_log(tmp_path: Path) -> None:
 
 def test_the_age_of_a_key(tmp_path: Path) -> None:
     """
-    The age of a key is that of its file: at most 90 days passes, more fails. A key from the environment has no known
-    age.
+    A key is as old as its file: at most 90 days passes, more fails.
+
+    The age of a key from the environment is unknown.
     """
     found = {}
     for days_old in (3, 200):

@@ -600,8 +600,9 @@ def test_all_requests_go_to_the_fallback(tmp_path: Path) -> None:
 
 def test_only_the_pages_socket_is_disconnected(tmp_path: Path) -> None:
     """
-    If only the page's WebSocket is disconnected, the advice is to refresh the page; once it is connected, the check
-    passes.
+    If only the page's WebSocket is disconnected, the advice is to refresh the page.
+
+    Once it is connected, the check passes.
     """
     lost = laid(tmp_path / "a", well(), posted(websocket_connected=lambda i: i < 700))
     found = asked(lost, "socket_open")
@@ -675,8 +676,9 @@ CLOSE = OPENS + timedelta(hours=6.5)
 
 def test_costs_line_by_line(tmp_path: Path) -> None:
     """
-    The afternoon's wider spreads appear only as slippage; with the proposed change the same trades are within the
-    limit.
+    The afternoon's wider spreads appear only as slippage.
+
+    With the proposed change the same trades are within the limit.
     """
     desk = traded(tmp_path)
     table, found = asked(desk, "costs_as_assumed", CLOSE), cost_details.CostComparison(desk, CLOSE)

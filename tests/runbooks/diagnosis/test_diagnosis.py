@@ -317,8 +317,9 @@ def alerted(found: Any, *alerts: dict[str, Any]) -> Any:
 
 def test_failures_of_a_past_network_outage_stay_explained() -> None:
     """
-    Our network was down from 8 to 4 min ago; requests that failed then, and alerts still active for them, have that
-    cause.
+    A network outage of ours that has ended stays the cause of requests that failed then.
+
+    The same holds for alerts whose window still contains them.
     """
     gone = [series("liveness", name, "unreachable", since=480, until=245) for name in ("massive", "tradier")]
     failing = {"massive_successes": 0, "massive_failures": 5, "tradier_successes": 0, "tradier_failures": 1}
@@ -480,8 +481,9 @@ def test_each_failure_of_a_provider(outcome: str, cause: str, subject: str) -> N
 
 def test_only_the_data_fails() -> None:
     """
-    If the plan does not include option data, that is the cause after two data probes, although the provider is
-    available.
+    If the plan does not include option data, that is the cause after two data probes.
+
+    The liveness probes succeed meanwhile.
     """
     found = diagnose(view(but(series("data", "massive", "entitlement_403", since=65))))
     assert (found.cause, found.subject) == ("provider_plan", "massive"), repr(found)
@@ -517,8 +519,9 @@ def test_intermittent_failures(kinds: tuple[str, ...], cause: str) -> None:
 
 def test_regular_failures_differ_from_random_ones() -> None:
     """
-    5xx for 20 s of every minute is intermittent; the same share at random is 5xx; a key rejected at times is a wrong
-    key.
+    5xx for 20 s of every minute is intermittent; the same share at random is 5xx.
+
+    A key rejected for 20 s of every minute is a wrong key.
     """
     spells = [series("liveness", "massive", "server_5xx", since=60 * m + 19, until=60 * m) for m in range(1, 10)]
     chance = Random(1)
@@ -870,8 +873,9 @@ EVERY = [
 @pytest.mark.parametrize(("rule", "subject", "source"), [*EVERY, ("made_up_by_another_monitor", "app", "page")])
 def test_an_active_alert_is_never_without_a_cause(rule: str, subject: str, source: str) -> None:
     """
-    With any active alert at notify or above and no other sign of a fault, the cause is not none, and a runbook is
-    named.
+    If an alert is active at notify or above, the cause is never none, and a runbook is named.
+
+    This holds although nothing else shows a fault.
     """
     for severity in SENT:
         for inhibited_by in (None, "availability-massive-page"):
