@@ -1,1 +1,1 @@
-"""Measure DESIGN.md's numbers, each beside a peer in the same run; nothing here passes or fails."""
+"""Measure the figures in DESIGN.md, each beside a peer in the same run; no benchmark passes or fails."""

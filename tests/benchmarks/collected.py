@@ -1,7 +1,7 @@
 """
 Run a real `ops collect` through a day of the simulated world: does it grow or lose samples?
 
-Its peer is itself: the last quarter of the day beside the first.
+There is no peer: the last quarter of the day is compared with the first.
 """
 
 import itertools

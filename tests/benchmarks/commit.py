@@ -1,5 +1,5 @@
 """
-A durable commit of one snapshot with a reader at work; beside it, sqlite3 alone committing one row of the same size.
+Measure the durable commit of one snapshot during reads; the peer is sqlite3 alone, committing a row of the same size.
 """
 
 import os

@@ -41,7 +41,7 @@ def _wire(content: dict[str, Any]) -> int:
 
 
 def _changing(found: DashboardState, n: int, sentences: bool = True) -> DashboardState:
-    """Return the status with every figure changed, and with `sentences` every number in the text, too."""
+    """Return the state with every figure changed, and with `sentences` also every number in the texts."""
     said = {
         live_state.HEAD.index(name)
         for name in ("alerts", "since", "cause", "first", "works", "owner", "markers", "gaps")

@@ -1,5 +1,5 @@
 """
-The receiver at 32 connections, each post acknowledged after its fsync; beside it, a bare group commit without HTTP.
+Measure the receiver at 32 connections, each post acknowledged after its fsync; the peer is a group commit without HTTP.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.benchmarks import month
 
 CONNECTIONS = 32
-POSTS, BEFORE = 20_000, 500  # The first ones are not measured.
+POSTS, BEFORE = 20_000, 500  # The first `BEFORE` posts are not measured.
 
 
 def _bodies() -> list[bytes]:
@@ -33,9 +33,7 @@ def _bodies() -> list[bytes]:
 
 
 async def _post_all(port: int, bodies: list[bytes]) -> tuple[float, list[float], int]:
-    """
-    Post everything over the connections; returns seconds, each post's seconds, and how many were not answered 204.
-    """
+    """Send all posts over the connections; return seconds, each post's seconds, and how many did not get status 204."""
     waiting = iter(bodies)
     times: list[float] = []
     bad = 0

@@ -1,7 +1,7 @@
 """
-Test each benchmark in its smallest form, so that none breaks unnoticed.
+Run each benchmark with the smallest sizes, so that none breaks unnoticed.
 
-Its figures mean nothing; the full form is ``python -m tests.benchmarks NAME``.
+The figures of such a run mean nothing; run ``python -m tests.benchmarks NAME`` for real ones.
 """
 
 import json
@@ -40,12 +40,12 @@ SMALLEST: dict[str, list[tuple[Any, dict[str, Any]]]] = {
 }
 
 
-SLOW = ("browser", "collected", "dashboard", "reports")  # They start kernels, a browser or a world.
+SLOW = ("browser", "collected", "dashboard", "reports")  # These start kernels, a browser or a simulated world.
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MEASURES])
-def test_a_benchmark_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A benchmark runs to its end, and every row that it returns is JSON with a figure."""
+def test_each_benchmark_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each benchmark runs to its end, and every row that it returns is JSON with a figure."""
     if name == "browser":
         needs("chromium")
     if name == "dashboard":  # The demo's day already exists.

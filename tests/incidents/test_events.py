@@ -1,4 +1,4 @@
-"""What happened in an incident, in words for people: each thing once, in order, with its source."""
+"""Events of an incident, in plain words: each once, in order, with its source."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def incident(tmp_path: Path, *steps: tuple[float, str, str, dict[str, Any]], **o
 
 
 def change(seconds: float, kind: str, severity: str, words: str) -> tuple[float, str, str, dict[str, Any]]:
-    """Return a change of the alert, as it is recorded."""
+    """Return a recorded change of the alert."""
     body = {
         "alert": ALERT,
         "rule": "availability",
@@ -58,7 +58,10 @@ def events_of(found: Incident) -> list[tuple[float, str, tuple[str, ...]]]:
 
 
 def test_each_change_is_shown_once_with_its_source(tmp_path: Path) -> None:
-    """Severities of one alert at one time are one event with the worst; the incident opens when the alert fires."""
+    """
+    Severity changes of one alert at one time are one event with the worst severity; the incident opens when the alert
+    fires.
+    """
     found = incident(
         tmp_path,
         change(60, "fired", "warning", "alert fired (warning)"),
@@ -73,11 +76,11 @@ def test_each_change_is_shown_once_with_its_source(tmp_path: Path) -> None:
         (90.0, f"severity raised to escalate, probes: {SENTENCE}", ("E4",)),
         (120.0, f"alert resolved, probes: {SENTENCE}", ("E5", "E6")),
     ]
-    assert found.timeline[0].at_us == us(0)  # The record is as it was.
+    assert found.timeline[0].at_us == us(0)  # The record itself is unchanged.
 
 
 def test_an_action_is_one_event(tmp_path: Path) -> None:
-    """The intent and the outcome of an action are one event; an intent without outcome is shown; digests are not."""
+    """The intent and the outcome of an action are one event. An intent without an outcome is shown; digests are not."""
     step = {"runbook": "massive_down", "step": "tradier_only"}
     found = incident(
         tmp_path,
@@ -103,7 +106,7 @@ def test_an_action_is_one_event(tmp_path: Path) -> None:
     ],
 )
 def test_the_headline_is_in_words(tmp_path: Path, title: str, words: str) -> None:
-    """Without a diagnosis the headline is the alert's sentence in words; with one it is the cause."""
+    """Without a diagnosis the headline is the alert's sentence in plain words; with one it is the cause."""
     assert incident(tmp_path, title=title).headline == words
     cause = {"cause": "provider_5xx", "subject": "massive", "confidence": 0.9, "words": ""}
     nothing = cause | {"cause": "undetermined", "subject": None}

@@ -1,4 +1,4 @@
-"""Evidence: one canonical form for each value, no secrets, and every later edit is detected."""
+"""Evidence: one canonical form for each value, no secrets, and every later change is detected."""
 
 import json
 from decimal import Decimal
@@ -28,7 +28,7 @@ JSON = st.recursive(
 
 
 def chain(*bodies: dict) -> list[evidence.Entry]:
-    """Linked entries with these bodies."""
+    """Return linked entries with these bodies."""
     found: list[evidence.Entry] = []
     for n, body in enumerate(bodies):
         found.append(
@@ -48,7 +48,7 @@ def chain(*bodies: dict) -> list[evidence.Entry]:
 
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5))
 def test_the_order_of_keys_changes_nothing(body: dict) -> None:
-    """Equal values have equal bytes in any order of keys, and reading a line gives the entry back."""
+    """Equal values have equal bytes whatever the order of keys; a line that is read gives the same entry."""
     (one,), (other,) = chain(body), chain(dict(reversed(body.items())))
     assert one.line == other.line and evidence.read(one.line) == one and evidence.checked([one.line]) == ([one], [])
 
@@ -56,7 +56,7 @@ def test_the_order_of_keys_changes_nothing(body: dict) -> None:
 @given(st.integers(0, 10**6), st.integers(1, 255))
 @hypothesis_settings(max_examples=300)
 def test_any_changed_byte_is_detected(place: int, by: int) -> None:
-    """A changed byte anywhere in a record is detected, with the id of the entry or the next one."""
+    """A changed byte anywhere in a record is detected."""
     lines = "\n".join(e.line for e in chain({"words": "a"}, {"n": 1.5}, {"words": "c", "list": [1, 2, 3]})).encode()
     n = place % len(lines)
     edited = (lines[:n] + bytes([lines[n] ^ by]) + lines[n + 1 :]).decode("utf-8", "replace").split("\n")
@@ -65,7 +65,7 @@ def test_any_changed_byte_is_detected(place: int, by: int) -> None:
 
 
 def test_a_missing_entry_is_detected() -> None:
-    """An entry taken out of the middle is reported as missing; so is the first."""
+    """An entry removed from the middle or the start is reported as missing."""
     lines = [e.line for e in chain({"n": 1}, {"n": 2}, {"n": 3}, {"n": 4})]
     assert [(b.what, b.why) for b in evidence.checked([*lines[:1], *lines[2:]])[1]] == [("E2", MISSING)]
     assert evidence.checked(lines[1:])[1][0].why == MISSING
@@ -89,13 +89,13 @@ def test_a_rewritten_entry_is_detected() -> None:
     ]
 
 
-def test_a_record_rewritten_whole_has_another_head() -> None:
-    """A record that is rewritten as a whole has no errors, but another head."""
+def test_a_rewritten_record_has_another_last_digest() -> None:
+    """A record that is rewritten as a whole has no errors, but its last entry has another digest."""
     one, other = chain({"value": 94.1}, {"n": 2}), chain({"value": 99.9}, {"n": 2})
     assert evidence.checked([e.line for e in other])[1] == [] and one[-1].digest != other[-1].digest
 
 
-def test_no_secret_is_kept() -> None:
+def test_no_secret_is_stored() -> None:
     """A secret anywhere (value, key, nested JSON text) is replaced by its name before hashing."""
     token = DESK.secrets["OPS_MASSIVE_TOKEN"]
     (entry,) = chain(
@@ -113,7 +113,7 @@ def test_no_secret_is_kept() -> None:
 
 
 def test_a_large_entry_is_truncated() -> None:
-    """Long texts and lists are truncated; the entry says how much was cut, with the digest of the whole."""
+    """Long texts and lists are truncated; the entry states the original length and the digest of the whole."""
     (entry,) = chain({"text": "x" * 10_000, "rows": list(range(5_000))})
     assert len(entry.body["text"]) == evidence.LONGEST_TEXT and len(entry.body["rows"]) == evidence.MOST_ITEMS
     assert (
@@ -125,8 +125,8 @@ def test_a_large_entry_is_truncated() -> None:
     assert set(large.body) == {"words", "bounded"} and len(large.line) < 2_000
 
 
-def test_only_json_is_kept() -> None:
-    """Times, decimals, NaN and infinity are converted to JSON; a value that is not JSON is rejected."""
+def test_values_are_converted_to_json() -> None:
+    """Times and decimals are converted to JSON, NaN becomes null; a value that is not valid JSON is rejected."""
     (entry,) = chain({"at": at(0), "usd": Decimal("1.30"), "nothing": float("nan")})
     assert entry.body == {"at": "2026-03-10T13:30:00.000Z", "usd": "1.30", "nothing": None}, entry.body
     with pytest.raises(OpsError, match="JSON"):

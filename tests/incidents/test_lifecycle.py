@@ -1,4 +1,4 @@
-"""The life cycle of incidents on both databases, with a controlled clock."""
+"""The life cycle of incidents, on both databases, with a clock that is set by hand."""
 
 import json
 import threading
@@ -46,7 +46,7 @@ class Desk:
         subject: str = "massive",
         by: str | None = None,
     ) -> None:
-        """One transition of an alert goes on record, with its edge where people are told of it."""
+        """Record one transition of an alert, with its outbox entry if people are to be notified."""
         record = AlertStore(self.store, "desk")
         turn = record.acquire_lease("judge")
         assert turn
@@ -72,13 +72,13 @@ class Desk:
         record.leave("judge")
 
     def later(self, seconds: float) -> None:
-        """Time goes by; people are told of what is due, and incidents take it in."""
+        """Advance the clock, plan notifications, and let the incidents follow the alerts."""
         self.now_s += seconds
         self.notifications.plan(self.contacts, TABLE)
         self.incidents.follow_alerts()
 
     def outage(self) -> str:
-        """Massive goes: the alert fires, people are told, the incident's id."""
+        """Start an outage of Massive and notify people; return the incident's id."""
         self.change(595, PAGE, "fired", "critical", "firing")
         self.later(20)
         self.later(20)
@@ -117,7 +117,7 @@ def test_an_alert_opens_its_incident(desk: Desk) -> None:
 
 
 def test_inhibited_alerts_belong_to_the_incident(desk: Desk) -> None:
-    """An inhibited alert opens no incident; it belongs to the incident of the inhibiting alert, also indirectly."""
+    """An inhibited alert opens no incident; it joins that of its inhibiting alert, also over several steps."""
     name = desk.outage()
     desk.change(650, PROBE, "fired", "critical", by=PAGE)
     desk.change(660, "errors-app-page-1", "fired", "critical", rule="errors", subject="app", by=PROBE)
@@ -130,7 +130,7 @@ def test_inhibited_alerts_belong_to_the_incident(desk: Desk) -> None:
 
 def test_every_event_is_on_the_timeline(desk: Desk) -> None:
     """
-    Alerts, acknowledgements, deliveries, markers, notes and handovers are on the timeline, each once, by their time.
+    Alerts, acknowledgements, deliveries, markers, notes and handovers are each on the timeline once, ordered by time.
     """
     desk.marks.put("deploy", "v1.4", "Dee", at(300))
     name = desk.outage()
@@ -160,8 +160,8 @@ def test_every_event_is_on_the_timeline(desk: Desk) -> None:
     assert evidence.checked(e.line for e in found.entries)[1] == []
 
 
-def test_the_folder_verifies_alone(desk: Desk) -> None:
-    """The folder holds the record, line by line, and its picture."""
+def test_the_incident_folder_can_be_verified(desk: Desk) -> None:
+    """The incident folder holds the whole record, which verifies without the database, and its picture."""
     name = desk.outage()
     digest = desk.incidents.picture(b"\x89PNG picture")
     desk.incidents.append(name, "evidence", {"words": "a picture", "picture": {"sha256": digest, "name": "providers"}})
@@ -174,9 +174,10 @@ def test_the_folder_verifies_alone(desk: Desk) -> None:
     )
 
 
-def test_life_cycle(desk: Desk) -> None:
+def test_incident_life_cycle(desk: Desk) -> None:
     """
-    Mitigate, resolve only without firing alerts or with a note, reopen, dismiss; a closed incident accepts only notes.
+    An incident can be mitigated, resolved (while an alert fires only with a note), reopened and dismissed; a resolved
+    one accepts only notes.
     """
     name = desk.outage()
     assert desk.incidents.mitigate(name, "Tradier only", "Ann").status == "mitigated"
@@ -211,8 +212,8 @@ def test_life_cycle(desk: Desk) -> None:
             act()
 
 
-def test_a_merged_incident_goes_on_in_the_other(desk: Desk) -> None:
-    """Events of a merged incident are written into the other one; earlier entries stay."""
+def test_events_of_a_merged_incident_go_to_the_other(desk: Desk) -> None:
+    """New events of a merged incident are written to the other one; earlier entries stay."""
     name = desk.outage()
     other = desk.incidents.open("two prices differ", by="Bob")
     assert desk.incidents.merge(name, other.id, "Ann").status == "merged"
@@ -228,8 +229,8 @@ def test_a_merged_incident_goes_on_in_the_other(desk: Desk) -> None:
         desk.incidents.merge(other.id, other.id, "Ann")
 
 
-def test_a_dismissed_incident_opens_no_second_for_the_same_alert(desk: Desk) -> None:
-    """A dismissed incident is not opened again while its alert fires; the next outage is another incident."""
+def test_a_dismissed_incident_is_not_opened_again_for_its_alert(desk: Desk) -> None:
+    """A dismissed incident is not opened again while its alert fires; the next alert episode opens another one."""
     name = desk.outage()
     desk.incidents.dismiss(name, "false alarm", "", "Ann")
     desk.later(60)
@@ -244,8 +245,8 @@ def test_a_dismissed_incident_opens_no_second_for_the_same_alert(desk: Desk) -> 
     ) == {"availability-massive-page-2"}
 
 
-def test_many_write_at_once(desk: Desk) -> None:
-    """With eight simultaneous writers no entry is lost or forked, and a key is written once."""
+def test_simultaneous_writers_lose_no_entry(desk: Desk) -> None:
+    """With eight simultaneous writers no entry is lost, the chain has no fork, and a key is written once."""
     name = desk.outage()
     before, won = len(desk.incidents.read(name).entries), list[bool]()
 
@@ -278,8 +279,8 @@ def test_many_write_at_once(desk: Desk) -> None:
     assert [e.body["words"] for e in found.of_kind("note") if e.by == "P3"] == [f"3 {i}" for i in range(5)]
 
 
-def test_known_at(desk: Desk) -> None:
-    """As known at a time, an incident has only the entries written by then."""
+def test_an_incident_as_known_at_a_time(desk: Desk) -> None:
+    """An incident as known at a time has only the entries written by then."""
     name = desk.outage()
     then = at(desk.now_s)
     desk.now_s += 100

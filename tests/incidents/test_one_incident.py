@@ -10,7 +10,7 @@ from tests.support.lived_hour import BEGINS_S, RULES, Desk
 
 
 def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
-    """An alert of the same rule and subject from another source joins the existing incident before it is planned."""
+    """An alert of the same rule and subject from another source joins the existing incident."""
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 120)
     incidents = Incidents(desk.store, desk.settings, RULES)
     incidents.follow_alerts()
@@ -25,8 +25,8 @@ def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
     assert incidents.open("", by="Ann", alert=other).id == incident.id and len(incidents.all()) == 1
 
 
-def test_the_collector_writes_the_page(tmp_path: Path) -> None:
-    """Whoever notifies people writes the page of each incident that changed, once for each change."""
+def test_the_incident_page_is_written_when_it_changes(tmp_path: Path) -> None:
+    """The process that sends notifications writes the page of each changed incident, once for each change."""
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 120)
     desk.notifying.follow_alerts()
     desk.notifying.write_pages()
@@ -36,4 +36,4 @@ def test_the_collector_writes_the_page(tmp_path: Path) -> None:
     page.unlink()
     desk.notifying.follow_alerts()
     desk.notifying.write_pages()
-    assert not page.exists()  # Nothing changed.
+    assert not page.exists()  # Nothing changed, so no page is written.

@@ -1,4 +1,4 @@
-"""Test broker files: each is read with the right figures, or rejected by name; nothing is guessed or lost."""
+"""Test broker files: each is read with the right figures, or rejected with a reason; nothing is guessed or lost."""
 
 import json
 from decimal import Decimal
@@ -101,7 +101,7 @@ def shares(values: dict[str, Any]) -> tuple[Any, ...]:
         ("ok_index_cash_and_assignment", (2, 201, 189.98), (0, 0, 0), -10115.02),
     ],
 )
-def test_cases_from_real_life(
+def test_case_files_give_the_right_figures(
     tmp_path: Path,
     home: Path,
     capsys: pytest.CaptureFixture[str],
@@ -110,7 +110,7 @@ def test_cases_from_real_life(
     of_shares: tuple[float, ...],
     cash: float,
 ) -> None:
-    """Each comes to its right figures as a file, and as imported; its verdict is ok."""
+    """Each case file gives the right figures, both when read and when imported, with verdict ok."""
     path = str(CASES / f"{case}.csv")
     code, out, _ = ops("pnl", path, "-o", "json", capsys=capsys)
     values = json.loads(out)
@@ -125,8 +125,8 @@ def test_cases_from_real_life(
         )
 
 
-def test_another_currency_is_refused_by_every_door(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """GBX is named, in exit 70, by pnl and import, also as a backtest."""
+def test_another_currency_is_rejected_by_every_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ops pnl` and `ops import`, also with the file as backtest, exit with 70 and name the currency."""
     path = str(CASES / "b03_currency.csv")
     for command in (
         ["pnl", path],
@@ -139,8 +139,11 @@ def test_another_currency_is_refused_by_every_door(home: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_the_panel_shows_shares_as_shares(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of shares alone the panel has no trade, no percent and no cost of options, and says what the shares came to."""
+def test_the_panel_reports_shares_separately(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    With fills of shares only, the panel has no option trades, percentages or costs, and states the result of the
+    shares.
+    """
     assert ops("import", str(CASES / "b01_schwab_shares.csv"), capsys=capsys)[0] == 0
     _, out, _ = ops("status", "--as-of", "2026-03-04T16:00", "--window", "48h", "-o", "json", capsys=capsys)
     panel = json.loads(out)["panels"]["pnl"]
@@ -174,7 +177,7 @@ def test_the_panel_shows_shares_as_shares(home: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_an_option_in_any_spelling(tmp_path: Path, symbol: str) -> None:
-    """Each spelling names the same contract, ×100."""
+    """Each spelling names the same contract, with a multiplier of 100."""
     found = contract(symbol)
     assert found is not None and found.symbol == "AAPL 251219C00150000"
     values = read(tmp_path, f'{PLAIN}\n2025-12-01T10:00,"{symbol}",buy,1,2.50\n')
@@ -184,8 +187,11 @@ def test_an_option_in_any_spelling(tmp_path: Path, symbol: str) -> None:
 
 
 @pytest.mark.parametrize("symbol", ["AAPL", "BRK.B", "BRK/B", "F", "GOOGL", "BF-B"])
-def test_a_plain_symbol_is_of_shares(tmp_path: Path, symbol: str) -> None:
-    """Nothing says that it is an option: ×1, without a word of 100; under the head of round trips too."""
+def test_a_plain_symbol_means_shares(tmp_path: Path, symbol: str) -> None:
+    """
+    A symbol that does not name an option is shares, with a multiplier of 1 and without a note, also in a file of round
+    trips.
+    """
     found = read(tmp_path, f"{PLAIN}\n2025-12-01T10:00,{symbol},buy,100,2.50\n")
     assert [(f.instrument, f.value, f.multiplier) for f in found.fills] == [("stock", -250, 1)] and not found.notes
     trip = read(
@@ -215,8 +221,8 @@ def test_a_plain_symbol_is_of_shares(tmp_path: Path, symbol: str) -> None:
         ("AAPL 251219C00150000,buy,1,2,Stock", "says shares, but the row names an option"),
     ],
 )
-def test_what_is_neither_shares_nor_an_option_is_refused(tmp_path: Path, row: str, said: str) -> None:
-    """The row is rejected by name, and the row beside it is read."""
+def test_other_instruments_are_rejected(tmp_path: Path, row: str, said: str) -> None:
+    """A row that is neither shares nor an option is rejected with its reason; the other row is read."""
     content = f"{PLAIN},asset class\n2025-12-01T10:00,AAA,buy,1,2,stock\n2025-12-01T10:00,{row}\n"
     assert said in reasons(tmp_path, content) and len(read(tmp_path, content).fills) == 1
 
@@ -232,8 +238,8 @@ def test_what_is_neither_shares_nor_an_option_is_refused(tmp_path: Path, row: st
         ("Type,Strike,Exp", "CALL,5,19 DEC 25"),
     ],
 )
-def test_a_column_says_that_it_is_an_option(tmp_path: Path, columns: str, cells: str) -> None:
-    """A kind, a multiplier, or strike and expiry beside the underlying."""
+def test_an_option_is_recognised_by_its_columns(tmp_path: Path, columns: str, cells: str) -> None:
+    """A type, a multiplier, or strike and expiry beside the underlying make a row an option."""
     found = read(tmp_path, f"{PLAIN},{columns}\n2025-12-01T10:00,AAA,buy,1,2,{cells}\n")
     assert [(f.instrument, f.value) for f in found.fills] == [("option", -200)]
     assert found.fills[0].symbol == ("AAA 251219C00005000" if "Strike" in columns else "AAA")
@@ -266,8 +272,11 @@ SHARES = (
         ("$1.00", "", True),
     ],
 )
-def test_a_row_that_contradicts_its_own_cash_is_refused(tmp_path: Path, fee: str, amount: str, agrees: bool) -> None:
-    """Quantity × price, before or after costs, to the cent, with its sign; else both figures are named."""
+def test_a_row_that_contradicts_its_cash_is_rejected(tmp_path: Path, fee: str, amount: str, agrees: bool) -> None:
+    """
+    The cash must equal quantity × price, before or after costs, to the cent and with its sign; otherwise the reason
+    names both figures.
+    """
     content = SHARES.format(fee, f"{amount}")
     if agrees:
         assert not read(tmp_path, content).refused
@@ -294,8 +303,8 @@ def test_a_row_that_contradicts_its_own_cash_is_refused(tmp_path: Path, fee: str
         ("Debit,Credit", ",250.00", "credit is 250.00"),
     ],
 )
-def test_any_column_of_cash_is_held_against_the_price(tmp_path: Path, head: str, cells: str, said: str) -> None:
-    """Whatever it is called; a column that never has a sign is held to by its size."""
+def test_every_cash_column_is_checked_against_the_price(tmp_path: Path, head: str, cells: str, said: str) -> None:
+    """The check works under every name of the column; a column without signs is checked by its absolute value."""
     content = (
         f"{PLAIN},{head}\n2025-12-01T10:00,AAA 251219C00150000,buy,1,2.50,{cells}\n2025-12-02T10:00,AAA,"
         f"buy,1,2.50,{','.join('' for _ in head.split(','))}\n"
@@ -308,8 +317,8 @@ def test_any_column_of_cash_is_held_against_the_price(tmp_path: Path, head: str,
 
 def test_a_mean_price_may_be_rounded(tmp_path: Path) -> None:
     """
-    The row's own cash counts then; whether it is after costs is shown by a row without rounding, or refused as unclear.
-    One row alone that is off contradicts.
+    If the price is a rounded mean, the row's own cash counts. Whether it is before or after costs must be clear from
+    another row without rounding, or the rows are rejected. A single row that does not fit is rejected.
     """
     head, buys = (
         f"{PLAIN},commission,amount\n",
@@ -350,8 +359,11 @@ def test_a_mean_price_may_be_rounded(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("cost", ["1.25", "$1.25", "-1.25", "(1.25)"])
-def test_costs_under_any_usual_name(tmp_path: Path, column: str, cost: str) -> None:
-    """Both sides cost 1.25, whatever its sign (Interactive Brokers' own column has costs below 0 and rebates above)."""
+def test_costs_are_recognised_under_usual_names(tmp_path: Path, column: str, cost: str) -> None:
+    """
+    Both sides cost 1.25, whatever the sign (in Interactive Brokers' own column costs are negative and rebates
+    positive).
+    """
     cost = cost if column != "Comm/Fee" else "-1.25"
     found = figures_of(
         tmp_path, f"{PLAIN},{column}\n2025-12-01T10:00,AAA,buy,100,10,{cost}\n2025-12-02T10:00,AAA,sell,100,11,{cost}\n"
@@ -373,8 +385,11 @@ def test_costs_under_any_usual_name(tmp_path: Path, column: str, cost: str) -> N
         "Costs",
     ],
 )
-def test_a_cost_that_is_not_recognised_is_never_0(tmp_path: Path, column: str) -> None:
-    """It is named and its row refused; a row in which it is 0 or blank is read."""
+def test_an_unrecognised_cost_column_is_never_ignored(tmp_path: Path, column: str) -> None:
+    """
+    A row with a cost in an unrecognised column is rejected with the column's name; a row in which it is 0 or blank is
+    read.
+    """
     content = (
         f"{PLAIN},commission,{column}\n2025-12-01T10:00,AAA,buy,1,10,0,0.30\n2025-12-01T10:00,AAA,buy,1,"
         f"10,0,\n2025-12-01T10:00,AAA,buy,1,10,0,0.00\n"
@@ -386,14 +401,14 @@ def test_a_cost_that_is_not_recognised_is_never_0(tmp_path: Path, column: str) -
     )
 
 
-def test_a_cost_in_words_or_another_currency(tmp_path: Path) -> None:
-    """A text without a figure is no cost; a figure in another currency is one."""
+def test_text_in_a_cost_column_is_not_a_cost(tmp_path: Path) -> None:
+    """Text without a figure is not a cost; a figure in another currency is one."""
     assert not read(tmp_path, f"{PLAIN},Tax Status\n2025-12-01T10:00,AAA,buy,1,10,exempt\n").refused
     assert "Routing Fee is €1" in reasons(tmp_path, f"{PLAIN},Routing Fee\n2025-12-01T10:00,AAA,buy,1,10,€1\n")
 
 
 def test_every_column_of_fees_counts_once(tmp_path: Path) -> None:
-    """Parts are added; a total beside them is not added again, and one that is not their sum is refused."""
+    """Parts are added up; a total beside them is not added again, and is rejected if it is not their sum."""
     head = f"{PLAIN},commission,sec fee,orf,total fees\n"
     found = read(tmp_path, head + "2025-12-01T10:00,AAA,sell,1,10,1.00,0.02,0.03,1.05\n")
     assert [(f.commission, f.fees, f.total) for f in found.fills] == [(-1, D("-0.05"), D("8.95"))]
@@ -416,16 +431,16 @@ def test_every_column_of_fees_counts_once(tmp_path: Path) -> None:
         ("note [€]", "2", "is a column in €"),
     ],
 )
-def test_any_other_currency_is_refused(tmp_path: Path, head: str, cells: str, said: str) -> None:
-    """By the name of the column, row by row; dollars in any spelling are dollars."""
+def test_other_currencies_are_rejected(tmp_path: Path, head: str, cells: str, said: str) -> None:
+    """The reason names the column; dollars are accepted in any spelling."""
     content = f"{PLAIN},{head}\n2025-12-01T10:00,AAA,buy,1,2,{cells}\n"
     assert said in reasons(tmp_path, content)
     for dollars in ("USD", "usd", "US$", "US Dollar", ""):
         assert not read(tmp_path, f"{PLAIN},currency\n2025-12-01T10:00,AAA,buy,1,2,{dollars}\n").refused
 
 
-def test_a_price_in_another_currency_and_one_row_of_it(tmp_path: Path) -> None:
-    """Only that row is refused."""
+def test_only_rows_in_another_currency_are_rejected(tmp_path: Path) -> None:
+    """A row in another currency is rejected; the other row is read."""
     content = f"{PLAIN},currency\n2025-12-01T10:00,AAA,buy,1,2,USD\n2025-12-01T10:00,VOD,buy,1,£2,GBP\n"
     found = read(tmp_path, content)
     assert (
@@ -436,8 +451,8 @@ def test_a_price_in_another_currency_and_one_row_of_it(tmp_path: Path) -> None:
     )
 
 
-def test_decimal_commas_are_refused(tmp_path: Path) -> None:
-    """Where one number can only be meant so, 1,234 is not read as a thousand either."""
+def test_decimal_commas_are_rejected(tmp_path: Path) -> None:
+    """If a file may use decimal commas, 1,234 is not read as a thousand either."""
     said = reasons(
         tmp_path, "date;symbol;side;quantity;price\n2026-01-05;AAA;buy;1;12,50\n2026-01-05;AAA;buy;1;1,234\n"
     )
@@ -456,8 +471,8 @@ def test_decimal_commas_are_refused(tmp_path: Path) -> None:
     assert read(tmp_path, 'date,symbol,side,quantity,price\n2026-01-05,AAA,buy,1,"1,234"\n').fills[0].value == -1234
 
 
-def test_cells_as_a_spreadsheet_is_kept_from_them(tmp_path: Path) -> None:
-    """="AAA" is AAA."""
+def test_cells_quoted_as_formulas_are_read(tmp_path: Path) -> None:
+    """A cell written as ="AAA" is read as AAA."""
     assert [
         (f.symbol, f.value) for f in read(tmp_path, f'{PLAIN}\n2026-01-05,"=""AAA""",buy,1,"=""2.5"""\n').fills
     ] == [("AAA", D("-2.5"))]
@@ -506,7 +521,7 @@ HEAD = f"{PLAIN},commission"
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_preambles_footers_and_separators(tmp_path: Path, content: str, encoding: str) -> None:
-    """Lines that are not rows are named and skipped: figures and verdict are as without them."""
+    """Lines that are not rows are named and skipped; figures and verdict are as without them."""
     found = figures_of(tmp_path, content.encode(encoding))
     assert (found["verdict"], shares(found)) == ("ok", (1, 100, 98, 0, 0))
     assert reader.is_fills(content)
@@ -530,8 +545,8 @@ def test_preambles_footers_and_separators(tmp_path: Path, content: str, encoding
         "AAA,buy,100",
     ],
 )
-def test_a_broken_row_is_no_footer(tmp_path: Path, last: str) -> None:
-    """A row that lacks cells, or a figure by itself, is refused: the sums may lack it."""
+def test_a_broken_row_is_not_a_footer(tmp_path: Path, last: str) -> None:
+    """A row with missing cells, or a single figure, is rejected and not skipped: the sums may lack it."""
     found = figures_of(tmp_path, "\n".join([HEAD, *ROWS, last]))
     assert (found["verdict"], found["rejected"]) == ("unknown", 1)
 
@@ -540,7 +555,7 @@ def test_a_broken_row_is_no_footer(tmp_path: Path, last: str) -> None:
 def test_import_finds_fills_in_any_encoding(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], encoding: str
 ) -> None:
-    """By their content, without --kind; the figures are the same."""
+    """`ops import` recognises fills by their content, without --kind, and gives the same figures."""
     content = "Account é\n\n" + "\n".join([HEAD, *ROWS])
     (tmp_path / "f.csv").write_bytes((b"\xff\xfe" if encoding == "utf-16-le" else b"") + content.encode(encoding))
     assert ops("import", str(tmp_path / "f.csv"), capsys=capsys)[0] == 0
@@ -548,7 +563,7 @@ def test_import_finds_fills_in_any_encoding(
 
 
 def test_windows_1252_is_read_and_a_picture_is_not(tmp_path: Path) -> None:
-    """Older brokers write it; bytes that are no text are refused."""
+    """Files in Windows-1252, as older brokers write them, are read; binary files are rejected."""
     content = f"{HEAD},description\n{ROWS[0]},Société – é\n"
     assert read(tmp_path, content.encode("cp1252")).fills[0].value == -1000
     for raw in (b"\x89PNG\r\n\x1a\n\x00\x00" + bytes(range(256)), b"PK\x03\x04" + bytes(range(256)), b"\xff\xfe\x00"):
@@ -570,15 +585,17 @@ def test_windows_1252_is_read_and_a_picture_is_not(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("head", ["Date,Time", "Trade Date,Exec Time", "Time,Date", "Run Date,Trade Time"])
-def test_a_day_and_a_time_in_two_columns(tmp_path: Path, day: str, clock: str, head: str) -> None:
-    """They are joined, whichever comes first."""
+def test_date_and_time_in_two_columns(tmp_path: Path, day: str, clock: str, head: str) -> None:
+    """A date column and a time column are joined, in either order."""
     cells = f'"{day}","{clock}"' if not head.startswith("Time") else f'"{clock}","{day}"'
     found = read(tmp_path, f"{head},symbol,side,quantity,price\n{cells},AAA,buy,1,2\n")
     assert f"{found.fills[0].at:%Y-%m-%dT%H:%M:%S%z}" == "2026-03-17T14:01:00+0000"
 
 
-def test_the_day_and_the_time_of_round_trips_apart(tmp_path: Path) -> None:
-    """Of entry and exit each; the order of day and month is shown by either."""
+def test_date_and_time_columns_of_round_trips(tmp_path: Path) -> None:
+    """
+    Entry and exit each have a date and a time column; an unambiguous date in either shows the order of day and month.
+    """
     found = read(
         tmp_path,
         "id,entry_date,entry_time,exit_date,exit_time,symbol,entry_price,exit_price,quantity\n1,04/03/2026,"
@@ -587,8 +604,8 @@ def test_the_day_and_the_time_of_round_trips_apart(tmp_path: Path) -> None:
     assert [f"{f.at:%m-%d %H:%M}" for f in found.fills] == ["03-04 15:00", "03-17 15:00"]
 
 
-def test_a_time_without_a_day_is_refused(tmp_path: Path) -> None:
-    """By name; no day is made up."""
+def test_a_time_without_a_date_is_rejected(tmp_path: Path) -> None:
+    """A time without a date, and a spreadsheet's day number, are rejected with their reason; no date is made up."""
     assert "time is '10:01:00', a time without a day" in reasons(tmp_path, f"{PLAIN}\n10:01:00,AAA,buy,1,2\n")
     assert "a spreadsheet's day number" in reasons(
         tmp_path, f"{PLAIN}\n46098.4,AAA,buy,1,2\n"
@@ -615,8 +632,8 @@ def test_a_time_without_a_day_is_refused(tmp_path: Path) -> None:
         ("18.11.2024", "2024-11-18T05:00"),
     ],
 )
-def test_dates_as_brokers_write_them(cell: str, utc: str) -> None:
-    """To the instant; without a zone New York."""
+def test_date_formats_of_brokers_are_read(cell: str, utc: str) -> None:
+    """Each format gives the exact time; without a zone it is New York time."""
     assert f"{moment(cell):%Y-%m-%dT%H:%M}" == utc
 
 
@@ -642,16 +659,16 @@ def test_dates_as_brokers_write_them(cell: str, utc: str) -> None:
         "9" * 500,
     ],
 )
-def test_what_is_no_date_is_refused(cell: object) -> None:
-    """With a ValueError and nothing else."""
+def test_invalid_dates_are_rejected(cell: object) -> None:
+    """An invalid date raises a ValueError and nothing else."""
     with pytest.raises(ValueError):
         moment(cell)
 
 
-def test_day_and_month_by_what_the_file_shows(tmp_path: Path) -> None:
+def test_day_and_month_order_comes_from_the_file(tmp_path: Path) -> None:
     """
-    The 17th shows the order, for every row; where nothing shows it, the US order is taken and said; where both are
-    shown, one is refused.
+    A date such as 17/03 shows the order for every row. If none does, the US order is used, with a note. If both orders
+    occur, one is rejected.
     """
 
     def rows(*days):
@@ -686,8 +703,8 @@ def test_day_and_month_by_what_the_file_shows(tmp_path: Path) -> None:
         (7, "7"),
     ],
 )
-def test_numbers_as_brokers_write_them(cell: object, value: str) -> None:
-    """Exact, with their signs."""
+def test_number_formats_of_brokers_are_read(cell: object, value: str) -> None:
+    """Each format gives the exact number with its sign."""
     assert number(cell) == D(value)
 
 
@@ -716,8 +733,8 @@ def test_numbers_as_brokers_write_them(cell: object, value: str) -> None:
         "1,23,456",
     ],
 )
-def test_what_is_no_number_of_dollars(cell: object) -> None:
-    """With a ValueError and nothing else."""
+def test_invalid_dollar_amounts_are_rejected(cell: object) -> None:
+    """An invalid dollar amount raises a ValueError and nothing else."""
     with pytest.raises(ValueError):
         number(cell)
 
@@ -727,7 +744,7 @@ OPTION = "AAA 03/20/2026 55.00 C"
 
 def test_schwab(tmp_path: Path) -> None:
     """
-    Buys, sells, a covered call that is assigned into its shares, an expired put, other cash; newest first, with a
+    Schwab: buys, sells, a covered call assigned into its shares, an expired put and other cash; newest first, with a
     total.
     """
     content = SCHWAB + "".join(
@@ -771,7 +788,10 @@ def test_schwab(tmp_path: Path) -> None:
 
 
 def test_fidelity(tmp_path: Path) -> None:
-    """Actions as sentences, contracts with a minus before them, sold counts below 0, disclaimers at the end."""
+    """
+    Fidelity: actions as sentences, contracts with a leading minus, negative quantities for sales, disclaimers at the
+    end.
+    """
     rows = [
         "03/23/2026,EXPIRED CALL (BBB) BETA INC MAR 20 26 $30 (100 SHS) as of Mar-20-2026 (Margin), "
         "-BBB260320C30,CALL (BBB) BETA INC MAR 20 26 $30 (100 SHS),Margin,2,,,,,,",
@@ -793,7 +813,7 @@ def test_fidelity(tmp_path: Path) -> None:
 
 
 def test_etrade(tmp_path: Path) -> None:
-    """OPTN and EQ, bought and sold in words, the amount after commission."""
+    """E*Trade: types OPTN and EQ, sides in words, and the amount after commission."""
     rows = [
         "03/16/26,Sold Short,OPTN,AAA Mar 20 '26 $55 Call,-2,78.68,0.40,1.32,AAA Mar 20 '26 $55 Call",
         "03/17/26,Bought To Cover,OPTN,AAA Mar 20 '26 $55 Call,2,-21.32,0.10,1.32,x",
@@ -811,8 +831,8 @@ def test_etrade(tmp_path: Path) -> None:
 
 def test_interactive_brokers(tmp_path: Path) -> None:
     """
-    Flex: cash-signed commission, signed counts, an id in each execution that names no round trip, times with a
-    semicolon.
+    Interactive Brokers Flex: signed commissions and quantities, an id for each execution that names no round trip,
+    times with a semicolon.
     """
     rows = [
         '"U1","USD","OPT","AAA   260320C00055000","C","55","20260320","100","1","20260316","20260316;100100",'
@@ -825,7 +845,7 @@ def test_interactive_brokers(tmp_path: Path) -> None:
         '"0.25","USD","1100.25","C","EXECUTION"',
     ]
     found = figures_of(tmp_path, FLEX + "\n".join(rows) + "\n")
-    # A rebate of 0.25 is none of its costs.
+    # The rebate of 0.25 is not a cost.
     assert options(found) == (1, 60, 57.36, 0, 0) and shares(found)[:3] == (1, 100, 99.25)
     for change, said in (
         ((',"USD","STK"', ',"EUR","STK"'), "CurrencyPrimary is 'EUR'"),
@@ -838,7 +858,10 @@ def test_interactive_brokers(tmp_path: Path) -> None:
 
 
 def test_robinhood(tmp_path: Path) -> None:
-    """The contract stands in the description; fees only in the amount; 2S expired; a dividend."""
+    """
+    Robinhood: the contract is in the description, fees only in the amount, 2S is an expiration; a dividend is other
+    cash.
+    """
     rows = [
         '"3/20/2026","3/20/2026","3/23/2026","AAA","Option Expiration for AAA 3/20/2026 Call $55.00","OEXP","2S","",""',
         '"3/16/2026","3/16/2026","3/17/2026","AAA","AAA 3/20/2026 Call $55.00","STO","2","$0.40","$79.92"',
@@ -861,7 +884,7 @@ def test_robinhood(tmp_path: Path) -> None:
 
 
 def test_webull(tmp_path: Path) -> None:
-    """The mean price counts, not the limit price; cancelled orders are named and skipped."""
+    """Webull: the average price counts, not the limit price; cancelled orders are named and skipped."""
     rows = [
         "Alpha,AAA,Buy,Filled,100,100,@10.50,10.00,DAY,03/16/2026 10:00:00 EDT,03/16/2026 10:00:01 EDT",
         "Alpha,AAA,Sell,Filled,100,100,@10.50,11.00,DAY,03/17/2026 10:00:00 EDT,03/17/2026 10:00:01 EDT",
@@ -878,7 +901,7 @@ def test_webull(tmp_path: Path) -> None:
 
 
 def test_json_of_executions(tmp_path: Path) -> None:
-    """The same columns as JSON, as a list or under a name."""
+    """The same columns are read from JSON, as a list or under a name."""
     one = {
         "time": "2026-03-16T10:00:00-04:00",
         "symbol": "AAA",
@@ -907,7 +930,7 @@ def test_json_of_executions(tmp_path: Path) -> None:
         "open,high,low,close\n1,2,3,4\n",
     ],
 )
-def test_a_layout_that_is_not_read_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_an_unsupported_layout_is_rejected(tmp_path: Path, content: str) -> None:
     """The message says what was found and what was expected."""
     with pytest.raises(ImportRefused, match="expected"):
         read(tmp_path, content)
@@ -986,7 +1009,7 @@ COLUMN = st.sampled_from(
 
 @st.composite
 def tables(draw: st.DrawFn) -> str:
-    """Something like a file of fills: usual columns and others, any cells, any separators, cut and mutated."""
+    """Draw a text like a file of fills: usual and other columns, any cells, any separators, sometimes truncated."""
     columns = draw(
         st.one_of(
             st.just(HEAD.split(",")),
@@ -1019,7 +1042,7 @@ ANY = st.recursive(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """One of the cases with a few bytes changed, left out or put in."""
+    """Draw a case file with a few bytes changed, removed or inserted."""
     content = bytearray(
         draw(st.sampled_from([p.read_bytes() for p in sorted(CASES.glob("*.csv")) if p.name.startswith(("b", "ok"))]))
     )
@@ -1049,8 +1072,10 @@ def mutated(draw: st.DrawFn) -> bytes:
     ),
     st.booleans(),
 )
-def test_reading_is_total(tmp_path_factory: pytest.TempPathFactory, content: bytes, backtest: bool) -> None:
-    """Of any bytes a book comes, or a refusal in a sentence; and of a book its figures, in words and as JSON."""
+def test_any_bytes_are_read_or_rejected(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, backtest: bool
+) -> None:
+    """Any bytes give either fills or a rejection with a reason; fills always give results, as text and as JSON."""
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     try:
@@ -1091,7 +1116,7 @@ def test_reading_is_total(tmp_path_factory: pytest.TempPathFactory, content: byt
 def test_no_file_gives_a_traceback(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
-    """Exit 70 and a sentence, from pnl, from import, as a backtest."""
+    """`ops pnl` and `ops import`, also with the file as backtest, exit with 70 and a sentence."""
     path = tmp_path / "f"
     path.write_bytes(content)
     for command in (
@@ -1103,8 +1128,8 @@ def test_no_file_gives_a_traceback(
         assert code == 70 and err.startswith("ops: ") and "Traceback" not in err
 
 
-def test_symbols_that_are_no_shares() -> None:
-    """Pairs, futures and numbers of bonds are none."""
+def test_symbols_that_are_not_shares() -> None:
+    """Currency pairs, futures and bond numbers are not symbols of shares."""
     assert not any(
         is_share_symbol(s)
         for s in ("BTC-USD", "BTC/USD", "EURUSD", "EUR.USD", "BTCUSD", "912796XX1", "ESZ5", "NQH26", "", "AAPL Dec")

@@ -1,4 +1,6 @@
-"""Test files of fills: both tastytrade layouts, the app's trades, plain CSV; every row is read, or rejected by name."""
+"""
+Test files of fills: both tastytrade layouts, the app's trades, plain CSV; every row is read, or rejected with a reason.
+"""
 
 import csv
 import gzip
@@ -29,7 +31,7 @@ BROKER = SHARED / "data" / "trades" / "tastytrade_TSLL.csv"
 
 
 def row(**other: str) -> str:
-    """A row of today's layout: one call sold for 4.37; `other` names columns without their spaces."""
+    """Return a row of the current layout: one call sold for 4.37; `other` names columns without their spaces."""
     cells = dict(
         zip(
             COLUMNS.split(","),
@@ -68,7 +70,7 @@ def sale(symbol: str = "XYZ   251024C00015000", **other: str) -> str:
 
 
 def closing(**other: str) -> str:
-    """The same call bought back for 4.32, in a later order."""
+    """Return a row of the same call bought back for 4.32, in a later order."""
     base = {
         "Date": "2025-10-01T15:00:00+0100",
         "Sub_Type": "Buy to Close",
@@ -84,7 +86,7 @@ def closing(**other: str) -> str:
 
 
 def delivered(sub_type: str, action: str = "", **other: str) -> str:
-    """What the clearing house did to the call."""
+    """Return a row of an expiration, assignment or other delivery of the call."""
     base = {
         "Date": "2025-10-24T21:00:00+0100",
         "Type": "Receive Deliver",
@@ -107,8 +109,8 @@ def file(folder: Path, *rows: str, columns: str = COLUMNS, end: str = "\n", name
     return path
 
 
-def test_the_real_export_to_the_cent() -> None:
-    """Of the real export every row is read, and each order comes to the broker's own total."""
+def test_the_real_export_adds_up_to_the_cent() -> None:
+    """Every row of the real export is read, and each order equals the broker's own total."""
     if not BROKER.is_file():
         pytest.skip("the broker's export is not beside the project")
     found = reader.read(BROKER)
@@ -122,14 +124,14 @@ def test_the_real_export_to_the_cent() -> None:
     orders = pnl.orders(found.fills)
     assert {o.name: o.total for o in orders} == theirs and len(orders) > 100
     assert sum(o.total for o in orders) + sum(m.total for m in found.moneys) == D("9139.37")
-    # A dollar a contract to open, nothing to close, at most ten a leg's order: in every order of options alone.
+    # Opening costs a dollar a contract, at most ten for a leg; closing is free: so in every order of options only.
     assert [o.name for o in orders if o.model is not None and o.model != o.commission] == []
 
 
 def test_the_real_export_ends_flat() -> None:
     """
-    Nothing is left open, nothing was opened before, and two positions went on under another strike; the cash is all
-    there.
+    No position is open at the end or opened before the file, two positions continue under another strike, and all cash
+    is counted.
     """
     if not BROKER.is_file():
         pytest.skip("the broker's export is not beside the project")
@@ -144,9 +146,9 @@ def test_the_real_export_ends_flat() -> None:
     assert (long.legs[0].names, long.legs[0].symbol) == (["TSLL 241220C00036000"], "TSLL 241220C00035700")
 
 
-def test_a_row_by_hand(tmp_path: Path) -> None:
+def test_every_field_of_a_row_is_read(tmp_path: Path) -> None:
     """
-    A row with everything: when in UTC, the price of one unit, cash with its sign, costs, order, the contract's terms.
+    A row gives the time in UTC, the price of one unit, cash with its sign, costs, order, and the contract's terms.
     """
     fill = reader.read(file(tmp_path, row())).fills[0]
     assert fill.at == datetime(2025, 9, 17, 13, 40, 51, tzinfo=UTC)
@@ -181,8 +183,8 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         ("Root Symbol",),
     ],
 )
-def test_columns_that_came_later_may_be_missing(tmp_path: Path, lacking: tuple[str, ...]) -> None:
-    """Without the columns that came one after another, and in any order, the same fills come to the same cash."""
+def test_newer_columns_may_be_missing(tmp_path: Path, lacking: tuple[str, ...]) -> None:
+    """Without the columns that were added over time, and in any order of columns, the fills have the same cash."""
     rows = list(
         csv.DictReader(
             [
@@ -204,8 +206,8 @@ def test_columns_that_came_later_may_be_missing(tmp_path: Path, lacking: tuple[s
     ] and not found.refused
 
 
-def test_bom_crlf_gzip_semicolons_and_quoted_thousands(tmp_path: Path) -> None:
-    """A byte order mark, Windows line ends, gzip and thousands separators change nothing."""
+def test_bom_crlf_gzip_and_thousands_separators(tmp_path: Path) -> None:
+    """A byte order mark, Windows line ends, gzip and thousands separators do not change the result."""
     big = row(
         Quantity="10", Value="4,370.00", Average_Price="437.00", Commissions="-10.00", Fees="-1.20", Total="4,358.80"
     )
@@ -236,14 +238,14 @@ def test_bom_crlf_gzip_semicolons_and_quoted_thousands(tmp_path: Path) -> None:
         ({"Fees": "NaN"}, "Fees is 'NaN'; a number was expected"),
     ],
 )
-def test_a_bad_row_is_refused_by_name(tmp_path: Path, how: dict[str, str], wrong: str) -> None:
-    """A rejected row names its column, what was found and what was expected; the rows beside it are read."""
+def test_a_bad_row_is_rejected_with_its_reason(tmp_path: Path, how: dict[str, str], wrong: str) -> None:
+    """The reason names the column, what was found and what was expected; the other rows are read."""
     found = reader.read(file(tmp_path, row(), row(**how), closing()))
     assert len(found.fills) == 2 and [r.row for r in found.refused] == [3]
     assert any(wrong in reason for reason in found.refused[0].reasons), found.refused
 
 
-def test_every_reason_at_once(tmp_path: Path) -> None:
+def test_all_reasons_of_a_row_are_reported(tmp_path: Path) -> None:
     """A row with three problems reports three reasons; a file with only such rows is rejected as a whole."""
     path = file(tmp_path, row(Quantity="x", Value="y", Date="z"))
     with pytest.raises(ImportRefused, match="no readable fill.*row 2.*Date.*Quantity.*Value"):
@@ -254,14 +256,14 @@ def test_every_reason_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\x00\xff\x00", b"{", b"[]", b'{"a": 1}'])
 def test_a_file_without_fills_is_rejected(tmp_path: Path, content: bytes) -> None:
-    """An empty file, other columns, no text, no JSON, no trade: each is rejected with what was expected."""
+    """An empty file, other columns, binary data, invalid JSON and JSON without trades are rejected."""
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ImportRefused):
         reader.read(tmp_path / "x")
 
 
 def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
-    """An assigned option ends at 0 without commission; the stock that comes is a position of its own."""
+    """An assigned option ends at 0 without commission; the delivered stock is a separate position."""
     stock = row(
         Date="2025-10-24T21:00:00+0100",
         Type="Receive Deliver",
@@ -296,8 +298,8 @@ def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
-    """An index option that is settled in cash ends at what was paid for it, with its fee."""
+def test_cash_settlement_sets_the_exit_price(tmp_path: Path) -> None:
+    """An index option settled in cash ends at the amount that was paid for it, with its fee."""
     settled = delivered("Cash Settled Assignment", Value="-364.00", Total="-369.00", Fees="-5.00")
     leg = round_trips.round_trips(reader.read(file(tmp_path, sale(), settled)).fills).trades[0].legs[0]
     assert (leg.gross, leg.fees, leg.mean(leg.exit_units), leg.ends) == (
@@ -308,8 +310,8 @@ def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
     )
 
 
-def test_what_was_opened_before_is_no_opening(tmp_path: Path) -> None:
-    """A close, an expiry or an assignment of a position that the file never opened is kept separately."""
+def test_closes_of_earlier_positions_are_kept_separately(tmp_path: Path) -> None:
+    """Closes, expirations and exercises of positions that the file never opened are kept separately."""
     trips = round_trips.round_trips(
         reader.read(file(tmp_path, closing(), delivered("Expiration", "BUY_TO_CLOSE"), delivered("Exercise"))).fills
     )
@@ -320,8 +322,8 @@ def test_what_was_opened_before_is_no_opening(tmp_path: Path) -> None:
     )
 
 
-def test_a_special_dividend_goes_on_under_another_strike(tmp_path: Path) -> None:
-    """Closed at a value and opened again at its opposite: one round trip, with what it cost at first."""
+def test_a_position_continues_under_another_strike_after_a_special_dividend(tmp_path: Path) -> None:
+    """A position closed at a value and opened again at the opposite value is one round trip with its original cost."""
     shut = delivered(
         "Special Dividend",
         "BUY_TO_CLOSE",
@@ -358,10 +360,10 @@ def test_a_special_dividend_goes_on_under_another_strike(tmp_path: Path) -> None
     )
 
 
-def test_a_renamed_position_of_before_stays_unknown(tmp_path: Path) -> None:
+def test_a_renamed_position_opened_before_has_no_cost(tmp_path: Path) -> None:
     """
-    What was opened before the file goes on under another strike without a cost: closing it is no round trip, and no
-    cash is lost.
+    A position opened before the file that continues under another strike has no known cost: its close is no round trip,
+    and no cash is lost.
     """
     shut = delivered(
         "Special Dividend",
@@ -394,7 +396,7 @@ def test_a_renamed_position_of_before_stays_unknown(tmp_path: Path) -> None:
 
 
 def test_a_split_keeps_the_cost_and_changes_the_count(tmp_path: Path) -> None:
-    """Two contracts become four under the same name; selling two of them realises half of what all cost."""
+    """Two contracts become four under the same name; selling two of them realises half of the total cost."""
     more = {
         "Quantity": "2",
         "Value": "-400.00",
@@ -445,8 +447,11 @@ def test_a_split_keeps_the_cost_and_changes_the_count(tmp_path: Path) -> None:
     )
 
 
-def test_a_future_option_says_its_multiplier_in_cash(tmp_path: Path) -> None:
-    """The column of a future's option says 1; price and cash say 5, and nobody takes 100."""
+def test_the_multiplier_of_a_futures_option_comes_from_its_cash(tmp_path: Path) -> None:
+    """
+    If the multiplier column of a futures option says 1 and price and cash give 5, the multiplier is 5; without a price
+    it is unknown, not 100.
+    """
     sold = row(
         Symbol="./MESM6EXK6  260529P5800",
         Instrument_Type="Future Option",
@@ -472,7 +477,7 @@ def test_a_future_option_says_its_multiplier_in_cash(tmp_path: Path) -> None:
 
 
 def test_dividends_and_deposits_are_other_cash(tmp_path: Path) -> None:
-    """Money movements are cash, not fills; their total counts."""
+    """Money movements are counted as other cash, not as fills, with their total."""
     dividend = row(
         Type="Money Movement",
         Sub_Type="Dividend",
@@ -496,8 +501,10 @@ def test_dividends_and_deposits_are_other_cash(tmp_path: Path) -> None:
     assert [(m.kind, m.total) for m in found.moneys] == [("dividend", D("8.93"))] and len(found.fills) == 1
 
 
-def test_whatever_else_an_account_does(tmp_path: Path) -> None:
-    """A transfer, a merger for cash, a future, a price in thirty-seconds: nothing is refused, guessed or lost."""
+def test_other_account_events_are_read(tmp_path: Path) -> None:
+    """
+    A transfer, a cash merger, a future and a price in thirty-seconds are read; nothing is rejected, guessed or lost.
+    """
     no_option = {
         "Multiplier": "",
         "Root_Symbol": "",
@@ -576,16 +583,16 @@ def test_whatever_else_an_account_does(tmp_path: Path) -> None:
     assert (found.fills[2].price, found.fills[2].multiplier, found.fills[2].value) == (None, None, D("234.38"))
 
 
-def test_files_that_were_put_together(tmp_path: Path) -> None:
-    """The head of the second of two files is no row."""
+def test_a_repeated_header_is_not_a_row(tmp_path: Path) -> None:
+    """In two concatenated files the header of the second is not a row."""
     found = reader.read(file(tmp_path, row(), COLUMNS, closing()))
     assert len(found.fills) == 2 and not found.refused
 
 
 def test_the_older_layout(tmp_path: Path) -> None:
     """
-    Costs as one positive figure, no order, New York times, the underlying as symbol: the same contract's name comes of
-    it.
+    The older layout has costs as one positive figure, no order, New York times, and the underlying as symbol; it gives
+    the same contract names.
     """
     rows = [
         "01/29/2021 10:15 PM,Receive Deliver,Expiration,UVXY,,,1,01/29/2021,14.5,P,,0.00,0,Removal of 1.0 "
@@ -622,7 +629,8 @@ def test_the_older_layout(tmp_path: Path) -> None:
 
 def test_the_apps_trades(tmp_path: Path) -> None:
     """
-    The app's own shape: camel case, a contract inside, trims of the original size, what was only watched passed over.
+    The app's trades are read: camel case, a nested contract, trims in percent of the original size; trades never
+    entered are skipped.
     """
     trade = {
         "id": "t1",
@@ -677,8 +685,7 @@ def test_the_apps_trades(tmp_path: Path) -> None:
 
 def test_plain_fills(tmp_path: Path) -> None:
     """
-    Plain columns, in either notation of sides, with costs as people write them; a future without a multiplier is
-    refused.
+    Plain columns are read with sides like BTO and costs of either sign; a future without a multiplier is rejected.
     """
     content = (
         "time,symbol,side,qty,price,commission,order_id\n2026-03-10T10:00,XYZ 260320C00100000,BTO,2,"
@@ -707,20 +714,20 @@ def test_plain_fills(tmp_path: Path) -> None:
         (None, None),
     ],
 )
-def test_a_number_is_exact(cell: object, value: str | None) -> None:
-    """Thousands, dollars, brackets and dashes are understood, to the last digit."""
+def test_numbers_are_read_exactly(cell: object, value: str | None) -> None:
+    """Thousands separators, dollar signs, parentheses and dashes are understood; no digit is lost."""
     assert number(cell) == (None if value is None else D(value))
 
 
 @pytest.mark.parametrize("cell", ["1,99.00", "abc", "1.2.3", "NaN", "inf", "1e400", "--5", "12 3", True, [1]])
-def test_what_is_no_number_is_refused(cell: object) -> None:
-    """Nothing that is no number becomes one, and none becomes 0."""
+def test_invalid_numbers_are_rejected(cell: object) -> None:
+    """A text that is not a number is rejected; it does not become 0."""
     with pytest.raises(ValueError):
         number(cell)
 
 
 def test_times_of_both_layouts() -> None:
-    """An offset counts; without one it is New York; noon and midnight are told apart."""
+    """A time with an offset is converted; without one it is New York time; 12 AM and 12 PM are midnight and noon."""
     assert moment("2025-10-23T17:33:29+0100") == datetime(2025, 10, 23, 16, 33, 29, tzinfo=UTC)
     assert [moment(t).hour for t in ("7/01/2021 12:00 AM", "7/01/2021 12:00 PM", "7/01/21")] == [4, 16, 4]
     for wrong in ("13/45/2021", "2021-02-30", "", None, "7/01/2021 13:00 PM", "2026-03-08T02:30"):
@@ -741,10 +748,10 @@ def test_times_of_both_layouts() -> None:
     ],
     ids=["cut", "deep", "deep inside"],
 )
-def test_damaged_and_bottomless_files_are_refused_in_a_sentence(
+def test_damaged_and_deeply_nested_files_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, why: str
 ) -> None:
-    """No traceback: exit 70 and one sentence, whichever command reads it."""
+    """Each command exits with 70 and one sentence, without a traceback."""
     path = tmp_path / name
     path.write_bytes(content)
     for command in (["pnl", str(path)], ["import", str(path), "--kind", "fills"], ["import", str(path)]):
@@ -755,11 +762,11 @@ def test_damaged_and_bottomless_files_are_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("side", "opens", "value"), [("Buy", "Sell", "-160.00"), ("Sell", "Buy", "160.00"), ("Buy", "Sell", "160.00")]
 )
-def test_a_futures_difference_is_booked_at_its_close(tmp_path: Path, side: str, opens: str, value: str) -> None:
+def test_a_futures_result_is_booked_at_its_close(tmp_path: Path, side: str, opens: str, value: str) -> None:
     """
-    Nothing moves when it is opened; at the close the difference, whichever its sign.
+    A future moves no cash when it is opened; its gain or loss is booked at the close, whatever the sign.
 
-    Of an option the sign is still held to.
+    For an option the sign must still fit the side.
     """
     future = {
         "Symbol": "/CLJ4",
@@ -815,15 +822,17 @@ APP = {
         ({"entryBid": 5.2, "entryAsk": 5.0}, "entryBid 5.2 is above entryAsk 5.0"),
     ],
 )
-def test_an_apps_trade_is_refused_by_the_files_own_names(tmp_path: Path, how: dict[str, object], said: str) -> None:
-    """Each thing that is wrong by the column in which it stands; the trade beside it is read."""
+def test_an_invalid_trade_of_the_app_is_rejected_with_its_field(
+    tmp_path: Path, how: dict[str, object], said: str
+) -> None:
+    """Each reason names the field as in the file; the other trade is read."""
     (tmp_path / "t.json").write_text(json.dumps([APP | {"id": "good"}, APP | how]))
     found = reader.read(tmp_path / "t.json")
     assert [f.lot for f in found.fills] == ["good"] * 2 and said in "; ".join(found.refused[0].reasons)
 
 
 def test_a_contract_as_json_text_is_read(tmp_path: Path) -> None:
-    """As a database keeps it: the same contract as an object."""
+    """A contract stored as JSON text, as databases do, is read like an object."""
     (tmp_path / "t.json").write_text(json.dumps([APP | {"contract": json.dumps(APP["contract"])}]))
     assert {f.symbol for f in reader.read(tmp_path / "t.json").fills} == {"SPY 260116C00600000"}
 
@@ -836,8 +845,8 @@ def test_a_contract_as_json_text_is_read(tmp_path: Path) -> None:
         ({"Call_or_Put": "PUT"}, "Call or Put is P, but Symbol names C"),
     ],
 )
-def test_a_symbol_that_says_otherwise_is_refused(tmp_path: Path, how: dict[str, str], said: str) -> None:
-    """The clearing house's name of a contract and its columns must be of one contract."""
+def test_a_symbol_that_contradicts_its_columns_is_rejected(tmp_path: Path, how: dict[str, str], said: str) -> None:
+    """The OCC symbol and the columns of a row must name the same contract."""
     found = reader.read(file(tmp_path, row(), row(**how)))
     assert len(found.fills) == 1 and said in found.refused[0].reasons[0]
 
@@ -851,8 +860,8 @@ def test_a_symbol_that_says_otherwise_is_refused(tmp_path: Path, how: dict[str, 
         (OLDER + "\n\n", "a header and no rows"),
     ],
 )
-def test_a_head_that_says_nothing_or_twice_is_refused(tmp_path: Path, content: str, said: str) -> None:
-    """Which of two equal columns counts nobody knows; and a head alone is no fill that could not be read."""
+def test_a_header_without_rows_or_with_duplicates_is_rejected(tmp_path: Path, content: str, said: str) -> None:
+    """Two columns with the same name are ambiguous; a header without rows is not a file of fills."""
     (tmp_path / "f.csv").write_text(content)
     with pytest.raises(ImportRefused, match=said):
         reader.read(tmp_path / "f.csv")
@@ -860,8 +869,8 @@ def test_a_head_that_says_nothing_or_twice_is_refused(tmp_path: Path, content: s
 
 @pytest.mark.parametrize("column", ["instrument", "asset_type", "security_type", "kind", "instrument_type"])
 @pytest.mark.parametrize("word", ["equity", "Stock", "ETF"])
-def test_shares_by_whichever_column_says_so(tmp_path: Path, column: str, word: str) -> None:
-    """Shares have a multiplier of 1, and no note about a multiplier of 100 appears."""
+def test_shares_are_recognised_by_any_type_column(tmp_path: Path, column: str, word: str) -> None:
+    """Shares have a multiplier of 1, without a note about a multiplier of 100."""
     (tmp_path / "f.csv").write_text(
         f"time,symbol,side,quantity,price,{column}\n2026-01-05T10:00,AAA,buy,100,10,{word}\n"
     )
@@ -870,7 +879,7 @@ def test_shares_by_whichever_column_says_so(tmp_path: Path, column: str, word: s
 
 
 def test_plain_columns_are_named_as_the_file_has_them(tmp_path: Path) -> None:
-    """Messages use the file's own column names."""
+    """Reasons use the file's own column names."""
     (tmp_path / "f.csv").write_text(
         "id,entryTime,Exit Time,ticker,entryPrice,exitPrice,qty,Position\n1,x,2026-01-05T11:00,AAA,abc,,0,up"
         "\n2,2026-01-05T10:00,2026-01-05T11:00,AAA,5,,1,long\n3,2026-01-05T10:00,2026-01-05T11:00,AAA,5,6,1,long\n"

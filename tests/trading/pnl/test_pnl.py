@@ -1,4 +1,4 @@
-"""Test trades, costs and the gap to a backtest: figures by hand, general laws, and the commands."""
+"""Test trades, costs and the gap to a backtest: figures calculated by hand, general laws, and the commands."""
 
 import json
 import math
@@ -51,7 +51,7 @@ SAMPLE = {
 def fill(
     minute: float, side: str, quantity: object, price: object, effect: str = "", symbol: str = "XYZ C100", **other: Any
 ) -> Fill:
-    """An execution of a made-up call, some minutes after the open."""
+    """Return a fill of a made-up call, some minutes after the open."""
     q, p = D(str(quantity)), D(str(price))
     what = {"commission": D(0), "fees": D(0), "right": "C", "strike": D(100)} | other
     return Fill(
@@ -80,10 +80,10 @@ def figures(folder: Path, found: object, reading: str = "real") -> dict[str, Any
     return pnl_details.of_file(written(folder, found), RULE, reading).as_json()
 
 
-def test_the_guides_sample(tmp_path: Path) -> None:
+def test_the_guides_sample_trade(tmp_path: Path) -> None:
     """
-    The guide's own figures under ``guide``; with the multiplier, costs a contract and half the spread twice under
-    ``real``.
+    ``guide`` gives the guide's own figures; ``real`` applies the multiplier, costs per contract, and half the spread
+    twice.
     """
     guide, real = figures(tmp_path, [SAMPLE], "guide"), figures(tmp_path, [SAMPLE])
     assert [guide[k] for k in ("gross_usd", "commission_usd", "slippage_usd", "net_usd", "net_pct", "base_usd")] == [
@@ -110,7 +110,8 @@ def test_the_guides_sample(tmp_path: Path) -> None:
 )
 def test_the_guides_variance(tmp_path: Path, reading: str, backtest: float, gap: float) -> None:
     """
-    8.5 % and 12 % are 1.6 and 5.1 points off under ``guide``; the same trade is on the other side of 5 under ``real``.
+    Backtests of 8.5 % and 12 % give gaps of 1.6 and 5.1 points under ``guide``; under ``real`` the second is below the
+    threshold of 5.
     """
     found = figures(tmp_path, [SAMPLE | {"backtest_net_pct": backtest}], reading)
     assert (found["variance"]["mean_pp"], found["variance"]["n"], found["verdict"]) == (gap, 1, "unknown")
@@ -125,14 +126,14 @@ def test_the_guides_variance(tmp_path: Path, reading: str, backtest: float, gap:
     ],
 )
 def test_the_apps_calculator(tmp_path: Path, quotes: dict[str, float], slippage: float, net: float, pct: float) -> None:
-    """The app's worked case, with the usual spread and with a quoted one."""
+    """``app`` gives the figures of the app's calculator, with the usual and with a quoted spread."""
     found = figures(tmp_path, [SAMPLE | quotes], "app")
     assert [found[k] for k in ("commission_usd", "slippage_usd", "net_usd")] == [13.2, slippage, net] and found[
         "net_pct"
     ] == pytest.approx(pct, abs=6e-4)
 
 
-def test_the_recorded_day_trade_by_trade(recorded: Path) -> None:
+def test_app_costs_equal_the_recorded_day(recorded: Path) -> None:
     """``app`` gives every figure of the recorded day's forty trades, and their gaps to the backtest."""
     theirs = {str(t["id"]): t for t in json.loads((recorded / "trades.json").read_text())}
     found = reader.read(recorded / "trades.json")
@@ -153,8 +154,8 @@ def test_the_recorded_day_trade_by_trade(recorded: Path) -> None:
     assert all(float(p.gap_pp or 0) == pytest.approx(theirs[p.live.name]["variance_pp"], abs=1e-9) for p in ours.pairs)
 
 
-def test_the_example_of_the_decomposition() -> None:
-    """10 at 5.00 to 5.50 against 8 at 5.05 to 5.42: five terms that come to -202.44."""
+def test_decomposition_by_hand() -> None:
+    """10 contracts from 5.00 to 5.50 against 8 from 5.05 to 5.42: the five terms add up to -202.44."""
     b = Side(1, D(10), D(100), D("5.00"), D("5.50"), D("4.975"), D("5.525"), D("0.025"), D("0.025"), D(13))
     live = Side(1, D(8), D(100), D("5.05"), D("5.42"), D("5.01"), D("5.46"), D("0.025"), D("0.03"), D("11.44"))
     b = b._replace(mid_entry=D(5), mid_exit=D("5.5"), half_entry=D(0), half_exit=D(0))
@@ -169,10 +170,10 @@ def test_the_example_of_the_decomposition() -> None:
     assert parts.sum == live.net - b.net == D("-202.44")
 
 
-def test_the_terms_come_to_the_difference_over_20_000_trades() -> None:
+def test_decomposition_terms_add_up_for_20_000_trades() -> None:
     """
-    Long and short, one leg to four, other sizes, multipliers, quotes or none: the terms in cents come to the difference
-    in cents.
+    Long and short, with one to four legs, different sizes and multipliers, with and without quotes: the terms add up to
+    the difference to the cent.
     """
     chance = random.Random(7)
 
@@ -211,9 +212,10 @@ def test_the_terms_come_to_the_difference_over_20_000_trades() -> None:
     assert signs == {1, -1} and 3000 < merged < 5000
 
 
-def test_whole_trades_come_to_their_difference() -> None:
+def test_decomposition_of_paired_trades_adds_up() -> None:
     """
-    Also through fills, costs and pairing: spreads and shorts with other legs, sizes and expiries than the backtest's.
+    The terms also add up through fills, costs and pairing, for spreads and shorts whose sizes and prices differ from
+    the backtest's.
     """
     chance = random.Random(11)
 
@@ -268,9 +270,10 @@ def test_whole_trades_come_to_their_difference() -> None:
         "3",
     ],
 )
-def test_what_is_otherwise_for_a_source_is_read_strictly(tmp_path: Path, wrong: str) -> None:
+def test_invalid_rule_settings_by_source_are_rejected(tmp_path: Path, wrong: str) -> None:
     """
-    Only a source of the rule, and only its gate, least count and window; for fills also how far the window may grow.
+    `by_source` accepts only sources of the rule, and only their gate, minimum count and window; for fills also the
+    longest window.
     """
     (tmp_path / "rules.toml").write_text(f"[backtest_variance]\nby_source = {wrong}\n")
     with pytest.raises(book.RulesError, match="by_source|window"):
@@ -278,7 +281,7 @@ def test_what_is_otherwise_for_a_source_is_read_strictly(tmp_path: Path, wrong: 
 
 
 def _fires(rule: rules.Rule, gap: float, deviation: float, count: int, times: int, seed: int) -> dict[str, float]:
-    """How often do so many trades with such a true gap amount to what, by the public verdict?"""
+    """Return how often a number of trades with a true gap get each verdict."""
     chance = random.Random(seed)
     found: dict[str, int] = {}
     for _ in range(times):
@@ -288,9 +291,10 @@ def _fires(rule: rules.Rule, gap: float, deviation: float, count: int, times: in
 
 
 @pytest.mark.parametrize(("deviation", "most"), [(5, 0.02), (10, 0.05), (50, 0.05)])
-def test_chance_is_no_alert(deviation: float, most: float) -> None:
+def test_chance_fires_no_alert(deviation: float, most: float) -> None:
     """
-    Three trades without a true gap are not evaluated; without the least count, the interval alone prevents an alert.
+    Three trades without a true gap are not evaluated. Without the minimum count, the interval alone keeps false alerts
+    rare.
     """
     found = _fires(RULE, 0.0, deviation, 3, 10_000, 1)
     assert found == {"unknown": 1.0}
@@ -307,8 +311,8 @@ def test_chance_is_no_alert(deviation: float, most: float) -> None:
 
 def test_a_true_gap_fires() -> None:
     """
-    Ten points of forty trades with a deviation of ten are told in at least 95 of 100 cases; of five, which is the
-    warning limit, next to none is critical.
+    A gap of 10 points over 40 trades with a deviation of 10 fires in at least 95 of 100 cases; a gap of 5, the warning
+    limit, is hardly ever critical.
     """
     found = _fires(RULE, 10.0, 10.0, 40, 2_000, 4)
     assert found.get("warning", 0) + found.get("critical", 0) >= 0.95 and found.get("critical", 0) > 0.8
@@ -317,7 +321,7 @@ def test_a_true_gap_fires() -> None:
 
 
 def test_the_interval_by_hand() -> None:
-    """Of 1, 2, 3, 4 and -5 points: mean 1, size 3, deviation 3.5355, and Student's 2.7764 at each side."""
+    """Gaps of 1, 2, 3, 4 and -5 points have mean 1, mean size 3, deviation 3.5355, and Student's factor 2.7764."""
     found = spread([1, 2, 3, 4, -5], 0.95)
     assert (
         found is not None
@@ -330,9 +334,10 @@ def test_the_interval_by_hand() -> None:
     assert spread([], 0.95) is None and spread([7], 0.95).low is None
 
 
-def test_first_in_first_out() -> None:
+def test_lots_are_closed_first_in_first_out() -> None:
     """
-    Two lots, an exit across both, one left: the older lot is a trade of its own, costs by the share that was closed.
+    An exit across two lots closes the older lot first; costs are shared by the closed quantity, and the rest stays
+    open.
     """
     found = round_trips.round_trips(
         [
@@ -347,7 +352,7 @@ def test_first_in_first_out() -> None:
 
 
 def test_without_open_or_close_a_sale_closes_and_then_opens() -> None:
-    """Sides alone: what is held is closed first, and the rest turns the position around."""
+    """With only sides given, a fill first closes what is held; the rest opens a position on the other side."""
     found = round_trips.round_trips([fill(0, "buy", 2, 1), fill(1, "sell", 5, 2), fill(2, "buy", 3, 1)])
     assert [(t.legs[0].side, t.legs[0].quantity, t.legs[0].gross) for t in found.trades] == [
         (1, 2, 200),
@@ -374,7 +379,7 @@ def _made(rows: list[Any]) -> list[Fill]:
 
 
 def _sums(found: round_trips.RoundTrips) -> tuple[Decimal, Decimal]:
-    """All the cash, and all the contracts (bought - sold), wherever they ended."""
+    """Return all cash and all contracts (bought - sold), wherever they ended."""
     legs = {
         id(leg): leg
         for leg in (*found.open, *(leg for t in (*found.trades, *found.partial, *found.stock) for leg in t.legs))
@@ -395,7 +400,7 @@ def _sums(found: round_trips.RoundTrips) -> tuple[Decimal, Decimal]:
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(st.lists(_one, max_size=25))
 def test_nothing_is_lost(rows: list[Any]) -> None:
-    """Every cent and every contract of every fill ends in exactly one place."""
+    """Every cent and every contract of every fill is counted in exactly one place."""
     fills = _made(rows)
     cash, held = _sums(round_trips.round_trips(fills))
     assert cash == sum((f.total for f in fills), D(0))
@@ -404,8 +409,8 @@ def test_nothing_is_lost(rows: list[Any]) -> None:
 
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 99), st.randoms(use_true_random=False))
-def test_the_order_of_an_orders_fills_changes_nothing(pieces: int, seed: int, chance: random.Random) -> None:
-    """A broker splits orders as it likes, and the cap over the pieces: the trades are the same."""
+def test_the_sequence_of_an_orders_fills_does_not_matter(pieces: int, seed: int, chance: random.Random) -> None:
+    """The partial fills of an order give the same trades and costs in any sequence."""
     rng = random.Random(seed)
     opening = [
         fill(
@@ -435,14 +440,18 @@ def test_the_order_of_an_orders_fills_changes_nothing(pieces: int, seed: int, ch
 
 
 @pytest.mark.parametrize(("contracts", "charged"), [(1, 1), (10, 10), (20, 10), (1111, 10)])
-def test_a_cap_is_of_the_order(contracts: int, charged: int) -> None:
-    """A dollar a contract to open, at most ten; nothing to close; the app's least is half a dollar a side."""
+def test_the_commission_cap_applies_to_the_order(contracts: int, charged: int) -> None:
+    """
+    Opening costs a dollar a contract, at most ten; closing is free. The app charges at least half a dollar a side.
+    """
     assert costs.BROKER.commission(D(contracts), True) == charged and costs.BROKER.commission(D(contracts), False) == 0
     assert [APP.commission(D(q), True) for q in ("0.5", "1")] == [D("0.50"), D("0.66")]
 
 
 def _spread(entries: list[tuple[str, str, int, float]], exits: float = 0.5) -> positions.Trade:
-    """A spread of calls and puts: side, right, strike, price of each leg; every leg is closed at one price."""
+    """
+    Return a spread of calls and puts: side, right, strike and price of each leg; all legs are closed at one price.
+    """
     found = []
     for side, right, strike, price in entries:
         what = {"symbol": f"XYZ {right}{strike}", "strike": D(strike), "right": right, "order": "s"}
@@ -471,14 +480,16 @@ def _spread(entries: list[tuple[str, str, int, float]], exits: float = 0.5) -> p
         ([("buy", "C", 100, 1.0), ("sell", "P", 100, 1.0)], None, "nothing: no premium, no width"),
     ],
 )
-def test_what_a_percent_is_of(entries: list[tuple[str, str, int, float]], base: int | None, base_is: str) -> None:
-    """Of the premium paid; of a spread that brought cash, of what it can lose; of nothing, no percent."""
+def test_the_base_of_a_percentage(entries: list[tuple[str, str, int, float]], base: int | None, base_is: str) -> None:
+    """
+    A percentage is of the premium paid; for a spread opened for a credit, of its width; without a base there is none.
+    """
     found = result(_spread(entries))
     assert (found.base, found.base_is) == (base, base_is) and (found.net_pct is None) == (base is None)
 
 
-def test_a_half_closed_spread_is_no_trade_yet() -> None:
-    """One leg of two is closed: it waits, and its cash is told apart."""
+def test_a_half_closed_spread_is_partial() -> None:
+    """If one leg of two is closed, there is no trade yet; the closed leg is counted as partial."""
     legs = [
         fill(0, "buy", 1, 3, "open", "A", order="s"),
         fill(0, "sell", 1, 1, "open", "B", order="s"),
@@ -489,7 +500,7 @@ def test_a_half_closed_spread_is_no_trade_yet() -> None:
 
 
 def test_real_costs_are_as_paid_and_slippage_needs_quotes() -> None:
-    """A real fill holds its slippage already: it is told where quotes tell it, and not taken off again."""
+    """Slippage is already in the price of a real fill: it is reported if there are quotes, and not subtracted again."""
     quoted = [
         fill(0, "buy", 2, "1.05", "open", bid=D("0.95"), ask=D("1.05"), commission=D("-1")),
         fill(5, "sell", 2, "1.40", "close", bid=D("1.40"), ask=D("1.60")),
@@ -500,7 +511,9 @@ def test_real_costs_are_as_paid_and_slippage_needs_quotes() -> None:
 
 
 def test_pairs_by_name_then_by_symbol_and_day() -> None:
-    """Trades pair by the name both files give, else by symbol, side and day; the rest stand by themselves."""
+    """
+    Trades are paired by the name that both files give, otherwise by symbol, side and day; the rest stay unmatched.
+    """
 
     def made(n, day, symbol, lot):
         return [
@@ -521,14 +534,14 @@ def test_pairs_by_name_then_by_symbol_and_day() -> None:
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's scripted trades, as the app keeps them."""
+    """The demo's scripted trades, in the app's format."""
     path = tmp_path_factory.mktemp("day") / "trades.json"
     trades.write(path, demo_day_replay.scripted())
     return path
 
 
-def test_the_scripted_trades_are_the_scripts(day: Path) -> None:
-    """Entry, size and spread were found from what the script tells: the app's calculator comes to the same again."""
+def test_the_demo_trades_match_the_script(day: Path) -> None:
+    """The app's calculator, applied to the demo's trade file, gives the percentages and slippage of the script."""
     found = reader.read(day)
     ours = pnl.of(found.fills, RULE, APP, backtest_results=found.backtest_results)
     values = [e.data for e in sorted(demo_day_replay.scripted().events, key=lambda e: e.at) if e.kind == "trade"]
@@ -546,7 +559,7 @@ def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
 
 
 def _shifted(path: Path, folder: Path, points: float, count: int = 54, apart: float = 1) -> Path:
-    """The same trades with a backtest that promised so many points more than came of it under ``real``."""
+    """Write the same trades with a backtest that is so many points above their result under ``real``."""
     found = json.loads(path.read_text())[:count]
     net = {t.name: r.net_pct for t, r in pnl.of(reader.read(path).fills, RULE).results}
     for i, trade in enumerate(found):
@@ -565,7 +578,7 @@ def _shifted(path: Path, folder: Path, points: float, count: int = 54, apart: fl
         (16, 19, 1, 3, "unknown"),
     ],
 )
-def test_the_exit_code_speaks_the_verdict(
+def test_the_exit_code_is_the_verdict(
     day: Path,
     tmp_path: Path,
     home: Path,
@@ -576,7 +589,10 @@ def test_the_exit_code_speaks_the_verdict(
     code: int,
     verdict: str,
 ) -> None:
-    """0 ok, 1 warning, 2 critical, 3 unknown, on either side of zero; text and JSON say the same."""
+    """
+    The exit code is 0 for ok, 1 for warning, 2 for critical, 3 for unknown, whatever the sign of the gap; text and JSON
+    agree.
+    """
     path = str(_shifted(day, tmp_path, points, count, apart))
     found, out, _ = ops("pnl", path, "-o", "json", capsys=capsys)
     values = json.loads(out)
@@ -590,12 +606,12 @@ def test_the_exit_code_speaks_the_verdict(
     assert found == code and out.startswith(f"{Path(path).name}: {verdict} (")
 
 
-def test_a_backtest_in_a_file_of_its_own(
+def test_a_backtest_in_a_separate_file(
     day: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Beside a backtest of half the size that missed one trade and made another, size is told apart and the rest
-    unmatched.
+    Against a backtest of twice the size that lacks one live trade and has another, size is a separate term and those
+    two trades are unmatched.
     """
     found = json.loads(day.read_text())
     bare = [{k: v for k, v in t.items() if not k.startswith("backtest")} for t in found]
@@ -621,10 +637,8 @@ def test_a_backtest_in_a_file_of_its_own(
     )
 
 
-def test_a_backtests_own_costs_count(tmp_path: Path) -> None:
-    """
-    What a backtest took into account is what it is held to: 2.60 and 10.00 against 13.00 and 26.25, at the same prices.
-    """
+def test_a_backtests_own_costs_are_used(tmp_path: Path) -> None:
+    """The costs in the backtest file are used: 2.60 and 10.00 against 13.00 and 26.25 live, at the same prices."""
     live = written(tmp_path, [SAMPLE | {"id": n} for n in range(25)])
     theirs = written(
         tmp_path, [SAMPLE | {"id": n, "commission": 2.60, "slippage_usd": 10} for n in range(25)], "backtest.json"
@@ -643,8 +657,8 @@ def test_a_backtests_own_costs_count(tmp_path: Path) -> None:
         '[{"id": 1, "net_pct": 12}, {"id": 2, "backtest_net_pct": 11}, {"id": 9, "net_pct": 3}]',
     ],
 )
-def test_a_backtest_of_percents_alone(tmp_path: Path, form: str) -> None:
-    """A backtest may tell no more than a percentage and the costs of each trade; its dollars are of our premium."""
+def test_a_backtest_of_percentages_only(tmp_path: Path, form: str) -> None:
+    """A backtest may have only a percentage for each trade; its dollars are then calculated from our premium."""
     (tmp_path / "b").write_text(form)
     found = pnl_details.of_file(
         written(tmp_path, [SAMPLE, SAMPLE | {"id": 2}, SAMPLE | {"id": 3}]), RULE, backtest=tmp_path / "b"
@@ -661,11 +675,11 @@ def test_a_backtest_of_percents_alone(tmp_path: Path, form: str) -> None:
         values["unknown"]
     )
     with pytest.raises(book.ImportRefused):
-        reader.read(tmp_path / "b")  # As fills it is none.
+        reader.read(tmp_path / "b")  # It is not a file of fills.
 
 
-def test_the_recorded_day_is_its_own_backtest(recorded: Path) -> None:
-    """Named as the backtest of itself, the day's file is held to what the backtest said, not to its own prices."""
+def test_a_file_named_as_its_own_backtest_uses_its_stated_results(recorded: Path) -> None:
+    """If the day's file is named as its own backtest, the backtest results stated in it are used, not its prices."""
     path = recorded / "trades.json"
     inside, stated_results = (
         pnl_details.of_file(path, RULE, "app").as_json(),
@@ -675,12 +689,10 @@ def test_the_recorded_day_is_its_own_backtest(recorded: Path) -> None:
     assert stated_results["decomposition"]["timing"] == 0 and stated_results["decomposition"]["slippage"] < -8000
 
 
-def test_without_a_backtest_and_with_refused_rows(
+def test_verdict_without_a_backtest_and_with_rejected_rows(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """
-    Read whole and nothing to compare with is ok; a row that was refused makes it unknown, and stands in the answer.
-    """
+    """A completely read file without a backtest is ok; a rejected row makes the verdict unknown and is listed."""
     code, out, _ = ops("pnl", str(written(tmp_path, [SAMPLE])), "-o", "json", capsys=capsys)
     found = json.loads(out)
     assert (code, found["variance"], found["decomposition"], found["why"]) == (
@@ -701,8 +713,10 @@ def test_without_a_backtest_and_with_refused_rows(
     ) and "quantity is 'lots'" in found["rejected_rows"][0]["reasons"][0]
 
 
-def test_wrong_usage_and_refusals(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown reading is wrong usage; a file that is none, and a desk without fills, are refused with what to do."""
+def test_wrong_usage_and_unreadable_files(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    An unknown cost model is wrong usage. An unreadable file and a desk without fills are rejected with what to do.
+    """
     assert ops("pnl", "x", "--costs", "none", capsys=capsys)[0] == 64
     for arguments, said in (
         (("pnl", str(tmp_path / "no")), "cannot be read"),
@@ -713,12 +727,10 @@ def test_wrong_usage_and_refusals(tmp_path: Path, home: Path, capsys: pytest.Cap
         assert (code, out) == (70, "") and said in err
 
 
-def test_fills_come_into_the_store_once(
-    day: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fills_are_imported_once(day: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    By content, plain or gzip: accepted, then duplicate; what is refused is kept with its reason; two equal fills are
-    two.
+    A second import of the same content, plain or gzip, counts as duplicate. Rejected rows are kept with their reason.
+    Two equal rows of one file are two fills.
     """
     import gzip
 
@@ -752,10 +764,10 @@ def test_fills_come_into_the_store_once(
     ] and known.stated_results == read.backtest_results
 
 
-def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_panel_uses_fills_if_there_are_any(day: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    In a window with fills the panel is theirs, judged by their interval; before them, and as known before, it is the
-    page's.
+    If the window has fills, the panel shows them, evaluated by their interval; otherwise it shows the page's figures.
+    With --known-at only the fills known then count.
     """
 
     def status(*more):
@@ -790,8 +802,8 @@ def _became(found: list[Any]) -> list[tuple[str, str, str, str]]:
 @pytest.mark.slow
 def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     """
-    Sixteen points of gap fire as soon as twenty trades have ended and two minutes passed, live as in a replay, and
-    killed at any instant; without fills nothing does.
+    A gap of 16 points fires two minutes after the twentieth trade has ended: live, in a replay, and after a restart
+    between. Without fills nothing fires.
     """
     path = _shifted(day, tmp_path, 16)
     own = desk.open("desk", tmp_path / "home")
@@ -807,7 +819,7 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     importing.read_fills(own.store, "desk", path, known_at_ts=True)
     twentieth = sorted(t.exited for t in round_trips.round_trips(reader.read(path).fills).trades)[19]
     live = _became([t for _, b in judge(live=True).evaluate(begin, end) for t in b])
-    # The first instant of the grid after it, and two minutes.
+    # The first evaluation time after it, plus two minutes.
     fires = clock.instant(clock.micros(twentieth) + -clock.micros(twentieth) % 5_000_000) + timedelta(minutes=2)
     assert (
         live[0] == ("fills", "fired", "warning", f"{fires:%H:%M}")
@@ -824,8 +836,8 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     assert [(a["source"], a["state"], a["severity"]) for a in found] == [("fills", "firing", "critical")]
 
 
-def test_many_fills_in_little_time() -> None:
-    """Ten thousand fills become trades and results in seconds."""
+def test_ten_thousand_fills_are_fast() -> None:
+    """Ten thousand fills become trades and results within 20 seconds."""
     fills = [
         f
         for n in range(5_000)
@@ -838,8 +850,8 @@ def test_many_fills_in_little_time() -> None:
     assert len(pnl.of(fills, RULE).results) == 5_000 and time.monotonic() - begun < 20
 
 
-def test_without_heavy_imports(home: Path) -> None:
-    """The panel asks for fills without pandas, numpy or scipy."""
+def test_the_panel_has_no_heavy_imports(home: Path) -> None:
+    """The panel needs neither pandas, numpy, scipy nor matplotlib."""
     import subprocess
     import sys
 
@@ -854,7 +866,7 @@ def test_without_heavy_imports(home: Path) -> None:
 
 
 def test_a_time_window_chooses_by_the_exit(day: Path) -> None:
-    """Only round trips that ended in the window count, and what happened later is not known."""
+    """Only round trips that ended within the window count."""
     noon = time_parsing.parse("2026-03-10T12:00")
     found = pnl_details.of_file(day, RULE, as_of=noon, since=noon - timedelta(hours=1))
     assert 0 < len(found.pnl.chosen) < 20 and all(
@@ -862,12 +874,12 @@ def test_a_time_window_chooses_by_the_exit(day: Path) -> None:
     )
 
 
-def test_what_was_imported_comes_to_what_its_file_comes_to(
+def test_imported_fills_give_the_figures_of_their_file(
     day: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    ``ops pnl`` without a file reads the store: the same figures as of the file, other cash and the backtest's percents
-    too.
+    ``ops pnl`` without a file reads the store and gives the file's figures, including other cash and the backtest's
+    results.
     """
     both = [str(day)] + ([str(BROKER)] if BROKER.is_file() else [])
     for n, path in enumerate(both):
@@ -885,7 +897,7 @@ def test_what_was_imported_comes_to_what_its_file_comes_to(
 
 
 def view_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> pnl_details.PnlView:
-    """Return the results of a plain CSV, with a backtest's."""
+    """Return the results of a plain CSV, optionally with a backtest."""
     (folder / "live.csv").write_text(content)
     (folder / "theirs.csv").write_text(backtest)
     return pnl_details.of_file(folder / "live.csv", RULE, reading, folder / "theirs.csv" if backtest else None)
@@ -897,9 +909,9 @@ PAID = (
 )
 
 
-def test_costs_of_trades_are_as_paid_in_both_files(tmp_path: Path) -> None:
+def test_stated_costs_are_used_in_both_files(tmp_path: Path) -> None:
     """
-    Commission and fees beside a trade are what was paid, live and in the backtest: the same file has no gap to itself.
+    Commission and fees stated for a trade are used, live and in the backtest: a file compared with itself has no gap.
     """
     both = view_of(tmp_path, PAID, backtest=PAID).as_json()
     assert [both[k] for k in ("commission_usd", "fees_usd", "net_usd")] == [7, 2, 491] and (
@@ -934,10 +946,13 @@ FILLS = (
         (",", ",", 1.3, 0, 100),
     ],
 )
-def test_a_blank_commission_is_the_models_and_a_stated_0_is_0(
+def test_a_blank_commission_is_calculated_and_a_stated_zero_is_zero(
     tmp_path: Path, buy: str, sell: str, commission: float, fees: float, cash: float
 ) -> None:
-    """Under ``real``; and the cash of the file is that of every fill, whatever it tells of costs."""
+    """
+    Under ``real`` a blank commission is calculated by the model and a stated 0 is 0; the cash of the file has only
+    stated costs.
+    """
     found = view_of(tmp_path, FILLS.format(buy, sell))
     values = found.as_json()
     assert (values["commission_usd"], values["fees_usd"], values["cash"]["fills_usd"]) == (commission, fees, cash)
@@ -946,10 +961,9 @@ def test_a_blank_commission_is_the_models_and_a_stated_0_is_0(
 
 
 @pytest.mark.parametrize("reading", ["real", "guide", "app"])
-def test_shares_are_not_charged_by_the_contract(tmp_path: Path, reading: str) -> None:
+def test_shares_have_no_option_costs(tmp_path: Path, reading: str) -> None:
     """
-    A hundred shares from 10 to 11 are a hundred dollars: neither a contract's commission nor an option's usual spread
-    is theirs.
+    A hundred shares from 10 to 11 earn 100 dollars, without a commission per contract or an option's usual spread.
     """
     found = view_of(
         tmp_path,
@@ -960,10 +974,10 @@ def test_shares_are_not_charged_by_the_contract(tmp_path: Path, reading: str) ->
     assert found["stock"] == {"trades": 1, "gross_usd": 100.0, "net_usd": 100.0}
 
 
-def test_an_interval_past_the_first_limit_is_critical() -> None:
+def test_an_interval_above_the_warning_limit_is_critical() -> None:
     """
-    Mean 6.00 within 5.81 to 6.19 of thirty is critical, though far from 15; the same mean of wide gaps is a warning, of
-    nineteen unknown.
+    A mean of 6.00 with an interval of 5.81 to 6.19 over 30 trades is critical, although far below 15. With a wide
+    interval it is a warning; with 19 trades it is unknown.
     """
     near = [6 + 0.509 * (1 if i % 2 else -1) for i in range(30)]
     found = evaluate_gaps(RULE, near)
@@ -997,10 +1011,10 @@ def _round(at: int, symbol: str = "AAA", multiplier: int = 100, order: str = "",
     return rows if first else rows.split("\n", 1)[1]
 
 
-def test_pairs_without_names_are_the_nearest_in_time(tmp_path: Path) -> None:
+def test_trades_without_names_are_paired_by_time(tmp_path: Path) -> None:
     """
-    Live 10:00 and 13:00, the backtest 13:00: it is the later's, and the earlier stands alone; of several the nearest
-    first, over all.
+    The trades nearest in time are paired first, over all candidates: of live trades at 10:00 and 13:00, a backtest
+    trade at 13:00 belongs to the second.
     """
     found = view_of(tmp_path, _round(10) + _round(13, first=False), backtest=_round(13)).pnl
     assert [f"{p.live.entered.astimezone(NEW_YORK):%H:%M}" for p in found.pairs] == ["13:00"] and [
@@ -1029,8 +1043,8 @@ LEG = (
     ],
     ids=["another symbol", "another multiplier", "short", "a leg more"],
 )
-def test_an_equal_order_alone_is_no_partner(tmp_path: Path, theirs: str) -> None:
-    """Under one order number stand two trades that have nothing to do with each other: each is a line of its own."""
+def test_an_equal_order_number_alone_makes_no_pair(tmp_path: Path, theirs: str) -> None:
+    """Two different trades with the same order number are not paired; each is unmatched."""
     found = view_of(tmp_path, _round(10, order="a"), backtest=theirs).as_json()
     assert (
         found["variance"]["n"] == 0
@@ -1040,7 +1054,7 @@ def test_an_equal_order_alone_is_no_partner(tmp_path: Path, theirs: str) -> None
 
 
 def test_a_closed_leg_of_an_open_spread_is_shown(tmp_path: Path) -> None:
-    """The short leg made $1,000 while the long one is still held: it is shown separately, in text and JSON."""
+    """If the short leg made $1,000 while the long one is still open, it is shown separately, in text and JSON."""
     rows = ["buy,10,5.00,A,10.00,1.50", "sell,10,2.00,A,10.00,1.50", "buy,10,1.00,B,0,1.50"]
     body = "".join(f"2026-01-0{d}T10:00,AAA   261218C000{k}000,{r}\n" for d, k, r in zip((5, 5, 6), (60, 65, 65), rows))
     found = view_of(tmp_path, "time,symbol,side,quantity,price,order,commission,fees\n" + body)
