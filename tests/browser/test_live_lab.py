@@ -119,7 +119,7 @@ def test_updates_arrive(shown: Shown) -> None:
 
 
 def test_pause(shown: Shown) -> None:
-    """While paused nothing changes, and a badge shows how old the view is; resumed, it shows the newest data."""
+    """While paused nothing changes, and a badge counts the missed updates; resumed, the view shows the newest data."""
     desk = Desk(settings.load(shown.home, "desk", shown.environ))
     shown.page.get_by_role("button", name="Pause").click()
     held, rows = shown.moment(), SnapshotStore(desk.store).first_ts("desk")

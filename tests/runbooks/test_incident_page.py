@@ -47,7 +47,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_command_writes_it_and_prints_its_path(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_page_and_prints_its_path(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The page is in the incident's folder; it answers what, since when, whose fault, what works and what is next."""
     place = opened(home).incidents.folder(ID) / "incident.html"
     assert not place.exists()

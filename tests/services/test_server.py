@@ -317,7 +317,7 @@ NO_METRICS = {
 
 
 @pytest.mark.parametrize("sent", NO_METRICS.values(), ids=NO_METRICS)
-def test_what_is_no_metrics_is_rejected_with_the_reason(home: Path, sent: bytes) -> None:
+def test_an_invalid_body_is_rejected_with_the_reason(home: Path, sent: bytes) -> None:
     """A body that is no dashboard-metrics JSON gets 400 with a reason, is kept among the rejected, and is no row."""
     with receiving() as receiver:
         answer = receiver.post(sent)
