@@ -1,4 +1,4 @@
-"""Test chains in every format: the same contracts give the same frame; unreadable ones are rejected by name."""
+"""Test chains in every format: the same contracts give the same frame; unreadable ones are rejected with a reason."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ def _ms(at: datetime) -> int:
 
 
 def massive(t: Table) -> Any:
-    """As Massive nests it, in two pages."""
+    """Return a chain as Massive nests it, in two pages."""
     rows = [
         {
             "details": {
@@ -65,7 +65,7 @@ def massive(t: Table) -> Any:
 
 
 def tradier(t: Table) -> Any:
-    """As Tradier sends it, an answer an expiration, the underlying's quote apart."""
+    """Return a chain as Tradier sends it: one response per expiration, and the underlying's quote separately."""
 
     def option(r: Any) -> dict[str, Any]:
         greeks_ = (
@@ -98,8 +98,8 @@ def tradier(t: Table) -> Any:
 
 def schwab(t: Table) -> Any:
     """
-    As TD Ameritrade and Schwab send it: volatilities in percent, NaN as text and -999 where nothing could be worked
-    out.
+    Return a chain as TD Ameritrade and Schwab send it: volatilities in percent, NaN as text, and -999 where nothing
+    could be calculated.
     """
     found: dict[str, Any] = {
         "symbol": t["underlying"].iloc[0],
@@ -132,7 +132,7 @@ def schwab(t: Table) -> Any:
 
 
 def yahoo(t: Table) -> Any:
-    """As Yahoo sends it: no Greeks, and 0.00001 where it found no volatility."""
+    """Return a chain as Yahoo sends it: without Greeks, and with 0.00001 where it found no volatility."""
     days = []
     for day, rows in t.groupby("expiration"):
         stamp = round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
@@ -164,7 +164,7 @@ def yahoo(t: Table) -> Any:
 
 
 def cboe(t: Table) -> str:
-    """As Cboe's page of quotes is written: a call and a put on each line."""
+    """Return a chain as on Cboe's quote page: a call and a put on each line."""
     at = AT.astimezone(clock.NEW_YORK)
     lines = [
         "",
@@ -222,14 +222,14 @@ FORMATS: dict[str, tuple[Callable[[Table], str], tuple[str, ...], float]] = {
 
 
 def settled(table: Table) -> Table:
-    """A chain's contracts in one order, as the reader should have them."""
+    """Return a chain's contracts in the order that the reader should give."""
     return table.sort_values(["expiration", "type", "strike"], ignore_index=True)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("zipped", [False, True])
 def test_every_format_holds_the_same_contracts(name: str, zipped: bool, tmp_path: Path) -> None:
-    """Contract by contract the same figures, as of the same moment, healthy; gzip or not."""
+    """In every format, with gzip or without, each contract has the same figures and time, and the chain is healthy."""
     table = settled(healthy())
     write, figures, _ = FORMATS[name]
     path = tmp_path / ("chain.gz" if zipped else "chain")
@@ -258,8 +258,11 @@ def test_every_format_holds_the_same_contracts(name: str, zipped: bool, tmp_path
     assert q.units["iv"] == ("percent" if name == "schwab" else "decimal")
 
 
-def test_why_something_is_missing() -> None:
-    """Each contract without a Greek states why: not quoted, a sentinel, null, not sent, or not solvable."""
+def test_each_missing_greek_has_a_reason() -> None:
+    """
+    Each contract without a Greek has the reason: not quoted, a sentinel, null, not sent, not solvable, or not in the
+    plan.
+    """
     table = healthy()
     rows = massive(table)[0]["results"][:6]
     quoted = [r for r in massive(table)[0]["results"] if r.get("greeks") and r["last_quote"]["bid"] > 0][:100]
@@ -287,10 +290,10 @@ def test_why_something_is_missing() -> None:
     assert set(bare.frame["why_missing"]) == {"plan"}
 
 
-def test_times_and_days(tmp_path: Path) -> None:
+def test_times_dates_and_settlement(tmp_path: Path) -> None:
     """
-    Without an offset a time is New York's; a date alone is that day's close; an expiration settles at its close, on
-    half days at theirs, an index's monthly ones at the open.
+    A time without an offset is New York time, and a date alone is that day's close. An expiration settles at the close,
+    on half days early, monthly index options at the open.
     """
     table = healthy().head(40)
     naive = tmp_path / "naive.csv"
@@ -314,10 +317,10 @@ def test_times_and_days(tmp_path: Path) -> None:
     assert settles(day("2026-11-27").date(), "SPY") == time_parsing.parse("2026-11-27T13:00")
 
 
-def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
+def test_rows_with_different_times_are_one_chain_per_day(tmp_path: Path) -> None:
     """
-    Quotes of different seconds are one chain of the newest; a file of two days is two, and a moment between takes the
-    first.
+    Quotes of different seconds are one chain as of the newest. A file of two days is two chains; a time between them
+    selects the first.
     """
     table = healthy()
     path = tmp_path / "chain.csv"
@@ -341,8 +344,8 @@ def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
     assert chain.read(path, time_parsing.parse("2026-03-09T20:00")).as_of == time_parsing.parse("2026-03-09T16:00")
 
 
-def test_parquet(tmp_path: Path) -> None:
-    """A frame as Parquet is read as its CSV is."""
+def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
+    """A Parquet file gives the same contracts as CSV, without a finding."""
     table = healthy()
     for name in ("strike", "bid", "ask", "iv", "delta", "gamma", "theta", "vega", "underlying_price"):
         table[name] = table[name].astype(float)
@@ -352,8 +355,8 @@ def test_parquet(tmp_path: Path) -> None:
     assert (len(q.chain.frame), q.flagged) == (len(table), 0) and q.core_count > 150
 
 
-def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None:
-    """A rejected row states its place, what was found and what was expected; its loss is a finding."""
+def test_a_row_without_a_contract_is_rejected_with_its_reason(tmp_path: Path) -> None:
+    """The reason states the line, what was found and what was expected; rejected rows are a finding."""
     table = healthy().head(60)
     table.loc[3, "strike"], table.loc[5, "type"], table.loc[7, "expiration"] = "abc", "straddle", "soon"
     table.loc[[3, 5, 7], "symbol"] = ""
@@ -400,7 +403,7 @@ def test_a_file_without_a_chain_is_rejected(content: bytes, words: str, tmp_path
 
 
 def test_missing_pages_are_reported(tmp_path: Path) -> None:
-    """A response that names another page, or has an error page, is marked as partial."""
+    """A response that refers to another page, or contains an error page, is marked as partial."""
     pages = massive(healthy())
     for payload, words in (
         (pages[:1], "another page follows"),

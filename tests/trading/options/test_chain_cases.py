@@ -1,4 +1,4 @@
-"""Test chains from practice, each with its right result: the cases of tests/cases, and variations of each kind."""
+"""Test chains from practice, each with its right result: the files of tests/cases, and variations of them."""
 
 import io
 import json
@@ -36,7 +36,7 @@ FIGURES = ("delta", "gamma", "theta", "vega")
 
 
 def ops(home: Path, *given: str) -> tuple[int, str, str]:
-    """The command, its exit code and what it printed; a warning on stderr is one of Python's, shown."""
+    """Run the command; return its exit code and what it printed. Python's warnings appear on stderr."""
     ended = subprocess.run(
         [sys.executable, "-m", "opslib.cli", "--home", str(home), "greeks", *given],
         capture_output=True,
@@ -63,7 +63,7 @@ def judged(
 
 
 def summary(view: ChainView | ChainViews) -> tuple[str, int, int, dict[str, int]]:
-    """Return its verdict, contracts, core contracts and faults."""
+    """Return the verdict, number of contracts, number of core contracts, and faults."""
     found = view.as_json()
     return (
         found["verdict"],
@@ -122,7 +122,7 @@ HEALTHY = ("ok", 44, 38, {})
         ),
     ],
 )
-def test_the_cases_from_the_shell(
+def test_case_files_on_the_command_line(
     case: str,
     as_of: str,
     code: int,
@@ -132,7 +132,7 @@ def test_the_cases_from_the_shell(
     says: str,
     tmp_path: Path,
 ) -> None:
-    """Each case has its right answer, its exit code, and nothing on stderr."""
+    """Each case file gives the right result and exit code, and nothing on stderr."""
     rc, out, err = ops(tmp_path, str(CASES / case), "--as-of", as_of, "-o", "json")
     found = json.loads(out)
     said = [line for line in err.splitlines() if " is a day without a time; it was read as its close" not in line]
@@ -149,13 +149,13 @@ def test_the_cases_from_the_shell(
     ("case", "words"),
     [("a03_questrade_chain.json", "callSymbolId"), ("a03b_yahoo_refusal_in_place.json", "Too Many Requests")],
 )
-def test_what_is_no_chain_is_refused_from_the_shell(case: str, words: str, tmp_path: Path) -> None:
-    """By the file's name, with what was found in it, exit 70."""
+def test_other_files_are_rejected_on_the_command_line(case: str, words: str, tmp_path: Path) -> None:
+    """A file without a chain exits with 70; the message names the file and what was found in it."""
     rc, out, err = ops(tmp_path, str(CASES / case), "--as-of", "2026-03-10")
     assert (rc, out) == (70, "") and case in err and words in err and "Traceback" not in err
 
 
-# Broken Greeks: what is wrong must not take a contract out of what is judged.
+# Broken Greeks: a wrong value must not take a contract out of the core.
 
 SPY, CHEAP = healthy("SPY", 1), healthy("F", 2)
 
@@ -192,10 +192,10 @@ BREAKS: dict[str, tuple[str, Callable[[pandas.DataFrame, np.ndarray], pandas.Dat
 
 @pytest.mark.parametrize("name", BREAKS)
 @pytest.mark.parametrize("table", [SPY, CHEAP], ids=["SPY", "F"])
-def test_broken_greeks_are_found_wherever_they_are(name: str, table: pandas.DataFrame, tmp_path: Path) -> None:
+def test_broken_greeks_are_found(name: str, table: pandas.DataFrame, tmp_path: Path) -> None:
     """
-    A third of a chain at random, and all of it: nearly all broken contracts of the core are named, the others are not,
-    and the verdict is not ok.
+    With a third of a chain or all of it broken, nearly all broken core contracts are flagged, others are not, and the
+    verdict is not ok.
     """
     check, spoil = BREAKS[name]
     own = set(core(table))
@@ -216,10 +216,10 @@ CONTRARY = st.sampled_from([0.0, 1.0, -1.0, None, "NaN", 1e-9, 37.0, -0.999999])
 
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.integers(0, len(CHEAP) - 1), st.tuples(CONTRARY, CONTRARY, CONTRARY), max_size=60))
-def test_what_a_vendor_says_takes_no_contract_out_of_the_core(
+def test_wrong_greeks_take_no_contract_out_of_the_core(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[int, tuple[Any, Any, Any]]
 ) -> None:
-    """Whatever stands for delta, gamma and vega: a contract whose quotes put it well inside the core is judged."""
+    """A contract whose quotes put it well inside the core is evaluated, whatever its delta, gamma and vega are."""
     folder = tmp_path_factory.mktemp("contrary")
     size = CHEAP["delta"].astype(float).abs()
     inside = set(np.flatnonzero(size.between(0.1, 0.9) & (CHEAP["bid"].astype(float) > 0)))
@@ -232,10 +232,10 @@ def test_what_a_vendor_says_takes_no_contract_out_of_the_core(
 
 
 @pytest.mark.parametrize("hours", [0, 2, 4])
-def test_the_wings_of_a_healthy_chain_stay_out(hours: int, tmp_path: Path) -> None:
+def test_zero_greeks_in_the_wings_are_no_fault(hours: int, tmp_path: Path) -> None:
     """
-    Deep contracts with delta 0 or ±1, no gamma, no volatility are what a healthy feed sends; on the day of expiration
-    too.
+    A healthy feed has contracts in the wings with delta 0 or ±1, no gamma and no volatility, also on the day of
+    expiration; they are no fault.
     """
     for table in (
         healthy("SPY", 1, AT + timedelta(hours=hours)),
@@ -253,8 +253,8 @@ def test_the_wings_of_a_healthy_chain_stay_out(hours: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("hours", [0, 2])
-def test_expiring_today_broken_and_whole(hours: int, tmp_path: Path) -> None:
-    """Of contracts that expire in hours those at the money are judged, and found when they are zeroed."""
+def test_contracts_that_expire_today_are_evaluated(hours: int, tmp_path: Path) -> None:
+    """Contracts at the money that expire within hours are evaluated, and found when their Greeks are zero."""
     at = AT + timedelta(hours=hours)
     table = healthy("SPY", 1, at, expires_today=True)
     today = table[table["expiration"] == at.date().isoformat()].reset_index(drop=True)
@@ -270,9 +270,9 @@ def test_expiring_today_broken_and_whole(hours: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "column", ["symbol", "ticker", "underlying", "root", "Underlying Symbol", "act_symbol", "Stock Name"]
 )
-def test_several_underlyings_by_any_column(column: str, tmp_path: Path) -> None:
+def test_underlyings_are_separated_by_any_symbol_column(column: str, tmp_path: Path) -> None:
     """
-    Two symbols with the same strikes are two chains, whatever the column is called; the worst verdict is the file's.
+    Two symbols with the same strikes are two chains, whatever the column's name is; the file has the worst verdict.
     """
     zeroed = TABLE.assign(**dict.fromkeys(FIGURES, 0.0))
     view = judged(pandas.concat([TABLE.assign(**{column: "AAA"}), TABLE.assign(**{column: "BBB"})]), tmp_path)
@@ -309,8 +309,8 @@ def _occ(row: dict[str, Any], underlying: str = "AAA") -> str:
     )
 
 
-def test_several_underlyings_by_their_contracts_symbols(tmp_path: Path) -> None:
-    """The roots of contracts' symbols tell them apart, in a table and in JSON; an index's weekly root is the index."""
+def test_underlyings_are_separated_by_contract_symbols(tmp_path: Path) -> None:
+    """The roots of the contract symbols separate the underlyings, in tables and JSON; SPXW belongs to SPX."""
     both = [r | {"contractSymbol": _occ(r, u)} for u in ("AAA", "BBB") for r in RECORDS]
     for content in (
         both,
@@ -323,8 +323,8 @@ def test_several_underlyings_by_their_contracts_symbols(tmp_path: Path) -> None:
     assert isinstance(index, ChainView) and index.as_json()["symbol"] == "SPX"
 
 
-def test_rows_refused_of_a_file_of_several(tmp_path: Path) -> None:
-    """A row that could not be read is of no symbol; it is said, and the file is not ok."""
+def test_rejected_rows_of_a_file_with_several_underlyings(tmp_path: Path) -> None:
+    """A rejected row belongs to no symbol; it is reported, and the file is not ok."""
     table = pandas.concat([TABLE.assign(symbol="AAA"), TABLE.assign(symbol="BBB")]).astype(object)
     table.iloc[5, table.columns.get_loc("strike")] = "abc"
     view = judged(table, tmp_path)
@@ -349,10 +349,10 @@ def _other_day(day: str, as_of: str) -> pandas.DataFrame:
     ("as_of", "assumed"),
     [("2012-03-13", False), ("1999-03-09", False), ("2044-03-08", False), ("1985-03-12", True), ("2140-03-08", True)],
 )
-def test_old_chains_and_far_ones(as_of: str, assumed: bool, tmp_path: Path) -> None:
+def test_chains_of_any_year_are_evaluated(as_of: str, assumed: bool, tmp_path: Path) -> None:
     """
-    Chains of any year are judged; outside the calendar on regular sessions, which is said of the contracts that rest on
-    it.
+    Chains of any year are evaluated. Outside the session calendar regular sessions are assumed, with a note for the
+    contracts concerned.
     """
     view = judged(_other_day("", as_of), tmp_path)
     assert summary(view)[:3] == ("ok", 44, 38)
@@ -361,8 +361,8 @@ def test_old_chains_and_far_ones(as_of: str, assumed: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("day", ["2031-12-19", "2035-01-19", "2099-12-18", "2150-12-18"])
-def test_a_far_expiration_beside_near_ones(day: str, tmp_path: Path) -> None:
-    """One contract of whatever year takes nothing from the others."""
+def test_a_far_expiration_does_not_affect_the_others(day: str, tmp_path: Path) -> None:
+    """A contract with a far expiration does not change the result of the others."""
     far = TABLE[TABLE["expiration"] == "2026-03-27"].head(2).assign(expiration=day, bid=0)
     view = judged(pandas.concat([TABLE, far]), tmp_path)
     assert summary(view) == ("ok", 46, 38, {}) and (
@@ -371,13 +371,13 @@ def test_a_far_expiration_beside_near_ones(day: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1899-12-31", "2300-01-19"])
-def test_a_year_that_no_contract_has_is_refused_by_row(day: str, tmp_path: Path) -> None:
-    """What cannot be an expiration is named, and the other contracts are judged."""
+def test_an_impossible_expiration_year_is_rejected(day: str, tmp_path: Path) -> None:
+    """A row with an impossible expiration is rejected with its reason, and the other contracts are evaluated."""
     view = judged(pandas.concat([TABLE, TABLE.head(1).assign(expiration=day)]), tmp_path)
     assert (view.verdict, summary(view)[3]) == ("warning", {"unreadable": 1}) and f"expiration is '{day}'" in repr(view)
 
 
-# Nestings, names of columns, dates: what is there is read.
+# Nestings, column names and dates.
 
 CALLS, PUTS = (
     [{k: v for k, v in r.items() if k not in ("type", "underlying_price")} for r in RECORDS if r["type"] == side]
@@ -450,8 +450,8 @@ NESTINGS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", NESTINGS)
-def test_nestings(name: str, tmp_path: Path) -> None:
-    """The same contracts in every nesting are the same chain."""
+def test_every_nesting_gives_the_same_chain(name: str, tmp_path: Path) -> None:
+    """The same contracts are the same chain in every nesting."""
     assert summary(judged(NESTINGS[name], tmp_path)) == HEALTHY
 
 
@@ -465,8 +465,8 @@ def test_nestings(name: str, tmp_path: Path) -> None:
         lambda o: [{"options": {"option": o}}],
     ],
 )
-def test_tradier_s_contracts_however_saved(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
-    """With what stands around them in Tradier's answer or without."""
+def test_tradier_contracts_with_and_without_envelope(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    """Tradier's contracts are read with and without the objects around them."""
     view = judged(
         wrap(json.loads((CASES / "a06_tradier_option_list_alone.json").read_text())),
         tmp_path,
@@ -489,8 +489,8 @@ def test_tradier_s_contracts_however_saved(wrap: Callable[[Any], Any], tmp_path:
         ("closing bid", "closing ask"),
     ],
 )
-def test_quotes_under_other_names(names: tuple[str, str], tmp_path: Path) -> None:
-    """Words that say nothing of what is in a column do not hide it."""
+def test_quote_columns_under_other_names_are_read(names: tuple[str, str], tmp_path: Path) -> None:
+    """Additional words in the column names do not hide bids and asks."""
     assert summary(judged(TABLE.rename(columns={"bid": names[0], "ask": names[1]}), tmp_path)) == HEALTHY
 
 
@@ -515,8 +515,8 @@ def test_quotes_under_other_names(names: tuple[str, str], tmp_path: Path) -> Non
         "%b %d '%y",
     ],
 )
-def test_expirations_however_written(written_as: str, tmp_path: Path) -> None:
-    """Days that can be read in one way only are read."""
+def test_unambiguous_expiration_formats_are_read(written_as: str, tmp_path: Path) -> None:
+    """Each date format is read if it is unambiguous."""
     assert (
         summary(
             judged(TABLE.assign(expiration=pandas.to_datetime(TABLE["expiration"]).dt.strftime(written_as)), tmp_path)
@@ -525,10 +525,8 @@ def test_expirations_however_written(written_as: str, tmp_path: Path) -> None:
     )
 
 
-def test_days_by_hand() -> None:
-    """
-    Slashes are American unless their column says otherwise; other numbers that can be read in two ways are no day.
-    """
+def test_date_formats() -> None:
+    """Dates with slashes are US dates unless their column shows otherwise; other ambiguous dates are not read."""
     day = datetime(2024, 11, 18).date()
     assert [
         read_day(d)
@@ -556,8 +554,8 @@ def test_days_by_hand() -> None:
     )
 
 
-def test_a_day_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
-    """The message names both readings, and the format to use."""
+def test_an_ambiguous_date_is_rejected(tmp_path: Path) -> None:
+    """The message names both readings and the format to use."""
     with pytest.raises(ImportRefused, match=r"'04-05-2026'; this may be month first or day first; write it as"):
         judged(TABLE.assign(expiration="04-05-2026"), tmp_path)
 
@@ -593,8 +591,8 @@ def _csv(**how: Any) -> str:
         "UTF-16",
     ],
 )
-def test_tables_however_written(content: str | bytes, tmp_path: Path) -> None:
-    """Delimiters, Excel's first line, a preamble, a comma at each line's end."""
+def test_table_formats_are_read(content: str | bytes, tmp_path: Path) -> None:
+    """Any delimiter, Excel's ``sep=`` line, a preamble and trailing commas are accepted."""
     assert summary(judged(content, tmp_path)) == HEALTHY
 
 
@@ -613,7 +611,7 @@ SIDE_BY_SIDE = (
     "form", ["{side[0]}_{name}", "{Side} {Name}", "{name}_{side}", "{side}{Name}", "{SIDE}S.{name}"]
 )
 def test_calls_and_puts_side_by_side(form: str, tmp_path: Path) -> None:
-    """A call and a put on each line, whichever way their columns are told apart."""
+    """A table with a call and a put on each line is read, however its column names tell them apart."""
 
     def column(name: str) -> str:
         what, _, side = name.partition("|")
@@ -624,8 +622,8 @@ def test_calls_and_puts_side_by_side(form: str, tmp_path: Path) -> None:
     assert summary(judged(SIDE_BY_SIDE.rename(columns=column), tmp_path)) == HEALTHY
 
 
-def test_lines_after_the_last_contract(tmp_path: Path) -> None:
-    """Totals and terms of use are skipped, and named."""
+def test_lines_after_the_last_contract_are_skipped(tmp_path: Path) -> None:
+    """Totals and terms of use are skipped, with a note."""
     view = judged(_csv() + "\nTotal,,,44\nData delayed by 15 minutes\n", tmp_path)
     assert (
         summary(view) == HEALTHY
@@ -633,7 +631,7 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
     )
 
 
-# The reason that is given is the true one.
+# Reasons.
 
 
 @pytest.mark.parametrize(
@@ -695,31 +693,28 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
     ],
 )
 def test_why_a_chain_could_not_be_evaluated(table: pandas.DataFrame | list, why: str, tmp_path: Path) -> None:
-    """The verdict is unknown, with the reason."""
+    """The verdict is unknown, with the right reason."""
     view = judged(table, tmp_path)
     assert view.verdict == "unknown" and view.exit_code == 3 and why in " ".join(view.as_json()["why"])
 
 
-def test_without_the_underlying_s_price(tmp_path: Path) -> None:
-    """
-    Where calls and puts are both there, parity tells the forward; of an expiration with one pair it is about that of
-    the first.
-    """
+def test_forwards_come_from_put_call_parity(tmp_path: Path) -> None:
+    """Without the underlying's price, forwards come from put-call parity."""
     view = judged(TABLE.drop(columns="underlying_price"), tmp_path)
     assert summary(view) == HEALTHY and "forwards come from put-call parity" in " ".join(view.as_json()["notes"])
     zeroed = judged(TABLE.drop(columns="underlying_price").assign(**dict.fromkeys(FIGURES, 0.0)), tmp_path)
     assert zeroed.verdict == "critical"
 
 
-def test_a_column_that_is_there_and_empty_is_a_fault(tmp_path: Path) -> None:
-    """A table that names its Greeks and has none is not a feed without Greeks; one that has volatilities alone is."""
+def test_empty_greek_columns_are_a_fault(tmp_path: Path) -> None:
+    """Greek columns without values are critical; a table without Greek columns is evaluated by its volatilities."""
     empty = judged(TABLE.assign(**dict.fromkeys(FIGURES, "")), tmp_path)
     assert empty.verdict == "critical" and summary(empty)[3] == {"missing": 35}
     assert summary(judged(TABLE.drop(columns=list(FIGURES)), tmp_path)) == ("ok", 44, 35, {})
 
 
-def test_in_another_type_of_file(tmp_path: Path) -> None:
-    """The same as Parquet, with another name of a column and its numbers as text."""
+def test_parquet_with_text_numbers_is_read(tmp_path: Path) -> None:
+    """The same chain is read from Parquet, with another column name and with numbers as text."""
     content = io.BytesIO()
     TABLE.rename(columns={"bid": "Bid Price (USD)"}).assign(
         strike=TABLE["strike"].map("${:,.2f}".format), iv=TABLE["iv"].map("{:.2%}".format)

@@ -1,5 +1,6 @@
 """
-Test the evaluation of Greeks on real and generated chains, clean and with each fault; pricing against other libraries.
+Test the evaluation of Greeks on real and generated chains, healthy and with each fault, and pricing against other
+libraries.
 """
 
 import math
@@ -28,7 +29,7 @@ GENERATED = {"SPY": ("SPY", 1), "cheap": ("F", 2), "dear": ("TSLA", 3)}
 
 
 def judged(table: pandas.DataFrame, folder: Path) -> ChainQuality:
-    """Evaluate a table, after writing and reading it."""
+    """Write a table, read it, and evaluate it."""
     return chain_quality.evaluate_chain(chain.read(written(table, folder)), LIMITS)
 
 
@@ -38,7 +39,7 @@ def found(quality: ChainQuality) -> dict[str, int]:
 
 
 def real(name: str) -> Path:
-    """A real chain of the shared folder, where it is there."""
+    """Return the path of a real chain in the shared folder; skip the test if it is missing."""
     path = SHARED / "data" / "chains" / REAL[name]
     if not path.exists():
         pytest.skip("the shared folder with real chains is not beside the project")
@@ -47,17 +48,19 @@ def real(name: str) -> Path:
 
 @pytest.mark.parametrize(("name", "least", "share"), [("SPY", 1000, 0.005), ("A", 100, 0.0)])
 def test_real_chains_are_healthy(name: str, least: int, share: float) -> None:
-    """Few core contracts of a real chain are flagged, while the guide's method calls a sixth of it invalid."""
+    """
+    Few core contracts of a real chain are flagged, although the guide's method calls a sixth of the SPY chain invalid.
+    """
     q = chain_quality.evaluate_chain(chain.read(real(name)), LIMITS)
     assert q.core_count >= least and q.flagged <= share * q.core_count and not q.significant(LIMITS)
     assert (q.units["gamma"], q.units["iv"]) == ("per_dollar", "decimal")
-    if name == "SPY":  # Independently counted, as reference figures of this file.
+    if name == "SPY":  # Reference figures of this file, counted independently.
         assert (len(q.chain.frame), q.core_count, round(q.raw_valid / len(q.chain.frame), 3)) == (3716, 1285, 0.835)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_generated_chains_are_healthy(seed: int, tmp_path: Path) -> None:
-    """Whatever the underlying costs, and however far it expires, nothing of a healthy chain is flagged."""
+    """Nothing is flagged in a healthy chain, whatever its underlying's price and its expirations are."""
     for symbol in ("SPY", "AAPL", "F", "ZZ"):
         q = judged(healthy(symbol, seed), tmp_path)
         assert found(q) == {} and q.core_count > 30
@@ -65,10 +68,10 @@ def test_generated_chains_are_healthy(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_by_its_name_and_no_other(fault: str, tmp_path: Path) -> None:
+def test_each_fault_is_named_and_no_other(fault: str, tmp_path: Path) -> None:
     """
-    From one contract in a hundred to one in five: the fault is named, and nothing else is, with the contract's symbol
-    and without.
+    From one contract in a hundred to one in five, with or without contract symbols, the fault is named and nothing else
+    is.
     """
     seed = zlib.crc32(fault.encode())
     for (symbol, base), share in zip(GENERATED.values(), (0.01, 0.08, 0.2)):
@@ -80,8 +83,8 @@ def test_each_fault_by_its_name_and_no_other(fault: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", REAL)
-def test_each_fault_in_a_real_chain(name: str, fault: str, tmp_path: Path) -> None:
-    """The same in real chains, beside what is flagged in them anyway."""
+def test_each_fault_is_named_in_a_real_chain(name: str, fault: str, tmp_path: Path) -> None:
+    """In a real chain the fault adds findings of its own kind only."""
     table = opened(real(name))
     if {"theta a year": "theta", "theta a trading year": "theta", "vega a whole": "vega"}.get(fault, "iv") not in table:
         return
@@ -98,7 +101,7 @@ def test_each_fault_in_a_real_chain(name: str, fault: str, tmp_path: Path) -> No
 
 
 def test_a_whole_feed_in_other_units(tmp_path: Path) -> None:
-    """If a whole feed is in another unit, that is one finding, and its Greeks are evaluated in that unit."""
+    """If a whole feed has another unit, that is one finding, and its Greeks are evaluated in that unit."""
     table = healthy()
     for name, factor, unit in (
         ("theta", 365, "per_year"),
@@ -111,11 +114,8 @@ def test_a_whole_feed_in_other_units(tmp_path: Path) -> None:
         assert unit.replace("_", " ") in q.findings[0].examples[0]
 
 
-def test_what_is_right_to_be_zero(tmp_path: Path) -> None:
-    """
-    A gamma of 0 in the wings, no Greeks deep in the money, contracts that expire that day: none is a fault, all count
-    for coverage.
-    """
+def test_correct_zeros_are_no_fault(tmp_path: Path) -> None:
+    """A gamma of 0 in the wings and missing Greeks deep in the money are no fault, but count as not covered."""
     table = healthy()
     deep = (
         table["delta"].isna()
@@ -127,11 +127,11 @@ def test_what_is_right_to_be_zero(tmp_path: Path) -> None:
     assert found(q) == {} and q.raw_valid < len(table) and q.covered < len(table)
 
 
-def test_stale_by_the_plan(tmp_path: Path) -> None:
+def test_staleness_depends_on_the_plan(tmp_path: Path) -> None:
     """
-    A delayed plan may be later by its delay; of real time the same quotes are stale.
+    Quotes of a delayed plan may be late by its delay; in a real-time plan the same quotes are stale.
 
-    Nothing ages while the market is closed.
+    Quotes do not become stale while the market is closed.
     """
     table = healthy()
     read = chain.read(written(table, tmp_path))
@@ -145,12 +145,12 @@ def test_stale_by_the_plan(tmp_path: Path) -> None:
 
 
 def read_core(read: chain.Chain) -> int:
-    """How many contracts of a chain are judged."""
+    """Return the number of core contracts of a chain."""
     return chain_quality.evaluate_chain(read, LIMITS).core_count
 
 
-def test_figures_of_another_moment(tmp_path: Path) -> None:
-    """Figures of a fifth of the chain that fit another price of the underlying are stale, whatever their times say."""
+def test_figures_of_an_earlier_time_are_stale(tmp_path: Path) -> None:
+    """Contracts whose figures fit another price of the underlying are stale, whatever their timestamps say."""
     table = healthy("SPY", 1)
     moved = float(table["underlying_price"].iloc[0]) * 1.02
     rows = sorted(random.Random(5).sample(list(core(table)), len(core(table)) // 5))
@@ -180,8 +180,8 @@ def test_figures_of_another_moment(tmp_path: Path) -> None:
     assert names["stale"] > len(rows) / 2 and set(names) <= {"stale", "recompute", "iv_vs_price", "missing"}
 
 
-def test_how_rates_are_counted(tmp_path: Path) -> None:
-    """Raw, core and coverage are three figures; weights count what is held."""
+def test_core_coverage_and_weighted_rates(tmp_path: Path) -> None:
+    """Core faults and coverage are counted separately; weights count the contracts that are held."""
     table = healthy()
     rows = core(table)
     broken = table.copy()
@@ -195,11 +195,11 @@ def test_how_rates_are_counted(tmp_path: Path) -> None:
     assert q.weighted(held) == pytest.approx(0.25) and q.weighted(np.zeros(len(table))) is None
 
 
-def test_two_providers_beside_one_another(tmp_path: Path) -> None:
-    """The move of the underlying between them is removed; remaining differences are named."""
+def test_two_providers_are_compared(tmp_path: Path) -> None:
+    """The move of the underlying between the two chains is removed; the remaining differences are named."""
     now = judged(healthy("SPY", 1), tmp_path)
     table = healthy("SPY", 1)
-    # As of a spot 1.50 higher.
+    # The deltas of a spot price 1.50 higher.
     table["delta"] = [None if d is None else d + 1.5 * g for d, g in zip(table["delta"], table["gamma"])]
     same = crosscheck(now, judged(table, tmp_path), LIMITS)
     assert (
@@ -211,8 +211,8 @@ def test_two_providers_beside_one_another(tmp_path: Path) -> None:
     assert off.delta_off >= 2 and off.examples
 
 
-def test_a_band_needs_its_days() -> None:
-    """Nothing is unusual until twenty days are available; then every value outside their range is."""
+def test_an_iv_baseline_needs_twenty_days() -> None:
+    """Without twenty days there is no baseline; with them, a value outside their range is reported."""
     at = time_parsing.parse("2026-03-10T11:00")
 
     def day(back: int, iv: float) -> tuple[int, float]:
@@ -234,10 +234,10 @@ def test_a_band_needs_its_days() -> None:
 @given(
     st.booleans(), st.floats(50, 200), st.floats(0.01, 2), st.floats(0, 0.08), st.floats(0, 0.06), st.floats(0.05, 1.5)
 )
-def test_recomputed_as_vollib_does(
+def test_european_prices_equal_vollib(
     call: bool, strike: float, years: float, rate: float, carry: float, sigma: float
 ) -> None:
-    """Price and Greeks of European options against vollib, an independent implementation."""
+    """Price and Greeks of European options equal those of vollib, an independent implementation."""
     from vollib.black_scholes_merton import black_scholes_merton
     from vollib.black_scholes_merton.greeks import analytical as oracle
 
@@ -252,8 +252,8 @@ def test_recomputed_as_vollib_does(
     assert [float(v) for v in price] == pytest.approx(wanted, abs=1e-9)
 
 
-def test_american_as_quantlib_does() -> None:
-    """Price and Greeks of American options against QuantLib's Bjerksund and Stensland of 1993."""
+def test_american_prices_equal_quantlib() -> None:
+    """Price and Greeks of American options equal QuantLib's Bjerksund-Stensland approximation of 1993."""
     import QuantLib as ql
 
     rng, today, days = random.Random(4), ql.Date(15, 6, 2025), ql.Actual365Fixed()
@@ -285,7 +285,7 @@ def test_american_as_quantlib_does() -> None:
         option.setPricingEngine(ql.BjerksundStenslandApproximationEngine(process))
         price = [float(v) for v in pricing.american(call, 100.0, strike, left / 365, rate, carry, sigma)]
         if abs(abs(option.delta()) - 1) < 1e-3:
-            continue  # About to be exercised: its slopes have a corner there, which no difference meets.
+            continue  # About to be exercised: the slopes have a kink there, which finite differences miss.
         assert price == pytest.approx(
             [option.NPV(), option.delta(), option.gamma(), option.thetaPerDay(), option.vega() / 100], abs=2e-4
         )
@@ -295,8 +295,8 @@ def test_american_as_quantlib_does() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.booleans(), st.floats(80, 125), st.floats(0.05, 2), st.floats(0.08, 1.2))
-def test_a_volatility_is_found_again(call: bool, strike: float, years: float, sigma: float) -> None:
-    """The volatility that a price came from is the one that it implies."""
+def test_implied_volatility_reproduces_the_price(call: bool, strike: float, years: float, sigma: float) -> None:
+    """The volatility implied by a price gives that price again."""
     price = pricing.european(call, 100.0, strike, years, 0.03, 0.0, sigma).price
     forward = 100.0 * math.exp(0.03 * years)
     if float(price) - max(0.0, (1 if call else -1) * (100.0 - strike * math.exp(-0.03 * years))) > 1e-6:

@@ -1,4 +1,4 @@
-"""Test that reading is total: every file becomes a chain or is rejected by name, and nothing else is printed."""
+"""Test that every file either becomes a chain or is rejected with a reason, and nothing else is printed."""
 
 import copy
 import io
@@ -31,9 +31,9 @@ SMALL = healthy().iloc[::9].reset_index(drop=True)
 
 def total(read: Callable[[], chain.Chain]) -> chain.Chain | None:
     """
-    Read, judge and show a chain; None where it was refused by name.
+    Read, evaluate and show a chain; return None if it was rejected with a reason.
 
-    Anything else, also a warning, fails the test.
+    Any other exception or warning fails the test.
     """
     try:
         found = read()
@@ -169,12 +169,12 @@ MANY = settings(
 
 @MANY
 @given(SHAPES)
-def test_any_json(payload: Any) -> None:
-    """JSON of any shape, with the names that vendors use in it or without."""
+def test_any_json_is_read_or_rejected(payload: Any) -> None:
+    """JSON of any shape, with and without the names that vendors use."""
     total(lambda: chain.of_payload(payload, "here", AS_OF))
     try:
         content = json.dumps(payload).encode()
-    except ValueError:  # More digits than Python writes.
+    except ValueError:  # The number has more digits than Python writes.
         return
     total(lambda: chain.parsed(content, "here", AS_OF))
 
@@ -189,15 +189,15 @@ def test_any_json(payload: Any) -> None:
         max_size=9,
     ).map("\n".join)
 )
-def test_any_text(content: str) -> None:
-    """Text of any kind, and lines of cells of any kind."""
+def test_any_text_is_read_or_rejected(content: str) -> None:
+    """Any text, and lines of any cells."""
     total(lambda: chain.parsed(content.encode(), "here", AS_OF))
 
 
 @MANY
 @given(st.binary(max_size=200))
-def test_any_bytes(content: bytes) -> None:
-    """Bytes of any kind, and the same behind the first bytes of Parquet."""
+def test_any_bytes_are_read_or_rejected(content: bytes) -> None:
+    """Any bytes, also between the magic numbers of Parquet."""
     total(lambda: chain.parsed(content, "here", AS_OF))
     total(lambda: chain.parsed(b"PAR1" + content + b"PAR1", "here", AS_OF))
 
@@ -214,7 +214,7 @@ VENDORS: dict[str, Callable[[pandas.DataFrame], Any]] = {
 
 
 def spots(payload: Any, where: tuple = ()) -> list[tuple]:
-    """The path of everything in a payload."""
+    """Return the path of every value in a payload."""
     if isinstance(payload, dict):
         inner = payload.items()
     elif isinstance(payload, list):
@@ -233,8 +233,8 @@ SPOTS = {name: spots(write(SMALL)) for name, write in VENDORS.items()}
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), SHAPES), min_size=1, max_size=6),
     st.booleans(),
 )
-def test_a_vendor_s_answer_with_anything_in_its_place(name: str, changes: list[tuple[float, Any]], drop: bool) -> None:
-    """Of each vendor's answer any parts are something else, or not there."""
+def test_changed_vendor_responses_are_read_or_rejected(name: str, changes: list[tuple[float, Any]], drop: bool) -> None:
+    """A vendor's response in which any parts are replaced or removed."""
     payload = copy.deepcopy(VENDORS[name](SMALL))
     for share, value in changes:
         path = SPOTS[name][int(share * len(SPOTS[name]))]
@@ -249,7 +249,7 @@ def test_a_vendor_s_answer_with_anything_in_its_place(name: str, changes: list[t
                 del inner[path[-1]]
             else:
                 inner[path[-1]] = value
-        except (LookupError, TypeError):  # What it stood in is gone already.
+        except (LookupError, TypeError):  # An earlier change has removed the parent.
             continue
     total(lambda: chain.of_payload(payload, "here", AS_OF))
 
@@ -265,10 +265,10 @@ def test_a_vendor_s_answer_with_anything_in_its_place(name: str, changes: list[t
     st.dictionaries(st.sampled_from(list(SMALL.columns)), ODD, max_size=2),
     st.sets(st.sampled_from(list(SMALL.columns)), max_size=6),
 )
-def test_a_table_with_anything_in_its_cells(
+def test_changed_tables_are_read_or_rejected(
     cells: dict[tuple[str, int], Any], columns: dict[str, Any], without: set[str]
 ) -> None:
-    """Of a table any cells hold something else, any columns one and the same thing, and any columns are not there."""
+    """A table in which any cells are replaced, any columns have a single value, and any columns are missing."""
     table = SMALL.astype(object)
     for (name, row), value in cells.items():
         table.at[row, name] = value
@@ -307,8 +307,8 @@ TYPED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", TYPED)
-def test_parquet_of_every_type(kind: str) -> None:
-    """Columns of whatever type Parquet has are read, or refused by name."""
+def test_parquet_column_types_are_read(kind: str) -> None:
+    """Columns of every type that Parquet has are read."""
     table = SMALL.copy()
     for name in ("strike", "bid", "ask", "iv", "delta", "gamma", "theta", "vega", "underlying_price", "open_interest"):
         table[name] = table[name].astype(float)
@@ -318,10 +318,10 @@ def test_parquet_of_every_type(kind: str) -> None:
     assert found is not None and len(found.frame) == len(SMALL), kind
 
 
-def test_what_expands_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_expand_too_much_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A few bytes that hold a great many cells are refused by their count, before they are laid out; so are rows of a CSV
-    that one long row widens.
+    A small file with too many cells is rejected by their number, before they are expanded; so is a CSV that one long
+    row widens.
     """
     monkeypatch.setattr(tables, "MOST_CELLS", 300_000)
     content = io.BytesIO()
@@ -335,8 +335,8 @@ def test_what_expands_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPa
         chain.parsed(b"expiration,type,strike\n" + b"2026-03-20,call,5\n" * 1000 + b"x," * 1000, "wide.csv", AS_OF)
 
 
-def test_a_page_of_quotes_that_is_cut_off() -> None:
-    """Cboe's page cut off anywhere is read as far as it goes, or refused."""
+def test_a_truncated_quote_page_is_read_or_rejected() -> None:
+    """Cboe's page, truncated anywhere, is read up to that place or rejected."""
     table = healthy()
     csv_text = cboe(table[table["expiration"] == table["expiration"].iloc[0]])
     for end in range(0, len(csv_text), 997):
