@@ -210,7 +210,7 @@ class Prober:
         return found
 
     async def _run_round(self, at: datetime, every: timedelta) -> None:
-        with_chains = at >= self._scripted.opens and (
+        with_chains = at > self._scripted.opens and (
             self._chained is None
             or at - self._chained >= (CHAINS_CLOSE_EVERY if every == CLOSE_EVERY else CHAINS_CALM_EVERY)
         )
