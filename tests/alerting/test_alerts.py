@@ -1,6 +1,6 @@
 """
-Alerts behave like Prometheus alerts: by its compliance cases, promtool and general laws; the differences are tested,
-too.
+Alerts behave like Prometheus alerts, checked with its compliance cases, promtool and general laws; differences are
+deliberate.
 """
 
 import json
@@ -177,8 +177,7 @@ def promtool(folder, expected):
     return done.returncode == 0, done.stdout + done.stderr
 
 
-# ---- The cases of Prometheus's alert-generator compliance specification 1.0: a sample every 15 s, evaluated every 30
-# s.
+# ---- The cases of Prometheus's alert-generator compliance specification 1.0: samples every 15 s, evaluated every 30 s.
 
 START = [3, 5, 5, 5, 9, 9, 9, 9]
 PENDING_FIRING_RESOLVED = [*START, *[11] * 13, *[15] * 32, *[19] * 16, *[9] * 20, *[15] * 45, *[8] * 16]
@@ -343,7 +342,10 @@ def random_pairs(chance):
 
 
 def test_promtool_agrees_on_random_rules_and_series(tmp_path):
-    """For 220 random rules, each with a series around its threshold, Prometheus has our state at every evaluation."""
+    """
+    For 220 random rules, each with a series around its threshold, Prometheus has the same state as we do at every
+    evaluation.
+    """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     pairs = random_pairs(random.Random(seed))
@@ -587,7 +589,7 @@ def test_transitions_of_an_episode_come_in_order(one, two, sequence):
 
 
 @pytest.mark.parametrize("values", [(15.0, 3.0), (15.0, 15.0), (3.0, 15.0), (3.0, 3.0)], ids=str)
-def test_two_findings_for_one_alert_are_refused(values):
+def test_two_findings_for_one_alert_are_rejected(values):
     """
     Each rule, subject and source has one finding per evaluation; a second one is rejected, whatever the order and the
     values.

@@ -69,7 +69,7 @@ def at(seconds: float, outcome: str = "ok", took: float = 0.1, probe: str = "hea
     return Sample(us(seconds), probe, "app", outcome, took, None, 1, last)
 
 
-# (samples, evaluated at, seconds for which the server is shown to be down)
+# (samples, evaluated at, expected seconds of downtime)
 FIGURES: dict[str, tuple[list[Sample], float, float | None]] = {
     "never probed": ([], 10, None),
     "it answers": ([at(5), at(10)], 10, 0.0),

@@ -67,7 +67,7 @@ def test_the_burst_is_notified_within_five_minutes(recorded_rises):
 
 
 def test_the_socket_is_critical_within_ninety_seconds(recorded_rises):
-    """The socket is down from 14:30 to 14:34."""
+    """The socket is down from 14:30 to 14:34; the alert is critical by 14:31:30 and resolved by 14:35."""
     (critical,) = sent(recorded_rises, "websocket_down")
     assert (
         critical.severity == "critical"
@@ -77,7 +77,7 @@ def test_the_socket_is_critical_within_ninety_seconds(recorded_rises):
 
 
 def test_the_variance_gets_worse_twice(recorded_rises):
-    """The variance passes 5 at 13:15, its alert ends with the page load, and it passes 10 at 15:15 until the close."""
+    """The variance exceeds 5 at 13:15 until its page load ends, and 10 from 15:15 to the close."""
     rows = [r for r in recorded_rises if r.rule == "backtest_variance"]
     assert [(r.severity, r.state) for r in rows] == [("warning", "ended"), ("warning", "firing"), ("notify", "firing")]
     assert ny("13:15") <= rows[0].fired_us <= ny("13:20") and ny("15:15") <= rows[2].fired_us <= ny("15:20")
@@ -143,7 +143,9 @@ def page_until(seconds, every=5.0, **steps):
 
 
 def test_missing_data_resolves_nothing(tmp_path):
-    """The alert of an outage keeps firing when the page stops posting, becomes unknown, and ends with the session."""
+    """
+    When the page stops posting during an outage, the alert keeps firing, becomes unknown, and ends with the session.
+    """
     kept = store(tmp_path)
     posts, made = page_until(600)
     for k in range(121, 181):
@@ -184,7 +186,7 @@ def test_a_page_reload_fires_nothing(tmp_path):
 
 
 def test_flapping_is_notified_once(tmp_path):
-    """A flapping socket and a variance around its limit are notified once each."""
+    """A flapping socket and a variance around its threshold are notified once each."""
     kept = store(tmp_path)
     made, posts = PageOf(-600, trades=6), []
     for k in range(361):
@@ -242,8 +244,11 @@ def test_a_page_that_closes_ends_its_alert(tmp_path):
     assert at(595) < clock.instant(rows[0].over_us) <= at(595) + timedelta(seconds=310)
 
 
-def test_a_slow_burn_of_the_budget_is_notified(tmp_path):
-    """Nine percent of failures exceed six times the budget; the burn rate fires as notify."""
+def test_a_slow_burn_of_the_budget_fires(tmp_path):
+    """
+    Nine percent of failures exceed six times the budget: the burn rate fires as notify, inhibited by the availability
+    alert.
+    """
     kept = store(tmp_path)
     made, posts, rng = PageOf(-600).add(massive_requests=500, validations=500), [], random.Random(5)
     for k in range(1200):

@@ -77,7 +77,8 @@ def test_time_that_two_alerts_share_counts_once() -> None:
 )
 def test_since_belongs_to_the_current_severity(upto: int, minute: float, words: str) -> None:
     """
-    "Since" is the time at which the current severity was reached; the beginning of the problem is given separately.
+    The time given as "since" is when the current severity was reached; the beginning of the problem is given
+    separately.
     """
     (row,) = history.active_alerts(RAISED[:upto], RULES)
     since = history.severity_since(RAISED[:upto])

@@ -17,7 +17,8 @@ from opslib.telemetry.probes.store import Sample, SampleStore
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
 FAULT_S, UNTIL_S = 600.1, 1500.0
-# An evaluation time is evaluated 2 s later, then comes the group wait, and two sending steps run once a second each.
+# The longest time from an alert to its notification: evaluation 2 s after the evaluation time, the group wait, and two
+# sending steps that run once a second each.
 TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + Contacts.__dataclass_fields__["group_wait"].default.total_seconds() + 2
 
 

@@ -67,7 +67,7 @@ def made(count: int) -> chain.Chain:
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Measure seconds of wall time, the best of three; vollib on fewer contracts, scaled up."""
+    """Measure seconds of wall time, the best of three; vollib runs on fewer contracts, and its time is scaled up."""
     from vollib.black_scholes_merton.greeks import analytical
 
     million, limits = made(COUNT), rules.load(None).chain

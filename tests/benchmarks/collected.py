@@ -1,5 +1,5 @@
 """
-Run a real `ops collect` through a day of the simulated world: does it grow or lose samples?
+Run a real `ops collect` through a day of the simulated world, to see whether it grows or loses samples.
 
 There is no peer: the last quarter of the day is compared with the first.
 """

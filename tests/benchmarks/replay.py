@@ -1,5 +1,5 @@
 """
-Measure the replay of a recorded day through the rules, and ten thousand rules and subjects at one instant.
+Measure the replay of a recorded day through the rules, and ten thousand rules and subjects at one evaluation time.
 
 The peer is promtool, which tests as many rules.
 """
@@ -28,7 +28,7 @@ LASTS = timedelta(hours=6.5)  # The replayed part of the day, from the open.
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Measure seconds of a replay with its reading, and of one instant."""
+    """Measure seconds of a replay with its reading, and of one evaluation."""
     desk, table = settings.Settings(home=folder, app="desk"), rules.load()
     store = Database(f"sqlite:///{folder / 'store.sqlite'}")
     script = replay._session_script(replay.DAY, 1)

@@ -88,7 +88,7 @@ class Desk:
 
 @pytest.fixture
 def desk(store_url: str, tmp_path: Path) -> Desk:
-    """A desk on each database."""
+    """A desk on each kind of database."""
     return Desk(store_url, tmp_path)
 
 

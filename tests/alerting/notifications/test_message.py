@@ -108,8 +108,8 @@ def test_a_fault_begins_with_its_first_failure(
 
 def test_an_incident_opens_with_the_severity_at_which_it_fired(tmp_path: Path) -> None:
     """
-    The first entry of an incident has the severity and the sentence of the time at which the alert fired, also if it
-    was worse when the incident was written. The list shows peak and current severity.
+    The first entry of an incident has the severity and sentence with which the alert fired, even if it was worse when
+    the incident was written. The list shows peak and current severity.
     """
     desk = Desk(tmp_path, massive("server_5xx", errors=0), until_s=BEGINS_S + 240).live(BEGINS_S + 200)
     lifecycle = Incidents(desk.store, desk.settings, RULES)
@@ -234,7 +234,10 @@ def test_a_connected_flag_does_not_show_that_live_prices_work(tmp_path: Path) ->
 
 
 def test_counters_without_increase_do_not_show_that_anything_works(tmp_path: Path) -> None:
-    """Counters that have not increased since the fault began are not reported as working, however new the post is."""
+    """
+    Counters that have not increased since the fault began do not count as a sign that something works, however new the
+    post is.
+    """
     for name, fault in (("a", stopped_and_uncounted), ("b", refused_and_uncounted)):
         desk = Desk(tmp_path / name, fault).live(BEGINS_S + 300)
         late = [text for text, sent in zip(desk.texts, desk.sent) if sent["after_s"] > 75 or name == "a"]
@@ -285,7 +288,9 @@ def two_causes(world: World) -> None:
 
 
 def test_two_causes_are_both_named(tmp_path: Path) -> None:
-    """If each provider fails for a different cause, the first line names both, and there is a first action for each."""
+    """
+    If each provider fails for a different cause, the first line names both causes, and each has its own first action.
+    """
     desk = Desk(tmp_path, two_causes).live(BEGINS_S + 240)
     text = desk.texts[0]
     assert all(
@@ -442,8 +447,8 @@ def test_an_alert_stays_until_pages_connected_before_are_reloaded(tmp_path: Path
 )
 def test_a_socket_alert_resolves_if_pages_receive_messages_again(tmp_path: Path, healed: str) -> None:
     """
-    If the page has a new connection, or old connections receive messages again, the alert is resolved with our own
-    socket's recovery.
+    If the page has a new connection, or old connections receive messages again, the alert is resolved when our own
+    socket recovers.
     """
 
     def fault(world: World) -> None:
@@ -472,8 +477,8 @@ def refused_while_starved(world: World) -> None:
 
 def test_a_provider_cause_comes_first_while_our_machine_is_busy(tmp_path: Path) -> None:
     """
-    A busy machine of ours is a separate fault: the cause at Massive is still certain, comes first, and is named in its
-    alert's message.
+    A busy machine of ours is a separate fault: the cause at Massive is still certain, comes first, and is named in the
+    message.
     """
     desk = Desk(tmp_path, refused_while_starved).live(BEGINS_S + 300)
     text = next(

@@ -222,7 +222,7 @@ def test_a_silenced_alert_notifies_no_one() -> None:
 
 
 def test_a_silence_matches_only_its_alerts() -> None:
-    """A silence applies only to its rule, subject and source, and only until it ends."""
+    """A silence applies only to its rule, subject and source, and only within its time."""
     for what in ({"rule": "errors"}, {"subject": "tradier"}, {"source": "probe"}):
         assert Desk().quiet(0, 1000, **what).happens("fired", 0).at(WAIT) == [("firing", "a")]
     assert Desk().quiet(0, WAIT).happens("fired", 0).at(WAIT) == [("firing", "a")]
@@ -247,8 +247,7 @@ def test_another_episode_is_another_notification() -> None:
 
 def test_external_alert_of_our_rule_is_not_notified_twice() -> None:
     """
-    An external alert of the same rule and subject as our firing alert is not notified again; an external alert of
-    another subject is.
+    An external alert of the rule and subject of our firing alert is not notified again; one of another subject is.
     """
     desk = Desk().happens("fired", 0)
     desk.notices["p"] = NotificationState("p", "availability", "massive", "prometheus", "providers", "Tech Lead")

@@ -631,7 +631,7 @@ def test_lines_after_the_last_contract_are_skipped(tmp_path: Path) -> None:
     )
 
 
-# Reasons.
+# Reasons for an unknown verdict.
 
 
 @pytest.mark.parametrize(

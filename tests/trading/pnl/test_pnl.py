@@ -351,7 +351,7 @@ def test_lots_are_closed_first_in_first_out() -> None:
     assert [(leg.left, leg.open_value, leg.open_commission) for leg in found.open] == [(1, -300, -1)]
 
 
-def test_without_open_or_close_a_sale_closes_and_then_opens() -> None:
+def test_without_open_or_close_a_fill_closes_first() -> None:
     """With only sides given, a fill first closes what is held; the rest opens a position on the other side."""
     found = round_trips.round_trips([fill(0, "buy", 2, 1), fill(1, "sell", 5, 2), fill(2, "buy", 3, 1)])
     assert [(t.legs[0].side, t.legs[0].quantity, t.legs[0].gross) for t in found.trades] == [
@@ -499,7 +499,7 @@ def test_a_half_closed_spread_is_partial() -> None:
     assert (found.trades, len(found.partial), [leg.symbol for leg in found.open]) == ([], 1, ["B"])
 
 
-def test_real_costs_are_as_paid_and_slippage_needs_quotes() -> None:
+def test_slippage_of_real_fills_needs_quotes() -> None:
     """Slippage is already in the price of a real fill: it is reported if there are quotes, and not subtracted again."""
     quoted = [
         fill(0, "buy", 2, "1.05", "open", bid=D("0.95"), ask=D("1.05"), commission=D("-1")),
@@ -802,7 +802,7 @@ def _became(found: list[Any]) -> list[tuple[str, str, str, str]]:
 @pytest.mark.slow
 def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     """
-    A gap of 16 points fires two minutes after the twentieth trade has ended: live, in a replay, and after a restart
+    A gap of 16 points fires two minutes after the twentieth trade has ended: live, in a replay, and with a restart in
     between. Without fills nothing fires.
     """
     path = _shifted(day, tmp_path, 16)
@@ -865,7 +865,7 @@ def test_the_panel_has_no_heavy_imports(home: Path) -> None:
     )
 
 
-def test_a_time_window_chooses_by_the_exit(day: Path) -> None:
+def test_a_time_window_selects_trades_by_their_exit(day: Path) -> None:
     """Only round trips that ended within the window count."""
     noon = time_parsing.parse("2026-03-10T12:00")
     found = pnl_details.of_file(day, RULE, as_of=noon, since=noon - timedelta(hours=1))
