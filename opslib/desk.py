@@ -84,7 +84,18 @@ class Desk(Workspace):
         progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
     ) -> AlertLog:
         """Return the history of alerts; see `alert_log.log_of`."""
-        return alert_log.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
+        from opslib.runbooks import diagnose
+
+        return alert_log.log_of(
+            self,
+            as_of,
+            window,
+            known_at,
+            since=since,
+            replay=replay,
+            progress=progress,
+            diagnose=lambda view: diagnose(view).each,
+        )
 
     def pnl(
         self,

@@ -76,9 +76,9 @@ HEADLINES = {
     "socket_auth": "The app's WebSocket rejects our token.",
     "socket_blocked": "The connection to the app's WebSocket is blocked.",
     "greeks_gamma_zero": "Gamma is zero for contracts where it cannot be zero.",
-    "greeks_missing": "Greeks are missing in the provider's data.",
+    "greeks_missing": "Greeks are missing in {}'s data.",
     "greeks_out_of_bounds": "Some deltas are outside their valid range.",
-    "greeks_units": "The provider changed the units of its Greeks.",
+    "greeks_units": "{} changed the units of its Greeks.",
     "market_stress": "The market is under stress: volatility is high, and the data is correct.",
     "expiry": "Contracts expire today: a gamma of zero in their wings is correct.",
     "costs_commission": "Commissions are higher than the backtest assumes.",
@@ -94,8 +94,9 @@ HEADLINES = {
     "market_closed": "The market is closed.",
 }
 CAUSES = tuple(HEADLINES)
-# Whose fault each cause is, as a report says it; "the provider" and "the provider's data" are named where known.
+# Whose fault each cause is, as a report says it. Where the provider is known, its name replaces "the provider".
 PROVIDER, DATA = "the provider", "the provider's data"
+GREEKS = "greeks_"  # The begin of the causes that are about Greeks.
 WHOSE = {
     NONE: "nobody",
     UNDETERMINED: "unknown",
@@ -149,9 +150,21 @@ def headline(cause: str, subject: str | None) -> str:
         return (
             "Our collector is running but gets too little processor time: response times measured here are unreliable."
         )
-    name = subject or "the provider"
-    words = HEADLINES[cause].format(name.title() if name in PROVIDERS else name)
+    name = provider_name(cause, subject)
+    words = HEADLINES[cause].format(subject if name == PROVIDER and subject and not cause.startswith(GREEKS) else name)
     return words[0].upper() + words[1:]
+
+
+def provider_name(cause: str, subject: str | None) -> str:
+    """
+    Return the name of the provider whose data or requests a cause is about, such as ``Massive``.
+
+    It is "the provider" if it is unknown. A cause about Greeks that names a symbol was found in the chain of that
+    symbol, and every chain is fetched from Massive.
+    """
+    if subject in PROVIDERS:
+        return str(subject).title()
+    return "Massive" if cause.startswith(GREEKS) and subject not in (None, "", "app") else PROVIDER
 
 
 # The symptoms that each cause can produce, and therefore explain. A symptom is the outcome of a provider's probe,
@@ -293,8 +306,5 @@ OF_RULE = {
 
 
 def whose(cause: str, subject: str | None) -> str:
-    """Return whose fault a cause is; a provider is named if it is the subject."""
-    words = WHOSE[cause]
-    if words in (PROVIDER, DATA) and subject in ("massive", "tradier"):
-        return words.replace(PROVIDER, subject.title())
-    return words
+    """Return whose fault a cause is; the provider is named if it is known."""
+    return WHOSE[cause].replace(PROVIDER, provider_name(cause, subject))

@@ -5,14 +5,15 @@ Notifications use the map to name the cause of an alert and to group the alerts 
 trigger an alert does not group it: people are notified of both.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
-from opslib.alerting.causes import CAUSES, OF_RULE
+from opslib.alerting.causes import CAUSES, OF_RULE, provider_name
 from opslib.foundation.config.rules import Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
-SURE = 0.9  # From this confidence on, a notification names the cause and its first action.
+SURE = 0.9  # From this confidence on, the cause of an alert decides what is broken and what to do first.
+LIKELY = 0.5  # From this confidence on, a notification names the cause as a likely one.
 _PROVIDER = ("availability", "answers", "response_time", "availability_burn", "errors", "silence", "chain_whole")
 _APP = (
     "app_down",
@@ -142,14 +143,14 @@ ADVICE: dict[str, Advice] = {
         "Inspect the response from {}'s address: a proxy, a login page or a redirect may respond instead.",
     ),
     "provider_empty": Advice(
-        "Request the same contracts from {} by hand, compare with the other provider, then ask the vendor.",
+        "Request the same contracts from {} by hand, compare with the other provider, then ask {}.",
     ),
     "provider_stale": Advice(
-        "Compare the timestamps of {}'s data with the other provider's, then ask the vendor.",
+        "Compare the timestamps of {}'s data with the other provider's, then ask {}.",
         "Prices from this provider are old: do not trade on them until they update again.",
     ),
     "provider_intermittent": Advice(
-        "Find out which requests to {} fail and when, and send the times to the vendor.",
+        "Find out which requests to {} fail and when, and send it the times.",
         "Some requests to this provider fail: the data on the screen may be incomplete.",
     ),
     "both_providers_down": Advice(
@@ -180,8 +181,14 @@ ADVICE: dict[str, Advice] = {
         "help while it is blocked.",
         _NO_REFRESH,
     ),
+    "provider_partial": Advice("Compare the number of contracts of {} with the other provider, then ask {}."),
+    "greeks_gamma_zero": Advice("Compare the contracts with the other provider, then ask {}."),
+    "greeks_out_of_bounds": Advice("Compare the contracts with the other provider, then ask {}."),
+    "greeks_units": Advice(
+        "Compare theta and vega of a few contracts with the other provider, then ask {} what changed."
+    ),
     "greeks_missing": Advice(
-        "Compare the contracts without Greeks with the other provider, then ask the vendor.",
+        "Compare the contracts without Greeks with the other provider, then ask {}.",
         "Greeks of some positions are missing, and substitutes may be shown: do not size hedges by them.",
     ),
     "market_stress": Advice(
@@ -222,11 +229,10 @@ def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
         other: Whether the other provider may be used.
     """
     found = ADVICE.get(f"{cause} of {about}") or ADVICE.get(cause)
-    named = str(about).title() if about in PROVIDERS else "the provider"
     if found is None:
         return None
     then = OTHER if found.other and other else ""
-    return found._replace(action=found.action.format(named) + then)
+    return found._replace(action=found.action.replace("{}", provider_name(cause, about)) + then)
 
 
 class Part(Protocol):
@@ -276,13 +282,75 @@ def acting_rule(found: Found, alert_rule: str, alert_subject: str, rules: Rules)
     return leading_rule(found.cause, found.subject, found.runbook or "", rules)
 
 
-def first_action(found: Found, alert_rule: str, alert_subject: str, rules: Rules) -> str:
+class FirstAction(NamedTuple):
     """
-    Return the first action for a diagnosis, with the role that acts, as a notification of the alert has it.
+    What to do first.
 
-    It is empty if there is nothing to do.
+    Attributes:
+        action: Empty if there is nothing to do.
+        who: The role that acts; empty if none is known.
+        runbook: Empty if there is none.
     """
-    rule, general = acting_rule(found, alert_rule, alert_subject, rules), advice_of(found)
-    action, who = (general.action if general else ""), rule or (rules.rules.get(alert_rule) if general else None)
-    action = action or (rule.action if rule else "")
-    return f"{action} ({who.who})" if action and who else action
+
+    action: str
+    who: str = ""
+    runbook: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.action} ({self.who})" if self.action and self.who else self.action
+
+    @property
+    def with_runbook(self) -> str:
+        """The action, the role and the runbook."""
+        behind = "; ".join([*([self.who] if self.who else []), *([f"runbook {self.runbook}"] if self.runbook else [])])
+        return f"{self.action} ({behind})" if behind else self.action
+
+
+def first_action(found: Found | None, alert_rule: str, alert_subject: str, rules: Rules) -> FirstAction:
+    """
+    Return what to do first about an alert: what its cause needs, else what its rule says.
+
+    Every message, page and report that shows an action takes it from here, so that none contradicts another.
+
+    Args:
+        found: The diagnosis of the alert, such as `cause_of_alert` returns it; None if there is none.
+        alert_rule, alert_subject: Of the alert; empty if no alert is active.
+    """
+    own = rules.rules.get(alert_rule)
+    if found is None:
+        general = advice("both_providers_down", None) if _is_no_provider(alert_rule, alert_subject) else None
+        if own is None:
+            return FirstAction("")
+        return FirstAction(general.action if general else own.action, own.who, own.runbooks.get(alert_subject) or "")
+    rule, of_cause = acting_rule(found, alert_rule, alert_subject, rules), advice_of(found)
+    who = rule or (own if of_cause else None)
+    action = of_cause.action if of_cause else rule.action if rule else ""
+    return FirstAction(action, who.who if who else "", found.runbook or "")
+
+
+def _is_no_provider(rule: str, subject: str) -> bool:
+    return (rule, subject) == ("availability", "app")
+
+
+class Graded(Found, Protocol):
+    """A diagnosis with its confidence."""
+
+    @property
+    def confidence(self) -> float: ...  # noqa: D102
+
+
+D = TypeVar("D", bound=Graded)
+
+
+def cause_of_alert(causes: Iterable[D], rule: str, subject: str, source: str, least: float = SURE) -> D | None:
+    """
+    Return the first of several causes that is confident enough and that triggers an alert; None if there is none.
+
+    Args:
+        causes: The causes of one diagnosis, see `diagnosis.Diagnosis.each`.
+        rule, subject, source: Of the alert.
+        least: The least confidence.
+    """
+    return next(
+        (d for d in causes if d.confidence >= least and sets_off(d.cause, d.subject, rule, subject, source)), None
+    )

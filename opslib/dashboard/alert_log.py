@@ -1,19 +1,22 @@
 """Show the alerts of a period: which are active, which fired, which rules were noisiest."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from opslib.alerting import alert_ids, evaluation, evaluator, history
+from opslib.alerting import alert_ids, effects, evaluation, evaluator, history
 from opslib.alerting import replay as alerting_replay
 from opslib.alerting.alerts import GRID_US, Alert, Alerts, worse
+from opslib.alerting.effects import Graded
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import Finding, named
+from opslib.dashboard import status
 from opslib.dashboard.panels import source_name
+from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import Window
@@ -28,6 +31,7 @@ from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes import history as probes_history
 from opslib.telemetry.probes.store import SampleStore
 
+DIAGNOSED = timedelta(minutes=10)  # The window of the diagnosis of active alerts.
 # How a recorded state of a severity change is shown.
 STATES = {"fell": "severity lowered"}
 
@@ -81,6 +85,7 @@ class AlertLog:
         marks: The markers of the window.
         measured: Measures the values of the active alerts at its end, by alert. It reads data, so it is called on
             demand.
+        diagnosed: Determines the causes at its end, which decide what to do first. It is called on demand, too.
     """
 
     app: str
@@ -94,6 +99,12 @@ class AlertLog:
     incidents: Mapping[str, str]
     marks: tuple[Marker, ...]
     measured: Callable[[], Mapping[str, float]]
+    diagnosed: Callable[[], Sequence[Graded]] = tuple
+
+    @cached_property
+    def causes_now(self) -> Sequence[Graded]:
+        """The causes at the end of the window, where an alert is active."""
+        return self.diagnosed() if self.active else ()
 
     @cached_property
     def values_now(self) -> Mapping[str, float]:
@@ -128,11 +139,11 @@ class AlertLog:
     def _what_to_do(self, alert: dict[str, Any]) -> str:
         rule = self.rules.rules.get(alert["rule"])  # The alert may be from an earlier table, without its rule now.
         sentence = self._sentence(alert)
-        return (
-            f"{sentence}. {rule.action} ({rule.who}; runbook {alert['runbook']})"
-            if rule
-            else f"{sentence}. Its rule is no longer in rules.toml"
-        )
+        if rule is None:
+            return f"{sentence}. Its rule is no longer in rules.toml"
+        cause = effects.cause_of_alert(self.causes_now, rule.name, alert["subject"], alert["source"])
+        first = effects.first_action(cause, rule.name, alert["subject"], self.rules)
+        return f"{sentence}. {first.with_runbook}"
 
     def _sentence(self, alert: dict[str, Any]) -> str:
         """Return an alert's sentence with its value when it fired and, if that changed, the value now."""
@@ -297,6 +308,7 @@ def alertlog(
     known_at: datetime | None = None,
     replay: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
+    diagnose: Callable[[Status], Sequence[Graded]] = lambda view: (),
 ) -> AlertLog:
     """
     Load the alerts of a window.
@@ -305,6 +317,8 @@ def alertlog(
         known_at: Only what was recorded, or in the database, by then.
         replay: Re-evaluate with the current data and rules, instead of reading the record.
         progress: Wraps the evaluation times of a replay.
+        diagnose: Returns the causes at the end of a view; see `diagnosis.Diagnosis.each`. Without it, what to do first
+            is what the rules say.
     """
     if replay:
         known_us = None if known_at is None else clock.micros(known_at)
@@ -340,6 +354,7 @@ def alertlog(
         Incidents(store, settings, rules).of_alerts(),
         tuple(Markers(store, settings).between(window.start_us, window.end_us)),
         lambda: _values(store, settings, rules, window.end, known_at, active_now),
+        lambda: diagnose(status.status(store, settings, rules, as_of=window.end, length=DIAGNOSED, known_at=known_at)),
     )
 
 
@@ -352,6 +367,7 @@ def log_of(
     since: str | datetime | None = None,
     replay: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
+    diagnose: Callable[[Status], Sequence[Graded]] = lambda view: (),
 ) -> AlertLog:
     """
     Load the alerts of a window, from arguments as people type them.
@@ -362,6 +378,7 @@ def log_of(
         known_at: Only what was known, or recorded, by then; empty is all.
         replay: Re-evaluate with the current data and rules, instead of reading the record.
         progress: Wraps the evaluation times of a replay.
+        diagnose: Returns the causes at the end of a view; see `alertlog`.
     """
     end, begin = (
         time_parsing.instant_of(as_of) or workspace.now(),
@@ -376,6 +393,7 @@ def log_of(
         known_at=time_parsing.instant_of(known_at),
         replay=replay,
         progress=progress,
+        diagnose=diagnose,
     )
 
 

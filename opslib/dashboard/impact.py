@@ -38,11 +38,14 @@ class Thing(NamedTuple):
         state: works, fails or unknown.
         words: What it is, the source, and how old the source's information is.
         about: massive, tradier, prices, greeks, server, or data: no provider can serve, or our network.
+        source, age_s: The newest report's source, and its age in seconds; empty and None if several sources decide.
     """
 
     state: str
     words: str
     about: str
+    source: str = ""
+    age_s: float | None = None
 
 
 class Report(NamedTuple):
@@ -115,7 +118,8 @@ def _combine(words: str, about: str, reports: list[Report]) -> Thing:
     newest = min(reports, key=lambda s: s.age_s)
     other = next((s for s in reports if s.works != newest.works and s.age_s <= FRESH_S), None)
     if other is None:
-        return Thing("works" if newest.works else "fails", f"{words} ({_source(newest)})", about)
+        state = "works" if newest.works else "fails"
+        return Thing(state, f"{words} ({_source(newest)})", about, newest.source, newest.age_s)
     good, bad = (newest, other) if newest.works else (other, newest)
     return Thing("fails", f"{words} (fails: {_source(bad)}; works: {_source(good)})", about)
 

@@ -346,7 +346,7 @@ def answer(view: Status, diagnose: Callable[[Status], Diagnosed] | None, owner_o
     found = diagnose(view) if diagnose else None
     cause = cause_sentence(view, found, began) if found else ""
     first = (
-        effects.first_action(found, worst["rule"] if worst else "", worst["subject"] if worst else "", view.rules)
+        str(effects.first_action(found, worst["rule"] if worst else "", worst["subject"] if worst else "", view.rules))
         if found and found.confidence >= effects.SURE
         else ""
     )

@@ -234,7 +234,7 @@ class Daily:
         What is still active comes first, then what was most severe.
         """
         items = [
-            f"{named(p.rule, p.subject)}: {p.rule.action} ({p.rule.who}; runbook {p.rule.runbooks[p.subject]})"
+            f"{named(p.rule, p.subject)}: {self._overview.first_action(p).with_runbook}"
             for p in sorted(self._overview.problems, key=lambda p: p.order)
         ]
         if self.incomplete:

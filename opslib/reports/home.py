@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from opslib.alerting import effects
 from opslib.alerting.causes import whose
-from opslib.alerting.notifications.message import command
+from opslib.alerting.notifications.message import DO_FIRST, command
 from opslib.alerting.verdicts import VERDICTS
 from opslib.dashboard import impact, status
 from opslib.dashboard.panels import Panel
@@ -21,7 +22,7 @@ from opslib.dashboard.text_blocks import TextBlock
 from opslib.dashboard.text_blocks import answer as answer_block
 from opslib.foundation import clock, formatting, market_calendar
 from opslib.foundation.config import settings as settings_module
-from opslib.foundation.config.rules import SEVERITIES
+from opslib.foundation.config.rules import SENT, SEVERITIES
 from opslib.foundation.config.workspace import Workspace
 from opslib.incidents import lifecycle
 from opslib.incidents.incident import CLOSED, Incident
@@ -29,6 +30,7 @@ from opslib.jobs import jupyterlab, ledger
 from opslib.reports import published_runs
 from opslib.reports.published_runs import PublishedRun
 from opslib.runbooks import catalog, due_checklists, incident_page
+from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
 from opslib.runbooks.due_checklists import DueChecklist
 
 EVERY_S = 30.0  # Where a person uses the notebook, Home is checked this often.
@@ -73,6 +75,7 @@ class Answer:
         words: The answer as one sentence.
         facts: What is known about it, each in a few words.
         links: What to open, the first one first.
+        first: What to do first, and who does it; empty if nothing active says it.
         advice: What to do where a link is not enough.
         unowned: The id of its incident if nobody has acknowledged it.
     """
@@ -81,6 +84,7 @@ class Answer:
     words: str
     facts: list[str]
     links: list[Link]
+    first: str = ""
     advice: str = ""
     unowned: str = ""
 
@@ -92,17 +96,19 @@ class Home:
 
     Attributes:
         answer: The first row: what is broken now.
-        incidents: The other open incidents, worst first.
+        others: The other open incidents and alerts to act on, worst first.
         open_count: How many incidents are open, that of the answer included.
-        alerts: The active alerts that belong to no open incident.
+        alert_count: How many alerts to act on belong to no open incident; those of two sources are one.
+        alerts: The other active alerts, which nobody is notified of.
     """
 
     workspace: Workspace
     view: Status
     address: Address
     answer: Answer
-    incidents: list[Answer]
+    others: list[Answer]
     open_count: int
+    alert_count: int
     closed: list[Incident]
     alerts: list[dict[str, Any]]
     reports: list[PublishedRun]
@@ -119,7 +125,7 @@ class Home:
         """What a reader acts on; it is equal while nothing but ages and the time changes."""
         return (
             self.answer,
-            self.incidents,
+            self.others,
             [i.id for i in self.closed],
             [alert["id"] for alert in self.alerts],
             [(panel.name, panel.verdict, self.reason(panel)) for panel in self.panels],
@@ -131,7 +137,7 @@ class Home:
     @property
     def unowned(self) -> list[str]:
         """The open incidents that nobody has acknowledged, worst first."""
-        return [found.unowned for found in (self.answer, *self.incidents) if found.unowned]
+        return [found.unowned for found in (self.answer, *self.others) if found.unowned]
 
     @property
     def parts(self) -> tuple[TextBlock, TextBlock]:
@@ -148,11 +154,12 @@ class Home:
         """
         signs, groups = formatting.SIGNS, self._groups()
         plain, markdown = list[str](), list[str]()
-        for found in (self.answer, *self.incidents):
-            plain += [f"{signs[found.verdict]} {found.words}", *(f"  {fact}" for fact in found.facts)]
+        for found in (self.answer, *self.others):
+            facts = [*found.facts, *([f"{DO_FIRST}: {found.first}"] if found.first else [])]
+            plain += [f"{signs[found.verdict]} {found.words}", *(f"  {fact}" for fact in facts)]
             markdown += [
                 f"**{signs[found.verdict]} {formatting.in_markdown(found.words)}**",
-                *map(formatting.in_markdown, found.facts),
+                *map(formatting.in_markdown, facts),
             ]
         plain += [f"  {signs[verdict]} {state}: {words}" for verdict, state, words in self.works]
         for title, rows in groups:
@@ -170,9 +177,11 @@ class Home:
 
     @property
     def as_of(self) -> str:
-        """The app, the moment, and how many incidents are open then."""
+        """The app, the moment, how many incidents are open then, and how many alerts to act on belong to none."""
         open_ = {0: "no open incident", 1: "1 open incident"}.get(self.open_count, f"{self.open_count} open incidents")
-        return f"{self.workspace.settings.app} as of {formatting.moment(self.view.window.end)}: {open_}"
+        alerts = f"{self.alert_count} alert{'s' if self.alert_count > 1 else ''} to act on without an open incident"
+        found = [*([open_] if self.open_count or not self.alert_count else []), *([alerts] if self.alert_count else [])]
+        return f"{self.workspace.settings.app} as of {formatting.moment(self.view.window.end)}: {', '.join(found)}"
 
     def _groups(self) -> list[tuple[str, list[Link]]]:
         """Return what is below the answer, for plain text and Markdown."""
@@ -205,9 +214,8 @@ class Home:
 
     @property
     def other_alerts(self) -> list[tuple[str, str]]:
-        """The active alerts that neither the answer nor an open incident shows: severity and sentence of each."""
-        rest = self.alerts if self.open_count else self.alerts[1:]
-        return [(a["severity"], f"{a['sentence']}, {self.view.describe_since(a)}") for a in rest]
+        """The active alerts which nobody is notified of and no open incident has: severity and sentence of each."""
+        return [(a["severity"], f"{a['sentence']}, {self.view.describe_since(a)}") for a in self.alerts]
 
     @property
     def dashboard(self) -> Link:
@@ -292,17 +300,25 @@ def home_of(workspace: Workspace, address: Address) -> Home:
     alerts = [a for a in view.alerts if a["state"] != "pending" and not a["inhibited_by"] and a["id"] not in mine]
     runs = ledger.runs(workspace.store)
     reports = published_runs.newest(runs, workspace.settings.app)[:REPORTS]
-    answers = [_of_incident(workspace, view, address, i) for i in open_]
-    answer = answers[0] if answers else _without_incident(workspace, view, address, alerts, reports)
+    # Two sources of one problem are one row, that of the worse.
+    worst = {(a["rule"], a["subject"]): a for a in reversed(alerts) if a["severity"] in SENT}
+    acting = list(worst.values())
+    causes = diagnose(view).each if open_ or acting else []
+    # Where both are as severe, an incident comes first.
+    answers = [(_rank(i.current), _of_incident(workspace, view, address, i, causes)) for i in open_]
+    answers += [(_rank(a["severity"]), _of_alert(workspace, view, address, a, causes)) for a in acting]
+    answers.sort(key=lambda ranked: -ranked[0])
+    first, *others = [answer for _, answer in answers] or [_all_quiet(view, reports)]
     return Home(
         workspace,
         view,
         address,
-        answer,
-        answers[1:],
-        len(answers),
+        first,
+        others,
+        len(open_),
+        len(acting),
         [i for i in found if i.status in CLOSED],
-        alerts,
+        [a for a in alerts if a["severity"] not in SENT],
         reports,
         published_runs.dashboards(runs, workspace.settings.app),
         due_checklists.due(workspace, view.window.end),
@@ -313,7 +329,9 @@ def _rank(severity: str) -> int:
     return SEVERITIES.index(severity) if severity in SEVERITIES else -1
 
 
-def _of_incident(workspace: Workspace, view: Status, address: Address, incident: Incident) -> Answer:
+def _of_incident(
+    workspace: Workspace, view: Status, address: Address, incident: Incident, causes: list[Diagnosis]
+) -> Answer:
     name, now = incident.id, view.window.end
     folder = lifecycle.of(workspace).folder(name)
     copies = [e.body["notebook"] for e in incident.of_kind("runbook")]
@@ -330,7 +348,9 @@ def _of_incident(workspace: Workspace, view: Status, address: Address, incident:
     page = first(address, (folder / incident_page.NAME, folder / "postmortem.html"))
     severity = f"severity {incident.current}" if incident.current != "none" else "no alert is active any more"
     diagnosed = incident.diagnosed
-    fault = [_fault(diagnosed.body)] if diagnosed else []
+    worst = next((a for a in view.alerts if a["id"] in incident.alerts and a["state"] != "pending"), None)
+    cause = _cause(causes, worst) if worst else None
+    fault = [_fault(diagnosed.body)] if diagnosed else [_fault(cause.as_json())] if cause else []
     advice = ""
     if not incident.owner:
         advice = f"Acknowledge: {command('ack', name, '--by', 'NAME', where=workspace.settings.where)}"
@@ -350,6 +370,7 @@ def _of_incident(workspace: Workspace, view: Status, address: Address, incident:
             f"owner: {incident.owner}" if incident.owner else "not acknowledged",
         ],
         [*runbooks, Link(f"Incident {name}", page)],
+        _first_action(workspace, causes, worst) if worst else "",
         advice,
         "" if incident.owner else name,
     )
@@ -361,31 +382,56 @@ def _fault(diagnosed: Mapping[str, Any]) -> str:
     return f"fault: {whose(diagnosed['cause'], diagnosed.get('subject'))}{sure}"
 
 
-def _without_incident(
-    workspace: Workspace, view: Status, address: Address, alerts: list[dict[str, Any]], reports: list[PublishedRun]
+def _cause(causes: list[Diagnosis], alert: Mapping[str, Any], least: float = effects.LIKELY) -> Diagnosis | None:
+    """Return the cause of an active alert; None if no diagnosis of now is confident enough."""
+    return effects.cause_of_alert(causes, alert["rule"], alert["subject"], alert["source"], least)
+
+
+def _first_action(workspace: Workspace, causes: list[Diagnosis], alert: Mapping[str, Any]) -> str:
+    """Return what to do first about an active alert, as its notification says it."""
+    cause = _cause(causes, alert, effects.SURE)
+    return str(effects.first_action(cause, alert["rule"], alert["subject"], workspace.rules))
+
+
+def _of_alert(
+    workspace: Workspace, view: Status, address: Address, alert: dict[str, Any], causes: list[Diagnosis]
 ) -> Answer:
-    """Return the first row where no incident is open: the worst active alert, else how everything was."""
+    """Return the row of an active alert that people are notified of and that belongs to no open incident."""
+    cause, incident, where = _cause(causes, alert), alert["incident"], workspace.settings.where
+    sure, sentence = _cause(causes, alert, effects.SURE), alert["sentence"] or alert["rule"]
+    if incident:
+        state = f"its incident {incident} is closed"
+        advice = f"Reopen it: {command('incident', 'reopen', incident, '--by', 'NAME', where=where)}"
+    else:
+        state = "no incident yet"
+        advice = f"Acknowledge: {command('ack', alert['id'], '--by', 'NAME', where=where)}"
+    book = alert["runbook"]
+    return Answer(
+        alert["severity"] if alert["state"] == "firing" else "unknown",
+        f"Active alert: {sure.headline.rstrip('.') if sure else sentence}",
+        [
+            *([sentence] if sure else []),
+            state,
+            *([_fault(cause.as_json())] if cause else []),
+            view.describe_since(alert),
+        ],
+        [_open_runbook(workspace, address, book, _titles().get(book, book))] if book else [],
+        _first_action(workspace, causes, alert),
+        advice,
+    )
+
+
+def _all_quiet(view: Status, reports: list[PublishedRun]) -> Answer:
+    """Return the first row where no incident is open and no alert needs action: how everything was."""
     newest = next((run for run in reports if run.verdict), None)
     last = f"last report: {newest.title}, {newest.verdict}" if newest else "no report yet"
-    if alerts:
-        worst = alerts[0]
-        links = []
-        if worst["runbook"]:
-            title = _titles().get(worst["runbook"], worst["runbook"])
-            links = [_open_runbook(workspace, address, worst["runbook"], title)]
-        return Answer(
-            worst["severity"] if worst["state"] == "firing" else "unknown",
-            f"No open incident. Active alert: {worst['sentence']}",
-            [view.describe_since(worst), last],
-            links,
-        )
     if view.verdict == "unknown" and market_calendar.open_since(view.window.end) is None:
         verdict = newest.verdict if newest and newest.verdict in VERDICTS else "unknown"
         return Answer(verdict, "No open incident; the market is closed", [last], [])
     words = {
         "ok": "No open incident",
         "unknown": "No open incident, but the state is unknown: data is missing",
-    }.get(view.verdict, f"No open incident and no active alert; the last hour was {view.verdict}")
+    }.get(view.verdict, f"No open incident and no alert to act on; the last hour was {view.verdict}")
     return Answer(view.verdict, words, [last], [])
 
 

@@ -10,7 +10,8 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from opslib.alerting import causes
+from opslib.alerting import causes, effects
+from opslib.alerting.effects import FirstAction
 from opslib.alerting.evaluation import is_no_provider_rule
 from opslib.alerting.history import AlertEpisode, SeverityChange, seconds_at, segments
 from opslib.alerting.verdicts import compared_value, describe_verdict, named, over_window
@@ -137,6 +138,12 @@ class Problem(NamedTuple):
         return causes.whose(self.found.cause, self.found.subject)
 
     @property
+    def cause(self) -> Diagnosis | None:
+        """The cause of its worst alert, if the diagnosis is sure of one; it decides what to do first."""
+        change = self.worst.worst
+        return effects.cause_of_alert(self.found.each, change.rule, change.subject, change.source)
+
+    @property
     def order(self) -> tuple[bool, int, int]:
         """The order of acting: what is still active first, then the most severe, then the first."""
         return self.over_us is not None, -SEVERITIES.index(self.worst.worst.severity), self.began_us
@@ -222,6 +229,10 @@ class Overview:
             tuple(works),
         )
 
+    def first_action(self, problem: Problem) -> FirstAction:
+        """Return what to do first about a problem."""
+        return effects.first_action(problem.cause, problem.rule.name, problem.subject, self.rules)
+
     def lasted(self, began_us: int, over_us: int | None) -> str:
         """Return how long something lasted, in minutes; until the end of the data if it still lasts."""
         end_us = self.report.view.window.end_us if over_us is None else over_us
@@ -279,8 +290,9 @@ class Overview:
             lines += [("Also broken", f"{'; '.join(others)}.")] if others else []
             first = min(self.problems, key=lambda p: p.order)
             still = ", still active at the close" if first.over_us is None else ""
-            action = first.rule.action.rstrip(".")
-            lines.append(("Do first", f"{first.rule.who}: {action[0].lower()}{action[1:]} ({first.name}{still})."))
+            todo = self.first_action(first)
+            action = todo.action.rstrip(".")
+            lines.append(("Do first", f"{todo.who}: {action[0].lower()}{action[1:]} ({first.name}{still})."))
         elif not report.session:
             lines.append("No data was expected.")
         else:

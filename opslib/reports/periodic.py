@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting import history, replay
+from opslib.alerting import effects, history, replay
+from opslib.alerting.effects import FirstAction
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, describe_verdict, named
-from opslib.dashboard import alert_log, daily_figures
+from opslib.dashboard import alert_log, daily_figures, status
 from opslib.dashboard.alert_log import AlertLog
 from opslib.dashboard.daily_figures import WORDS, DailyFigures, Day, percent
 from opslib.dashboard.panels import source_name
@@ -34,7 +35,8 @@ from opslib.jobs import record
 from opslib.jobs.record import RunRecord
 from opslib.reports import places
 from opslib.reports.daily import WORDING
-from opslib.reports.overview import in_minutes, new_york, worst_value
+from opslib.reports.overview import DIAGNOSED, in_minutes, new_york, worst_value
+from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -300,17 +302,17 @@ class PeriodicReport:
             (name, before[name], self.figures[name], gap(name, before[name], self.figures[name]), n) for name in WORDS
         ]
 
-    @property
+    @cached_property
     def action_items(self) -> list[str]:
         """One action for each rule and subject that people were notified of, each open incident, and missing data."""
         items = []
         for name, subject in dict.fromkeys((r.rule, r.subject) for r in self.worst_changes if r.sent):
             rule = self.workspace.rules.rules.get(name)
-            count = sum((r.rule, r.subject) == (name, subject) for r in self.worst_changes if r.sent)
+            found = [r for r in self.worst_changes if r.sent and (r.rule, r.subject) == (name, subject)]
             if rule:
+                first = self._first_action(found)
                 items.append(
-                    f"{named(rule, subject)}, {count} alert{'s' if count > 1 else ''}: {rule.action} ({rule.who}; "
-                    f"runbook {rule.runbooks[subject]})"
+                    f"{named(rule, subject)}, {len(found)} alert{'s' if len(found) > 1 else ''}: {first.with_runbook}"
                 )
         items += [
             f"{i.id} is {i.status}, owner: {i.owner or 'none'}: {formatting.single_line(i.headline, 100)}"
@@ -323,6 +325,21 @@ class PeriodicReport:
             else []
         )
         return items
+
+    def _first_action(self, found: list[SeverityChange]) -> FirstAction:
+        """Return what to do first about alerts of one rule and subject, by the diagnosis of the worst of them."""
+        worst = max(found, key=lambda r: (SEVERITIES.index(r.severity), -r.fired_us))
+        at, workspace = clock.instant(worst.fired_us), self.workspace
+        view = status.status(
+            workspace.store,
+            workspace.settings,
+            workspace.rules,
+            as_of=at,
+            length=DIAGNOSED,
+            known_at=self.known_at,
+        )
+        cause = effects.cause_of_alert(diagnose(view).each, worst.rule, worst.subject, worst.source)
+        return effects.first_action(cause, worst.rule, worst.subject, workspace.rules)
 
     @cached_property
     def evidence(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from opslib.alerting import causes, effects
 from opslib.alerting.causes import NO_FAULT
-from opslib.alerting.notifications.message import Situation, Working
+from opslib.alerting.notifications.message import IncidentPage, Situation, Working
 from opslib.alerting.notifications.planner import Cause, NotificationState, unknown_cause
 from opslib.alerting.notifications.sender import Complaints
 from opslib.dashboard import status
@@ -54,7 +54,7 @@ class Situations:
             view.probed.fallback if view.probed else "",
             (view.probed.serving(view.window.end_us) or "") if view.probed else "",
             picture,
-            self._incident_page,
+            self._incident,
         )
 
     def cause_at(self, at_us: int) -> Callable[[NotificationState], Cause | None]:
@@ -75,14 +75,14 @@ class Situations:
             )
             return unknown_cause
         self._complaints.over("diagnosis")
-        sure = [d for d in found.each if d.confidence >= effects.SURE] if found else []
+        each = found.each if found else []
 
         def cause_of(state: NotificationState) -> Cause | None:
-            by = next(
-                (d for d in sure if effects.sets_off(d.cause, d.subject, state.rule, state.subject, state.source)),
-                None,
-            )
-            return self._cause(by, state) if by else None
+            about = state.rule, state.subject, state.source
+            if sure := effects.cause_of_alert(each, *about):
+                return self._cause(sure, state)
+            likely = effects.cause_of_alert(each, *about, least=effects.LIKELY)
+            return Cause("", likely.in_words, "", "", "", "", likely=_name(likely)) if likely else None
 
         return cause_of
 
@@ -92,9 +92,9 @@ class Situations:
 
         The first action is that of the alert's rule if the rule points at the cause, else that of the cause.
         """
-        about, headline = f" of {found.subject}" if found.subject else "", found.headline
-        rule, advice = (
-            effects.acting_rule(found, state.rule, state.subject, self._rules),
+        headline, rule = found.headline, effects.acting_rule(found, state.rule, state.subject, self._rules)
+        first, advice = (
+            effects.first_action(found, state.rule, state.subject, self._rules),
             effects.advice_of(found),
         )
         # If both providers are down for different causes, each cause is named with its action.
@@ -102,23 +102,25 @@ class Situations:
             each = " ".join(causes.headline(part.cause, part.subject) for part in parts)
             headline = f"{headline.rstrip('.')}: {each}"
         return Cause(
-            f"{found.cause}{about}",
+            _name(found),
             found.in_words,
             headline,
-            found.runbook or "",
+            first.runbook,
             rule.name if rule else "",
             rule.who if rule else "",
-            advice.action if advice else "",
+            first.action,
             advice.traders if advice else "",
             found.cause in NO_FAULT,
         )
 
-    def _incident_page(self, alert: str) -> str:
-        """Return the path of the page of an alert's incident below the home directory; empty if there is none yet."""
+    def _incident(self, alert: str) -> IncidentPage | None:
+        """Return the incident of an alert; None if there is none yet. Its page is written within seconds."""
         incidents = Incidents(self._store, self._settings, self._rules)
-        incident = incidents.of_alerts().get(alert)
-        page = incidents.folder(incident) / incident_page.NAME if incident else None
-        return str(page.relative_to(self._settings.base)) if page and page.is_file() else ""
+        name = incidents.of_alerts().get(alert)
+        if name is None:
+            return None
+        page = incidents.folder(name) / incident_page.NAME
+        return IncidentPage(str(page.relative_to(self._settings.base)), incidents.read(name).owner)
 
     def _view(self, at: datetime, length: timedelta = STATUS_WINDOW) -> Status | None:
         try:
@@ -126,3 +128,8 @@ class Situations:
         except OpsError as problem:
             self._complaints.say("view", f"the status cannot be read: {problem}")
             return None
+
+
+def _name(found: diagnosis.Diagnosis) -> str:
+    """Return a cause with its subject, by which alerts of one problem are grouped."""
+    return f"{found.cause}{f' of {found.subject}' if found.subject else ''}"

@@ -6,7 +6,15 @@ import pytest
 
 from opslib.alerting import causes
 from opslib.alerting.causes import CAUSES, RUNBOOK_OF
-from opslib.alerting.effects import EFFECTS, advice, first_action, leading_rule, sets_off
+from opslib.alerting.effects import (
+    EFFECTS,
+    SURE,
+    advice,
+    cause_of_alert,
+    first_action,
+    leading_rule,
+    sets_off,
+)
 from opslib.foundation.config import rules
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, Other
 
@@ -156,6 +164,50 @@ def test_the_first_action_names_who_acts(
 ) -> None:
     """The first action is that of the cause, else that of the rule, with the role; it is empty if nothing is wrong."""
     found = Diagnosis(None, cause, about, 0.97, also=also)
-    said = first_action(found, *alert, RULES)
+    said = str(first_action(found, *alert, RULES))
     assert said.startswith(expected) and bool(said) == bool(expected)
     assert not said or said.endswith(")")
+
+
+def test_without_a_cause_the_rule_says_what_to_do() -> None:
+    """No diagnosis: the action, the role and the runbook of the rule; of no provider at all, that of both providers."""
+    rule = RULES["websocket_down"]
+    assert first_action(None, rule.name, "app", RULES).with_runbook == (
+        f"{rule.action} (Tech Lead; runbook websocket_down)"
+    )
+    assert first_action(None, "availability", "app", RULES).action == advice("both_providers_down", None).action
+    assert first_action(None, "gone", "app", RULES).action == ""
+
+
+def test_only_a_sure_cause_that_triggers_the_alert_decides() -> None:
+    """The first cause that is confident enough and can trigger the alert; no other one speaks for it."""
+    blocked = Diagnosis(None, "socket_blocked", "app", SURE)
+    costs = Diagnosis(None, "costs_fill_quality", "app", 0.7)
+    websocket = ("websocket_down", "app", "page")
+    assert cause_of_alert([costs, blocked], *websocket) is blocked
+    assert cause_of_alert([Diagnosis(None, "socket_blocked", "app", SURE - 0.01)], *websocket) is None
+    assert cause_of_alert([blocked], "backtest_variance", "app", "page") is None
+    assert cause_of_alert([blocked, costs], "backtest_variance", "app", "page") is None
+    assert cause_of_alert([blocked, costs], "backtest_variance", "app", "page", least=0.5) is costs
+
+
+@pytest.mark.parametrize("subject", ["massive", "SPY"])
+@pytest.mark.parametrize("cause", [c for c in CAUSES if c.startswith("greeks_")])
+def test_the_provider_is_named_where_it_is_known(cause: str, subject: str) -> None:
+    """
+    Fault and action name Massive: as the subject, and where a symbol is, whose chain was fetched from Massive.
+
+    The page alone does not say which provider's Greeks it shows.
+    """
+    assert causes.whose(cause, subject) == "Massive's data" and "Massive" in advice(cause, subject).action
+    assert "the provider" not in causes.headline(cause, subject).lower()
+    assert causes.whose(cause, "app") == "the provider's data" and "ask the provider" in advice(cause, "app").action
+
+
+@pytest.mark.parametrize("provider", ["massive", "tradier"])
+def test_no_text_of_a_known_provider_hides_its_name(provider: str) -> None:
+    """Of every cause at a provider: neither fault nor action nor headline says "the provider" or "the vendor"."""
+    for cause in (c for c in CAUSES if c.startswith(("provider_", "greeks_"))):
+        action = advice(cause, provider).action
+        for words in (causes.whose(cause, provider), causes.headline(cause, provider), action):
+            assert "the provider" not in words.lower() and "vendor" not in words, (cause, words)

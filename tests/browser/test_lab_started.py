@@ -89,7 +89,7 @@ def test_the_lab_opens_home(home: Path) -> None:
         assert "token" not in command
         page.goto(address)
         page.locator(".ops-home .ops-answer").wait_for(timeout=labs.RUNS_S * 1000)
-        assert "No open incident" in page.locator(".ops-home .ops-answer").inner_text()
+        assert "Active alert: backtest variance" in page.locator(".ops-home .ops-answer").inner_text()
         shown = "\n".join(page.locator(".ops-home").all_inner_texts())
         for words in ("Runbooks by symptom", *catalog.titles().values(), "Latest reports", "Checklists due"):
             assert words in shown

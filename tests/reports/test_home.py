@@ -19,6 +19,7 @@ from opslib.reports import home, index_page
 from opslib.reports.home_view import AcknowledgeWidget, HomeView
 from opslib.runbooks import catalog, due_checklists
 from opslib.runbooks.checklist_session import ChecklistSession
+from opslib.services import start_page
 from opslib.telemetry import Markers
 from tests.support import demo
 
@@ -51,8 +52,21 @@ def test_no_incident(at: Callable[[str], Desk], tmp_path: Path) -> None:
     assert quiet.answer.words == "No open incident" and quiet.answer.verdict == "ok" and quiet.works == []
     assert quiet.answer.facts == ["no report yet"]
     outage = home.home_of(at(OUTAGE), nowhere)
-    assert outage.answer.verdict == "critical" and "Active alert: availability of massive" in outage.answer.words
+    assert (
+        outage.answer.verdict == "critical"
+        and outage.answer.words == "Active alert: Massive returns server errors (5xx)"
+    )
+    assert outage.answer.facts[0].startswith("availability of massive (")
     assert any("since 11:2" in fact for fact in outage.answer.facts)
+    # Its incident of the demo's day is closed, and the alert fires: nothing says that all is well.
+    assert (
+        "its incident 2026-03-10-2 is closed" in outage.answer.facts and "ops incident reopen" in outage.answer.advice
+    )
+    assert "fault: Massive, confidence 97 %" in outage.answer.facts
+    assert outage.answer.first.startswith("Check Massive's status page.")
+    assert outage.as_of.endswith("1 alert to act on without an open incident") and "o open incident" not in (
+        outage.block.plain + outage.block.html + outage.block.markdown
+    )
     assert ("ok", "works") in {(verdict, state) for verdict, state, _ in outage.works}
     empty = Workspace(settings.load(tmp_path / "empty", "desk", {}), lambda: time_parsing.parse("2026-03-11T03:00"))
     night = home.home_of(empty, nowhere)
@@ -68,7 +82,10 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
     name = opened(found, "Massive <b>is</b> gone", "critical")
     shown = home.home_of(at("2026-03-10T11:41"), nowhere)
     assert shown.answer.verdict == "critical" and shown.answer.words == "Massive <b>is</b> gone"
-    assert [other.words for other in shown.incidents] == ["Something small"] and shown.open_count == 2
+    alert, small = shown.others  # By severity.
+    assert alert.words.startswith("Active alert: availability of massive") and small.words == "Something small"
+    assert (shown.open_count, shown.alert_count) == (2, 1)
+    assert shown.as_of.endswith("2 open incidents, 1 alert to act on without an open incident")
     assert f"incident {name}, open" in shown.answer.facts and "not acknowledged" in shown.answer.facts
     assert any(re.fullmatch(r"began .* New York, .* ago", fact) for fact in shown.answer.facts)
     assert shown.answer.advice.startswith(f"Acknowledge: ops ack {name} --by NAME")
@@ -80,7 +97,7 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
     found.incidents.append(name, "diagnosis", {"cause": "provider_5xx", "subject": "massive", "confidence": 0.97})
     known = home.home_of(found, nowhere)
     # The alert of the outage belongs to neither incident.
-    assert [severity for severity, _ in known.other_alerts] == ["critical"] and "Other active" in known.block.plain
+    assert known.others[0].words.startswith("Active alert: ") and known.others[0].words in known.block.plain
     assert "fault: Massive, confidence 97 %" in known.answer.facts
     assert [state for _, state, _ in known.works] == sorted(state for _, state, _ in known.works)
 
@@ -88,7 +105,27 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
     assert "owner: Ben" in home.home_of(found, nowhere).answer.facts
     found.incidents.resolve(name, "it is back", by="Ben")
     later = home.home_of(found, nowhere)
-    assert later.answer.words == "Something small" and later.closed[0].id == name
+    assert [a.words for a in later.others] == ["Something small"] and later.closed[0].id == name
+
+
+@pytest.mark.parametrize("place", ["index.html", "/"])
+def test_an_alert_of_a_closed_incident_is_no_all_clear(at: Callable[[str], Desk], place: str) -> None:
+    """An alert that fires although its incident is closed is the first row of every Home, with what to do."""
+    found = at("2026-03-10T15:30")
+    page = index_page.page(found) if place == "index.html" else start_page.page(found, "127.0.0.1:8900", True)
+    answer = page[page.index('class="ops-answer') :].partition("</section>")[0]
+    assert "is-notify" in answer and "Active alert: backtest variance" in answer and "Do first:" in answer
+    assert "its incident 2026-03-10-4 is closed" in answer and "no open incident" not in page.lower()
+
+
+def test_an_alert_of_an_open_incident_is_shown_once(at: Callable[[str], Desk]) -> None:
+    """The row of an incident says what to do first about its alert; the alert has no row of its own."""
+    found = at(OUTAGE)
+    found.incidents.reopen("2026-03-10-2", "it fires", by="Ann")
+    shown = home.home_of(found, nowhere)
+    assert (shown.open_count, shown.alert_count, shown.others) == (1, 0, [])
+    assert "incident 2026-03-10-2, open" in shown.answer.facts and shown.as_of.endswith(": 1 open incident")
+    assert shown.answer.first.startswith("Check Massive's status page.")
 
 
 def test_links_in_the_lab(at: Callable[[str], Desk], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dic
         }
         if message.kind != RESOLVED:
             event["payload"] = {
-                "summary": formatting.single_line(settings.redact(alert["sentence"]), 1000),
+                "summary": formatting.single_line(settings.redact(messages.describe_problem(alert)), 1000),
                 "source": facts["app"],
                 "severity": _PAGERDUTY_SEVERITY.get(alert["severity"], "warning"),
                 "component": alert["subject"],
@@ -151,7 +151,7 @@ def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dic
                     "message": message.id,
                 },
             }
-            event["links"] = [{"href": message.link, "text": "Open the runbook"}] if message.link else []
+            event["links"] = [{"href": url, "text": name} for name, url in message.buttons]
         found.append(event)
     return found
 

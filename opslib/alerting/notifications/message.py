@@ -34,6 +34,8 @@ from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
 PAGE = "alerting/notifications/templates/page.html"  # Of one message, or the begin of a page of several.
 SHOWN = 10  # Most alerts that are named in one message.
+MINUTE_US = 60_000_000  # Two times in the same minute are one for people.
+OLD_S = 300.0  # What was observed longer ago than this does not show how something is now.
 LATE_US = 300_000_000  # A notification that is sent later than this after the alert fired says so.
 HEADS = {
     FIRING: "",
@@ -47,7 +49,19 @@ ENDED = "ended: "
 # Slack and mails show what to do first below the headline, then the short answers, side by side.
 DO_FIRST, SINCE, FAULT, MEASURED, OWNER, NEXT = "Do first", "Since", "Whose fault", "Measured", "Owner", "Next"
 SHORT = (SINCE, FAULT, "Does not work", "Still works", "Works now", "Works again", "Unknown", MEASURED, OWNER, NEXT)
+# What a resolution says first, by its state.
+_END_OF_STATE = {"ok": "resolved", "warning": "partly resolved", "unknown": "ended"}
+_LEFT = {"warning": "still broken", "unknown": "unknown"}
 IN_TERMINAL = "In a terminal"
+ACKNOWLEDGE, RUNBOOK, DASHBOARD, INCIDENT = "Acknowledge", "Runbook", "Dashboard", "Incident"  # The buttons.
+# Who measured an alert, by its source.
+_SOURCES = {
+    "page": "the app's page",
+    "probe": "our probes",
+    "chain": "our chains",
+    "logs": "the app's log",
+    "fills": "our fills",
+}
 # What to do first about alerts that no rule of ours describes, by their source.
 _ADVICE_OF_SOURCE = {
     SCHEDULE: "Run the job by hand.",
@@ -82,11 +96,45 @@ class Working(NamedTuple):
         state: works, fails or unknown.
         words: Its name, the source of the state, and the age of the observation.
         about: massive, tradier, prices, greeks, server or data.
+        source, age_s: Of the observation; empty and None if several sources decide.
     """
 
     state: str
     words: str
     about: str
+    source: str = ""
+    age_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is, without the source."""
+        return re.split(r" \(|: ", self.words)[0]
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the observation is too old to say how it is now."""
+        return self.age_s is not None and self.age_s > OLD_S
+
+    @property
+    def as_unknown(self) -> "Working":
+        """The same as unknown, with what was observed last."""
+        ago, then = formatting.duration(self.age_s or 0.0), "working" if self.state == "works" else "not working"
+        return self._replace(
+            state="unknown", words=f"{self.name}: last checked {ago} ago, then {then} ({self.source})", age_s=None
+        )
+
+
+class IncidentPage(NamedTuple):
+    """
+    The incident of an alert.
+
+    Attributes:
+        path: Its page, below the home directory.
+        owner: Empty if nobody owns it.
+    """
+
+    path: str
+    owner: str
 
 
 @dataclass(frozen=True)
@@ -100,14 +148,14 @@ class Situation:
         serving: The provider in use, or "nobody"; empty if it is unknown.
         picture: Draws a panel of the hour before that time, by its name, as PNG, and marks since when an alert is
             active (microseconds since 1970).
-        incident_page: Returns the path of the page of an alert's incident below the home directory; empty without one.
+        incident: Returns the incident of an alert; None without one.
     """
 
     things: Sequence[Working]
     fallback: str
     serving: str
     picture: Callable[[str, int], bytes]
-    incident_page: Callable[[str], str]
+    incident: Callable[[str], IncidentPage | None]
 
 
 class Code(str):
@@ -137,6 +185,8 @@ class Message:
         lines: The lines after the title, each a heading (may be empty) and its text; a command or an id is `Code`.
         link: URL of the runbook in JupyterLab; empty if the URL of JupyterLab is not configured.
         facts: The data it was made from, for programs.
+        left: Of a resolution: what is still broken or unknown, such as ``Greeks still broken``; empty if nothing is.
+        left_state: ``warning`` if something is still broken, ``unknown`` if something is unknown; empty if nothing is.
         headline: What is broken, or over, in a few words; empty means that the title is short enough.
         detail: The figure and its threshold, if the headline does not have them.
         pages: Other pages that it links, each its name and its URL.
@@ -152,6 +202,8 @@ class Message:
     headline: str = ""
     detail: str = ""
     pages: tuple[tuple[str, str], ...] = ()
+    left: str = ""
+    left_state: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -161,6 +213,7 @@ class Message:
             ("link", _line(self.link)),
             ("headline", _line(self.headline)),
             ("detail", _line(self.detail)),
+            ("left", _line(self.left)),
             ("pages", tuple((_line(name), _line(url)) for name, url in self.pages)),
             ("facts", formatting.printable_values(self.facts)),
         ):
@@ -173,7 +226,7 @@ class Message:
             [
                 self.title,
                 *(f"{head}: {words}" if head else words for head, words in self.lines),
-                *([f"Opens at: {self.link}"] if self.link else []),
+                *(f"{name} at: {url}" for name, url in self.buttons),
             ]
         )
 
@@ -183,7 +236,7 @@ class Message:
         if self.kind == REPORT:
             return str(self.facts.get("verdict") or "unknown")
         if self.kind == RESOLVED:
-            return "unknown" if any(a["how"] == "ended" for a in self.facts["alerts"]) else "ok"
+            return self.left_state or ("unknown" if _has_ended(self.facts["alerts"]) else "ok")
         return self.severity if self.kind in HEADS else ""
 
     @property
@@ -199,7 +252,7 @@ class Message:
             ESCALATED_SEVERITY: f"severity raised to {self.severity}",
             REPEAT: f"still {self.severity}",
             ESCALATED_ROLE: f"{self.severity}, not acknowledged",
-            RESOLVED: "resolved" if self.state == "ok" else "ended",
+            RESOLVED: f"{_END_OF_STATE.get(self.state)}{f', {self.left}' if self.left else ''}",
             MISSED_SUMMARY: "resolved before anyone was notified",
         }[self.kind]
         return f"{sign} {label[0].upper()}{label[1:]}: {self.headline or self.title}"
@@ -245,7 +298,10 @@ class Message:
     @property
     def buttons(self) -> list[tuple[str, str]]:
         """The pages that it links, each its name and its URL; a page without a URL is left out."""
-        return [(name, url) for name, url in (("Open the runbook", self.link), *self.pages) if url]
+        pages = [(name, url) for name, url in self.pages if url]
+        runbook = [(RUNBOOK, self.link)] if self.link else []
+        first = [page for page in pages if page[0] == ACKNOWLEDGE]
+        return [*first, *runbook, *(page for page in pages if page[0] != ACKNOWLEDGE)]
 
     @property
     def slack(self) -> str:
@@ -255,9 +311,8 @@ class Message:
         Commands and ids stand unaltered in code spans.
         """
         lines = [f"*{free(self.title)}*", *(in_markup(head, words) for head, words in self.lines)]
-        return "\n".join(
-            [*lines, *([f"<{entities(self.link).replace('|', '%7C')}|Open the runbook>"] if self.link else [])]
-        )
+        links = " ".join(f"<{entities(url).replace('|', '%7C')}|{free(name)}>" for name, url in self.buttons)
+        return "\n".join([*lines, *([links] if links else [])])
 
     def html(self, picture: str = "") -> str:
         """
@@ -298,6 +353,7 @@ class Message:
             link=redact(self.link),
             headline=redact(self.headline),
             detail=redact(self.detail),
+            left=redact(self.left),
             pages=tuple((redact(name), redact(url)) for name, url in self.pages),
         )
 
@@ -375,15 +431,17 @@ def compose(
     first = max(alerts, key=lambda a: SEVERITIES.index(a["severity"]))
     panel = f", {NAMES[body['panel']]}" if kind != MISSED_SUMMARY else ""
     lines = _when(alerts, kind, rules, where)
-    late_us, link = body["made_us"] - first["fired_us"], ""
+    blamed = {about for a in alerts if (about := _blamed(a))}
+    is_ours = _is_of_monitoring(alerts)
+    late_us, link, left, left_state = body["made_us"] - first["fired_us"], "", "", ""
     if kind in (FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE):
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
-        action, traders = _advice(first, rule, situation)
+        action, traders = _advice(first, rule, situation, rules)
         lines = [*_do_first(first, rule, action), *lines, *_whose_fault(alerts)]
-        lines += _stands(situation, {about for a in alerts if (about := _blamed(a))})
+        lines += _stands(situation, blamed)
         lines += [("For traders", traders)] if traders else []
         lines += _unbacked(situation, alerts)
-        lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
+        lines += _causes(alerts)
         lines += _ownership(body, first, contacts)
         lines += [
             ("Run by hand", command(*a["again"], where=where))
@@ -397,7 +455,13 @@ def compose(
             else ""
         )
     elif kind == RESOLVED:
-        lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
+        now = _as_of_now(situation)
+        names, left_state = ([], "") if is_ours else _left(situation, now, blamed)
+        left = f"{', '.join(names)} {_LEFT[left_state]}" if names else ""
+        lines = [*([] if is_ours else _do_afterwards(first, situation, names, alerts)), *lines]
+        lines += _whose_fault(alerts) if any(a.get("cause") or a.get("likely") for a in alerts) else []
+        lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(now)]
+        lines += [(f"{head} then", words) for head, words in _causes(alerts)]
     lines.append(("", f"{body['app']}{panel}. Notified: {_for(body['roles'], contacts)}."))
     if kind == FIRING and late_us > LATE_US:
         lines.append(
@@ -407,25 +471,80 @@ def compose(
                 f"notified, or the alert was silenced.",
             )
         )
-    more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
+    others = len({(a["rule"], a["subject"]) for a in alerts}) - 1
+    more = f" (and {others} more)" if others else ""
     summary = (
         f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
         if kind == MISSED_SUMMARY
-        else f"{_describe_end(first, rules) if kind == RESOLVED else _describe_problem(first)}{more}"
+        else f"{_describe_end(first, rules) if kind == RESOLVED else describe_problem(first)}{more}"
     )
-    head = _head(body)
+    head = _END_OF_STATE[left_state] if left else _head(body)
     prefix = ENDED if head == "ended" else HEADS[kind]
     return Message(
         body["id"],
         kind,
         body["severity"],
-        formatting.single_line(f"[{head}] {prefix}{summary}", 300),
+        formatting.single_line(f"[{head}] {f'{left}; ' if left else ''}{prefix}{summary}", 300),
         tuple(lines),
         link,
         body,
         *_headline(first, kind, summary, more),
         _pages(contacts, situation, kind, first),
+        left,
+        left_state,
     )
+
+
+def _causes(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the causes of alerts by the diagnosis, with the confidence of each."""
+    return list(
+        dict.fromkeys(
+            ("Cause" if a.get("cause") else "Likely cause", a["cause_words"]) for a in alerts if a.get("cause_words")
+        )
+    )
+
+
+def _as_of_now(situation: Situation | None) -> Situation | None:
+    """Return a situation in which what was observed too long ago is unknown."""
+    if situation is None:
+        return None
+    return replace(situation, things=[t.as_unknown if t.is_old else t for t in situation.things])
+
+
+def _left(situation: Situation | None, now: Situation | None, blamed: Set[str]) -> tuple[list[str], str]:
+    """
+    Return what is still broken at a resolution and ``warning``, or what is unknown and ``unknown``; else nothing.
+
+    Something is unknown here if the alerts were about it, or if it did not work when it was checked last.
+    """
+    if situation is None or now is None:
+        return [], ""
+    if broken := [t.name for t in now.things if t.state == "fails"]:
+        return broken, "warning"
+    unknown = [
+        t.name
+        for before, t in zip(situation.things, now.things)
+        if t.state == "unknown" and (before.state == "fails" or t.about in blamed)
+    ]
+    return unknown, "unknown" if unknown else ""
+
+
+def _do_afterwards(
+    alert: dict[str, Any], situation: Situation | None, left: list[str], alerts: list[dict[str, Any]]
+) -> list[tuple[str, str]]:
+    """Return what is left to do after a resolution; of what is still broken or unknown first."""
+    if left:
+        return [(DO_FIRST, f"Check {', '.join(left)} on the dashboard.")]
+    if _has_ended(alerts):
+        return []
+    incident = situation.incident(alert["alert"]) if situation else None
+    then = " Then resolve its incident." if incident else ""
+    return [(DO_FIRST, f"Check that traders see it work again.{then}")]
+
+
+def _has_ended(alerts: list[dict[str, Any]]) -> bool:
+    """Return whether an alert ended because its data is gone, which is no recovery."""
+    return any(a["how"] == "ended" for a in alerts)
 
 
 def _headline(alert: dict[str, Any], kind: str, summary: str, more: str) -> tuple[str, str]:
@@ -439,16 +558,22 @@ def _headline(alert: dict[str, Any], kind: str, summary: str, more: str) -> tupl
 def _pages(
     contacts: Contacts, situation: Situation | None, kind: str, alert: dict[str, Any]
 ) -> tuple[tuple[str, str], ...]:
-    """Return the dashboard, where an alert is acknowledged, and the page of the alert's incident."""
+    """
+    Return the pages of JupyterLab to open, by the name of their button.
+
+    *Acknowledge* opens Home, which has a button for each incident that nobody owns; without such an incident it opens
+    the dashboard, where single alerts are acknowledged.
+    """
+    lab = f"{contacts.lab_url}/lab/tree"
     if not contacts.lab_url:
         return ()
-    incident = situation.incident_page(alert["alert"]) if situation else ""
+    incident, dashboard = situation.incident(alert["alert"]) if situation else None, f"{lab}/notebooks/dashboard.ipynb"
+    done = kind in (RESOLVED, MISSED_SUMMARY) or alert.get("acked_by")
+    home = f"{lab}/home.ipynb" if incident and not incident.owner else dashboard
     return (
-        (
-            "Dashboard" if kind in (RESOLVED, MISSED_SUMMARY) else "Acknowledge on the dashboard",
-            f"{contacts.lab_url}/lab/tree/notebooks/dashboard.ipynb",
-        ),
-        *([("Open the incident", f"{contacts.lab_url}/lab/tree/home/{quote(incident)}")] if incident else []),
+        *([] if done else [(ACKNOWLEDGE, home)]),
+        (DASHBOARD, dashboard),
+        *([(INCIDENT, f"{lab}/home/{quote(incident.path)}")] if incident else []),
     )
 
 
@@ -460,23 +585,25 @@ def _do_first(alert: dict[str, Any], rule: Rule | None, action: str) -> list[tup
 
 def _whose_fault(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Return whose fault it is by the diagnosis; of alerts of the monitoring about itself, ours."""
-    if all(a["source"] in (SCHEDULE, COLLECTOR) for a in alerts):
+    if _is_of_monitoring(alerts):
         return [(FAULT, causes.WHOSE["monitor_down"])]
-    found = dict.fromkeys(_at_fault(a["cause"]) for a in alerts if a.get("cause"))
+    found = dict.fromkeys(
+        _at_fault(a["cause"]) if a.get("cause") else f"probably {_at_fault(a['likely'])}"
+        for a in alerts
+        if a.get("cause") or a.get("likely")
+    )
     return [(FAULT, "; ".join(found) or "not determined yet")]
 
 
+def _is_of_monitoring(alerts: list[dict[str, Any]]) -> bool:
+    """Return whether alerts are about the monitoring itself, such as a job that did not run."""
+    return all(a["source"] in (SCHEDULE, COLLECTOR) for a in alerts)
+
+
 def _at_fault(name: str) -> str:
-    """Return whose fault a cause is, by the name of `planner.Cause`; a provider is named."""
+    """Return whose fault a cause is, by the name of `planner.Cause`."""
     cause, _, subject = name.partition(" of ")
-    words = causes.WHOSE[cause]
-    if subject not in PROVIDERS:
-        return words
-    return (
-        f"{subject.title()}, the provider"
-        if words == causes.PROVIDER
-        else words.replace("the provider", subject.title())
-    )
+    return causes.whose(cause, subject)
 
 
 def _ownership(body: dict[str, Any], alert: dict[str, Any], contacts: Contacts) -> list[tuple[str, str]]:
@@ -491,7 +618,7 @@ def _ownership(body: dict[str, Any], alert: dict[str, Any], contacts: Contacts) 
     return found
 
 
-def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | None) -> tuple[str, str]:
+def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | None, rules: Rules) -> tuple[str, str]:
     """
     Return the first action and the impact on traders.
 
@@ -499,15 +626,12 @@ def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | Non
     """
     if rule is None:
         return "", ""
-    general = (
-        effects.ADVICE["both_providers_down"]
-        if (rule.name, alert["subject"]) == ("availability", "app")
-        else effects.Advice("")
-    )
     nobody = situation is not None and situation.serving == "nobody"
     of_data = _blamed(alert | {"rule": rule.name}) in (*PROVIDERS, "data")
-    traders = effects.NOBODY_SERVES if nobody and of_data else alert.get("traders") or general.traders or rule.traders
-    return alert.get("action") or general.action or rule.action, traders
+    no_provider = (rule.name, alert["subject"]) == ("availability", "app")
+    traders = alert.get("traders") or (effects.NOBODY_SERVES if no_provider else rule.traders)
+    action = alert.get("action") or effects.first_action(None, rule.name, alert["subject"], rules).action
+    return action, effects.NOBODY_SERVES if nobody and of_data else traders
 
 
 def _unbacked(situation: Situation | None, alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -523,7 +647,7 @@ def _unbacked(situation: Situation | None, alerts: list[dict[str, Any]]) -> list
     ]
 
 
-def _describe_problem(alert: dict[str, Any]) -> str:
+def describe_problem(alert: dict[str, Any]) -> str:
     """Return what is wrong; if the diagnosis was sure, the cause comes first."""
     headline = str(alert.get("headline") or "").rstrip(".")
     return f"{headline}: {alert['sentence']}" if headline else str(alert["sentence"])
@@ -544,7 +668,7 @@ def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, s
 
 def _head(body: dict[str, Any]) -> str:
     if body["kind"] == RESOLVED:
-        return "ended" if any(a["how"] == "ended" for a in body["alerts"]) else "ok"
+        return "ended" if _has_ended(body["alerts"]) else "ok"
     return "late" if body["kind"] == MISSED_SUMMARY else body["severity"]
 
 
@@ -558,33 +682,52 @@ def _describe_end(alert: dict[str, Any], rules: Rules) -> str:
         parts.append(f"now {rule.format_value(alert['value'])}")
     if alert["peak"] is not None:
         parts.append(f"worst {rule.format_value(alert['peak'])}")
-    return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
+    subject = alert["subject"].title() if alert["subject"] in PROVIDERS else alert["subject"]
+    return named(rule, subject) + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return one line per alert with its start and end; with its sentence if there are several."""
+    """Return one line per alert with its start and end; with its sentence and source if there are several."""
     several, found = kind == MISSED_SUMMARY or len(alerts) > 1, list[tuple[str, str]]()
+    is_over = kind in (RESOLVED, MISSED_SUMMARY)
     if several and kind != MISSED_SUMMARY:
-        found.append((SINCE, _moment(min(a["pending_us"] for a in alerts))))
+        words, over = _moment(min(map(_active_us, alerts))), [a["over_us"] for a in alerts]
+        if is_over and None not in over:
+            words += f"; over at {_until(max(over), min(map(_active_us, alerts)))}"
+        found.append((SINCE, words))
     for alert in alerts[:SHOWN]:
-        words = _moment(alert["pending_us"])
-        if kind in (RESOLVED, MISSED_SUMMARY) and alert["over_us"] is not None:
-            until = (
-                f"{clock.instant(alert['over_us']).astimezone(formatting.NEW_YORK):%H:%M:%S} New York, after "
-                f"{formatting.duration((alert['over_us'] - alert['pending_us']) / 1e6)}"
-            )
+        words = _moment(_active_us(alert))
+        level_us = alert.get("level_us") or alert["pending_us"]
+        if not is_over and level_us // MINUTE_US > _active_us(alert) // MINUTE_US:
+            words += f"; {alert['severity']} since {_new_york(level_us)}"
+        if is_over and alert["over_us"] is not None:
+            until = _until(alert["over_us"], _active_us(alert))
             words += {
                 "resolved": f"; resolved at {until}",
-                "fell": f"; lowered to a severity without notification at {until}",
+                "fell": f"; no longer severe enough for a notification at {until}",
                 "ended": f"; ended at {until}: the market, the page or the sender is gone, which is no recovery",
             }[alert["how"]]
         what = _describe_end(alert, rules) if kind == RESOLVED else alert["sentence"]
-        found.append((alert["severity"], f"{what}, since {words}") if several else (SINCE, words))
+        source = _SOURCES.get(alert["source"], alert["source"])
+        found.append((alert["severity"], f"{what}, by {source}, since {words}") if several else (SINCE, words))
     return (
         [*found, (f"{len(alerts) - SHOWN} more alerts; list all", command("notify", "-o", "json", where=where))]
         if len(alerts) > SHOWN
         else found
     )
+
+
+def _active_us(alert: dict[str, Any]) -> int:
+    """Return since when an alert is active at any severity, else since when it needs a notification."""
+    return int(alert.get("active_us") or alert["pending_us"])
+
+
+def _until(over_us: int, since_us: int) -> str:
+    return f"{_new_york(over_us)}, after {formatting.duration((over_us - since_us) / 1e6)}"
+
+
+def _new_york(us: int) -> str:
+    return f"{clock.instant(us).astimezone(formatting.NEW_YORK):%H:%M:%S} New York"
 
 
 def _moment(at_us: int) -> str:
@@ -629,7 +772,7 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
     """
     if situation is None:
         return [("Still works", "unknown: the collected data cannot be read")]
-    found = situation.things
+    found = [t.as_unknown if t.is_old and t.state == "works" else t for t in situation.things]
     otherwise = [t for t in found if t.state == "works" and t.about in blamed]
     lines = [
         (head, "; ".join(t.words for t in found if t.state == state and t not in otherwise))

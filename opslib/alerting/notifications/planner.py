@@ -105,7 +105,7 @@ class Silence(NamedTuple):
 
 class Cause(NamedTuple):
     """
-    The cause of an alert, if the diagnosis of that time is sure of it.
+    The cause of an alert by the diagnosis of that time.
 
     Attributes:
         name: The cause and its subject; alerts with the same name belong to one problem.
@@ -116,6 +116,8 @@ class Cause(NamedTuple):
         who: The role that acts first.
         action, traders: The first action and the impact on traders if the rule's texts do not fit; else empty.
         no_fault: Whether there is no fault, so that no one is notified while this lasts.
+        likely: If the diagnosis is not sure: the likely cause and its subject. Then only `words` is set besides, and
+            the alert belongs to no problem of this cause.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Cause(NamedTuple):
     action: str = ""
     traders: str = ""
     no_fault: bool = False
+    likely: str = ""
 
 
 def unknown_cause(state: "NotificationState") -> Cause | None:
@@ -154,6 +157,9 @@ class NotificationState:
         panel, who: The panel of its rule, and the role that acts first.
         group: The group of alerts that fire in one panel at the same time.
         levels: The firing severities that need a notification, in the order in which they were reached.
+        active_us: Since when it is active at any severity; 0 if that is not stored.
+        pending_us: Since when the threshold of the first of them was crossed.
+        reached: When each of them was reached, by severity.
         fired_us: When the first of them was reached; reached_us is the time of the present one.
         over_us, how: When none was left, and how: resolved, ended, or fell (to a severity without notification).
         worst: The highest severity reached so far.
@@ -165,8 +171,8 @@ class NotificationState:
         again: For a due job: the words after ``ops`` that run it by hand.
         replaced: Whether it is an external alert for which an alert of ours is notified instead.
         held_until_us: No notification before this time, because its cause was no fault; 0 if that is not the case.
-        cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see
-            `Cause`; empty if there was none.
+        cause, cause_words, headline, runbook, cause_rule, action, traders, likely: The cause that people were notified
+            of, see `Cause`; empty if there was none.
     """
 
     alert: str
@@ -177,7 +183,9 @@ class NotificationState:
     who: str
     group: str = ""
     levels: list[str] = field(default_factory=list)
+    active_us: int = 0
     pending_us: int = 0
+    reached: dict[str, int] = field(default_factory=dict)
     fired_us: int | None = None
     reached_us: int = 0
     over_us: int | None = None
@@ -201,6 +209,7 @@ class NotificationState:
     cause_rule: str = ""
     action: str = ""
     traders: str = ""
+    likely: str = ""
     held_until_us: int = 0
 
     @classmethod
@@ -236,6 +245,7 @@ class NotificationState:
             if edge.severity not in self.levels:
                 self.levels.append(edge.severity)
             self.worst = max(self.worst or edge.severity, edge.severity, key=SEVERITIES.index)
+            self.reached[edge.severity] = edge.at_us
             if self.level == edge.severity:
                 self.reached_us = edge.at_us
                 self.sentence, self.value, self.limit = edge.sentence, edge.value, edge.limit
@@ -260,19 +270,12 @@ class NotificationState:
             self.replaced,
             self.group,
         ) = None, "", None, 0, [], "", False, False, ""
-        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = (
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-        )
+        self.cause = self.cause_words = self.headline = self.runbook = self.cause_rule = ""
+        self.action = self.traders = self.likely = ""
         self.held_until_us = 0
 
     def set_cause(self, cause: Cause | None) -> None:
-        """Store the cause that people are notified of; a stored one is kept."""
+        """Store the cause that people are notified of; one that a diagnosis was sure of is kept."""
         if cause is not None and not self.cause:
             (
                 self.cause,
@@ -284,6 +287,7 @@ class NotificationState:
                 self.action,
                 self.traders,
                 _,
+                self.likely,
             ) = cause
             self.who = who or self.who
 
@@ -416,8 +420,9 @@ def _merge(states: list[NotificationState], cause_of: Callable[[NotificationStat
                 worst.who,
                 worst.action,
                 worst.traders,
+                likely=worst.likely,
             )
-            if worst.cause
+            if worst.cause or worst.likely
             else None
         )
 

@@ -303,7 +303,9 @@ class NotificationStore:
         )
         for row in connection.execute(query).all():
             edge, upto = AlertChange(*row[1:]), row[0]
-            self._state(connection, found, edge, rules).apply(edge)
+            state = self._state(connection, found, edge, rules)
+            state.apply(edge)
+            state.active_us = state.active_us or self._active_us(connection, edge.alert)
         for row in self._changed(connection, now_us):
             with decoding("foreign_alerts"):
                 edge, owner, again = (
@@ -326,6 +328,13 @@ class NotificationStore:
         if upto:
             self.store.put(connection, f"planned:{self.app}", str(upto))
         return found
+
+    def _active_us(self, connection: sa.Connection, alert: str) -> int:
+        """Return since when an alert is active at any severity, also one that needs no notification."""
+        query = sa.select(sa.func.min(TRANSITIONS.c.pending_us)).where(
+            TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert == alert
+        )
+        return int(connection.execute(query).scalar_one())
 
     def _state(
         self, connection: sa.Connection, found: dict[str, NotificationState], edge: AlertChange, rules: Rules
@@ -689,6 +698,7 @@ def _alert_facts(state: NotificationState, rules: Rules) -> dict[str, Any]:
         "rule",
         "subject",
         "source",
+        "active_us",
         "pending_us",
         "fired_us",
         "over_us",
@@ -705,9 +715,11 @@ def _alert_facts(state: NotificationState, rules: Rules) -> dict[str, Any]:
         "cause_rule",
         "action",
         "traders",
+        "likely",
     )
     runbook = state.runbook or (rule.runbooks.get(state.subject) if rule else None)
     return {name: getattr(state, name) for name in names} | {
         "severity": state.level or state.worst or "notify",
+        "level_us": state.reached.get(state.level or "", state.pending_us),
         "runbook": runbook,
     }

@@ -80,8 +80,8 @@ def _prevention(incident: Incident) -> Item:
         return Item(
             f"Ask {cause.whose} what caused the outage{of_min} and what prevents the next one", "prevent", shown_by
         )
-    past = headline.PAST[cause.cause].format(headline.subject_name(cause.subject))
-    return Item(f'Remove the cause "{past}" ({cause.whose.replace(": ", ", ")})', "prevent", shown_by)
+    what = f'Remove the cause "{headline.past(cause)}" ({cause.whose.replace(": ", ", ")})'
+    return Item(what, "prevent", shown_by)
 
 
 def _detection(incident: Incident) -> list[Item]:

@@ -36,9 +36,9 @@ PAST = {
     "socket_auth": "The app's WebSocket rejected our token",
     "socket_blocked": "The connection to the app's WebSocket was blocked",
     "greeks_gamma_zero": "Gamma was zero where it cannot be zero",
-    "greeks_missing": "Greeks were missing in the provider's data",
+    "greeks_missing": "Greeks were missing in {}'s data",
     "greeks_out_of_bounds": "Deltas were outside their valid range",
-    "greeks_units": "The provider's Greeks had other units",
+    "greeks_units": "{}'s Greeks had other units",
     "market_stress": "The market was under stress",
     "expiry": "Gamma was zero in the wings of expiring contracts",
     "costs_commission": "Commissions were higher than the backtest assumes",
@@ -97,7 +97,7 @@ def title(incident: Incident) -> str:
     """
     found = cause_of(incident)
     if found.cause in PAST:
-        what = PAST[found.cause].format(subject_name(found.subject))
+        what = past(found)
     elif breach := _BREACH.match(incident.title):
         side = "above" if breach["sign"] in ">≥" else "below"
         what = f"{breach['figure'][:1].upper()}{breach['figure'][1:]} was {side} its threshold"
@@ -109,6 +109,15 @@ def title(incident: Incident) -> str:
         return f"{what} since {first:%H:%M} New York on {first:%Y-%m-%d}"
     shortest = durations.measure(incident)[0].seconds
     return f"{what} for {durations.rounded(shortest or (ended - began) / 1e6)} on {first:%Y-%m-%d}"
+
+
+def past(found: Cause) -> str:
+    """Return what was broken, with its provider or subject, as the beginning of a sentence."""
+    name = causes.provider_name(found.cause, found.subject)
+    if name == causes.PROVIDER and not found.cause.startswith(causes.GREEKS):
+        name = subject_name(found.subject)
+    what = PAST[found.cause].format(name)
+    return what[:1].upper() + what[1:]
 
 
 def subject_name(subject: str) -> str:

@@ -14,6 +14,7 @@ from opslib.alerting.verdicts import Finding
 from opslib.foundation import clock
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.rules import SENT
+from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.runbooks.diagnosis.answers import Found
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
@@ -211,13 +212,24 @@ class ChainQuestions:
             question,
             f"{'No' if reached else 'Yes'}: {found.sentence}.",
             cause if reached else "",
-            symbol or "app",
+            symbol or self._serving() or "app",
             sure if reached else 1.0,
             "page",
             last_us,
             began_us if reached else None,
             frozenset({symptom}),
         )
+
+    def _serving(self) -> str | None:
+        """Return the provider whose Greeks the page shows; None if it is unknown."""
+        serving = self.probed.serving(self.view.window.end_us)
+        if serving not in PROVIDERS:
+            return None
+        failing = any(
+            f.rule.name == "availability" and f.subject == serving and f.source == "page" and f.severity in SENT
+            for f in self.findings
+        )
+        return None if failing else serving
 
     def _expire(self, found: Finding, began_us: int) -> bool:
         """

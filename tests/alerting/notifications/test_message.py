@@ -7,11 +7,20 @@ from typing import Any
 import pytest
 
 from opslib.alerting import effects, onset
+from opslib.alerting.notifications import slack
+from opslib.alerting.notifications.message import Message, Situation, Working, compose
+from opslib.alerting.notifications.planner import NotificationState
+from opslib.alerting.notifications.sender import Complaints
 from opslib.cli.commands import incidents
 from opslib.dashboard import impact, status
-from opslib.foundation import clock
+from opslib.foundation import clock, formatting, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config.contacts import Contacts
 from opslib.incidents.lifecycle import Incidents
 from opslib.runbooks.diagnosis import diagnosis
+from opslib.runbooks.diagnosis.diagnosis import Diagnosis
+from opslib.services.situations import Situations
+from tests.alerting.notifications.test_channels import body
 from tests.alerting.notifications.test_one_cause import app_down, both, massive, partial, socket_closed, units
 from tests.support.lived_hour import BEGINS_S, RULES, Desk, World
 from tests.support.snapshots import PageOf
@@ -348,7 +357,7 @@ def test_the_newest_source_decides() -> None:
     state is unknown.
     """
     page, probe = impact.Report(True, "the app's page", 240.0), impact.Report(False, "our probes", 4.0)
-    assert impact._combine("it", "prices", [page, probe]) == ("fails", "it (our probes, 4 s ago)", "prices")
+    assert impact._combine("it", "prices", [page, probe])[:3] == ("fails", "it (our probes, 4 s ago)", "prices")
     assert impact._combine("it", "prices", [page._replace(age_s=30.0), probe]) == (
         "fails",
         "it (fails: our probes, 4 s ago; works: the app's page, 30 s ago)",
@@ -490,4 +499,166 @@ def test_a_provider_cause_comes_first_while_our_machine_is_busy(tmp_path: Path) 
     ].startswith("Massive rate-limits our requests, confidence"), text
     assert "Also: Our collector is running but" in lines(text)["Cause"] and lines(text)["Do first"].startswith(
         "Send fewer requests to Massive"
+    )
+
+
+def resolution(things: list[Working], **changed: Any) -> Message:
+    """The message that the alert about Greeks is over, with what works then."""
+    made = body("over", panel="greeks")
+    made["alerts"] = [
+        a | {"rule": "gamma_zero", "subject": "app", "value": 0.0, "peak": 0.35, "over_us": a["fired_us"]} | changed
+        for a in made["alerts"]
+    ]
+    situation = Situation(things, "tradier", "massive", lambda panel, since_us: b"", lambda alert: None)
+    return compose(made, RULES, Contacts(), situation)
+
+
+DATA = Working("works", "option data from Massive (our probes, 0 s ago)", "massive", "our probes", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("greeks", "state", "heading", "title"),
+    [
+        (
+            Working("works", "Greeks (chains: 99.0 % valid, 3 s ago)", "greeks", "chains: 99.0 % valid", 3.0),
+            "ok",
+            "✓ Resolved: ",
+            "[ok] resolved: ",
+        ),
+        (
+            Working("fails", "Greeks (chains: 58.8 % valid, 30 s ago)", "greeks", "chains: 58.8 % valid", 30.0),
+            "warning",
+            "△ Partly resolved, Greeks still broken: ",
+            "[partly resolved] Greeks still broken; resolved: ",
+        ),
+        (
+            Working("fails", "Greeks (chains: 58.8 % valid, 22 min ago)", "greeks", "chains: 58.8 % valid", 1320.0),
+            "unknown",
+            "? Ended, Greeks unknown: ",
+            "[ended] Greeks unknown; ended: ",
+        ),
+        (
+            Working("works", "Greeks (chains: 99.0 % valid, 22 min ago)", "greeks", "chains: 99.0 % valid", 1320.0),
+            "unknown",
+            "? Ended, Greeks unknown: ",
+            "[ended] Greeks unknown; ended: ",
+        ),
+        (
+            Working("unknown", "Greeks: the app's page counted no validation in the last 3 min", "greeks"),
+            "unknown",
+            "? Ended, Greeks unknown: ",
+            "[ended] Greeks unknown; ended: ",
+        ),
+    ],
+    ids=["works", "broken", "last seen broken", "last seen working", "unknown"],
+)
+def test_a_resolution_is_all_clear_only_if_it_is(greeks: Working, state: str, heading: str, title: str) -> None:
+    """What is still broken, or was last seen long ago, is in the headline, and the sign is not that of all clear."""
+    said = resolution([DATA, greeks])
+    assert (said.state, said.heading.startswith(heading), said.title.startswith(title)) == (state, True, True), said
+    assert said.do_first == (
+        "Check that traders see it work again." if state == "ok" else "Check Greeks on the dashboard."
+    )
+    assert f"is-{state}" in said.article() and slack.blocks(said)[0]["text"]["text"].startswith(heading)
+    if greeks.is_old:
+        then = "working" if greeks.state == "works" else "not working"
+        assert lines(said.plain)["Unknown"] == f"Greeks: last checked 22 min ago, then {then} ({greeks.source})"
+        assert "Greeks" not in lines(said.plain)["Works now"] and "Does not work" not in lines(said.plain)
+
+
+def test_something_else_that_is_broken_is_named_too() -> None:
+    """A resolution is no all-clear while anything that trading depends on does not work."""
+    greeks = Working("works", "Greeks (chains: 99.0 % valid, 3 s ago)", "greeks", "chains: 99.0 % valid", 3.0)
+    said = resolution([DATA._replace(state="fails"), greeks])
+    assert said.heading.startswith("△ Partly resolved, option data from Massive still broken: ")
+    # What is unknown and was not part of the alert is no news.
+    assert resolution([DATA._replace(state="unknown", age_s=None), greeks]).heading.startswith("✓ Resolved: ")
+
+
+def test_a_job_that_ran_is_an_all_clear_of_its_own() -> None:
+    """That a scheduled job ran again says nothing about the app, and what does not work there is no part of it."""
+    said = resolution(
+        [DATA._replace(state="fails")], source="schedule", rule="job", sentence="notebook daily did not run"
+    )
+    assert said.heading == "✓ Resolved: notebook daily did not run" and said.do_first == ""
+
+
+def test_what_works_by_old_data_does_not_still_work() -> None:
+    """While an alert fires, what worked long ago is unknown; what was seen broken stays broken."""
+    made, old = body("firing"), {"source": "chains: 99.0 % valid", "age_s": 1320.0}
+    words = "Greeks (chains: 99.0 % valid, 22 min ago)"
+    for state, heading in (("works", "Unknown"), ("fails", "Does not work")):
+        things = [DATA, Working(state, words, "greeks", **old)]
+        said = compose(made, RULES, Contacts(), Situation(things, "", "", lambda panel, us: b"", lambda alert: None))
+        assert "Greeks" in lines(said.plain)[heading] and "Greeks" not in lines(said.plain).get("Still works", "")
+
+
+def test_two_sources_of_one_outage_are_told_apart() -> None:
+    """The resolution of an outage that page and probes saw names the source in each line, and counts one problem."""
+    made = body("over")
+    (page,) = (a | {"cause": "provider_5xx of massive"} for a in made["alerts"])
+    probe = page | {"alert": "p", "source": "probe", "pending_us": page["pending_us"] - 7_000_000}
+    text = compose(made | {"alerts": [page, probe]}, RULES, Contacts(), None).plain
+    first, second = (line for line in text.splitlines() if line.startswith("critical: "))
+    assert "by the app's page, since 11:22:30" in first and "by our probes, since 11:22:23" in second
+    assert text.startswith("[ok] resolved: availability of Massive (") and " more)" not in text
+    assert "Whose fault: Massive" in text.splitlines()
+    assert lines(text)["Since"].startswith("11:22:23 New York") and "; over at 11:24:00 New York, after " in text
+    other = page | {"rule": "errors", "subject": "app"}
+    assert "(and 1 more)" in compose(made | {"alerts": [page, other]}, RULES, Contacts(), None).title
+
+
+def test_since_when_it_is_active_and_since_when_so_severe() -> None:
+    """The beginning of the alert at any severity, and of the present severity if that is later."""
+    made = body("firing")
+    (alert,) = made["alerts"]
+    later = [alert | {"active_us": alert["pending_us"] - 3_600_000_000, "level_us": alert["pending_us"]}]
+    first = lines(compose(made | {"alerts": later}, RULES, Contacts(), None).plain)["Since"]
+    assert first == "10:22:30 New York (2026-03-10 14:22:30 UTC); critical since 11:22:30 New York"
+    same = [alert | {"active_us": alert["pending_us"], "level_us": alert["pending_us"]}]
+    assert "; " not in lines(compose(made | {"alerts": same}, RULES, Contacts(), None).plain)["Since"]
+    over = body("over")
+    over["alerts"] = [a | {"active_us": a["pending_us"] - 3_600_000_000} for a in over["alerts"]]
+    assert lines(compose(over, RULES, Contacts(), None).plain)["Since"].startswith("10:22:30 New York")
+
+
+def grows_worse(world: World) -> None:
+    """The page has grown beyond the warning, ten minutes later beyond critical."""
+    world.memory_mb = 70.0 if world.second < BEGINS_S + 600 else 180.0
+
+
+def test_a_warning_counts_as_the_beginning(tmp_path: Path) -> None:
+    """An alert that was a warning first: the message and the status agree on since when it is active."""
+    desk = Desk(tmp_path, grows_worse).live(BEGINS_S + 1500)
+    (sent,), text = desk.sent, desk.texts[0]
+    (active,) = [a for a in view(desk).alerts if a["id"] == sent["alerts"][0]["alert"]]
+    since = time_parsing.parse(active["since"]).astimezone(formatting.NEW_YORK)
+    assert lines(text)["Since"].startswith(f"{since:%H:%M:%S} New York") and f"; {active['severity']} since" in text
+
+
+def test_a_likely_cause_is_named_as_likely(tmp_path: Path) -> None:
+    """
+    A diagnosis that is not sure: fault and cause are named with its confidence; the action is the rule's, and no other
+    alert is merged with it.
+    """
+    desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 100)
+    state = NotificationState("a-1", "backtest_variance", "app", "page", "pnl", "Trading Manager")
+    situations = Situations(desk.store, desk.settings, RULES, Complaints(desk.settings))
+    half_sure = Diagnosis(Window.before(desk.now, HOUR), "costs_fill_quality", "app", 0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis, "diagnose", lambda view: half_sure)
+        cause = situations.cause_at(clock.micros(desk.now))(state)
+    assert cause is not None and (cause.name, cause.likely) == ("", "costs_fill_quality of app")
+    state.set_cause(cause)
+    made = body("firing", panel="pnl")
+    made["alerts"] = [
+        a | {"rule": "backtest_variance", "subject": "app", "likely": state.likely, "cause_words": state.cause_words}
+        for a in made["alerts"]
+    ]
+    said = compose(made, RULES, Contacts(), None)
+    assert lines(said.plain)["Whose fault"] == "probably ours: trading costs"
+    assert lines(said.plain)["Likely cause"] == "Fills are worse than the backtest assumes, confidence 70 %."
+    assert (
+        said.do_first.startswith(RULES["backtest_variance"].action)
+        and said.headline == said.facts["alerts"][0]["sentence"]
     )

@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from opslib.alerting.notifications import message, slack
-from opslib.alerting.notifications.message import Code, Message, Situation, Working
+from opslib.alerting.notifications.message import Code, IncidentPage, Message, Situation, Working
 from opslib.foundation.config import rules
 from opslib.foundation.config.contacts import Contacts, Role
 from tests.alerting.notifications.test_channels import body, found
@@ -31,7 +32,7 @@ WORKS = Situation(
     "tradier",
     "tradier",
     lambda panel, since_us: b"",
-    lambda alert: "desk/incidents/2026-03-10-1/incident.html",
+    lambda alert: IncidentPage("desk/incidents/2026-03-10-1/incident.html", ""),
 )
 
 
@@ -98,7 +99,7 @@ def test_five_questions_are_answered_first() -> None:
     answers = fields(blocks[2:3])
     assert list(answers) == ["Since", "Whose fault", "Does not work", "Still works", "Measured", "Owner", "Next"]
     assert answers["Measured"] == "availability of massive (0.00 %) &lt; 95.0 % for 1 min"
-    assert answers["Since"].startswith("11:22:30 New York") and answers["Whose fault"] == "Massive, the provider"
+    assert answers["Since"].startswith("11:22:30 New York") and answers["Whose fault"] == "Massive"
     assert answers["Still works"].split("\n") == [
         "• option data from Tradier instead of Massive (our probes, 0 s ago)",
         "• live prices (fails: the app's page; works: our probes)",
@@ -109,11 +110,35 @@ def test_five_questions_are_answered_first() -> None:
     )
     links = {e["text"]["text"]: e["url"] for b in blocks if b["type"] == "actions" for e in b["elements"]}
     assert links == {
-        "Open the runbook": "https://lab.example/lab/tree/runbooks/massive_down.ipynb",
-        "Acknowledge on the dashboard": "https://lab.example/lab/tree/notebooks/dashboard.ipynb",
-        "Open the incident": "https://lab.example/lab/tree/home/desk/incidents/2026-03-10-1/incident.html",
+        "Acknowledge": "https://lab.example/lab/tree/home.ipynb",
+        "Runbook": "https://lab.example/lab/tree/runbooks/massive_down.ipynb",
+        "Dashboard": "https://lab.example/lab/tree/notebooks/dashboard.ipynb",
+        "Incident": "https://lab.example/lab/tree/home/desk/incidents/2026-03-10-1/incident.html",
     }
     assert problems(blocks) == []
+
+
+@pytest.mark.parametrize(
+    ("incident", "acked_by", "expected"),
+    [
+        (IncidentPage("i.html", ""), "", "https://lab.example/lab/tree/home.ipynb"),
+        (IncidentPage("i.html", "Ann"), "", "https://lab.example/lab/tree/notebooks/dashboard.ipynb"),
+        (None, "", "https://lab.example/lab/tree/notebooks/dashboard.ipynb"),
+        (IncidentPage("i.html", "Ann"), "Ann", None),
+    ],
+    ids=["nobody owns the incident", "it has an owner", "no incident", "acknowledged"],
+)
+def test_where_an_alert_is_acknowledged(incident: IncidentPage | None, acked_by: str, expected: str | None) -> None:
+    """The first button opens Home if nobody owns the incident, else the dashboard; acknowledged, there is none."""
+    made = body("firing")
+    made["alerts"] = [a | CAUSED | {"acked_by": acked_by} for a in made["alerts"]]
+    said = message.compose(made, RULES, STAFF, replace(WORKS, incident=lambda alert: incident))
+    names = [name for name, _ in said.buttons]
+    assert dict(said.buttons).get("Acknowledge") == expected
+    assert names == ([] if expected is None else ["Acknowledge"]) + ["Runbook", "Dashboard"] + (
+        ["Incident"] if incident else []
+    )
+    assert all(f"{name} at: {url}" in said.plain for name, url in said.buttons)
 
 
 def test_words_come_first_and_commands_are_secondary() -> None:
@@ -151,8 +176,9 @@ def test_an_acknowledged_alert_names_its_owner() -> None:
 
 def test_resolved_and_ended_have_different_signs() -> None:
     """A resolved alert and one that ended without being resolved have different signs and words."""
-    over = caused("over")
-    assert slack.blocks(over)[0]["text"]["text"] == "✓ Resolved: availability of massive (now 99.80 %, worst 0.00 %)"
+    works = replace(WORKS, things=[thing._replace(state="works") for thing in WORKS.things])
+    over = message.compose(body("over"), RULES, STAFF, works)
+    assert slack.blocks(over)[0]["text"]["text"] == "✓ Resolved: availability of Massive (now 99.80 %, worst 0.00 %)"
     assert fields(slack.blocks(over))["Since"].split("\n")[1].startswith("resolved at 11:24:00 New York")
     made = body("over")
     made["alerts"][0] |= {"how": "ended"}

@@ -64,7 +64,7 @@ def test_a_newer_page_outweighs_an_older_chain() -> None:
     """
     found = diagnose(view(posts=deltas(0.7, 240)))
     assert (
-        (found.cause, found.subject) == ("greeks_out_of_bounds", "app")
+        (found.cause, found.subject) == ("greeks_out_of_bounds", "massive")
         and found.confidence > 0.9
         and found.runbook == "greeks_quality"
         and found.severity in ("critical", "escalate")
@@ -78,12 +78,27 @@ def test_a_newer_page_outweighs_an_older_chain() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("down", "fails", "subject"),
+    [((), {}, "massive"), (("massive",), {}, "tradier"), ((), {"massive_successes": 0}, "app")],
+    ids=["Massive serves", "Tradier serves instead", "the page's requests to Massive fail"],
+)
+def test_the_page_shows_the_greeks_of_the_provider_that_serves(
+    down: tuple[str, ...], fails: dict[str, int], subject: str
+) -> None:
+    """The page does not say whose Greeks it shows: they are those of the provider that serves, if that is known."""
+    samples = but(*(series(probe, name, "server_5xx", until=0) for name in down for probe in ("liveness", "data")))
+    bad = {"delta_out_of_bounds": 7, "greeks_valid": 3} | fails
+    found = diagnose(view([s for s in samples if s.probe != "chain"], posted(lambda ago: bad if ago < 240 else {})))
+    assert ("greeks_out_of_bounds", subject) in named(found), repr(found)
+
+
 def test_a_newer_valid_chain_contradicts_the_page() -> None:
     """
     A valid chain that is newer than the page's first bad delta halves the confidence, and is shown as a contradiction.
     """
     found, older = diagnose(view(but([chain(120)]), deltas(0.7, 300))), diagnose(view(posts=deltas(0.7, 300)))
-    assert (found.cause, found.subject) == ("greeks_out_of_bounds", "app") and found.confidence == pytest.approx(
+    assert (found.cause, found.subject) == ("greeks_out_of_bounds", "massive") and found.confidence == pytest.approx(
         older.confidence / 2, abs=0.01
     )
     assert said(found, DELTA, "chain").contradicts == (
@@ -111,7 +126,7 @@ def test_the_page_alone_finds_each_fault_of_greeks(change: dict[str, int], cause
     """The page alone determines each fault of Greeks, with an older chain or without one."""
     samples = [s for s in well() if has_chain or s.probe != "chain"]
     found = diagnose(view(samples, posted(lambda ago: change if ago < 240 else {})))
-    assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
+    assert (found.cause, found.subject, found.also) == (cause, "massive", ()), repr(found)
 
 
 def test_a_warning_of_the_page_is_no_cause() -> None:
@@ -674,7 +689,7 @@ def test_a_dead_collector_does_not_hide_the_pages_fault() -> None:
     """With a dead collector and impossible deltas on the page, both causes are named."""
     found = diagnose(view([s for s in well() if s.ts_us <= sample(90, "beat", "collector").ts_us], deltas(0.7, 240)))
     assert (
-        named(found) == {("monitor_down", None), ("greeks_out_of_bounds", "app")} and found.cause == "monitor_down"
+        named(found) == {("monitor_down", None), ("greeks_out_of_bounds", "massive")} and found.cause == "monitor_down"
     ), repr(found)
 
 
