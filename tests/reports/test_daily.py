@@ -195,7 +195,7 @@ def test_the_bar_of_an_alert_shows_its_severity_over_time(whole: desk_module.Des
     minutes = formatting.duration(round((peak.over_us - peak.fired_us) / 60e6) * 60)
     row = f"availability of Massive (peak escalate, for {minutes})"
     assert row in daily.first_screen.plain and row in daily.markdown()
-    assert f"■ peak escalate, for {minutes}</td>" in daily.first_screen.html
+    assert f'■ peak escalate<span class="ops-note">, for {minutes}</span></td>' in daily.first_screen.html
 
 
 def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) -> None:
