@@ -704,7 +704,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
             until = _until(alert["over_us"], _active_us(alert))
             words += {
                 "resolved": f"; resolved at {until}",
-                "fell": f"; no longer severe enough for a notification at {until}",
+                "fell": f"; no longer severe enough for a notification since {until}",
                 "ended": f"; ended at {until}: the market, the page or the sender is gone, which is no recovery",
             }[alert["how"]]
         what = _describe_end(alert, rules) if kind == RESOLVED else alert["sentence"]
