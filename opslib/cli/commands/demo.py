@@ -111,7 +111,7 @@ def _results(
     words = [
         f"Simulated trading day {replay.DAY}, seed {seed}. Two pages posted snapshots to the receiver. Home directory: "
         f"{settings.home}",
-        f"\nStatus at {formatting.moment(worst)}: {view.verdict}",
+        f"\nStatus at {formatting.moment(worst)}: {view.verdict_text}",
         *(f"  {s}" for s in findings),
         f"\n{count - len(wrong)} of {count} figures equal the script's expected figures.",
         *wrong,
