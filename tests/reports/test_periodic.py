@@ -200,7 +200,7 @@ def test_each_report_equals_its_days(held: Desk, name: str, named: str) -> None:
 
 def test_a_gap_names_its_step_in_words(held: Desk) -> None:
     """A step that was only a dry run is a gap of the annual report."""
-    gaps = publishing.review_of(held, "annual", "2026").gains
+    gaps = publishing.review_of(held, "annual", "2026-03-10").gains
     assert '"Switch the app to Tradier only" of runbook massive_down: a dry run 1 time; configure a hook for it' in gaps
 
 
