@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib.alerting.verdicts import Finding, still_beyond_clear, value_on
+from opslib.alerting.verdicts import Figure, Finding, both_windows, still_beyond_clear, value_on
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import SENT, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.cell_types import decoding, require_types
@@ -367,7 +367,7 @@ class Alerts:
         found, after = list[Transition](), alert.severity
         if after is None and alert.reached:
             waiting = alert.severities
-            found += self._end(alert, "resolved", at_us)
+            found += self._end(alert, "resolved", at_us, finding.figure)
             if not waiting:
                 return found
             # Missing data is back and crosses a limit: a new episode begins.
@@ -391,7 +391,7 @@ class Alerts:
         inhibitor = self._inhibitor(alert, at_us) if after else None
         for level in [r for r in alert.reached if _rank(r.severity) > _rank(after)]:
             alert.reached.remove(level)
-            found.append(self._transition(alert, at_us, "fell", level.severity, level))
+            found.append(self._transition(alert, at_us, "fell", level.severity, level, figure=finding.figure))
         if after and (
             not alert.reached or _rank(after) > max(_rank(before), *(_rank(r.severity) for r in alert.reached))
         ):
@@ -499,14 +499,14 @@ class Alerts:
         # `inhibited_by`, then the subject app, then the order of the sources.
         return max(found)[-1] if found else None
 
-    def _end(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
-        """End an alert and each severity that it had not left."""
+    def _end(self, alert: Alert, how: str, at_us: int, figure: Figure | None = None) -> list[Transition]:
+        """End an alert and each severity that it had not left; `figure` is the value now, if there is one."""
         mildest = min(
             (_severity(name) for name in alert.severities), key=_rank, default=self.rules[alert.rule].thresholds[0][0]
         )
-        found = [self._transition(alert, at_us, how, level.severity, level) for level in alert.reached] or [
-            self._transition(alert, at_us, "dropped", mildest)
-        ]
+        found = [
+            self._transition(alert, at_us, how, level.severity, level, figure=figure) for level in alert.reached
+        ] or [self._transition(alert, at_us, "dropped", mildest)]
         self._idle(alert)
         return found
 
@@ -516,13 +516,34 @@ class Alerts:
         alert.unknown_reported = False
         alert.severities, alert.reached, alert.value, alert.sentence = {}, [], None, ""
 
+    def _value_now(self, alert: Alert, severity: str, figure: Figure | None) -> str:
+        """
+        Return the value at which a severity is left: of a burn rate both of its windows.
+
+        Either window of a burn rate can end it, so one of them alone may still be beyond the threshold. Empty if it is
+        unknown, or if the alert's sentence has it already.
+        """
+        rule, value = self.rules[alert.rule], ""
+        if rule.burn:
+            value = both_windows(rule, figure, severity) if figure and figure.spent else ""
+        elif alert.value is not None:
+            value = rule.format_value(alert.value)
+        return "" if any(f"({value}{end}" in alert.sentence for end in (")", ";", " over ")) else value
+
     def _transition(
-        self, alert: Alert, at_us: int, kind: str, severity: str, level: OpenSeverity | None = None, sentence: str = ""
+        self,
+        alert: Alert,
+        at_us: int,
+        kind: str,
+        severity: str,
+        level: OpenSeverity | None = None,
+        sentence: str = "",
+        figure: Figure | None = None,
     ) -> Transition:
         limit = level.limit if level else dict(self.rules[alert.rule].thresholds).get(severity)
         left = kind in ("fell", "resolved", "ended")
-        if left and alert.value is not None:
-            sentence = f"{alert.sentence}; now {self.rules[alert.rule].format_value(alert.value)}"
+        if left and (value := self._value_now(alert, severity, figure)):
+            sentence = f"{alert.sentence}; now {value}"
         return Transition(
             at_us,
             alert.rule,

@@ -181,11 +181,16 @@ def _spending(rule: Rule, figure: Figure, severity: str | None) -> str:
     if severity and (speed := figure.spent[severity].long):
         budget = rule.burn.budget
         used_up = f"; the error budget of {budget.days} days would last {_days(budget / speed)}"
-    severity = severity or rule.thresholds[-1][0]
+    return both_windows(rule, figure, severity or rule.thresholds[-1][0]) + used_up
+
+
+def both_windows(rule: Rule, figure: Figure, severity: str) -> str:
+    """Return the burn rate of a severity over its long and its short window, for people."""
+    assert rule.burn and figure.spent is not None
     (long, short), spent = rule.burn.windows[severity], figure.spent[severity]
     return (
         f"{rule.format_value(spent.long)} over {formatting.duration(long.total_seconds())}, "
-        f"{rule.format_value(spent.short)} over {formatting.duration(short.total_seconds())}{used_up}"
+        f"{rule.format_value(spent.short)} over {formatting.duration(short.total_seconds())}"
     )
 
 

@@ -178,7 +178,13 @@ class AlertLog:
         return table(
             f"Alerts fired in the last {length}: {formatting.moment(self.window.start)} to "
             f"{formatting.moment(self.window.end)}",
-            ["fired (New York)", "severity", "condition, with its worst evaluated value", "source", "state"],
+            [
+                "fired (New York)",
+                "severity",
+                "condition, with its worst value while it lasted (burn rate: when it fired)",
+                "source",
+                "state",
+            ],
             rows,
             "no alert fired",
         )

@@ -472,7 +472,13 @@ class Daily:
                 others.append([*row, alert_ids.describe(issue["inhibited_by"])])
             else:
                 sent.append([*row, issue["runbook"]])
-        header = ["peak severity", "New York", "worst evaluated value", "time at each severity or above", "source"]
+        header = [
+            "peak severity",
+            "New York",
+            "worst value (burn rate: when it fired)",
+            "time at each severity or above",
+            "source",
+        ]
         blocks = [table(f"{len(sent)} alert{'' if len(sent) == 1 else 's'}", [*header, "runbook"], sent, "none")]
         if others:
             words = f"{len(others)} more, each a consequence of another alert"

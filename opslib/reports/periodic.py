@@ -644,7 +644,7 @@ class PeriodicReport:
                 "peak severity",
                 "source",
                 "alert",
-                "worst evaluated value",
+                "worst value (burn rate: when it fired)",
                 "threshold",
                 "time at peak",
                 "from beginning to end",

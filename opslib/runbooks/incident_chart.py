@@ -248,8 +248,12 @@ class _Drawing:
         is_rate = rule.unit in ("ratio", "per_hour") and not rule.burn
         window = f" over {formatting.duration(rule.window.total_seconds())}" if is_rate else ""
         head = f"{name[:1].upper()}{name[1:]}{window}, as its alerts evaluate it"
+        if rule.burn:  # Its alerts evaluate a short window, too.
+            spans = dict.fromkeys(long for long, _ in rule.burn.windows.values())
+            lengths = ", ".join(formatting.duration(span.total_seconds()) for span in sorted(spans))
+            head = f"{name[:1].upper()}{name[1:]}, highest of its long windows ({lengths})"
         extreme = "lowest" if rule.better == "higher" else "highest"
-        text = f"{extreme} {rule.format_value(worst)} at {_clock(at_us)} ({SOURCES.get(source, source)})"
+        text = f"{extreme} {rule.format_value(worst)}{window} at {_clock(at_us)} ({SOURCES.get(source, source)})"
         self._text(0, self.y + 12, head, "head")
         self._text(RIGHT, self.y + 12, text, "strong", "end")
         bottom = self.y + LINE + 10 + 14 * max(0, len(series) - 2) + FIGURE_HEIGHT

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from opslib.alerting.alerts import Alert, Alerts
-from opslib.alerting.verdicts import Figure, evaluate_figure
+from opslib.alerting.verdicts import BudgetBurn, Figure, evaluate_figure
 from opslib.foundation.config import rules
 from tests.support.system import needs
 
@@ -650,3 +650,27 @@ def test_an_inhibited_alert_is_released_only_where_it_breaches_again():
     assert [(second, severity) for second, severity in released if severity in rules.SENT] == [(150, "critical")], (
         released
     )
+
+
+def test_the_end_of_a_burn_rate_shows_both_windows():
+    """
+    The short window of a burn rate ends it while the long one is still above the threshold: its end shows both.
+
+    A value that the alert's sentence has already is not repeated.
+    """
+    rule = rules.load()["availability_burn"]
+    alerts, found = machine(rule), []
+    for k in range(1440):  # Two hours; the short window recovers after 30 minutes.
+        long, short = 20.0, 30.0 if k < 360 else 0.0
+        bound = min(long, short)
+        spent = {severity: BudgetBurn(long, short, bound) for severity, _ in rule.thresholds}
+        finding = evaluate_figure(rule, "massive", "page", Figure(long, spent=spent))
+        found += alerts.advance(T0 + k * 5_000_000, [finding])
+    ends = [t.sentence for t in found if t.kind == "resolved"]
+    assert ends and all(
+        re.search(r"; now 20\.0 times over \w+( \w+)*, 0\.0 times over \w+( \w+)*$", end) for end in ends
+    )
+    assert lived(made_up(5.0), [7.0, 3.0], 60, 60).found[-1].sentence == "made_up (7 s) > 5 s; now 3 s"
+    none = dict.fromkeys(("warning", "critical"), timedelta(0))
+    both = replace(made_up(5.0), thresholds=(("warning", 1.0), ("critical", 5.0)), holds=none)
+    assert lived(both, [7.0, 3.0], 60, 60).found[-1].sentence == "made_up (3 s) > 1 s"
