@@ -188,6 +188,8 @@ def _greeks(view: "Status") -> Thing:
                 _fetched_s(view),
             )
         )
+    if valid is not None and page == "unknown" and not _cut_off(view) and all(r.age_s > FRESH_S for r in reports):
+        return _with_counts(_combine("Greeks", "greeks", reports), view)
     if reports and reports[0].source.startswith(PAGE) and reports[0].age_s > FRESH_S:
         idle_s = reports.pop(0).age_s
         return (
@@ -198,6 +200,17 @@ def _greeks(view: "Status") -> Thing:
             )
         )
     return _combine("Greeks", "greeks", reports)
+
+
+def _with_counts(greeks: Thing, view: "Status") -> Thing:
+    """Add what the page counted most recently, which is too little for a verdict."""
+    counted = (
+        f"{PAGE}: {formatting.ratio(view.figures['greeks']['valid_rate'], 1)} valid over {_span(view)}, "
+        f"{formatting.duration(_counted_age_s(view, 'validations'))} ago, too few validations for a verdict"
+    )
+    if not greeks.source:
+        return greeks._replace(words=f"{greeks.words} ({counted})")
+    return greeks._replace(words=f"{greeks.words.removesuffix(')')}; {counted})", source=f"{greeks.source}; {counted}")
 
 
 def _span(view: "Status") -> str:

@@ -45,12 +45,11 @@ HEADS = {
     RESOLVED: "resolved: ",
     MISSED_SUMMARY: "resolved before anyone was notified: ",
 }
-ENDED = "ended: "
 # Slack and mails show what to do first below the headline, then the short answers, side by side.
 DO_FIRST, SINCE, FAULT, MEASURED, OWNER, NEXT = "Do first", "Since", "Whose fault", "Measured", "Owner", "Next"
 SHORT = (SINCE, FAULT, "Does not work", "Still works", "Works now", "Works again", "Unknown", MEASURED, OWNER, NEXT)
-# What a resolution says first, by its state.
-_END_OF_STATE = {"ok": "resolved", "warning": "partly resolved", "unknown": "ended"}
+# How an alert that is over ended, see `NotificationState.how`.
+_END_OF_HOW = {"resolved": "resolved", "fell": "below notify", "ended": "ended"}
 _LEFT = {"warning": "still broken", "unknown": "unknown"}
 IN_TERMINAL = "In a terminal"
 ACKNOWLEDGE, RUNBOOK, DASHBOARD, INCIDENT = "Acknowledge", "Runbook", "Dashboard", "Incident"  # The buttons.
@@ -252,7 +251,7 @@ class Message:
             ESCALATED_SEVERITY: f"severity raised to {self.severity}",
             REPEAT: f"still {self.severity}",
             ESCALATED_ROLE: f"{self.severity}, not acknowledged",
-            RESOLVED: f"{_END_OF_STATE.get(self.state)}{f', {self.left}' if self.left else ''}",
+            RESOLVED: f"{_end(self.facts['alerts'], self.state)}{f', {self.left}' if self.left else ''}",
             MISSED_SUMMARY: "resolved before anyone was notified",
         }[self.kind]
         return f"{sign} {label[0].upper()}{label[1:]}: {self.headline or self.title}"
@@ -478,8 +477,9 @@ def compose(
         if kind == MISSED_SUMMARY
         else f"{_describe_end(first, rules) if kind == RESOLVED else describe_problem(first)}{more}"
     )
-    head = _END_OF_STATE[left_state] if left else _head(body)
-    prefix = ENDED if head == "ended" else HEADS[kind]
+    end = _end(alerts, "") if kind == RESOLVED else ""
+    head = ("partly resolved" if left_state == "warning" else left_state) or _head(body)
+    prefix = f"{end}: " if end else HEADS[kind]
     return Message(
         body["id"],
         kind,
@@ -666,6 +666,13 @@ def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, s
     return [*runbook, ("Acknowledge", ack)]
 
 
+def _end(alerts: list[dict[str, Any]], state: str) -> str:
+    """Return how the alerts of a resolution are over; *partly resolved* if its state is that something is broken."""
+    if state == "warning":
+        return "partly resolved"
+    return next((_END_OF_HOW[how] for how in ("ended", "fell") if any(a["how"] == how for a in alerts)), "resolved")
+
+
 def _head(body: dict[str, Any]) -> str:
     if body["kind"] == RESOLVED:
         return "ended" if _has_ended(body["alerts"]) else "ok"
@@ -704,7 +711,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
             until = _until(alert["over_us"], _active_us(alert))
             words += {
                 "resolved": f"; resolved at {until}",
-                "fell": f"; no longer severe enough for a notification since {until}",
+                "fell": f"; below notify since {until}",
                 "ended": f"; ended at {until}: the market, the page or the sender is gone, which is no recovery",
             }[alert["how"]]
         what = _describe_end(alert, rules) if kind == RESOLVED else alert["sentence"]
@@ -727,12 +734,12 @@ def _until(over_us: int, since_us: int) -> str:
 
 
 def _new_york(us: int) -> str:
-    return f"{clock.instant(us).astimezone(formatting.NEW_YORK):%H:%M:%S} New York"
+    return f"{clock.instant(us).astimezone(formatting.NEW_YORK):%H:%M} New York"
 
 
 def _moment(at_us: int) -> str:
     at = clock.instant(at_us)
-    return f"{at.astimezone(formatting.NEW_YORK):%H:%M:%S} New York ({at:%Y-%m-%d %H:%M:%S} UTC)"
+    return f"{at.astimezone(formatting.NEW_YORK):%H:%M} New York ({at:%Y-%m-%d %H:%M} UTC)"
 
 
 def _for(roles: list[str], contacts: Contacts) -> str:

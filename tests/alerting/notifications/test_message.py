@@ -1,5 +1,6 @@
 """Notifications describe the fault correctly: whose requests fail, since when, how severe, and what works now."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from opslib.runbooks.diagnosis.diagnosis import Diagnosis
 from opslib.services.situations import Situations
 from tests.alerting.notifications.test_channels import body
 from tests.alerting.notifications.test_one_cause import app_down, both, massive, partial, socket_closed, units
-from tests.support.lived_hour import BEGINS_S, RULES, Desk, World
+from tests.support.lived_hour import BEGINS_S, RULES, Desk, World, healthy
 from tests.support.snapshots import PageOf
 
 HOUR = timedelta(hours=1)
@@ -90,7 +91,7 @@ def test_a_clean_restart_notifies_no_one(tmp_path: Path) -> None:
 def test_since_is_the_beginning_of_the_fault(tmp_path: Path) -> None:
     """Massive fails from 09:45:00: message and status give that time, although the alert fired later."""
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
-    assert "Since: 09:45:00 New York" in desk.texts[0]
+    assert "Since: 09:45 New York" in desk.texts[0]
     assert {a["since"] for a in view(desk).alerts if a["rule"] == "availability" and a["subject"] == "massive"} == {
         "2026-03-10T13:45:00.000Z"
     }
@@ -534,20 +535,20 @@ DATA = Working("works", "option data from Massive (our probes, 0 s ago)", "massi
         (
             Working("fails", "Greeks (chains: 58.8 % valid, 22 min ago)", "greeks", "chains: 58.8 % valid", 1320.0),
             "unknown",
-            "? Ended, Greeks unknown: ",
-            "[ended] Greeks unknown; ended: ",
+            "? Resolved, Greeks unknown: ",
+            "[unknown] Greeks unknown; resolved: ",
         ),
         (
             Working("works", "Greeks (chains: 99.0 % valid, 22 min ago)", "greeks", "chains: 99.0 % valid", 1320.0),
             "unknown",
-            "? Ended, Greeks unknown: ",
-            "[ended] Greeks unknown; ended: ",
+            "? Resolved, Greeks unknown: ",
+            "[unknown] Greeks unknown; resolved: ",
         ),
         (
             Working("unknown", "Greeks: the app's page counted no validation in the last 3 min", "greeks"),
             "unknown",
-            "? Ended, Greeks unknown: ",
-            "[ended] Greeks unknown; ended: ",
+            "? Resolved, Greeks unknown: ",
+            "[unknown] Greeks unknown; resolved: ",
         ),
     ],
     ids=["works", "broken", "last seen broken", "last seen working", "unknown"],
@@ -564,6 +565,23 @@ def test_a_resolution_is_all_clear_only_if_it_is(greeks: Working, state: str, he
         then = "working" if greeks.state == "works" else "not working"
         assert lines(said.plain)["Unknown"] == f"Greeks: last checked 22 min ago, then {then} ({greeks.source})"
         assert "Greeks" not in lines(said.plain)["Works now"] and "Does not work" not in lines(said.plain)
+
+
+@pytest.mark.parametrize(
+    ("how", "word", "since"),
+    [
+        ("resolved", "Resolved", "resolved at "),
+        ("fell", "Below notify", "below notify since "),
+        ("ended", "Ended", "ended at "),
+    ],
+)
+def test_an_alert_is_over_in_three_ways(how: str, word: str, since: str) -> None:
+    """Resolved, below notify (it still fires as a warning) and ended (market or page closed) are three words."""
+    for things, left in (([DATA], ""), ([DATA, Working("unknown", "Greeks", "greeks")], ", Greeks unknown")):
+        said = resolution(things, how=how)
+        assert said.heading.partition(" ")[2].startswith(f"{word}{left}: "), said.heading
+        assert f"{'; ' if left else '] '}{word.lower()}: " in said.title
+        assert f"; {since}11:23 New York, after " in f"; {lines(said.plain)['Since']}"
 
 
 def test_something_else_that_is_broken_is_named_too() -> None:
@@ -600,10 +618,10 @@ def test_two_sources_of_one_outage_are_told_apart() -> None:
     probe = page | {"alert": "p", "source": "probe", "pending_us": page["pending_us"] - 7_000_000}
     text = compose(made | {"alerts": [page, probe]}, RULES, Contacts(), None).plain
     first, second = (line for line in text.splitlines() if line.startswith("critical: "))
-    assert "by the app's page, since 11:22:30" in first and "by our probes, since 11:22:23" in second
+    assert "by the app's page, since 11:22 New" in first and "by our probes, since 11:22 New" in second
     assert text.startswith("[ok] resolved: availability of Massive (") and " more)" not in text
     assert "Whose fault: Massive" in text.splitlines()
-    assert lines(text)["Since"].startswith("11:22:23 New York") and "; over at 11:24:00 New York, after " in text
+    assert lines(text)["Since"].startswith("11:22 New York") and "; over at 11:24 New York, after " in text
     other = page | {"rule": "errors", "subject": "app"}
     assert "(and 1 more)" in compose(made | {"alerts": [page, other]}, RULES, Contacts(), None).title
 
@@ -614,12 +632,12 @@ def test_since_when_it_is_active_and_since_when_so_severe() -> None:
     (alert,) = made["alerts"]
     later = [alert | {"active_us": alert["pending_us"] - 3_600_000_000, "level_us": alert["pending_us"]}]
     first = lines(compose(made | {"alerts": later}, RULES, Contacts(), None).plain)["Since"]
-    assert first == "10:22:30 New York (2026-03-10 14:22:30 UTC); critical since 11:22:30 New York"
+    assert first == "10:22 New York (2026-03-10 14:22 UTC); critical since 11:22 New York"
     same = [alert | {"active_us": alert["pending_us"], "level_us": alert["pending_us"]}]
     assert "; " not in lines(compose(made | {"alerts": same}, RULES, Contacts(), None).plain)["Since"]
     over = body("over")
     over["alerts"] = [a | {"active_us": a["pending_us"] - 3_600_000_000} for a in over["alerts"]]
-    assert lines(compose(over, RULES, Contacts(), None).plain)["Since"].startswith("10:22:30 New York")
+    assert lines(compose(over, RULES, Contacts(), None).plain)["Since"].startswith("10:22 New York")
 
 
 def grows_worse(world: World) -> None:
@@ -633,7 +651,7 @@ def test_a_warning_counts_as_the_beginning(tmp_path: Path) -> None:
     (sent,), text = desk.sent, desk.texts[0]
     (active,) = [a for a in view(desk).alerts if a["id"] == sent["alerts"][0]["alert"]]
     since = time_parsing.parse(active["since"]).astimezone(formatting.NEW_YORK)
-    assert lines(text)["Since"].startswith(f"{since:%H:%M:%S} New York") and f"; {active['severity']} since" in text
+    assert lines(text)["Since"].startswith(f"{since:%H:%M} New York") and f"; {active['severity']} since" in text
 
 
 def test_a_likely_cause_is_named_as_likely(tmp_path: Path) -> None:
@@ -662,3 +680,15 @@ def test_a_likely_cause_is_named_as_likely(tmp_path: Path) -> None:
         said.do_first.startswith(RULES["backtest_variance"].action)
         and said.headline == said.facts["alerts"][0]["sentence"]
     )
+
+
+def test_greeks_name_both_sources_if_the_newer_one_is_too_little_for_a_verdict(tmp_path: Path) -> None:
+    """The page counted too little for a verdict since the last chain: both sources are named with their times."""
+    desk = Desk(tmp_path, healthy).live(600)
+    for length, counted in ((timedelta(seconds=10), True), (timedelta(minutes=5), False)):
+        (greeks,) = (t for t in impact.things(view(desk, length)) if t.about == "greeks")
+        named = re.search(r"chains: .*; the app's page: \d+\.\d % valid over 10 s, 0 s ago, too few", greeks.words)
+        assert bool(named) == counted, greeks
+        old = Working(*greeks)._replace(age_s=1320.0).as_unknown
+        assert old.name == "Greeks" and ("the app's page" in old.words and "too few" in old.words) == counted, old
+        assert len(Message.items("Unknown", greeks.words)) == 1
