@@ -177,7 +177,7 @@ class AlertLog:
         length = f"{days:g} days" if days > 1 and days.is_integer() else formatting.duration(self.window.seconds)
         return table(
             f"Alerts fired in the last {length}: {formatting.moment(self.window.start)} to "
-            f"{formatting.moment(self.window.end)}",
+            f"{formatting.moment(self.window.end)}{_clock_change(self.window)}",
             [
                 "fired (New York)",
                 "severity",
@@ -287,6 +287,12 @@ class AlertLog:
 
     def __repr__(self) -> str:
         return "\n\n".join(repr(part) for part in (self.summary, self.fired))
+
+
+def _clock_change(window: Window) -> str:
+    """Return a remark if the clocks of New York changed within a window; without it its two ends seem not to match."""
+    start, end = (at.astimezone(formatting.NEW_YORK).utcoffset() for at in (window.start, window.end))
+    return "" if start == end else "; New York's clocks changed in between"
 
 
 def _local(iso: str) -> str:

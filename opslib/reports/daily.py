@@ -34,7 +34,7 @@ from opslib.foundation.storage.database import Database
 from opslib.foundation.version import VERSION
 from opslib.jobs.record import RunRecord
 from opslib.reports import places
-from opslib.reports.overview import Overview, when
+from opslib.reports.overview import Overview, new_york, when
 from opslib.trading.pnl.pnl import Pnl
 
 NAME = "daily"
@@ -234,7 +234,8 @@ class Daily:
         What is still active comes first, then what was most severe.
         """
         items = [
-            f"{named(p.rule, p.subject)}: {self._overview.first_action(p).with_runbook}"
+            f"{named(p.rule, p.subject)}{'' if p.over_us is None else f' (ended {new_york(p.over_us)})'}: "
+            f"{self._overview.first_action(p).with_runbook}"
             for p in sorted(self._overview.problems, key=lambda p: p.order)
         ]
         if self.incomplete:

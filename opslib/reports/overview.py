@@ -262,7 +262,8 @@ class Overview:
         )
         if problem.over_us is None:
             return f"{began}; still active at the end of the data, after {lasted}."
-        window = f" (it looks back over {formatting.duration(over.total_seconds())})" if over else ""
+        length = formatting.duration(over.total_seconds()) if over else ""
+        window = f" (it looks back over {length}, so it ends up to {length} after the problem)" if over else ""
         return f"{began}; the alert ended at {new_york(problem.over_us)}, after {lasted}{window}."
 
     @property
@@ -284,7 +285,10 @@ class Overview:
             sure = formatting.ratio(worst.found.confidence, 0)
             lines += [
                 ("Cause", f"{worst.found.headline} Fault: {worst.whose} (confidence {sure})."),
-                ("Still worked", f"{', '.join(worst.works) or 'nothing that was measured'}."),
+                (
+                    f"Still worked at {new_york(worst.worst.worst.fired_us)}",
+                    f"{', '.join(worst.works) or 'nothing that was measured'}.",
+                ),
             ]
             others = [f"{p.name} {when(p.began_us, p.over_us)} ({p.whose})" for p in self.problems if p is not worst]
             lines += [("Also broken", f"{'; '.join(others)}.")] if others else []

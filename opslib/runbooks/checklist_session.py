@@ -357,7 +357,7 @@ class ChecklistSession(RunbookSession):
                 "do": s.do,
                 "expect": s.expect,
                 "evaluated_by": s.evaluated_by,
-                "state": statuses[s.name].label,
+                "state": "skipped" if statuses[s.name].state == "skipped" else statuses[s.name].label,
                 "result": statuses[s.name].words.removeprefix(f"{s.name}: ") or None,
                 "by": statuses[s.name].by or None,
                 "evidence": entry.id if (entry := statuses[s.name].entry) else None,

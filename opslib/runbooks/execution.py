@@ -27,14 +27,20 @@ MARKS = {
     "not as expected": "✗",
     "unknown": "?",
     "stale": "↻",
-    "skipped": "–",
+    "skipped": "·",
     "unsure": "!",
     "done": "✓",
     "rehearsed": "○",
     "failed": "✗",
 }
 # What people read for those states whose stored word is not plain.
-LABELS = {"ok": "passed", "not as expected": "failed", "unsure": "outcome unknown", "rehearsed": "dry run"}
+LABELS = {
+    "ok": "passed",
+    "not as expected": "failed",
+    "skipped": "not answered yet",
+    "unsure": "outcome unknown",
+    "rehearsed": "dry run",
+}
 # A failed check that is no fault: what the incident is about, or checked before the action that it follows.
 SYMPTOM, NOT_YET = "symptom confirmed", "not yet"
 MARKS_INSTEAD = {SYMPTOM: formatting.SIGNS["warning"], NOT_YET: "·"}
@@ -188,23 +194,7 @@ class RunbookRun:
                 f"checked {formatting.duration(ago.total_seconds())} ago, valid for "
                 f"{formatting.duration(step.fresh.total_seconds())}: {text}"
             )
-        return StepStatus(state, text, entry.by, entry, self._no_fault(step, found, entry))
-
-    def _no_fault(self, step: Step, incident: Incident, entry: Entry) -> str:
-        """
-        Return what a failed result of a step means if it is no fault: `SYMPTOM`, `NOT_YET`, or empty.
-
-        A provider's failing is the symptom of an incident about that provider; of one about the app, only the first
-        provider's, because the other one is the fallback. After the end of the incident a failed check is a fault.
-        """
-        if step.after:
-            did = incident.steps.get((self.runbook, step.after))
-            return "" if did and did.entry.at_us < entry.at_us and did.state in ("done", "rehearsed") else NOT_YET
-        resolved = incident.times["resolved"].at_us
-        about = incident.subject if incident.subject in PROVIDERS else PROVIDERS[0]
-        if not step.symptom or not self._symptoms or (resolved is not None and entry.at_us > resolved):
-            return ""
-        return SYMPTOM if step.of not in PROVIDERS or step.of == about else ""
+        return StepStatus(state, text, entry.by, entry, no_fault(step, self.runbook, found, entry, self._symptoms))
 
     def _write(self, step: Step, state: str, words: str, by: str = "", key: str = "", **more: Any) -> Entry | None:
         body = {
@@ -399,3 +389,24 @@ class RunbookRun:
         """Return the current time box of the guide."""
         passed = timedelta(minutes=self.minutes(incident))
         return next(name for name, (_, until) in BOXES.items() if until is None or passed < timedelta(minutes=until))
+
+
+def no_fault(step: Step, runbook: str, incident: Incident, entry: Entry, symptoms: bool = True) -> str:
+    """
+    Return what a failed result of a step means if it is no fault: `SYMPTOM`, `NOT_YET`, or empty.
+
+    A provider's failing is the symptom of an incident about that provider; of one about the app, only the first
+    provider's, because the other one is the fallback. After the end of the incident a failed check is a fault.
+
+    Args:
+        incident: The incident, as it was when the result was recorded.
+        symptoms: Whether a failed check can be the symptom of an incident; false for a checklist.
+    """
+    if step.after:
+        did = incident.steps.get((runbook, step.after))
+        return "" if did and did.entry.at_us < entry.at_us and did.state in ("done", "rehearsed") else NOT_YET
+    resolved = incident.times["resolved"].at_us
+    about = incident.subject if incident.subject in PROVIDERS else PROVIDERS[0]
+    if not step.symptom or not symptoms or (resolved is not None and entry.at_us > resolved):
+        return ""
+    return SYMPTOM if step.of not in PROVIDERS or step.of == about else ""

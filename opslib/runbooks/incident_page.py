@@ -125,7 +125,7 @@ def render(workspace: "Workspace", incident: Incident) -> str:
         cause=cause,
         fault=cause.fault.replace(": ", ", ") if cause else "",
         cause_at=f"{cause.at.astimezone(formatting.NEW_YORK):%H:%M}" if cause else "",
-        traders=rule.traders if rule else "",
+        traders=rule.traders if rule and ended_us is None else "",
         works=[_parts(words) for s, words in works if s == "works"],
         fails=[_parts(words) for s, words in works if s == "fails"],
         works_at=f"{at.astimezone(formatting.NEW_YORK):%H:%M}",
@@ -204,7 +204,7 @@ def _mitigated(incident: Incident) -> str:
     if not found:
         return ""
     rehearsed = [purpose(step) for (_, step), did in incident.steps.items() if did.state == "rehearsed"]
-    only = f"; dry runs only, nothing was changed: {'; '.join(rehearsed)}" if rehearsed else ""
+    only = f". Dry runs, which changed nothing: {'; '.join(rehearsed)}" if rehearsed else ""
     return f"{_short_time(found[-1].at_us)} New York: {words(found[-1]).removeprefix('mitigated: ')}{only}"
 
 

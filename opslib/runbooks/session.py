@@ -250,6 +250,18 @@ class RunbookSession:
         }
         return found | ({"says": self.message_of(step)} if step.says else {})
 
+    def describe_action(self, step: Step) -> str:
+        """Return what an action will do; one without a command is done by hand."""
+        hook = self.hooks[step.hook]
+        if hook.real:
+            return f"it will do: {hook.words}"
+        if self.practice:
+            return f"practice: a dry run, nothing is changed; the action is to {hooks.HOOKS[step.hook]}"
+        return (
+            f"not connected: no command to {hooks.HOOKS[step.hook]} is set ({step.hook} in [hooks] of settings.toml). "
+            f"Do it by hand; here it is only a dry run that changes nothing."
+        )
+
     def message_of(self, step: Step) -> str:
         """Return the message of an action, filled in with the current status."""
         view, incident = self.last_status(), self.incident
@@ -350,7 +362,15 @@ class RunbookSession:
         return next(iter([*unsure, *waiting]), None)
 
     def clock_words(self, incident: Incident) -> str:
-        """Return how many steps are done, to do and not needed, the time since detection, and the steps overdue."""
+        """Return how many steps are done, to do and not needed, and `time_words`."""
+        needed = self.needed(incident)
+        done = sum(step_status.finished for _, step_status in needed)
+        spared = len(self.steps) - len(needed)
+        counts = [f"{done} done", f"{len(needed) - done} to do", *([f"{spared} not needed"] if spared else [])]
+        return f"{' · '.join(counts)}; {self.time_words(incident)}"
+
+    def time_words(self, incident: Incident) -> str:
+        """Return the time since detection, the steps that are due now, and the steps overdue."""
         box, minutes = self.execution.box(incident), self.execution.minutes(incident)
         boxes = list(BOXES)
         needed = self.needed(incident)
@@ -359,13 +379,11 @@ class RunbookSession:
             for s, step_status in needed
             if s.box in boxes[: boxes.index(box)] and step_status.state in ("not done", "stale", "skipped")
         ]
-        done = sum(step_status.finished for _, step_status in needed)
-        spared = len(self.steps) - len(needed)
-        counts = [f"{done} done", f"{len(needed) - done} to do", *([f"{spared} not needed"] if spared else [])]
         passed = formatting.duration(int(minutes) * 60) if minutes >= 1 else "less than a minute"
         when = f"resolved {passed} after detection" if incident.status == "resolved" else f"detected {passed} ago"
-        where = f"time box {box} min" if box != "after" else "after the last time box"
-        return f"{' · '.join(counts)}; {when}, {where}" + (f"; overdue: {', '.join(late)}" if late else "")
+        due = f"steps of minutes {box.replace('-', '–')}" if box != "after" else "steps after the incident"
+        now = "" if incident.status == "resolved" else f"; now due: {due}"
+        return f"{when}{now}" + (f"; overdue: {', '.join(late)}" if late else "")
 
     @property
     def severity(self) -> impact.Severity:
@@ -401,16 +419,21 @@ class RunbookSession:
         """The alerts of this runbook, and the current state of their panel."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
-        lines = [f"{view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']}" for a in alerts]
+        lines = [
+            f"{view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']} (at its last change)"
+            for a in alerts
+        ]
         panels = dict.fromkeys(r.panel for r in self.workspace.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)
             detections = [
-                f"{found.title}: {found.verdict_text}",
+                f"{found.title} now: {found.verdict_text}",
                 *(s for s in found.sentences if not s.startswith(("ok:", "not evaluated"))),
             ]
             lines += (
-                detections if found.verdict != "ok" else [f"{found.title}: {found.verdict_text}", *found.sentences[:3]]
+                detections
+                if found.verdict != "ok"
+                else [f"{found.title} now: {found.verdict_text}", *found.sentences[:3]]
             )
         return bullet_list(
             f"As of {formatting.moment(view.window.end)}, window {formatting.duration(self.window.total_seconds())}",
@@ -484,7 +507,8 @@ class RunbookSession:
             f"next step: {following}",
             f"role: {who}; owner: {incident.owner or 'none'}; operator: "
             f"{self.operator or 'none (give a name to run actions)'}",
-            f"as of {formatting.moment(self.now())}; {self.clock_words(incident)}",
+            # Its checks run after this header is shown, so the numbers of steps done are only below them.
+            f"as of {formatting.moment(self.now())}; {self.time_words(incident)}",
             "actions: "
             + (
                 "all are dry runs (practice)"
@@ -588,7 +612,7 @@ class StepCard:
             result = f'{NOT_NEEDED}: for another cause ("{branch}"). The likely cause is: {session.cause.headline}'
         lines = [step.aim]
         if step.kind == ACTION and step_status.state not in ("done",):
-            lines += [f"it will do: {session.hooks[step.hook].words}"] + (
+            lines += [session.describe_action(step)] + (
                 [f"message, if it is sent now: {session.message_of(step)}"] if step.says else []
             )
         if step_status.state == "unsure":
@@ -628,6 +652,8 @@ def clock_of(workspace: "Workspace", as_of: datetime | None) -> Callable[[], dat
 
 def result_words(step: Step, step_status: StepStatus) -> str:
     """Return the last result of a step without the words that its place and its label say."""
+    if step_status.state == "skipped":
+        return ""
     words = step_status.words.removeprefix(f"{step.name}: ")
     return re.sub(r"^(?:skipped|passed|failed|unknown|dry run, nothing was changed): ", "", words)
 

@@ -61,7 +61,7 @@ def test_the_first_screen_has_the_answers(page: Path, browser: Any) -> None:
         "Since when:",
         "Whose fault:",
         "Still worked:",
-        "First to do:",
+        "First action item:",
         *times,
     ):
         box = browser.get_by_text(words).first.bounding_box()

@@ -64,9 +64,10 @@ def test_the_title_names_the_length_and_the_exact_window(desk: Desk) -> None:
     titles = [repr(desk.alerts(CLOSES, window).fired).splitlines()[0] for window in ("7d", "6h30m")]
     assert titles[0] == (
         "Alerts fired in the last 7 days: 2026-03-03 20:00:00 UTC (15:00:00 New York) to 2026-03-10 20:00:00 UTC "
-        "(16:00:00 New York)"
+        "(16:00:00 New York); New York's clocks changed in between"
     )
     assert titles[1].startswith("Alerts fired in the last 6 h 30 min: 2026-03-10 13:30:00 UTC (09:30:00 New York) to ")
+    assert titles[1].endswith(" New York)")
 
 
 def test_a_firing_alert_has_its_value_then_and_now(desk: Desk) -> None:

@@ -149,10 +149,11 @@ def test_the_first_screen_has_the_answers(whole: desk_module.Desk) -> None:
     assert re.match(
         rf"◆ {DAY}: critical \(worst severity: escalate\). Availability of Massive down to 0.00 %\n"
         r"  Since when: 11:22 New York \(15:22 UTC\); "
-        r"the alert ended at 11:4\d, after 2\d min \(it looks back over 10 min\).\n",
+        r"the alert ended at 11:4\d, after 2\d min "
+        r"\(it looks back over 10 min, so it ends up to 10 min after the problem\)\.\n",
         found,
     )
-    assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked: " in found
+    assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked at 11:" in found
     assert "share with gamma zero or missing 10:" in found and "WebSocket down 14:31–14:3" in found
     assert re.search(r"\n  Do first: \w", found)
     screen = daily.first_screen.html
@@ -216,7 +217,9 @@ def test_active_problems_come_first(whole: desk_module.Desk) -> None:
     """A problem still active at the close comes before a worse one that is resolved."""
     daily = whole.daily_report(DAY)
     active = [p for p in daily._overview.problems if p.over_us is None]
-    assert active and daily.action_items[0].startswith(active[0].rule.title)
+    assert active and daily.action_items[0].startswith(f"{active[0].rule.title}: ")
+    over = next(item for item in daily.action_items if item.startswith("availability of massive"))
+    assert re.match(r"availability of massive \(ended 11:4\d\): \w", over)
     assert f"({active[0].name}, still active at the close)." in daily.headline.plain
 
 

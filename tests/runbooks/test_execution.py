@@ -26,7 +26,7 @@ from opslib.jobs import kernels as kernels_module
 from opslib.jobs.kernels import KernelPool
 from opslib.jobs.notebook_file import is_runbook
 from opslib.runbooks import catalog, opening
-from opslib.runbooks.hooks import HOOKS, read
+from opslib.runbooks.hooks import HOOKS, Hook, read
 from opslib.runbooks.session import RunbookSession
 from opslib.runbooks.steps import ACTION, ASK, CHECK
 from tests.support import demo
@@ -373,10 +373,20 @@ def test_a_question_without_a_person_is_skipped(home: Path) -> None:
     incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident, "")
     ask = next(s for s in found.steps if s.kind == ASK)
-    assert "no person was available" in repr(found.step(ask.name)) and found.execution.status_of(ask).state == "skipped"
+    assert "· not answered yet" in repr(found.step(ask.name)) and found.execution.status_of(ask).state == "skipped"
     with pytest.raises(OperatorNeeded):
         found.answer(ask.name, True)
     assert found.answer(ask.name, False, "Ann", "it names an outage").state == "not as expected"
+
+
+def test_an_action_without_a_command_is_done_by_hand(home: Path) -> None:
+    """It says so, and which setting connects it; a dry run of the runbook says only that nothing is changed."""
+    incident = desk(home).incidents.open("x", by="Ann", runbook="massive_down").id
+    found = book(home, "massive_down", incident)
+    found.hooks["tradier_only"] = Hook("tradier_only")
+    words = repr(found.step("tradier_only"))
+    assert "not connected: no command to switch the app to Tradier only is set (tradier_only in [hooks]" in words
+    assert "Do it by hand" in words and "it will do" not in words
 
 
 def test_hooks_are_read_strictly(tmp_path: Path) -> None:

@@ -58,8 +58,9 @@ def test_the_command_writes_the_page_and_prints_its_path(home: Path, capsys: pyt
         "Massive returns server errors (5xx)",
         "Resolved after 30 min",
         "Until resolved 30 min began 11:21:59 New York",
-        "Mitigated: 11:29:00 New York: asked the traders by phone to use Tradier's data only; dry runs only",
-        "did not work: option data from Massive",
+        "Mitigated: 11:29:00 New York: asked the traders by phone to use Tradier's data only. Dry runs, which changed "
+        "nothing: Notify the trading team",
+        "Did not work ✗ option data from Massive",
         "How long: 12 min below 95 % availability (counted per minute by the app's page); "
         "23 min until the alert ended (the alert looks back over 10 min); "
         "30 min until resolved (a responder ends the incident)",
@@ -74,6 +75,8 @@ def test_the_command_writes_the_page_and_prints_its_path(home: Path, capsys: pyt
         "○ dry run",
     ):
         assert words in found, words
+    assert "For traders:" not in found and "Cause Massive returns server errors (5xx) Fault: Massive" in found
+    assert "over 10 min at 11:" in found  # The extreme value of the chart has its window.
     assert "postmortem.html" not in page  # It does not exist yet.
     assert json.loads(run(home, capsys, "-o", "json", "incident", "show", ID, "--html"))["page"] == str(place)
     assert page == place.read_text(encoding="utf-8")  # The same record gives the same bytes.
@@ -91,7 +94,9 @@ def test_the_command_shows_few_rows(home: Path, capsys: pytest.CaptureFixture[st
     said = "\n".join(lines[:-1])
     assert not [name for name in steps.table() if "_" in name and re.search(rf"\b{name}\b", said)]
     assert not re.search(r"-\d{8}T\d{6}Z", said)
-    assert lines[-1].startswith(f"Entries of the record: {shown['entries']}. ") and " -o json" in lines[-1]
+    count = shown["entries"]
+    assert lines[-1].startswith(f"Entries of the record: {count}; the last one is E{count} (")
+    assert " -o json" in lines[-1]
     assert len(shown["timeline"]) == shown["entries"] == len({e["evidence"] for e in shown["timeline"]})
     assert any(e["words"].startswith("not_ours: ") for e in shown["timeline"])  # The sentences of the record.
 

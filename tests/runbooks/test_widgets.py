@@ -171,7 +171,8 @@ def test_the_progress_shows_the_situation_first(opened: RunbookSession) -> None:
     assert "Massive returns server errors (5xx)." in strip._head.value
     for fact in ("option data from Massive", "11:22:00 New York", "Massive, confidence 9", "option data from Tradier"):
         assert fact in strip._facts.value
-    clock = "0 done · 25 to do · 6 not needed; detected less than a minute ago, time box 0-5 min"
+    assert "0 done" not in opened.header.plain and "; now due: steps of minutes 0–5" in opened.header.plain
+    clock = "0 done · 25 to do · 6 not needed; detected less than a minute ago; now due: steps of minutes 0–5"
     assert clock in strip._text.value and "Not needed: 6." in strip._text.value
     assert "massive_key" not in strip._text.value and "API key <small>(If Massive responds" in strip._text.value
     assert strip._waits and strip._waits[0] == "massive_status_page"
@@ -220,7 +221,7 @@ def test_a_step_that_is_not_needed_has_no_result(opened: RunbookSession) -> None
     rows = {row[2]: row for row in opened.strip.values["rows"]}
     why = 'for another cause ("If Massive responds, but the app cannot reach it")'
     assert rows["API key"] == ["15-60", "– not needed", "API key", why, ""]
-    assert rows["Watch until it recovers"][1:4:2] == ["– skipped", "no person was available to answer"]
+    assert rows["Watch until it recovers"][1:4:2] == ["· not answered yet", ""]
     for text in (card.text.plain, card.text.html):
         assert "could not be determined" not in text and "– not needed: for another cause (" in text
         assert "Expected: The key is accepted" in text

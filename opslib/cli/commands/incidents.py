@@ -76,11 +76,12 @@ def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
     events = formatting.table(
         ["UTC", "New York", "event"], [[utc, local, f"{words} [{ids}]"] for utc, local, words, ids in cells]
     )
+    last = found.entries[-1]
     every = command("incident", "show", found.id, "-o", "json", where=desk.settings.where)
     text = [
         _head(found),
         f"Events from {timeline.day_of(rows)}\n{events}",
-        f"Entries of the record: {len(found.entries)}. To show each of them: {every}",
+        f"Entries of the record: {len(found.entries)}; the last one is {last.id} ({last.kind_name}). Show all: {every}",
     ]
     return Reply(found.as_json() | {"timeline": entries}, "\n\n".join(text))
 

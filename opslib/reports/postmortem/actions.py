@@ -126,7 +126,8 @@ def _of_runbooks(incident: Incident) -> list[Item]:
     if not opened:
         return []
     skipped = sum(did.state == "skipped" for did in incident.steps.values())
-    left = f"; {plural(skipped, 'question')} of it had no answer" if skipped else ""
+    asked = skipped + sum(did.state == "judged" for did in incident.steps.values())
+    left = f"; {skipped} of {plural(asked, 'question')} had no answer at the end" if skipped else ""
     what = f"Add what was learned to {' and '.join(f'runbook {name}' for name in opened)}{left}"
     return [Item(what, "process", ", ".join(opened.values()))]
 

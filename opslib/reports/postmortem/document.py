@@ -189,7 +189,7 @@ class Postmortem:
         if first and "what" in first[0]:
             what = first[0]["what"].replace("\\", "").partition(": ")[0]
             more = [f"{name} {first[0][name]}" for name in ("owner", "due") if first[0].get(name)]
-            lines.append(("First to do", ", ".join([formatting.single_line(what), *more])))
+            lines.append(("First action item", ", ".join([formatting.single_line(what), *more])))
         lines.append(("Incident", self._state))
         return answer("ok" if over else "warning" if found.status == "mitigated" else "critical", status, lines)
 
@@ -307,7 +307,7 @@ class Postmortem:
             return [f"acknowledged {durations.rounded(took)} later"] if took is not None else []
         ends = [did for did in self.incident.steps.values() if _ends_impact(did)]
         if self.incident.times["mitigated"].at_us is not None and ends and all(d.state == "rehearsed" for d in ends):
-            return ["recorded by a person; the action was a dry run"]
+            return ["a person mitigated it, as recorded; the action of the runbook was only a dry run"]
         return []
 
     def _counted(self, figure: Figure, label: str) -> KeyFigure:

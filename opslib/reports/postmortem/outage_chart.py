@@ -75,7 +75,7 @@ def outage_of(incident: Incident) -> Outage | None:
     if incident.subject in PROVIDERS:
         lines = {headline.subject_name(p): served(p) for p in sorted(PROVIDERS, key=lambda p: p != incident.subject)}
         limit = limits.get("availability")
-        return Outage(f"% of requests served, {each}", lines, limit and limit * 100, per, True)
+        return Outage(f"% of requests that succeeded, {each}", lines, limit and limit * 100, per, True)
     if incident.rule.startswith(("greeks", "gamma", "delta")):
         limit = limits.get("greeks_valid")
         valid = line(lambda row: _share(row, "validations", "invalid"))

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from opslib.alerting.verdicts import SOURCES
 from opslib.foundation import clock, formatting
 from opslib.incidents.evidence import Entry
-from opslib.incidents.incident import OVER, Event, Incident
-from opslib.runbooks import event_words
+from opslib.incidents.incident import OVER, Event, Incident, from_entries
+from opslib.runbooks import event_words, steps
+from opslib.runbooks.execution import NOT_YET, SYMPTOM, no_fault
 from opslib.runbooks.steps import purpose
 
 # Checks of one runbook within this time of each other are one run.
@@ -23,7 +24,8 @@ LATE_US = 60_000_000
 SAME_US = 60_000_000
 # A row names its entries one stretch after the other up to this number of stretches, else from the first to the last.
 MOST_STRETCHES = 5
-RESULTS = {True: "passed", False: "failed", None: "unknown"}
+FAILED = "failed"
+RESULTS = ("passed", SYMPTOM, FAILED, NOT_YET, "unknown")
 
 
 @dataclass
@@ -82,7 +84,7 @@ def every_row(incident: Incident) -> list[Row]:
                 found.append(run)
             run.entries.append(event.entry)
     for row in found:
-        row.words = row.words or _run_words(row.entries)
+        row.words = row.words or _run_words(incident, row.entries)
     return sorted(found, key=lambda r: r.at_us)
 
 
@@ -110,7 +112,7 @@ def _without_consequences(incident: Incident, found: list[Row]) -> list[Row]:
     )
     until = clock.instant(max(row.at_us for row in consequences)).astimezone(formatting.NEW_YORK)
     changes = plural(len(consequences), "change")
-    words = f"alerts inhibited as consequences: {names}; {changes}, the last at {until:%H:%M:%S} New York"
+    words = f"alerts inhibited as consequences: {names}; {changes} until {until:%H:%M:%S} New York"
     return _in_order([*(row for row in found if row not in consequences), Row(fired, words, entries=entries)])
 
 
@@ -215,15 +217,28 @@ def _run_of(entry: Entry) -> tuple[str, str] | None:
     return None
 
 
-def _run_words(entries: list[Entry]) -> str:
+def _run_words(incident: Incident, entries: list[Entry]) -> str:
     """Summarize the checks of a run with their results, or the questions that nobody answered."""
     runbook, count = entries[0].body["runbook"], len(entries)
     if entries[0].body["state"] == "skipped":
-        return f"runbook {runbook}: {plural(count, 'question')} left for a person to answer"
-    steps = {r: [str(e.body["step"]) for e in entries if RESULTS[e.body.get("good")] == r] for r in RESULTS.values()}
-    counts = ", ".join(f"{len(names)} {result}" for result, names in steps.items() if names)
-    failed = f" (failed: {'; '.join(map(purpose, steps['failed']))})" if steps["failed"] else ""
-    return f"runbook {runbook}: {plural(count, 'check')}, {counts}{failed}"
+        return f"runbook {runbook}: {plural(count, 'question')} not answered yet"
+    results = [(_result(incident, e), str(e.body["step"])) for e in entries]
+    found = {result: [step for of, step in results if of == result] for result in RESULTS}
+    counts = ", ".join(f"{len(names)} {result}" for result, names in found.items() if names)
+    named = [f"{result}: {'; '.join(map(purpose, found[result]))}" for result in (SYMPTOM, FAILED) if found[result]]
+    which = f" ({'. '.join(named)})" if named else ""
+    return f"runbook {runbook}: {plural(count, 'check')}, {counts}{which}"
+
+
+def _result(incident: Incident, entry: Entry) -> str:
+    """Return the result of a check, in the words that its step is shown with."""
+    good, step = entry.body.get("good"), steps.table().get(str(entry.body["step"]))
+    if good is None:
+        return "unknown"
+    if good or step is None:
+        return "passed" if good else FAILED
+    then = from_entries(incident.id, incident.entries[: entry.seq])
+    return no_fault(step, str(entry.body["runbook"]), then, entry) or FAILED
 
 
 def plural(count: int, noun: str) -> str:

@@ -243,7 +243,7 @@ def test_the_page_begins_with_the_answer(home: Path) -> None:
         "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded; it served 493 requests in place of",
         "<strong>Done:</strong> 11:29 mitigated: asked the traders by phone",
         "<strong>Dry runs, nothing was changed:</strong> Notify the trading team in #trading-alerts; Switch the app to",
-        "<strong>First to do:</strong> ",
+        "<strong>First action item:</strong> ",
     ):
         assert answered in first, answered
     assert first.count("<svg") == page.count("<svg") == 1 and page.count('<li class="ops-figure') == 6

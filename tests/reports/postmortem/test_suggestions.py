@@ -98,11 +98,14 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
     assert 15 <= len(rows) <= 20 < len(every) and [r.at_us for r in rows] == sorted(r.at_us for r in rows)
     assert [text for text in given if "burn rate" in text or "errors (page" in text] == [
         "alerts inhibited as consequences: errors (page, log) and availability burn rate of massive (page); "
-        "14 changes, the last at 13:37:05 New York"
+        "14 changes until 13:37:05 New York"
     ]
     opened_row = next(text for text in given if text.startswith("runbook massive_down opened"))
-    assert "16 checks, " in opened_row and opened_row.endswith("; 8 questions left for a person to answer")
-    assert "(failed: Compare Massive's availability as counted by the app with our probes; Request " in opened_row
+    assert "16 checks, " in opened_row and opened_row.endswith("; 8 questions not answered yet")
+    assert (
+        "(symptom confirmed: Compare Massive's availability as counted by the app with our probes; Request "
+        in opened_row
+    )
     assert [text.partition(":")[0] for text in given if "; incident opened" in text] == ["alert fired (notify), page"]
     ends = [row for row in rows if "alert resolved" in row.words]
     assert len(ends) == 1 and ends[0].words.endswith(" s earlier") and "; probes " in ends[0].words
