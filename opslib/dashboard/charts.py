@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import named
 from opslib.foundation import formatting
-from opslib.foundation.clock import Window, instant
+from opslib.foundation.clock import SECOND, Window, instant
 from opslib.foundation.config.rules import SEVERITIES, Rule, Rules
 from opslib.telemetry.markers import Marker
 from opslib.telemetry.pages import indicators
@@ -34,6 +34,8 @@ SMILES = (*LINES, ("#4a6b2a", ":", "^"))
 LIMITS = {"warning": "#7a5200", "notify": "#9a4a00", "critical": "#a8201a", "escalate": "#7d1238"}
 SIZE_INCHES, DPI = (9.0, 2.7), 110
 BREAK, BREAK_HEIGHT = 90, 3.5  # Where an axis in % is broken, and how many % above it are as high as all below it.
+# Rules about the share of Greeks with one error, named as the page's counter, with the label of their line.
+OF_GREEKS = {"gamma_zero": "gamma zero or missing", "delta_out_of_bounds": "delta outside -1 to 1"}
 LABEL_HEIGHT = 0.075  # The height of a threshold's label as a share of a chart's height.
 
 
@@ -133,7 +135,7 @@ def with_beginning(ax: "Axes", since_us: int, window: Window) -> "Axes":
     if window.start <= at <= window.end:
         ax.axvline(_on_axis(at), color=INK, linewidth=1.2)
         ax.annotate(
-            f"began {at.astimezone(formatting.NEW_YORK):%H:%M:%S}",
+            f"began {at.astimezone(formatting.NEW_YORK):%H:%M}",
             (_on_axis(at), 1.02),
             xycoords=("data", "axes fraction"),
             ha="right" if (at - window.start).total_seconds() > window.seconds / 2 else "left",
@@ -155,12 +157,20 @@ def _legend_patch(severity: str | None) -> Any:
     )
 
 
+def _step_minutes(window: Window) -> int:
+    """Return the length of a step of a chart: about sixty are drawn."""
+    return max(1, round(window.seconds / 60 / 60))
+
+
 def _steps(window: Window) -> list[Window]:
-    """Divide the window into about sixty steps of whole minutes."""
-    step = timedelta(minutes=max(1, round(window.seconds / 60 / 60)))
-    edges = [window.start]
-    while edges[-1] < window.end:
-        edges.append(min(edges[-1] + step, window.end))
+    """
+    Divide the window into about sixty steps that begin at full minutes of the clock.
+
+    So charts of overlapping windows show the same values; only the first and the last step may be shorter.
+    """
+    step_us = _step_minutes(window) * 60 * SECOND
+    inner = range(window.start_us // step_us * step_us + step_us, window.end_us, step_us)
+    edges = [window.start, *map(instant, inner), window.end]
     return [Window(a, b) for a, b in itertools.pairwise(edges)]
 
 
@@ -345,9 +355,20 @@ def greeks(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -
     steps = _steps(window)
     _frame(ax, counters, window, "share of validations, %")
     _line(ax, _rates(counters, steps, "greeks_valid", "validations"), 0, "valid")
-    _line(ax, _rates(counters, steps, "gamma_zero", "validations"), 1, "gamma zero or missing")
+    _line(ax, _rates(counters, steps, "gamma_zero", "validations"), 1, OF_GREEKS["gamma_zero"])
     ax.set_ylim(-3, 103)
     _limits(ax, rules["greeks_valid"], 100)
+    return _legend(ax)
+
+
+def invalid_greeks(ax: "Axes", counters: CounterHistory, window: Window, rule: Rule) -> "Axes":
+    """Draw the share of Greeks with one error over time, %, with the thresholds of its rule, one of `OF_GREEKS`."""
+    _frame(ax, counters, window, "share of validations, %")
+    points = _rates(counters, _steps(window), rule.name, "validations")
+    _line(ax, points, 1, OF_GREEKS[rule.name])
+    highest = max([v for _, v in points] + [limit * 100 for _, limit in rule.thresholds if not isinstance(limit, str)])
+    ax.set_ylim(-0.03 * highest, 1.1 * highest)
+    _limits(ax, rule, 100)
     return _legend(ax)
 
 
@@ -381,8 +402,7 @@ def pnl(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "
 
 def system(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Draw the errors of each step, and when a WebSocket was down."""
-    steps = _steps(window)
-    minutes = round(steps[0].seconds / 60)
+    steps, minutes = _steps(window), _step_minutes(window)
     _frame(ax, counters, window, f"errors per {minutes} min" if minutes > 1 else "errors per minute")
     for step in steps:
         errors = counters.increase("errors", step)

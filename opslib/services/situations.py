@@ -7,6 +7,7 @@ diagnosis reach it through this module.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from opslib.alerting import causes, effects
 from opslib.alerting.causes import NO_FAULT
@@ -25,6 +26,9 @@ from opslib.incidents import Incidents
 from opslib.runbooks import incident_page
 from opslib.runbooks.diagnosis import diagnosis
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 STATUS_WINDOW = timedelta(minutes=5)
 PICTURE_WINDOW = timedelta(hours=1)  # Long enough to show how it was before.
 PICTURE_INCHES = (6.4, 2.7)  # As wide as a mail, so that its texts keep their size.
@@ -41,13 +45,19 @@ class Situations:
         if (view := self._view(at)) is None:
             return None
 
-        def picture(panel: str, since_us: int) -> bytes:
+        def picture(panel: str, rule: str, since_us: int) -> bytes:
             from opslib.dashboard import charts
 
             shown = self._view(at, PICTURE_WINDOW) or view
-            return charts.png(
-                lambda ax: charts.with_beginning(shown.panel(panel).draw(ax), since_us, shown.window), PICTURE_INCHES
-            )
+
+            def draw(ax: "Axes") -> None:
+                if rule in charts.OF_GREEKS:
+                    charts.invalid_greeks(ax, shown.counters, shown.window, self._rules[rule])
+                else:
+                    shown.panel(panel).draw(ax)
+                charts.with_beginning(ax, since_us, shown.window)
+
+            return charts.png(draw, PICTURE_INCHES)
 
         return Situation(
             [Working(*thing) for thing in things(view)],

@@ -91,3 +91,26 @@ def test_the_axis_of_a_good_day_begins_at_ninety() -> None:
     ax = Figure().subplots()
     charts._broken_below(ax, 99.5)
     assert ax.get_ylim() == (90, 100.4) and ax.get_yscale() == "linear" and not ax.texts
+
+
+def test_steps_begin_at_full_minutes(desk: Workspace) -> None:
+    """Charts of overlapping windows show the same value of a minute; only the first and the last step are shorter."""
+    drawn = []
+    for second in (15, 45):
+        view = status.view_at(desk, days.at("11:27") + timedelta(seconds=second), timedelta(hours=1))
+        drawn.append(dict(zip(*_drawn(charts.greeks, view).lines[0].get_data())))
+        steps = charts._steps(view.window)
+        assert (steps[0].start, steps[-1].end) == (view.window.start, view.window.end)
+        assert {step.seconds for step in steps[1:-1]} == {60} and all(step.start.second == 0 for step in steps[1:])
+    shared = drawn[0].keys() & drawn[1].keys()
+    assert len(shared) >= 59 and all(drawn[0][at] == drawn[1][at] for at in shared)
+
+
+@pytest.mark.parametrize("name", charts.OF_GREEKS)
+def test_one_error_of_greeks_has_the_thresholds_of_its_rule(name: str, desk: Workspace) -> None:
+    """The chart of an alert about one error of Greeks has that error's line and limits, not those of valid Greeks."""
+    view = status.view_at(desk, days.at("11:27"), timedelta(hours=1))
+    ax = _drawn(lambda ax, counters, window, rules: charts.invalid_greeks(ax, counters, window, rules[name]), view)
+    labels = [text.get_text() for text in ax.texts if text.get_text().startswith(("△", "▲", "◆", "■"))]
+    assert labels == ["△ warning 0.5", "▲ notify 2", "◆ critical 5"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [charts.OF_GREEKS[name]]

@@ -145,15 +145,15 @@ class Situation:
         things: What traders depend on, and whether it works.
         fallback: The provider that replaces Massive when it fails; empty if there is none.
         serving: The provider in use, or "nobody"; empty if it is unknown.
-        picture: Draws a panel of the hour before that time, by its name, as PNG, and marks since when an alert is
-            active (microseconds since 1970).
+        picture: Draws the hour before that time as PNG, for a panel and the rule of an alert, and marks since when the
+            alert is active (microseconds since 1970).
         incident: Returns the incident of an alert; None without one.
     """
 
     things: Sequence[Working]
     fallback: str
     serving: str
-    picture: Callable[[str, int], bytes]
+    picture: Callable[[str, str, int], bytes]
     incident: Callable[[str], IncidentPage | None]
 
 

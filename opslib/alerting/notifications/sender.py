@@ -23,7 +23,7 @@ from opslib.alerting.notifications.planner import REPORT, NotificationState
 from opslib.alerting.notifications.store import Delivery, NotificationStore
 from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config.contacts import Channel, Contacts
-from opslib.foundation.config.rules import PATH, SENT, Rules
+from opslib.foundation.config.rules import PATH, SENT, SEVERITIES, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError, UsageError
 from opslib.foundation.storage.database import Database
@@ -153,8 +153,10 @@ class Sender:
         if not message.facts["alerts"]:
             return None
         found = self._situation(clock.instant(message.facts["made_us"]))
-        since_us = min(alert["pending_us"] for alert in message.facts["alerts"])
-        return found.picture(message.facts["panel"], since_us) if found else None
+        alerts = message.facts["alerts"]
+        worst = max(alerts, key=lambda alert: SEVERITIES.index(alert["severity"]))
+        since_us = min(alert["pending_us"] for alert in alerts)
+        return found.picture(message.facts["panel"], worst["rule"], since_us) if found else None
 
     async def resend_firing(self) -> None:
         """Send the notified alerts that still fire to each Alertmanager again, which expires what is not repeated."""

@@ -510,7 +510,7 @@ def resolution(things: list[Working], **changed: Any) -> Message:
         a | {"rule": "gamma_zero", "subject": "app", "value": 0.0, "peak": 0.35, "over_us": a["fired_us"]} | changed
         for a in made["alerts"]
     ]
-    situation = Situation(things, "tradier", "massive", lambda panel, since_us: b"", lambda alert: None)
+    situation = Situation(things, "tradier", "massive", lambda panel, rule, since_us: b"", lambda alert: None)
     return compose(made, RULES, Contacts(), situation)
 
 
@@ -607,7 +607,9 @@ def test_what_works_by_old_data_does_not_still_work() -> None:
     words = "Greeks (chains: 99.0 % valid, 22 min ago)"
     for state, heading in (("works", "Unknown"), ("fails", "Does not work")):
         things = [DATA, Working(state, words, "greeks", **old)]
-        said = compose(made, RULES, Contacts(), Situation(things, "", "", lambda panel, us: b"", lambda alert: None))
+        said = compose(
+            made, RULES, Contacts(), Situation(things, "", "", lambda panel, rule, us: b"", lambda alert: None)
+        )
         assert "Greeks" in lines(said.plain)[heading] and "Greeks" not in lines(said.plain).get("Still works", "")
 
 
@@ -692,3 +694,15 @@ def test_greeks_name_both_sources_if_the_newer_one_is_too_little_for_a_verdict(t
         old = Working(*greeks)._replace(age_s=1320.0).as_unknown
         assert old.name == "Greeks" and ("the app's page" in old.words and "too few" in old.words) == counted, old
         assert len(Message.items("Unknown", greeks.words)) == 1
+
+
+def test_the_chart_of_a_message_is_that_of_its_alert(tmp_path: Path) -> None:
+    """An alert about gamma has a chart of its own share; one about valid Greeks has that of the panel."""
+    desk = Desk(tmp_path, healthy).live(120)
+    found = Situations(desk.store, desk.settings, RULES, Complaints(desk.settings)).at(desk.now)
+    assert found
+    gamma, valid, delta = (
+        found.picture("greeks", rule, clock.micros(desk.now))
+        for rule in ("gamma_zero", "greeks_valid", "delta_out_of_bounds")
+    )
+    assert len({gamma, valid, delta}) == 3 and found.picture("greeks", "greeks_burn", clock.micros(desk.now)) == valid

@@ -31,7 +31,7 @@ WORKS = Situation(
     ],
     "tradier",
     "tradier",
-    lambda panel, since_us: b"",
+    lambda panel, rule, since_us: b"",
     lambda alert: IncidentPage("desk/incidents/2026-03-10-1/incident.html", ""),
 )
 
