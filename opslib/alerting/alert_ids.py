@@ -1,16 +1,23 @@
 """Describe alerts by their IDs, which are rule, subject, source and the time when they began."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 _ID = re.compile(r"(?P<rule>[a-z0-9_]+)-(?P<subject>.+)-(?P<source>page|probe|chain|logs|fills)-\d{8}T\d{6}Z")
 
 
-def describe(alert: str) -> str:
-    """Return ``availability of massive, page`` for an alert's ID; an external alert's ID stays as it is."""
+def describe(alert: str, titles: Mapping[str, str] = MappingProxyType({})) -> str:
+    """
+    Return ``availability of massive, page`` for an alert's ID; an external alert's ID stays as it is.
+
+    Args:
+        titles: The title of each rule; a rule without one is named by its name.
+    """
     found = _ID.fullmatch(alert)
     if not found:
         return alert
-    return f"{found['rule']}{of_subject(found['subject'])}, {found['source']}"
+    return f"{titles.get(found['rule'], found['rule'])}{of_subject(found['subject'])}, {found['source']}"
 
 
 def of_subject(subject: str) -> str:

@@ -133,7 +133,7 @@ class Finding(NamedTuple):
             )
         missed = figure.value is not None and rule.crosses(figure.value, rule.objective)
         return f"{name} ({value}) {better} {rule.format_limit(first)}" + (
-            f"; the objective of {rule.format_limit(rule.objective)} is missed" if missed else ""
+            f", but the objective of {rule.format_limit(rule.objective)} is not met" if missed else ""
         )
 
 
@@ -213,11 +213,16 @@ def describe_verdict(verdict: str, severities: Iterable[str | None], remark: str
         severities: What the verdict sums up; None is no severity.
         remark: Shown in the same brackets.
     """
+    worst = worst_severity(verdict, severities)
+    remarks = "; ".join(filter(None, [remark, f"worst severity: {worst}" if worst else ""]))
+    return f"{verdict} ({remarks})" if remarks else verdict
+
+
+def worst_severity(verdict: str, severities: Iterable[str | None]) -> str:
+    """Return the worst of severities where it is worse than the verdict that sums them up; else empty."""
     least = SEVERITIES.index(verdict) if verdict in SEVERITIES else -1
     worse = [s for s in severities if s is not None and SEVERITIES.index(s) > least]
-    severity = f"worst severity: {max(worse, key=SEVERITIES.index)}" if worse else ""
-    remarks = "; ".join(filter(None, [remark, severity]))
-    return f"{verdict} ({remarks})" if remarks else verdict
+    return max(worse, key=SEVERITIES.index, default="")
 
 
 def interval(rule: Rule, figure: Figure) -> tuple[float, float]:

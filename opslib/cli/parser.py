@@ -90,7 +90,10 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         "now)",
     )
     common.add_argument(
-        "--known-at", metavar="TIME", help="use only data that was stored by this time (default: all data)"
+        "--known-at",
+        metavar="TIME",
+        help="use only data that was stored by this time; with --as-of at the same time: what was known then (default: "
+        "all data)",
     )
     common.add_argument("-o", dest="output", choices=("text", "json"), help="output format (default: text)")
     top = _Top(
@@ -202,7 +205,7 @@ def _watch(command: Add) -> None:
         "Watch",
         "status",
         "show the four panels and the active alerts",
-        "ops status --as-of 2025-11-18T11:30 --window 1h",
+        "ops status --as-of 2026-03-10T11:30 --window 1h",
         "The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
     )
     status.add_argument("--window", default="1h", metavar="SPAN", help="length of the window (default: 1h)")
@@ -210,7 +213,7 @@ def _watch(command: Add) -> None:
         "Watch",
         "alerts",
         "list the alerts that fired",
-        "ops alerts --from 2025-11-18T09:30 --to 2025-11-18T16:00 --replay",
+        "ops alerts --from 2026-03-10T09:30 --to 2026-03-10T16:00 --replay",
         "It reads what the collector recorded.",
     )
     alerts.add_argument(
@@ -279,7 +282,7 @@ def _respond(command: Add) -> None:
         "Respond",
         "diagnose",
         "name the likely cause, with evidence for and against",
-        "ops diagnose --as-of 2025-11-18T11:30 -o json",
+        "ops diagnose --as-of 2026-03-10T11:30 -o json",
         "Runbooks give the same answer. The exit code is 3 if the cause could not be determined.",
     )
     diagnose.add_argument(
@@ -416,11 +419,13 @@ def _report(command: Add) -> None:
         "Report",
         "report",
         "make a daily, weekly or longer report",
-        "ops report daily --day 2025-11-18",
+        "ops report daily --day 2026-03-10",
         "It executes the report's notebook and publishes it as notebook, HTML, Markdown and JSON.",
     )
     report.add_argument(
-        "name", choices=("daily", "weekly", "monthly", "quarterly", "annual", "success"), help="which report"
+        "name",
+        choices=("daily", "weekly", "monthly", "quarterly", "annual", "success"),
+        help="which report; success: the guide's success metrics over seven days",
     )
     report.add_argument(
         "--day",
@@ -606,7 +611,7 @@ def _administer(command: Add) -> None:
         "Administer",
         "export",
         "export stored snapshots as JSON lines",
-        "ops export snapshots --day 2025-11-18",
+        "ops export snapshots --day 2026-03-10",
         "It returns exactly what was posted or imported.",
     )
     export.add_argument("what", choices=("snapshots",), help="what to export")

@@ -133,7 +133,7 @@ class AlertLog:
             return history.describe_since(alert, self.severity_since.get(alert["id"]), self.window.end)
 
         lines = [f"{since(a)}: {self._what_to_do(a)}" for a in loud]
-        lines += [f"{since(a)}: {self._sentence(a)}{_inhibited(a['inhibited_by'])}" for a in quiet]
+        lines += [f"{since(a)}: {self._sentence(a)}{_inhibited(a['inhibited_by'], self.rules.titles)}" for a in quiet]
         return bullet_list(head, ([self.missing] if self.missing else []) + lines)
 
     def _what_to_do(self, alert: dict[str, Any]) -> str:
@@ -169,7 +169,7 @@ class AlertLog:
                 r.severity,
                 self._worst(r).worst_sentence(self.rules),
                 source_name(r.source),
-                _state(r),
+                _state(r, self.rules.titles),
             ]
             for r in self.changes
         ]
@@ -299,16 +299,16 @@ def _local(iso: str) -> str:
     return f"{time_parsing.parse(iso).astimezone(formatting.NEW_YORK):%m-%d %H:%M:%S}"
 
 
-def _state(change: SeverityChange) -> str:
+def _state(change: SeverityChange, titles: Mapping[str, str]) -> str:
     """Return the state of a severity change, how long it lasted, and what inhibited it."""
     state = STATES.get(change.state, change.state)
     if change.over_us is not None:
         state += f" {formatting.duration((change.over_us - change.fired_us) / 1e6)} after it fired"
-    return state + _inhibited(change.inhibited_by)
+    return state + _inhibited(change.inhibited_by, titles)
 
 
-def _inhibited(by: str | None) -> str:
-    return f" (inhibited by {alert_ids.describe(by)})" if by else ""
+def _inhibited(by: str | None, titles: Mapping[str, str]) -> str:
+    return f" (inhibited by {alert_ids.describe(by, titles)})" if by else ""
 
 
 def alertlog(

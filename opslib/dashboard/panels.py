@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from opslib.alerting import evaluation
-from opslib.alerting.verdicts import SOURCES, VERDICTS, Finding, describe_verdict
+from opslib.alerting import evaluation, probe_conditions
+from opslib.alerting.verdicts import SOURCES, TOO_FEW, VERDICTS, Finding, describe_verdict, worst_severity
 from opslib.dashboard.probe_summary import ProbeSummary
 from opslib.foundation import formatting, templates
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import SEVERITIES
 
 MOST_TYPES = 3
+FAULT = " Fault: "  # Stands in the sentence of our probes that names a problem and whose fault it is.
 GOOD = ("ok:", "info:", "not evaluated:")  # How the sentences of a panel begin that breach no threshold.
 
 
@@ -54,8 +55,16 @@ class Panel:
     @property
     def verdict_text(self) -> str:
         """The verdict in words, with the worst severity where that is worse, or that nothing could be evaluated."""
-        severities = (*(f.severity for f in self.findings if f.counted), *self.alerted)
-        return describe_verdict(self.verdict, severities, "" if self.evaluated else "nothing to evaluate")
+        return describe_verdict(self.verdict, self._severities, "" if self.evaluated else "nothing to evaluate")
+
+    @property
+    def severity(self) -> str:
+        """The worst severity where it is worse than the verdict, such as notify; else the verdict."""
+        return worst_severity(self.verdict, self._severities) or self.verdict
+
+    @property
+    def _severities(self) -> tuple[str | None, ...]:
+        return (*(f.severity for f in self.findings if f.counted), *self.alerted)
 
     @property
     def heading(self) -> str:
@@ -68,23 +77,25 @@ class Panel:
         The sentences behind the verdict.
 
         First what breaches a threshold, then what our probes found, then what is ok. The last line lists what was not
-        evaluated.
+        evaluated. Where a threshold is breached, a problem that our probes find is labelled as its cause.
         """
         evaluated = sorted(
             (f for f in self.findings if f.counted),
             key=lambda f: (VERDICTS.index(f.verdict), -SEVERITIES.index(f.severity) if f.severity else 1),
         )
-        skipped = list(dict.fromkeys(_source_prefix(f) + f.sentence for f in self.findings if not f.counted))
+        skipped = list(
+            dict.fromkeys(_source_prefix(f) + f.sentence + _own_window(f) for f in self.findings if not f.counted)
+        )
         breaching, healthy = (
             [
-                f"{f.severity or f.verdict}: {_source_prefix(f)}{f.sentence}"
+                f"{f.severity or f.verdict}: {_source_prefix(f)}{f.sentence}{_of_what(f)}"
                 for f in evaluated
                 if (f.verdict == "ok") is ok
             ]
             for ok in (False, True)
         )
         probed = [
-            f"{s.verdict or 'info'}: {s.words}"
+            f"{'cause' if breaching and s.verdict and FAULT in s.words else s.verdict or 'info'}: {s.words}"
             for s in sorted(self.summaries, key=lambda s: VERDICTS.index(s.verdict or "ok"))
         ]
         return breaching + probed + healthy + ([f"not evaluated: {'; '.join(skipped)}"] if skipped else [])
@@ -96,9 +107,9 @@ class Panel:
 
     @property
     def breaches(self) -> list[tuple[str, str, str]]:
-        """The sign, the severity and the sentence of everything that is not ok."""
+        """The sign, the severity and the sentence of everything that is not ok; a cause has no sign."""
         parts = [s.partition(": ") for s in self.sentences if not s.startswith(GOOD)]
-        return [(formatting.SIGNS[severity], severity, words) for severity, _, words in parts]
+        return [(formatting.SIGNS.get(severity, ""), severity, words) for severity, _, words in parts]
 
     @property
     def good(self) -> list[str]:
@@ -146,6 +157,17 @@ class Panel:
 def source_name(source: str) -> str:
     """Return the name of an alert's source, such as ``probes``; that of another system stays as it is."""
     return SOURCES.get(source, source)
+
+
+def _of_what(finding: Finding) -> str:
+    """Say what a share of usable responses is a share of; empty for other figures."""
+    return ", of the responses received" if finding.rule.name == "answers" and not finding.why else ""
+
+
+def _own_window(finding: Finding) -> str:
+    """Return the window of a condition with too few samples, which is its rule's, not the panel's."""
+    own = finding.why.startswith(TOO_FEW) and finding.rule.name in probe_conditions.NAMES
+    return f" over {formatting.duration(finding.rule.window.total_seconds())}" if own else ""
 
 
 def _source_prefix(finding: Finding) -> str:

@@ -316,10 +316,10 @@ class Status:
         seen = self.counters.pages_in(self.window)
         loaded_us = seen[-1][0].loaded_at_us if seen else None
         if loaded_us is None:
-            return "shown on the page"
+            return "shown on the newest page"
         loaded, end = (t.astimezone(formatting.NEW_YORK) for t in (clock.instant(loaded_us), self.window.end))
         day = "" if loaded.date() == end.date() else f"{loaded:%m-%d} "
-        return f"shown on the page, since {day}{loaded:%H:%M}"
+        return f"shown on the newest page, since {day}{loaded:%H:%M}"
 
     def _provider_rows(self) -> list[tuple[str, str, str]]:
         rows = []
@@ -362,11 +362,14 @@ class Status:
                 else "0 ÷ 0"
             )
         )
+        known = f["validations"] is not None and f["valid"] is not None
+        not_valid = f["validations"] - f["valid"] if known else None
         return [
             ("valid Greeks", formatting.ratio(f["valid_rate"]), guide),
             (
-                "validations / with an error",
-                f"{formatting.number(f['validations'])} / {formatting.number(f['invalid'])}",
+                "validations / not valid / with an error",
+                f"{formatting.number(f['validations'])} / {formatting.number(not_valid)} / "
+                f"{formatting.number(f['invalid'])}",
                 "",
             ),
             (
@@ -555,7 +558,7 @@ class Status:
             else f"{formatting.ratio(self.coverage, 1)} of the expected snapshots"
         )
         snapshots, loads = self.counters.snapshots_in(self.window), len(self.counters.pages_in(self.window))
-        now = [f"{self.describe_since(a)}: {a['sentence']}{_also(a)}" for a in self.alerts]
+        now = [f"{self.describe_since(a)}: {a['sentence']}{_also(a, self.rules.titles)}" for a in self.alerts]
         return "\n".join(
             [
                 *head,
@@ -593,12 +596,12 @@ def _of_fills(fills_pnl: Pnl) -> dict[str, Any]:
     }
 
 
-def _also(alert: dict[str, Any]) -> str:
+def _also(alert: dict[str, Any], titles: Mapping[str, str]) -> str:
     """Describe an alert's source, what inhibits it, who acknowledged it and what silences it."""
     fired = "" if alert["state"] == "pending" else ", value when it fired"
     remarks = [f"{source_name(alert['source'])}{fired}"]
     if alert["inhibited_by"]:
-        remarks.append(f"inhibited by {alert_ids.describe(alert['inhibited_by'])}")
+        remarks.append(f"inhibited by {alert_ids.describe(alert['inhibited_by'], titles)}")
     for key, words in (("acked_by", "acknowledged by"), ("silenced_by", "silenced by")):
         if alert[key]:
             remarks.append(f"{words} {alert[key]}")
@@ -608,7 +611,9 @@ def _also(alert: dict[str, Any]) -> str:
 def _by_type(types: Mapping[str, int] | None, errors: int | None) -> str:
     """List errors by type, most frequent first, on one line of limited length."""
     if not types:
-        return "none" if errors == 0 else formatting.UNKNOWN
+        if errors is None:
+            return formatting.UNKNOWN
+        return "not in the snapshots" if errors else "none"
     most = sorted(types.items(), key=lambda found: (-found[1], found[0]))
     rest = sum(n for _, n in most[MOST_TYPES:])
     return ", ".join(

@@ -267,11 +267,20 @@ class Incident:
         }
 
     @property
+    def status_words(self) -> str:
+        """Its status, and that one of its alerts still fires although it is resolved."""
+        return (
+            "resolved; its alert still fires"
+            if self.status == "resolved" and any(self.levels.values())
+            else self.status
+        )
+
+    @property
     def summary(self) -> list[str]:
         """What is broken, its status, severity, owner and runbook, and what it was opened for, as lines."""
         return [
             f"{self.id}: {self.headline}",
-            f"  {self.status}; severity {self.current}, peak {self.peak}; owner: {self.owner or 'none'}; runbook "
+            f"  {self.status_words}; severity {self.current}, peak {self.peak}; owner: {self.owner or 'none'}; runbook "
             f"{self.runbook}",
             *([f"  opened for: {self.title}"] if self.headline != self.title else []),
         ]

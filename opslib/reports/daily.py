@@ -48,7 +48,7 @@ EVIDENCE_LABELS = {
     "opslib": "opslib",
 }
 # The version of the sentences. `ops verify` compares sentences only with a report of the same version.
-WORDING = 5
+WORDING = 6
 
 
 def _why_unknown(view: Status, figure: str) -> str:
@@ -470,7 +470,7 @@ class Daily:
                 source_name(alert.worst.source),
             ]
             if issue["inhibited_by"]:
-                others.append([*row, alert_ids.describe(issue["inhibited_by"])])
+                others.append([*row, alert_ids.describe(issue["inhibited_by"], self.view.rules.titles)])
             else:
                 sent.append([*row, issue["runbook"]])
         header = [
@@ -511,7 +511,7 @@ class Daily:
             until = clock.instant(self.view.window.end_us if alert.over_us is None else alert.over_us)
             active = ", still active at the close" if alert.over_us is None else ""
             after = (
-                f"consequence of {alert_ids.describe(issue['inhibited_by'])}"
+                f"consequence of {alert_ids.describe(issue['inhibited_by'], self.view.rules.titles)}"
                 if issue["inhibited_by"]
                 else f"runbook {issue['runbook']}"
             )

@@ -128,7 +128,7 @@ class Home:
             self.others,
             [i.id for i in self.closed],
             [alert["id"] for alert in self.alerts],
-            [(panel.name, panel.verdict, self.reason(panel)) for panel in self.panels],
+            [(panel.name, panel.severity, self.reason(panel)) for panel in self.panels],
             [(state, words.partition(" (")[0]) for _, state, words in self.works],
             self.reports,
             self.checklists,
@@ -201,8 +201,8 @@ class Home:
 
     @staticmethod
     def reason(panel: Panel) -> str:
-        """Return the first sentence behind a panel's verdict, with its severity if that is another word."""
-        return "" if panel.verdict == "ok" else next(iter(panel.sentences), "").removeprefix(f"{panel.verdict}: ")
+        """Return the first sentence behind a panel's verdict, with its severity if the panel has another one."""
+        return "" if panel.verdict == "ok" else next(iter(panel.sentences), "").removeprefix(f"{panel.severity}: ")
 
     @property
     def works(self) -> list[tuple[str, str, str]]:
@@ -254,11 +254,12 @@ class Home:
     def past(self, incident: Incident) -> Link:
         """Return the link of a closed incident."""
         folder = lifecycle.of(self.workspace).folder(incident.id)
-        at = clock.instant(incident.since_us).astimezone(formatting.NEW_YORK)
+        start, resolved_us = clock.instant(incident.since_us), incident.times["resolved"].at_us
+        end = f"–{_clock(clock.instant(resolved_us), start)}" if resolved_us is not None else ""
         return Link(
             incident.headline,
             self._first(folder / incident_page.NAME, folder / "postmortem.html"),
-            f"{incident.id} · {incident.status} · peak {incident.peak} · {at:%H:%M} New York",
+            f"{incident.id} · {incident.status} · peak {incident.peak} · {_clock(start, start)}{end}",
         )
 
     def command(self, *words: str) -> str:
@@ -398,19 +399,20 @@ def _of_alert(
 ) -> Answer:
     """Return the row of an active alert that people are notified of and that belongs to no open incident."""
     cause, incident, where = _cause(causes, alert), alert["incident"], workspace.settings.where
-    sure, sentence = _cause(causes, alert, effects.SURE), alert["sentence"] or alert["rule"]
+    sure = _cause(causes, alert, effects.SURE)
+    fired = f"{alert['sentence']} when it fired" if alert["sentence"] else alert["rule"]
     if incident:
-        state = f"its incident {incident} is closed"
-        advice = f"Reopen it: {command('incident', 'reopen', incident, '--by', 'NAME', where=where)}"
+        state = _closed(workspace, incident, view.window.end)
+        advice = f"Reopen the incident: {command('incident', 'reopen', incident, '--by', 'NAME', where=where)}"
     else:
         state = "no incident yet"
         advice = f"Acknowledge: {command('ack', alert['id'], '--by', 'NAME', where=where)}"
     book = alert["runbook"]
     return Answer(
         alert["severity"] if alert["state"] == "firing" else "unknown",
-        f"Active alert: {sure.headline.rstrip('.') if sure else sentence}",
+        f"Active alert: {sure.headline.rstrip('.') if sure else fired}",
         [
-            *([sentence] if sure else []),
+            *([fired] if sure else []),
             state,
             *([_fault(cause.as_json())] if cause else []),
             view.describe_since(alert),
@@ -419,6 +421,17 @@ def _of_alert(
         _first_action(workspace, causes, alert),
         advice,
     )
+
+
+def _closed(workspace: Workspace, name: str, now: datetime) -> str:
+    """Return when and by whom the incident of an alert that still fires was closed."""
+    incident = lifecycle.of(workspace).read(name)
+    ends = incident.of_kind(incident.status)
+    if not ends:
+        return f"incident {name}, {incident.status}"
+    by = f" by {ends[-1].by}" if ends[-1].by else ""
+    when = _clock(clock.instant(ends[-1].at_us), now)
+    return f"its incident {name} was {incident.status} at {when}{by}; the alert still fires"
 
 
 def _all_quiet(view: Status, reports: list[PublishedRun]) -> Answer:
@@ -437,10 +450,14 @@ def _all_quiet(view: Status, reports: list[PublishedRun]) -> Answer:
 
 def _when(at: datetime, now: datetime) -> str:
     """Return a time for people: New York's, with its day unless it is today's, and how long ago it was."""
-    local, today = at.astimezone(formatting.NEW_YORK), now.astimezone(formatting.NEW_YORK).date()
-    day = "" if local.date() == today else f"{local:%Y-%m-%d} "
     minutes = max(0.0, (now - at).total_seconds() // 60)
-    return f"{day}{local:%H:%M} New York, {formatting.duration(minutes * 60) if minutes else 'less than 1 min'} ago"
+    return f"{_clock(at, now)} New York, {formatting.duration(minutes * 60) if minutes else 'less than 1 min'} ago"
+
+
+def _clock(at: datetime, now: datetime) -> str:
+    """Return a time in New York, with its day unless it is that of `now`."""
+    local, today = at.astimezone(formatting.NEW_YORK), now.astimezone(formatting.NEW_YORK).date()
+    return f"{local:%H:%M}" if local.date() == today else f"{local:%Y-%m-%d %H:%M}"
 
 
 def _titles() -> dict[str, str]:

@@ -18,3 +18,9 @@ from opslib.alerting import alert_ids
 def test_an_id_is_described(alert: str, described: str) -> None:
     """Rule, subject and source are named; the ID of an external monitoring system stays as it is."""
     assert alert_ids.describe(alert) == described
+
+
+def test_a_rule_is_named_by_its_title() -> None:
+    """With the titles of the rules, the alert is described by that of its rule."""
+    described = alert_ids.describe("gamma_zero-app-page-20260310T152215Z", {"gamma_zero": "share with gamma zero"})
+    assert described == "share with gamma zero, page"

@@ -152,7 +152,12 @@ SENTENCES = [
     ("availability", "tradier", rate(1000, 1000), "availability of tradier (100.00 % over 10 min) ≥ 99.0 %"),
     ("availability", "massive", rate(5, 9), "availability of massive: too few samples (9 of 20 required)"),
     ("errors", "app", Figure(51.0, coverage=1.0), "errors (51 per h) > 50 per h"),
-    ("errors", "app", Figure(6.0, coverage=1.0), "errors (6 per h) ≤ 20 per h; the objective of 5 per h is missed"),
+    (
+        "errors",
+        "app",
+        Figure(6.0, coverage=1.0),
+        "errors (6 per h) ≤ 20 per h, but the objective of 5 per h is not met",
+    ),
     ("errors", "app", Figure(None, coverage=0.0, absent="no snapshot received"), "errors: no snapshot received"),
     (
         "errors",

@@ -410,7 +410,7 @@ FIGURES = {  # What the operations guide names, section by section, and the dash
         "tradier, probes, p95 / mean",
         "app, probes, p95 / mean",
     ),
-    "Greeks validation rate": ("valid Greeks", "validations / with an error"),
+    "Greeks validation rate": ("valid Greeks", "validations / not valid / with an error"),
     "gamma = 0": ("gamma zero or missing",),
     "delta out of bounds": ("delta outside -1 to 1",),
     "IV anomalies": ("IV anomalies",),

@@ -1,6 +1,7 @@
 """Test the status and its panels at a moment."""
 
 import json
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 
 from opslib import desk
 from opslib.alerting import alerts as watch
+from opslib.alerting.verdicts import Figure, evaluate_figure
+from opslib.dashboard.status import Status
 from opslib.desk import Desk
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.rules import NAMES
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from tests.support import days
+from tests.support import days, demo
 
 HOSTILE = "<script>alert(1)</script>[x](javascript:alert(1))"
 
@@ -302,13 +305,54 @@ def test_both_figures_of_a_row_have_one_unit(full: Desk) -> None:
 
 
 def test_a_panel_folds_what_is_ok(full: Desk) -> None:
-    """Breaches are visible at once, the rest is folded; the values shown on the page have their time span."""
+    """Breaches are visible at once, the rest is folded; the values shown on the newest page have their time span."""
     panel = full.status(days.at("11:30")).panel("providers")
     html = panel._repr_mimebundle_()["text/html"]
     seen_at_once, _, folded = html.partition("<details")
     assert "◆ critical</span> availability of massive" in seen_at_once and "ok: availability of tradier" in folded
-    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "shown on the page, since " in html
+    assert [severity for _, severity, _ in panel.breaches] == [
+        "critical"
+    ] and "shown on the newest page, since " in html
     assert "requests to massive served by tradier instead" in html
+
+
+def test_invalid_greeks_are_explained(full: Desk) -> None:
+    """Not every validation that is not valid has an error."""
+    view = full.status(days.at("11:30"))
+    rows = {label: value for label, value, _ in view.panel("greeks").rows}
+    counts = [int(n.replace(",", "")) for n in rows["validations / not valid / with an error"].split(" / ")]
+    figures = view.figures["greeks"]
+    assert counts == [figures["validations"], figures["validations"] - figures["valid"], figures["invalid"]]
+    assert counts[1] > counts[2] > 0
+
+
+@pytest.fixture
+def at_outage(tmp_path: Path) -> Status:
+    """Return the status of the demo during its outage."""
+    return Desk(demo.laid_out(tmp_path), lambda: days.at("16:00")).status("2026-03-10T11:27")
+
+
+def test_the_cause_of_a_breach_is_labelled_as_cause(at_outage: Status) -> None:
+    """What our probes find wrong with a provider is the cause of a critical panel, not another warning."""
+    panel = at_outage.panel("providers")
+    assert "  cause: massive " in repr(panel) and "warning: massive " not in repr(panel)
+    assert ("", "cause") in [found[:2] for found in panel.breaches]
+    usable = next(s for s in panel.good if "usable data" in s)
+    assert usable.endswith(", of the responses received")
+
+
+@pytest.mark.parametrize(("rule", "own"), [("app_response_time", " over 5 min"), ("response_time", "")])
+def test_too_few_samples_have_their_window(full: Desk, rule: str, own: str) -> None:
+    """A condition is evaluated over its rule's window, other figures over that of the panel."""
+    panel = full.status(days.at("11:30")).panel("system")
+    few = evaluate_figure(full.rules[rule], "app", "probe", Figure(0.08, count=10, coverage=1.0))
+    shown = replace(panel, findings=(few,)).sentences[-1]
+    assert shown.endswith(f"too few samples (10 of {full.rules[rule].min_count} required){own}")
+
+
+def test_errors_without_types_are_not_in_the_snapshots(at_outage: Status) -> None:
+    """Errors are counted, but their types are not: the snapshots do not have them."""
+    assert ("errors by type", "not in the snapshots", "") in at_outage.panel("system").rows
 
 
 def test_an_unknown_panel_is_rejected(full: Desk) -> None:

@@ -60,7 +60,8 @@ def test_no_incident(at: Callable[[str], Desk], tmp_path: Path) -> None:
     assert any("since 11:2" in fact for fact in outage.answer.facts)
     # Its incident of the demo's day is closed, and the alert fires: nothing says that all is well.
     assert (
-        "its incident 2026-03-10-2 is closed" in outage.answer.facts and "ops incident reopen" in outage.answer.advice
+        "its incident 2026-03-10-2 was resolved at 11:52 by Tech Lead; the alert still fires" in outage.answer.facts
+        and outage.answer.advice.startswith("Reopen the incident: ops incident reopen 2026-03-10-2")
     )
     assert "fault: Massive, confidence 97 %" in outage.answer.facts
     assert outage.answer.first.startswith("Check Massive's status page.")
@@ -115,7 +116,23 @@ def test_an_alert_of_a_closed_incident_is_no_all_clear(at: Callable[[str], Desk]
     page = index_page.page(found) if place == "index.html" else start_page.page(found, "127.0.0.1:8900", True)
     answer = page[page.index('class="ops-answer') :].partition("</section>")[0]
     assert "is-notify" in answer and "Active alert: backtest variance" in answer and "Do first:" in answer
-    assert "its incident 2026-03-10-4 is closed" in answer and "no open incident" not in page.lower()
+    assert "its incident 2026-03-10-4 was resolved at 15:47 by Trading Manager; the alert still fires" in answer
+    assert "points) &gt; 10 points for 2 min when it fired" in answer and "no open incident" not in page.lower()
+
+
+def test_the_tile_of_a_panel_shows_its_worst_severity(at: Callable[[str], Desk]) -> None:
+    """An active notify alert makes its panel's tile ▲ notify, not △ warning; a due checklist has no warning sign."""
+    page = home.home_of(at("2026-03-10T15:30"), nowhere).block.html
+    tile = page[page.index("P&amp;L Accuracy") :].partition("</li>")[0]
+    assert "▲ notify" in tile and "△" not in tile and "notify: " not in tile
+    assert "<strong>due</strong>" in page and "△ due" not in page
+
+
+def test_a_closed_incident_has_its_time_span(at: Callable[[str], Desk]) -> None:
+    """A closed incident is listed with when it was detected and resolved."""
+    shown = home.home_of(at(OUTAGE), nowhere)
+    notes = {incident.id: shown.past(incident).note for incident in shown.closed}
+    assert notes["2026-03-10-2"] == "2026-03-10-2 · resolved · peak escalate · 11:22–11:52"
 
 
 def test_an_alert_of_an_open_incident_is_shown_once(at: Callable[[str], Desk]) -> None:

@@ -67,7 +67,7 @@ def _results(
 ) -> Reply:
     """Make the documents of the played day, compare its figures with the expected ones, and return the results."""
     settings, worst = desk.settings, replay.outage_moment(seed)
-    say("executing the daily report and the dashboard, and comparing every figure with the script")
+    say("executing the daily report and the dashboard, and comparing every figure with the simulated events")
     checked = pool.submit(replay.compare_figures, desk, seed)
     incident = responders.outage_incident(desk)
     pages = {i.id: incident_page.path(settings, i.id) for i in lifecycle.of(desk).all()}
@@ -113,7 +113,7 @@ def _results(
         f"{settings.home}",
         f"\nStatus at {formatting.moment(worst)}: {view.verdict_text}",
         *(f"  {s}" for s in findings),
-        f"\n{count - len(wrong)} of {count} figures equal the script's expected figures.",
+        f"\n{count - len(wrong)} of {count} figures equal those computed from the simulated events alone.",
         *wrong,
         f"\ndaily report   {made['report']}",
         f"dashboard      {made['dashboard']}",

@@ -11,7 +11,7 @@ from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import IncidentError, UsageError
 from opslib.foundation.storage import atomic_files
-from opslib.incidents.incident import CLOSED, Incident
+from opslib.incidents.incident import CLOSED, Incident, from_entries
 from opslib.jobs import ledger
 from opslib.reports.postmortem import drafting, timeline
 from opslib.reports.postmortem.document import Postmortem, by_section, lint
@@ -34,11 +34,11 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
         raise UsageError("--html is used with show: ops incident show ID --html.")
     desk.incidents.follow_alerts()
     if options.what == "list":
-        return _list(desk.incidents.all())
+        return _list(desk, desk.incidents.all())
     if options.what == "open":
         opened = _open(desk, options)
         incident_page.refresh(desk, opened.id)
-        return _reply(opened)
+        return _reply(desk, opened)
     name, words = _named(desk, options.words)
     if options.what == "show":
         return _page(desk, name, options) if options.html else _read(desk, name, options)
@@ -55,7 +55,7 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
     }
     found = acts[options.what]()
     incident_page.refresh(desk, found.id)
-    return _reply(found)
+    return _reply(desk, found)
 
 
 def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
@@ -79,17 +79,17 @@ def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
     last = found.entries[-1]
     every = command("incident", "show", found.id, "-o", "json", where=desk.settings.where)
     text = [
-        _head(found),
+        _head(desk, found),
         f"Events from {timeline.day_of(rows)}\n{events}",
         f"Entries of the record: {len(found.entries)}; the last one is {last.id} ({last.kind_name}). Show all: {every}",
     ]
     return Reply(found.as_json() | {"timeline": entries}, "\n\n".join(text))
 
 
-def _head(found: Incident) -> str:
+def _head(desk: "Desk", found: Incident) -> str:
     """Return what is broken, its status, and the five times."""
     times = (f"  {name}: {event_words.time(at)}" for name, at in found.times.items())
-    return "\n".join([*found.summary, *times])
+    return "\n".join([*_so_far(desk, found).summary, *times])
 
 
 def _page(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
@@ -181,14 +181,23 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
     return desk.incidents.read(found.id)
 
 
-def _reply(found: Incident) -> Reply:
+def _reply(desk: "Desk", found: Incident) -> Reply:
     return Reply(
-        found.as_json(), f"{_head(found)}\n\nlast entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}"
+        found.as_json(), f"{_head(desk, found)}\n\nlast entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}"
     )
 
 
-def _list(found: list[Incident]) -> Reply:
-    rows = [[i.id, i.status, i.current, i.peak, i.headline, i.owner or "none", i.runbook] for i in reversed(found)]
+def _so_far(desk: "Desk", found: Incident) -> Incident:
+    """Return an incident without changes of its alerts after the present; the clock of the demo stands still."""
+    now_us = clock.micros(desk.now())
+    return from_entries(found.id, [e for e in found.entries if e.kind != "alert" or e.at_us <= now_us])
+
+
+def _list(desk: "Desk", found: list[Incident]) -> Reply:
+    rows = [
+        [i.id, i.status_words, i.current, i.peak, i.headline, i.owner or "none", i.runbook]
+        for i in (_so_far(desk, i) for i in reversed(found))
+    ]
     return Reply(
         [i.as_json() for i in found],
         formatting.table(["incident", "status", "severity", "peak", "title", "owner", "runbook"], rows)

@@ -171,6 +171,11 @@ class Rules:
             )
         return self.rules[name]
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """The title of each rule."""
+        return {name: rule.title for name, rule in self.rules.items()}
+
     def only(self, name: str) -> "Rules":
         """Return the same limits with one rule only."""
         return replace(self, rules={name: self[name]})

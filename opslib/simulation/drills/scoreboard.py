@@ -120,10 +120,11 @@ def line(rows: list[Row]) -> str:
     sentences = [
         f"{runs} run{'' if runs == 1 else 's'} ({kinds(rows)}).",
         f"Of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause, {s['faults_accepted']} an "
-        f"accepted alternative, {s['faults_none']} no cause (too few responses were affected) and "
-        f"{s['faults_wrong']} a wrong cause.",
+        f"accepted alternative and {s['faults_wrong']} a wrong cause; {s['faults_none']} found no fault, because too "
+        f"few responses were affected.",
         f"Of {s['controls']} runs with nothing to find, {s['false_alarms']} had a false alarm.",
-        f"{s['undetermined']} run{'' if s['undetermined'] == 1 else 's'} ended undetermined.",
+        f"{s['undetermined']} run{'' if s['undetermined'] == 1 else 's'} found a fault whose cause could not be "
+        f"determined.",
     ]
     if s["notified_after_s"] is not None:
         sentences.append(
@@ -132,7 +133,8 @@ def line(rows: list[Row]) -> str:
         )
     if s["calibration_error"] is not None:
         sentences.append(
-            f"Mean difference between confidence and share of right diagnoses: {s['calibration_error']:.2f}."
+            f"On average, the confidence of diagnoses and the share of them that are right differ by "
+            f"{s['calibration_error'] * 100:.0f} percentage points."
         )
     return " ".join(sentences)
 

@@ -68,10 +68,10 @@ class ScoreboardView:
             f"exact cause, subject and panel: {s['faults_exact']} of {s['faults']} runs with a fault "
             f"({formatting.ratio(s['faults_exact'] / s['faults'] if s['faults'] else None)})",
             f"accepted alternative: {s['faults_accepted']} of {s['faults']}",
-            f"no cause (too few responses were affected): {s['faults_none']} of {s['faults']}",
+            f"no fault found (too few responses were affected): {s['faults_none']} of {s['faults']}",
             f"wrong: {s['faults_wrong']} of {s['faults']}",
             f"false alarms: {s['false_alarms']} of {s['controls']} runs with nothing to find",
-            f"diagnoses undetermined: {s['undetermined']} of {s['rows']} runs "
+            f"cause could not be determined: {s['undetermined']} of {s['rows']} runs "
             f"({formatting.ratio(s['undetermined'] / s['rows'] if s['rows'] else None)})",
             f"calibration error: {formatting.number(s['calibration_error'], '', 2)} (mean difference between "
             f"confidence and share of right diagnoses, {len(scoreboard.bins(self.rows))} bins)",
