@@ -171,6 +171,8 @@ def test_the_progress_shows_the_situation_first(opened: RunbookSession) -> None:
     assert "Massive returns server errors (5xx)." in strip._head.value
     for fact in ("option data from Massive", "11:22:00 New York", "Massive, confidence 9", "option data from Tradier"):
         assert fact in strip._facts.value
+    detected = opened.detection.plain  # What an alert said is not the value now.
+    assert " (at its last change)\n" in detected and "Data Provider Health now: critical" in detected
     assert "0 done" not in opened.header.plain and "; now due: steps of minutes 0–5" in opened.header.plain
     clock = "0 done · 25 to do · 6 not needed; detected less than a minute ago; now due: steps of minutes 0–5"
     assert clock in strip._text.value and "Not needed: 6." in strip._text.value
