@@ -221,6 +221,11 @@ ADVICE: dict[str, Advice] = {
 }
 
 
+def other_serves(failed: str, serving: str) -> str:
+    """Return the impact on traders while another provider serves option data."""
+    return f"{serving.title()} serves option data. Data of {failed.title()} may be missing or old: do not trade on it."
+
+
 def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
     """
     Return the first action for a cause; None if its rule's text fits.
@@ -231,8 +236,10 @@ def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
     found = ADVICE.get(f"{cause} of {about}") or ADVICE.get(cause)
     if found is None:
         return None
-    then = OTHER if found.other and other else ""
-    return found._replace(action=found.action.replace("{}", provider_name(cause, about)) + then)
+    name = provider_name(cause, about)
+    action = (found.action + (OTHER if found.other and other else "")).replace("{}", name)
+    others = [p.title() for p in PROVIDERS if p.title() != name]
+    return found._replace(action=action.replace("the other provider", others[0]) if len(others) == 1 else action)
 
 
 class Part(Protocol):

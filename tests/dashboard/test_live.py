@@ -179,7 +179,7 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
         r"Massive returns HTTP 50\d since 11:22\. Fault: Massive \(confidence 9\d\s%\)\.", head(found, "cause")
     )
     assert head(found, "first") == (
-        "Do first: Check Massive's status page. Then check that the other provider is available. (Tech Lead)"
+        "Do first: Check Massive's status page. Then check that Tradier is available. (Tech Lead)"
     )
     assert head(found, "works") == (
         "Tradier serves in Massive's place. Still works: live prices, Greeks, the app's server."

@@ -622,14 +622,18 @@ def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | Non
     """
     Return the first action and the impact on traders.
 
-    The texts are the cause's, else the rule's; if no provider is available, traders get the text for that.
+    The texts are the cause's, else the rule's; if no provider is available, or the other one serves, traders get the
+    text for that.
     """
     if rule is None:
         return "", ""
     nobody = situation is not None and situation.serving == "nobody"
-    of_data = _blamed(alert | {"rule": rule.name}) in (*PROVIDERS, "data")
+    blamed = _blamed(alert | {"rule": rule.name})
+    of_data = blamed in (*PROVIDERS, "data")
     no_provider = (rule.name, alert["subject"]) == ("availability", "app")
     traders = alert.get("traders") or (effects.NOBODY_SERVES if no_provider else rule.traders)
+    if situation is not None and blamed in PROVIDERS and situation.serving in {*PROVIDERS} - {blamed}:
+        traders = effects.other_serves(blamed, situation.serving)
     action = alert.get("action") or effects.first_action(None, rule.name, alert["subject"], rules).action
     return action, effects.NOBODY_SERVES if nobody and of_data else traders
 

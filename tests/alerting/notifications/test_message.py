@@ -311,7 +311,7 @@ def test_two_causes_are_both_named(tmp_path: Path) -> None:
         "Tradier: Check our API key for Tradier" in lines(text)["Do first"]
         and "Massive: Check Massive's status page" in lines(text)["Do first"]
     )
-    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "other provider is available" not in text
+    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "is available" not in text
 
 
 def test_no_provider_available_is_stated(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_no_provider_available_is_stated(tmp_path: Path) -> None:
         desk = Desk(tmp_path / name, fault).live(BEGINS_S + 420)
         firing = [text for text, sent in zip(desk.texts, desk.sent) if sent["kind"] in ("firing", "rose")]
         assert firing and {lines(text)["For traders"] for text in firing} == {effects.NOBODY_SERVES}, firing
-        assert not [text for text in firing if "that the other provider is available" in text]
+        assert not [text for text in firing if re.search(r"that (\w+ )*(provider|Tradier|Massive) is available", text)]
 
 
 def answers_nothing(world: World) -> None:
@@ -706,3 +706,12 @@ def test_the_chart_of_a_message_is_that_of_its_alert(tmp_path: Path) -> None:
         for rule in ("gamma_zero", "greeks_valid", "delta_out_of_bounds")
     )
     assert len({gamma, valid, delta}) == 3 and found.picture("greeks", "greeks_burn", clock.micros(desk.now)) == valid
+
+
+def test_traders_read_which_provider_serves() -> None:
+    """Where the other provider serves, traders are told its name, and not to check which one serves."""
+    made = body("firing")
+    for serving, expected in (("tradier", effects.other_serves("massive", "tradier")), ("massive", None), ("", None)):
+        situation = Situation([DATA], "tradier", serving, lambda panel, rule, us: b"", lambda alert: None)
+        said = lines(compose(made, RULES, Contacts(), situation).plain)["For traders"]
+        assert said == (expected or RULES["availability"].traders) and ("Tradier serves" in said) == bool(expected)
