@@ -247,9 +247,9 @@ class Message:
         if self.kind == REPORT:
             return f"{sign} {self.title}"
         label = {
-            FIRING: self.severity,
+            FIRING: f"severity {self.severity}",
             ESCALATED_SEVERITY: f"severity raised to {self.severity}",
-            REPEAT: f"still {self.severity}",
+            REPEAT: f"still firing, severity {self.severity}",
             ESCALATED_ROLE: f"{self.severity}, not acknowledged",
             RESOLVED: f"{_end(self.facts['alerts'], self.state)}{f', {self.left}' if self.left else ''}",
             MISSED_SUMMARY: "resolved before anyone was notified",
@@ -440,7 +440,7 @@ def compose(
         lines += _stands(situation, blamed)
         lines += [("For traders", traders)] if traders else []
         lines += _unbacked(situation, alerts)
-        lines += _causes(alerts)
+        lines += _confidence(alerts)
         lines += _ownership(body, first, contacts)
         lines += [
             ("Run by hand", command(*a["again"], where=where))
@@ -502,6 +502,16 @@ def _causes(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
             ("Cause" if a.get("cause") else "Likely cause", a["cause_words"]) for a in alerts if a.get("cause_words")
         )
     )
+
+
+def _confidence(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the causes of alerts; of one that is the headline only the confidence."""
+    headline = str(max(alerts, key=lambda a: SEVERITIES.index(a["severity"])).get("headline") or "").rstrip(".")
+    same = f"{headline}, confidence "
+    return [
+        ("Confidence", words.removeprefix(same)) if headline and words.startswith(same) else (head, words)
+        for head, words in _causes(alerts)
+    ]
 
 
 def _as_of_now(situation: Situation | None) -> Situation | None:

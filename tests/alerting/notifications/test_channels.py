@@ -323,7 +323,7 @@ def test_mail_content_and_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     page = first.get_body(("html",)).get_content()
     order = [
         "<h1",
-        "◆ Critical: availability of massive (0.00 %) &lt; 95.0 %",
+        "◆ Severity critical: availability of massive (0.00 %) &lt; 95.0 %",
         "Do first",
         "Since",
         "Whose fault",
@@ -408,7 +408,9 @@ def test_file_channel_appends_to_one_page(tmp_path: Path) -> None:
     )
     page = (tmp_path / "kept" / "messages.html").read_text(encoding="utf-8")
     assert page.count("<!doctype html>") == page.count("<h1") == 1 and page.count("<article") == page.count("<h2") == 2
-    assert page.index("◆ Critical: ") < page.index("✓ Resolved: ") and page.count("data:image/png;base64,") == 1
+    assert (
+        page.index("◆ Severity critical: ") < page.index("✓ Resolved: ") and page.count("data:image/png;base64,") == 1
+    )
     assert page.count("2026-03-10 15:24:00 UTC (11:24:00 New York)</p>") == 2 and SECRET not in page
     (tmp_path / "kept").rename(tmp_path / "other")
     (tmp_path / "kept").write_text("a file where the folder was")

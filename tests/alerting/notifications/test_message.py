@@ -495,12 +495,11 @@ def test_a_provider_cause_comes_first_while_our_machine_is_busy(tmp_path: Path) 
         text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "answers" for a in sent["alerts"])
     )
     assert diagnosis.diagnose(view(desk)).cause == "provider_rate_limited"
-    assert text.splitlines()[0].startswith("[notify] Massive rate-limits our requests") and lines(text)[
-        "Cause"
-    ].startswith("Massive rate-limits our requests, confidence"), text
-    assert "Also: Our collector is running but" in lines(text)["Cause"] and lines(text)["Do first"].startswith(
-        "Send fewer requests to Massive"
-    )
+    # The headline is the cause, so only its confidence follows.
+    assert text.splitlines()[0].startswith("[notify] Massive rate-limits our requests") and "Cause" not in lines(text)
+    assert re.match(r"\d+ %\. Also: Our collector is running but", lines(text)["Confidence"]) and lines(text)[
+        "Do first"
+    ].startswith("Send fewer requests to Massive")
 
 
 def resolution(things: list[Working], **changed: Any) -> Message:

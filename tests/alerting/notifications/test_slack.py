@@ -94,7 +94,7 @@ def test_five_questions_are_answered_first() -> None:
     links.
     """
     blocks = slack.blocks(caused())
-    assert blocks[0]["text"]["text"] == "◆ Critical: Massive returns server errors (5xx)"
+    assert blocks[0]["text"]["text"] == "◆ Severity critical: Massive returns server errors (5xx)"
     assert blocks[1]["text"]["text"].startswith("*Do first:* Check the provider's status page")
     answers = fields(blocks[2:3])
     assert list(answers) == ["Since", "Whose fault", "Does not work", "Still works", "Measured", "Owner", "Next"]
@@ -171,7 +171,7 @@ def test_an_acknowledged_alert_names_its_owner() -> None:
     made["alerts"][0] |= {"severity": "notify"}
     shown = slack.blocks(message.compose(made, RULES, STAFF, None))
     assert "Next" not in fields(shown) and fields(shown)["Whose fault"] == "not determined yet"
-    assert shown[0]["text"]["text"].startswith("▲ Notify: availability of massive")
+    assert shown[0]["text"]["text"].startswith("▲ Severity notify: availability of massive")
 
 
 def test_resolved_and_ended_have_different_signs() -> None:
