@@ -20,6 +20,10 @@ os.environ["OPS_HOME"] = _HOME
 for _name in [n for n in os.environ if n.startswith("OPS_") and n not in ("OPS_HOME", "OPS_TEST_REQUIRE")]:
     del os.environ[_name]
 
+# A shell starts a background job with SIGINT ignored, and its children inherit that; tests interrupt processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # The demo's days, set up once (see `demos`): every worker inherits the folder of the process that started it.
 _OWN = "TEST_DEMO" not in os.environ
