@@ -145,7 +145,7 @@ def notify(desk: "Desk", options: argparse.Namespace) -> Reply:
     ]
     table = [
         [
-            r["created_at"],
+            f"{clock.instant(d.made_us).astimezone(formatting.NEW_YORK):%Y-%m-%d %H:%M:%S}",
             f"{KIND_NAMES.get(r['kind'], r['kind'])} {r['severity']} {', '.join(r['alerts'])}",
             r["channel"],
             ", ".join(r["roles"]),
@@ -153,11 +153,11 @@ def notify(desk: "Desk", options: argparse.Namespace) -> Reply:
             str(r["attempts"]),
             r["response"] or "",
         ]
-        for r in rows
+        for r, (d, _) in zip(rows, found)
     ]
     return Reply(
         rows,
-        formatting.table(["created", "what", "channel", "to", "state", "attempts", "response"], table)
+        formatting.table(["created, New York", "what", "channel", "to", "state", "attempts", "response"], table)
         if rows
         else "no notifications yet; people are notified while ops collect or ops serve runs",
     )

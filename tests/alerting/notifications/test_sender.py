@@ -11,17 +11,20 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from opslib.alerting.notifications import message
 from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
+from opslib.cli.commands import alerts as commands
 from opslib.dashboard import impact
-from opslib.foundation import clock
+from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config import rules
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
@@ -567,3 +570,16 @@ def test_ack_silence_and_notify_commands(
     code, said = ops("notify", "--test", "DevOps")
     assert code == 0 and "hook: delivered" in said and "terminal: delivered" in said and got[-1][0] == "tried"
     assert ops("notify", "--test", "nobody")[0] == 64
+
+
+def test_the_list_of_notifications_shows_new_york_time(tmp_path: Path, hook: str) -> None:
+    """The table shows when each one was created in New York time; the JSON form keeps UTC."""
+    day = Day(tmp_path, hook, "11:20")
+    day.live("11:25", 30)
+    desk: Any = SimpleNamespace(notifications=day.notifying.notifications)
+    reply = commands.notify(desk, Namespace(test=None))
+    head, *lines = reply.words.splitlines()
+    assert head.startswith("created, New York") and reply.values
+    for line, row in zip(lines, reply.values):
+        created = time_parsing.parse(row["created_at"]).astimezone(formatting.NEW_YORK)
+        assert row["created_at"].endswith("Z") and line.startswith(f"{created:%Y-%m-%d %H:%M:%S}  ")
