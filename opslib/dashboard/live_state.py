@@ -342,6 +342,7 @@ def answer(view: Status, diagnose: Callable[[Status], Diagnosed] | None, owner_o
         minutes = round((view.window.end - began).total_seconds() / 60)
         if VERDICT_OF[worst["severity"]] == view.verdict:
             since = history.describe_since(worst | {"since": earliest}, reached_us, view.window.end)
+            since = since.removeprefix(f"{view.verdict_text} ")  # The verdict stands before it.
             since += f", {formatting.duration(60 * minutes)} ago" if minutes else ""
     found = diagnose(view) if diagnose else None
     cause = cause_sentence(view, found, began) if found else ""
