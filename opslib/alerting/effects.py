@@ -226,6 +226,11 @@ def other_serves(failed: str, serving: str) -> str:
     return f"{serving.title()} serves option data. Data of {failed.title()} may be missing or old: do not trade on it."
 
 
+def for_traders(rule: Rule, subject: str | None) -> str:
+    """Return what an alert of a rule means for traders, with the name of its provider."""
+    return rule.traders.replace("this provider", subject.title()) if subject in PROVIDERS else rule.traders
+
+
 def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
     """
     Return the first action for a cause; None if its rule's text fits.

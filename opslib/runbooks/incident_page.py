@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
+from opslib.alerting import effects
 from opslib.alerting.causes import NO_FAULT, UNDETERMINED, headline, whose
 from opslib.dashboard import impact, status
 from opslib.dashboard.text_blocks import markdown_to_html
@@ -125,7 +126,7 @@ def render(workspace: "Workspace", incident: Incident) -> str:
         cause=cause,
         fault=cause.fault.replace(": ", ", ") if cause else "",
         cause_at=f"{cause.at.astimezone(formatting.NEW_YORK):%H:%M}" if cause else "",
-        traders=rule.traders if rule and ended_us is None else "",
+        traders=effects.for_traders(rule, incident.subject) if rule and ended_us is None else "",
         works=[_parts(words) for s, words in works if s == "works"],
         fails=[_parts(words) for s, words in works if s == "fails"],
         works_at=f"{at.astimezone(formatting.NEW_YORK):%H:%M}",

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from opslib.alerting import effects
 from opslib.alerting.causes import whose
 from opslib.alerting.verdicts import named
 from opslib.dashboard import cost_details, impact, status
@@ -406,7 +407,7 @@ class RunbookSession:
         rule = next((rules[name] for name in (self.incident.rule, *active, self.name) if name in rules), None) or next(
             (r for r in rules.values() if self.name in r.runbooks.values()), None
         )
-        lines = [f"for traders: {rule.traders}"] if rule else []
+        lines = [f"for traders: {effects.for_traders(rule, self.incident.subject)}"] if rule else []
         lines += [
             f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'unknown'}[state] }: {words}"
             for state, words in impact.working_and_failing(view)

@@ -13,6 +13,7 @@ from opslib.alerting.effects import (
     advice,
     cause_of_alert,
     first_action,
+    for_traders,
     leading_rule,
     sets_off,
 )
@@ -212,3 +213,9 @@ def test_no_text_of_a_known_provider_hides_its_name(provider: str) -> None:
         action = advice(cause, provider).action
         for words in (causes.whose(cause, provider), causes.headline(cause, provider), action):
             assert not re.search("the (other )?provider|vendor", words.lower()), (cause, words)
+
+
+def test_traders_read_the_name_of_the_provider() -> None:
+    """The impact of a provider's alert names the provider; a text about the app stays as it is."""
+    assert for_traders(RULES["availability"], "massive").startswith("Option data of Massive may be ")
+    assert for_traders(RULES["errors"], "app") == RULES["errors"].traders
