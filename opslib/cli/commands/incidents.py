@@ -182,8 +182,17 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
 
 
 def _reply(desk: "Desk", found: Incident) -> Reply:
+    """Return an incident with the entry that a person recorded last."""
+    done = next((e for e in reversed(found.entries) if e.by), None)
     return Reply(
-        found.as_json(), f"{_head(desk, found)}\n\nlast entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}"
+        found.as_json(),
+        "\n\n".join(
+            [
+                _head(desk, found),
+                *([f"recorded: {done.by}: {done.body.get('words', done.kind_name)} [{done.id}]"] if done else []),
+                f"last entry {found.last_entry.id}, SHA-256 {found.last_entry.digest}",
+            ]
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,7 +146,7 @@ def test_an_incident_opens_with_the_severity_at_which_it_fired(tmp_path: Path) -
     lifecycle.follow_alerts()
     (incident,) = lifecycle.all()
     assert (incident.peak, incident.current) == ("critical", "none")
-    listed = incidents._list([incident])
+    listed = incidents._list(SimpleNamespace(now=lambda: clock.instant(2**52)), [incident])
     assert (
         listed.values[0]["peak_severity"] == "critical"
         and listed.values[0]["current_severity"] == "none"

@@ -131,7 +131,7 @@ def test_only_consequences_are_grouped() -> None:
         more = (other(1, "fired", "b", by), other(9, "resolved", "b", by))
         return [row.words for row in timeline.rows(recorded(opened("x", "errors"), mine, *more))]
 
-    assert words(ALERT)[-1].startswith("alerts inhibited as consequences: response time (page); 2 changes, ")
+    assert words(ALERT)[-1].startswith("alerts inhibited as consequences: response time (page); 2 changes until ")
     assert [text.partition(",")[0] for text in words(None)[-2:]] == ["alert fired (critical)", "alert resolved"]
 
 
