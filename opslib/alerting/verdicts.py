@@ -14,6 +14,7 @@ from opslib.alerting.alert_ids import of_subject
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import NO_SUCCESS, SEVERITIES, Rule
 from opslib.foundation.intervals import t_interval, wilson
+from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
 VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
@@ -155,6 +156,11 @@ def compared_value(rule: Rule, value: float | None, limit: float | str, over: ti
             if text != rule.format_value(limit, digits):
                 break
     return text + (f" over {formatting.duration(over.total_seconds())}" if over else "")
+
+
+def subject_title(subject: str) -> str:
+    """Return the name of a subject as it is shown: a provider begins with a capital letter."""
+    return subject.title() if subject in PROVIDERS else subject
 
 
 def named(rule: Rule, subject: str) -> str:

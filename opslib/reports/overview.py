@@ -14,7 +14,7 @@ from opslib.alerting import causes, effects
 from opslib.alerting.effects import FirstAction
 from opslib.alerting.evaluation import is_no_provider_rule
 from opslib.alerting.history import AlertEpisode, SeverityChange, seconds_at, segments
-from opslib.alerting.verdicts import compared_value, describe_verdict, named, over_window
+from opslib.alerting.verdicts import compared_value, describe_verdict, named, over_window, subject_title
 from opslib.dashboard import impact
 from opslib.dashboard.panels import source_name
 from opslib.dashboard.status import Status
@@ -25,7 +25,6 @@ from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import SENT, SEVERITIES, Rule, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.market_calendar import Session
-from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.jobs.executor import MADE_MEANWHILE, UNATTENDED
 from opslib.reports import places
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
@@ -151,7 +150,7 @@ class Problem(NamedTuple):
 
 def titled(rule: Rule, subject: str) -> str:
     """Return the rule's title with its subject, the provider with a capital letter."""
-    return named(rule, subject.title() if subject in PROVIDERS else subject)
+    return named(rule, subject_title(subject))
 
 
 def new_york(us: int) -> str:

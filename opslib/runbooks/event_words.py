@@ -11,9 +11,8 @@ from typing import Any
 
 from opslib.alerting.alert_ids import describe
 from opslib.alerting.causes import HEADLINES, UNDETERMINED, headline
-from opslib.alerting.verdicts import SOURCES
+from opslib.alerting.verdicts import SOURCES, subject_title
 from opslib.foundation import clock, formatting
-from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.incidents.incident import Event, Time
 from opslib.runbooks.steps import purpose
 from opslib.telemetry.probes.outcomes import OUTCOMES
@@ -41,7 +40,8 @@ def words(event: Event) -> str:
             return f"runbook {body['runbook']} opened{f'; likely cause: {likely}' if likely else ''}"
         case "time":
             return _FAILED.sub(
-                lambda m: f"when a probe of {_name(m['subject'])} failed: it {_meaning(m['outcome'])}", event.words
+                lambda m: f"when a probe of {subject_title(m['subject'])} failed: it {_meaning(m['outcome'])}",
+                event.words,
             )
     return event.words
 
@@ -71,7 +71,7 @@ def time(found: Time) -> str:
 def source(text: str) -> str:
     """Return the evidence of a time, which is `Time.source`."""
     text = _FAILED_PROBE.sub(
-        lambda m: f"first failed probe of {_name(m['subject'])}: it {_meaning(m['outcome'])}", text
+        lambda m: f"first failed probe of {subject_title(m['subject'])}: it {_meaning(m['outcome'])}", text
     )
     text = _STEP_DONE.sub(lambda m: f'the action "{purpose(m[1])}" was done', text)
     return _ALERT.sub(lambda m: _alert(m[0]), text)
@@ -81,10 +81,6 @@ def _alert(name: str) -> str:
     """Return ``availability of massive (page)`` for the ID of an alert."""
     figure, _, source = describe(name).replace("_", " ").rpartition(", ")
     return f"{figure} ({SOURCES.get(source, source)})" if figure else name
-
-
-def _name(subject: str) -> str:
-    return subject.title() if subject in PROVIDERS else subject
 
 
 def _meaning(outcome: str) -> str:

@@ -2,34 +2,15 @@
 
 import html
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-import pytest
-
-from opslib import desk
 from opslib.alerting import effects
 from opslib.alerting.notifications import NotificationStore
 from opslib.dashboard import live_state
 from opslib.desk import Desk
-from opslib.foundation import time_parsing
 from opslib.reports import home
 from opslib.runbooks import diagnose
-from tests.support import demo
 
 BLOCKED = "2026-03-10T14:33"  # The app's WebSocket is blocked: refreshing its page, as its rule says, does not help.
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Callable[[str], Desk]:
-    """Return the demo's desk at a moment of its day."""
-    found = demo.laid_out(tmp_path)
-
-    def moment(when: str) -> Desk:
-        now = time_parsing.parse(when)
-        return replace(desk.open("demo", tmp_path), settings=found, now=lambda: now)
-
-    return moment
 
 
 def test_the_cause_decides_what_to_do_first_everywhere(at: Callable[[str], Desk]) -> None:

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from opslib import desk
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
 from opslib.foundation.config import settings
@@ -21,25 +20,12 @@ from opslib.runbooks import catalog, due_checklists
 from opslib.runbooks.checklist_session import ChecklistSession
 from opslib.services import start_page
 from opslib.telemetry import Markers
-from tests.support import demo
 
 OUTAGE = "2026-03-10T11:27"
 
 
 def nowhere(place: Path) -> str:
     return ""
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Callable[[str], Desk]:
-    """Return the demo's desk at a moment of its day."""
-    found = demo.laid_out(tmp_path)
-
-    def moment(when: str) -> Desk:
-        now = time_parsing.parse(when)
-        return replace(desk.open("demo", tmp_path), settings=found, now=lambda: now)
-
-    return moment
 
 
 def opened(found: Desk, title: str, severity: str, runbook: str = "massive_down") -> str:

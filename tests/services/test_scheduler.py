@@ -279,7 +279,7 @@ def test_a_week_of_failures(home: Path, capsys: pytest.CaptureFixture[str]) -> N
 # Notifications.
 
 
-class Told(Clocked):
+class Notifying(Clocked):
     """A desk whose notifications another process sends, with a mail server that may fail."""
 
     def __init__(self, home: Path, now: str, mail: int):
@@ -339,7 +339,7 @@ def test_a_job_that_did_not_run_is_notified_by_another_process(
     """
     box, port = mailbox
     scheduled(home, job("daily", "15 minutes after the close", more='owner = "DevOps"'))
-    of = Told(home, "2026-03-10T16:00", port)
+    of = Notifying(home, "2026-03-10T16:00", port)
     of.once("2026-03-10T16:00", monkeypatch)
     of.tell("2026-03-10T16:40")
     assert box.subjects == []
@@ -366,7 +366,7 @@ def test_a_failure_is_notified_once_and_when_resolved(
     box, port = mailbox
     scheduled(home, job("broken", "12:00", path="broken", more='owner = "DevOps"\nseverity = "critical"'))
     notebook(home / "broken.ipynb", "raise ValueError('no account at token=abcdef0123456789abcdef')")
-    of = Told(home, "2026-03-10T12:00", port)
+    of = Notifying(home, "2026-03-10T12:00", port)
     of.once("2026-03-10T12:00", monkeypatch)
     of.tell("2026-03-10T12:00:30")
     of.once("2026-03-10T12:03", monkeypatch)
@@ -394,7 +394,7 @@ def test_a_report_is_sent_with_verdict_and_chart(
     (home / "schedule.toml").write_text(
         BY_HAND.replace('[daily-report]\nwhen = "by hand"', '[daily-report]\ndeliver = ["mail"]\nwait = "1m"')
     )
-    of = Told(home, "2026-03-10T16:00", port)
+    of = Notifying(home, "2026-03-10T16:00", port)
     with mailbox_refusing(box):
         assert of.once("2026-03-10T16:00", monkeypatch) == 0
         assert of.once("2026-03-10T16:15", monkeypatch) == 3 and of.states() == []  # It waits for the last snapshot.

@@ -26,7 +26,7 @@ from opslib.alerting.notifications.planner import (
     RESOLVED,
     SCHEDULE,
 )
-from opslib.alerting.verdicts import named
+from opslib.alerting.verdicts import named, subject_title
 from opslib.foundation import clock, formatting, templates
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
@@ -703,7 +703,7 @@ def _describe_end(alert: dict[str, Any], rules: Rules) -> str:
         parts.append(f"now {rule.format_value(alert['value'])}")
     if alert["peak"] is not None:
         parts.append(f"worst {rule.format_value(alert['peak'])}")
-    subject = alert["subject"].title() if alert["subject"] in PROVIDERS else alert["subject"]
+    subject = subject_title(alert["subject"])
     return named(rule, subject) + (f" ({', '.join(parts)})" if parts else "")
 
 

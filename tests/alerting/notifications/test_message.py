@@ -710,7 +710,7 @@ def test_the_chart_of_a_message_is_that_of_its_alert(tmp_path: Path) -> None:
 
 
 def test_traders_read_which_provider_serves() -> None:
-    """Where the other provider serves, traders are told its name, and not to check which one serves."""
+    """Where the other provider serves, the message names it; traders need not check which one serves."""
     made = body("firing")
     for serving, expected in (("tradier", effects.other_serves("massive", "tradier")), ("massive", None), ("", None)):
         situation = Situation([DATA], "tradier", serving, lambda panel, rule, us: b"", lambda alert: None)

@@ -145,9 +145,9 @@ def test_an_action_without_an_outcome_stays() -> None:
 def test_actions_and_dry_runs_are_distinguished() -> None:
     """The first screen distinguishes actions from dry runs."""
     begun, done = step(1, "a", "intended", asked={"id": "1"}, mitigates=True), step(2, "a", "done", id="1")
-    told = Postmortem(recorded(opened("x", "errors"), alert(0, "fired"), begun, done, step(3, "b", "rehearsed")))
-    assert "  Done: 09:32 a\n  Dry runs, nothing was changed: b\n" in told.header.plain
-    assert "dry run" not in told.key_figures.plain
+    drafted = Postmortem(recorded(opened("x", "errors"), alert(0, "fired"), begun, done, step(3, "b", "rehearsed")))
+    assert "  Done: 09:32 a\n  Dry runs, nothing was changed: b\n" in drafted.header.plain
+    assert "dry run" not in drafted.key_figures.plain
 
 
 def test_the_precision_of_the_beginning() -> None:

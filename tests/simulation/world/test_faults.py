@@ -20,7 +20,7 @@ from opslib.telemetry.probes.store import SampleStore
 pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 
-class Told(NamedTuple):
+class Shown(NamedTuple):
     """The expected panel, verdict, words and outcomes of a state."""
 
     panel: str
@@ -33,132 +33,132 @@ class Told(NamedTuple):
 
 MASSIVE_WELL, TRADIER_WELL = "massive responds to our probes", "tradier responds to our probes"
 NO_DOWNTIME = ("availability of massive (0", "no provider is available")
-TABLE: dict[str, Told] = {
-    "healthy": Told(
+TABLE: dict[str, Shown] = {
+    "healthy": Shown(
         "providers", "ok", (MASSIVE_WELL, TRADIER_WELL), {"massive": "ok", "tradier": "ok"}, ("warning", "critical")
     ),
-    "massive_5xx": Told(
+    "massive_5xx": Shown(
         "providers",
         "critical",
         ("massive returns HTTP 5", "(server error, ", "Fault: the provider", "tradier can serve"),
         {"massive": "server_5xx", "tradier": "ok"},
     ),
-    "massive_timeout": Told(
+    "massive_timeout": Shown(
         "providers",
         "",
         ("massive accepts the connection but does not respond in time", "Fault: the provider"),
         {"massive": "timeout"},
     ),
-    "massive_refused": Told("providers", "critical", ("massive refuses the connection",), {"massive": "refused"}),
-    "massive_dns": Told(
+    "massive_refused": Shown("providers", "critical", ("massive refuses the connection",), {"massive": "refused"}),
+    "massive_dns": Shown(
         "providers", "critical", ("massive has a host name that does not resolve",), {"massive": "dns"}
     ),
-    "massive_tls": Told(
+    "massive_tls": Shown(
         "providers", "critical", ("massive presents an untrusted TLS certificate",), {"massive": "tls"}
     ),
-    "massive_401": Told(
+    "massive_401": Shown(
         "providers",
         "critical",
         ("massive rejects our API key (401)", '"Unknown API Key"', "Fault: our side"),
         {"massive": "auth_401"},
         NO_DOWNTIME,
     ),
-    "massive_403_plan": Told(
+    "massive_403_plan": Shown(
         "providers",
         "critical",
         ("our plan does not include this data (403)", "Fault: the plan"),
         {"massive": "entitlement_403"},
         NO_DOWNTIME,
     ),
-    "massive_403_ip": Told(
+    "massive_403_ip": Shown(
         "providers",
         "critical",
         ("massive blocks our IP address (403)", "Fault: our side"),
         {"massive": "ip_blocked_403"},
         NO_DOWNTIME,
     ),
-    "massive_429": Told(
+    "massive_429": Shown(
         "providers",
         "",
         ("massive rejects requests above its rate limit (429)", "Fault: our side"),
         {"massive": "rate_limited_429"},
         NO_DOWNTIME,
     ),
-    "massive_html_200": Told(
+    "massive_html_200": Shown(
         "providers",
         "critical",
         ("massive returns a web page instead of data", "Fault: unclear"),
         {"massive": "wrong_content"},
         ("probes: availability of massive (",),
     ),
-    "massive_empty": Told(
+    "massive_empty": Shown(
         "providers", "critical", ("massive returns an empty response",), {"massive": "ok_empty"}, NO_DOWNTIME
     ),
-    "massive_partial_pages": Told(
+    "massive_partial_pages": Shown(
         "greeks",
         "warning",
         ("the chain of SPY: massive returns an incomplete option chain (1 pages, 250 contracts)",),
         {"massive": "ok"},
     ),
-    "massive_stale": Told(
+    "massive_stale": Shown(
         "providers", "critical", ("massive returns stale data (data 21 min old",), {"massive": "stale"}, NO_DOWNTIME
     ),
-    "massive_intermittent": Told(
+    "massive_intermittent": Shown(
         "providers",
         "critical",
         ("massive fails intermittently", "Fault: the provider"),
         {},
         ("no provider is available",),
     ),
-    "tradier_down": Told(
+    "tradier_down": Shown(
         "providers",
         "critical",
         (MASSIVE_WELL, "tradier returns HTTP 5"),
         {"massive": "ok", "tradier": "server_5xx"},
         ("no provider can serve",),
     ),
-    "both_down": Told(
+    "both_down": Shown(
         "providers",
         "critical",
         ("no provider is available", "no provider can serve"),
         {"massive": "server_5xx", "tradier": "server_5xx"},
         ("our network is down",),
     ),
-    "our_network_down": Told(
+    "our_network_down": Shown(
         "providers",
         "critical",
         ("our network is down: no provider can be reached", "no provider can serve"),
         {"massive": "unreachable", "tradier": "unreachable"},
         ("100.00 %) <", "100.00 % over 5 min) <", "100.00 % over 10 min) <", "100.00 % over 1 h) <"),
     ),
-    "our_timeout_short": Told(
+    "our_timeout_short": Shown(
         "providers",
         "warning",
         ("the app's requests to massive time out after 150 ms", "the app's own timeout is too short", MASSIVE_WELL),
         {"massive": "ok"},
         NO_DOWNTIME,
     ),
-    "app_down": Told(
+    "app_down": Shown(
         "system",
         "critical",
         ("the app refuses the connection", "Fault: the app", "the app's process is not running"),
         {"massive": "ok"},
     ),
-    "app_restarted": Told("system", "warning", ("the app's server restarted at 10:31",), {"massive": "ok"}),
-    "app_slow": Told("system", "critical", ("the app responds slowly to our probes (p95",)),
-    "page_refreshed": Told("system", "ok", ("page loads / reloads 2 / 1",)),
-    "page_closed": Told("system", "", ("time without a new snapshot or request (",), {"massive": "ok"}),
-    "ws_403": Told(
+    "app_restarted": Shown("system", "warning", ("the app's server restarted at 10:31",), {"massive": "ok"}),
+    "app_slow": Shown("system", "critical", ("the app responds slowly to our probes (p95",)),
+    "page_refreshed": Shown("system", "ok", ("page loads / reloads 2 / 1",)),
+    "page_closed": Shown("system", "", ("time without a new snapshot or request (",), {"massive": "ok"}),
+    "ws_403": Shown(
         "system",
         "critical",
         ("the app's WebSocket rejects the connection before it opens (HTTP 403): check its token", "WebSocket down"),
     ),
-    "ws_port_blocked": Told(
+    "ws_port_blocked": Shown(
         "system", "critical", ("the app's WebSocket cannot be reached: the port is blocked", "WebSocket down")
     ),
-    "gamma_zero": Told("greeks", "critical", ("chains: share with gamma zero or missing (",), share=0.2),
-    "greeks_missing": Told("greeks", "", ("chains: valid Greeks (", " missing"), {}, (), share=0.3),
-    "delta_out_of_bounds": Told(
+    "gamma_zero": Shown("greeks", "critical", ("chains: share with gamma zero or missing (",), share=0.2),
+    "greeks_missing": Shown("greeks", "", ("chains: valid Greeks (", " missing"), {}, (), share=0.3),
+    "delta_out_of_bounds": Shown(
         "greeks",
         "critical",
         ("chains: share with delta outside -1 to 1 (",),
@@ -166,34 +166,34 @@ TABLE: dict[str, Told] = {
         ("critical: chains: share with gamma",),
         share=0.2,
     ),
-    "unit_drift": Told("greeks", "critical", ("the units of SPY's Greeks may have changed", "its IV did not change")),
-    "iv_stress": Told("greeks", "ok", ("market stress, not a data fault",), {}, ("the units of",)),
-    "expiry_friday": Told(
+    "unit_drift": Shown("greeks", "critical", ("the units of SPY's Greeks may have changed", "its IV did not change")),
+    "iv_stress": Shown("greeks", "ok", ("market stress, not a data fault",), {}, ("the units of",)),
+    "expiry_friday": Shown(
         "greeks", "ok", ("SPY has 90 contracts that expire today: a gamma of 0 in their wings is correct",)
     ),
-    "market_closed": Told("providers", "ok", ("the providers report that the market is closed",), {}, ("critical",)),
-    "commission_up": Told("pnl", "", ("backtest variance (",)),
-    "spread_up": Told("pnl", "", ("backtest variance (",)),
-    "bad_fills": Told("pnl", "", ("backtest variance (",)),
-    "smaller_size": Told("pnl", "", ("backtest variance (",)),
-    "too_few_trades": Told("pnl", "unknown", ("backtest variance: ",), {}, ("critical", "warning")),
-    "memory_leak": Told("system", "critical", ("memory growth of the app's server (",)),
-    "error_storm": Told("system", "critical", ("log: errors (", "the app logged")),
-    "clock_skew": Told(
+    "market_closed": Shown("providers", "ok", ("the providers report that the market is closed",), {}, ("critical",)),
+    "commission_up": Shown("pnl", "", ("backtest variance (",)),
+    "spread_up": Shown("pnl", "", ("backtest variance (",)),
+    "bad_fills": Shown("pnl", "", ("backtest variance (",)),
+    "smaller_size": Shown("pnl", "", ("backtest variance (",)),
+    "too_few_trades": Shown("pnl", "unknown", ("backtest variance: ",), {}, ("critical", "warning")),
+    "memory_leak": Shown("system", "critical", ("memory growth of the app's server (",)),
+    "error_storm": Shown("system", "critical", ("log: errors (", "the app logged")),
+    "clock_skew": Shown(
         "system",
         "critical",
         ("the clock of the app is 10 min ahead of the collector's clock",),
         {},
         ("the collector's clock is",),
     ),
-    "dashboard_slow": Told(
+    "dashboard_slow": Shown(
         "system",
         "",
         ("age of the dashboard's data (",),
         {},
         ("time without a new snapshot or request (4",),
     ),
-    "collector_dead": Told("system", "critical", ("the collector has missed", "missed heartbeats of the collector (")),
+    "collector_dead": Shown("system", "critical", ("the collector has missed", "missed heartbeats of the collector (")),
 }
 CAUSES: dict[str, tuple[str, ...]] = {
     "healthy": ("none",),
