@@ -117,7 +117,7 @@ NOBODY_SERVES = (
     "them."
 )
 _NO_REFRESH = "Live prices have stopped, and refreshing the page does not restore them yet."
-OTHER = " Then check that the other provider is available."
+OTHER = " Make sure that the other provider is available."
 # Causes whose rule already has a fitting text are not listed. {} is the provider.
 ADVICE: dict[str, Advice] = {
     "provider_5xx": Advice("Check {}'s status page.", other=True),
@@ -223,7 +223,11 @@ ADVICE: dict[str, Advice] = {
 
 def other_serves(failed: str, serving: str) -> str:
     """Return the impact on traders while another provider serves option data."""
-    return f"{serving.title()} serves option data. Data of {failed.title()} may be missing or old: do not trade on it."
+    greeks = " Its Greeks are up to 1 h old." if serving == "tradier" else ""
+    return (
+        f"{serving.title()} serves option data.{greeks} Data of {failed.title()} may be missing or old: do not trade "
+        f"on it."
+    )
 
 
 def for_traders(rule: Rule, subject: str | None) -> str:

@@ -322,7 +322,7 @@ def describe_since(alert: Mapping[str, Any], reached_us: int | None, at: datetim
     """
     Return an active alert's severity with since when it has it, and when its problem began, New York time.
 
-    Such as ``notify since 15:13, began 13:50 New York``; one time only where both are in the same minute.
+    Such as ``notify since 15:13, problem began 13:50 New York``; one time only where both are in the same minute.
 
     Args:
         alert: A row of `active_alerts`.
@@ -339,6 +339,6 @@ def describe_since(alert: Mapping[str, Any], reached_us: int | None, at: datetim
     severity = f"{alert['severity']}{' pending' if alert['state'] == 'pending' else ''}"
     unknown = "; unknown now" if alert["state"] == "unknown" else ""
     if reached_us is None:
-        return f"{severity}, began {began} New York{unknown}"
+        return f"{severity}, problem began {began} New York{unknown}"
     since = shown(clock.instant(reached_us))
-    return f"{severity} since {since}{'' if since == began else f', began {began}'} New York{unknown}"
+    return f"{severity} since {since}{'' if since == began else f', problem began {began}'} New York{unknown}"

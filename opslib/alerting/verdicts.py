@@ -19,8 +19,6 @@ from opslib.foundation.storage.snapshot_columns import PROVIDERS
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
 VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
 EXIT_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-# The names of the sources of figures, where they differ from the stored ones.
-SOURCES = {"probe": "probes", "chain": "chains", "logs": "log", "fills": "fills"}
 NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few samples"
 CONTRADICTION = "the counts contradict each other"
 

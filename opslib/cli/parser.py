@@ -80,8 +80,8 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     common.add_argument(
         "--app",
         metavar="NAME",
-        help="which app (default: the only one in the home directory, else 'desk'; 'demo' always exists; import, "
-        "serve, collect and run create a new one)",
+        help="name of the app (default: the only one in the home directory, else 'desk'). The app 'demo' always "
+        "exists. import, serve, collect and run create a new one",
     )
     common.add_argument(
         "--as-of",
@@ -92,8 +92,8 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     common.add_argument(
         "--known-at",
         metavar="TIME",
-        help="use only data that was stored by this time; with --as-of at the same time: what was known then (default: "
-        "all data)",
+        help="ignore data that was stored after this time. Use the same time as --as-of to see what was known then "
+        "(default: use all data)",
     )
     common.add_argument("-o", dest="output", choices=("text", "json"), help="output format (default: text)")
     top = _Top(

@@ -9,13 +9,13 @@ from typing import Any
 
 from opslib.alerting import alert_ids, effects, evaluation, evaluator, history
 from opslib.alerting import replay as alerting_replay
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.alerts import GRID_US, Alert, Alerts, worse
 from opslib.alerting.effects import Graded
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import Finding, named
 from opslib.dashboard import status
-from opslib.dashboard.panels import source_name
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -176,7 +176,8 @@ class AlertLog:
         days = self.window.seconds / 86_400
         length = f"{days:g} days" if days > 1 and days.is_integer() else formatting.duration(self.window.seconds)
         return table(
-            f"Alerts fired in the last {length}: {formatting.moment(self.window.start)} to "
+            f"Alerts fired in the last {length}, a row for each severity that an alert reached: "
+            f"{formatting.moment(self.window.start)} to "
             f"{formatting.moment(self.window.end)}{_clock_change(self.window)}",
             [
                 "fired (New York)",

@@ -339,7 +339,7 @@ def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str
 def providers(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Draw the availability of each provider over time, %."""
     steps = _steps(window)
-    _frame(ax, counters, window, "availability, %")
+    _frame(ax, counters, window, "availability each minute, %")
     lowest = 100.0
     for i, name in enumerate(n for n in rules["availability"].subjects if n in counters.wired):
         points = _rates(counters, steps, f"{name}_successes", f"{name}_requests")

@@ -1,5 +1,6 @@
 """Determine what still works at a moment and how severe the impact on traders is, from current data only."""
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,7 +90,15 @@ def things(view: "Status") -> list[Thing]:
             words=f"live prices over the WebSocket ({_source(reports[1])}); "
             f"{PAGE} still counts its own connection as open"
         )
-    return [*found, prices, _greeks(view), *_server(view)]
+    greeks = _greeks(view)
+    if greeks.state == "fails":  # The providers' data includes Greeks.
+        found = [
+            t._replace(words=re.sub(r"^option data from [^(:]*?(?= \(|:|$)", r"\g<0>, except Greeks", t.words))
+            if t.state == "works"
+            else t
+            for t in found
+        ]
+    return [*found, prices, greeks, *_server(view)]
 
 
 def _server(view: "Status") -> list[Thing]:

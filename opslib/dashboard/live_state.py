@@ -5,12 +5,14 @@ Every text is made here, and a figure equals the one in `ops status` and in the 
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 from opslib.alerting import causes, effects, evaluation, history
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.effects import Part
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import NOT_MEASURED, VERDICT_OF, Finding, named
@@ -92,21 +94,21 @@ def _by_sources(rule: str, subject: str, **names: str) -> tuple[Value, ...]:
 # The key figures of each panel: the label, and its values side by side.
 KEYS: dict[str, tuple[tuple[str, tuple[Value, ...]], ...]] = {
     "providers": (
-        ("Availability of Massive", _by_sources("availability", "massive", page="page", probe="probes")),
-        ("Availability of Tradier", _by_sources("availability", "tradier", page="page", probe="probes")),
+        ("Availability of Massive", _by_sources("availability", "massive", page="app page", probe="probes")),
+        ("Availability of Tradier", _by_sources("availability", "tradier", page="app page", probe="probes")),
         (
             "Response p95, probes",
             tuple(Value(name.title(), "response_time", name, "probe") for name in PROVIDERS),
         ),
     ),
     "greeks": (
-        ("Valid Greeks", _by_sources("greeks_valid", "app", page="page", chain="chains")),
-        ("Gamma zero or missing", _by_sources("gamma_zero", "app", page="page", chain="chains")),
-        ("Delta outside −1 to 1", _by_sources("delta_out_of_bounds", "app", page="page", chain="chains")),
+        ("Valid Greeks", _by_sources("greeks_valid", "app", page="app page", chain="chains")),
+        ("Gamma zero or missing", _by_sources("gamma_zero", "app", page="app page", chain="chains")),
+        ("Delta outside −1 to 1", _by_sources("delta_out_of_bounds", "app", page="app page", chain="chains")),
     ),
     "pnl": (
         ("Mean trade result", (Value("net", row="mean net result"), Value("gross", row="mean gross result"))),
-        ("Backtest variance", _by_sources("backtest_variance", "app", page="page", fills="fills")),
+        ("Backtest variance", _by_sources("backtest_variance", "app", page="app page", fills="fills")),
         ("Trades", (Value("closed", row="trades"),)),
         (
             "Costs",
@@ -117,8 +119,8 @@ KEYS: dict[str, tuple[tuple[str, tuple[Value, ...]], ...]] = {
         ),
     ),
     "system": (
-        ("Errors", _by_sources("errors", "app", page="page", logs="log")),
-        ("WebSocket down", _by_sources("websocket_down", "app", page="page", probe="probes")),
+        ("Errors", _by_sources("errors", "app", page="app page", logs="log")),
+        ("WebSocket down", _by_sources("websocket_down", "app", page="app page", probe="probes")),
         ("Memory", (Value("largest page", "memory"),)),
         ("Response p95", (Value("app, probes", "app_response_time", source="probe"),)),
     ),
@@ -162,7 +164,7 @@ class Chart(NamedTuple):
 
 CHARTS = {
     "providers": Chart(
-        "Availability of Massive, page",
+        "Availability of Massive, app page",
         "%",
         "line",
         # Thresholds are between 95 and 99 %, an outage is at 0: the lower part of the axis is compressed.
@@ -171,7 +173,7 @@ CHARTS = {
         100.0,
     ),
     "greeks": Chart(
-        "Valid Greeks, page",
+        "Valid Greeks, app page",
         "%",
         "line",
         (Scale(((0, 0.0), (100, 1.0)), ((0, "0 %"), (50, "50 %"), (100, "100 %"))),),
@@ -179,7 +181,7 @@ CHARTS = {
         100.0,
     ),
     "pnl": Chart(
-        "Mean net result of the trades, page",
+        "Mean net result of the trades, app page",
         "%",
         "bars",
         tuple(
@@ -189,7 +191,7 @@ CHARTS = {
         bar_px=7,
     ),
     # Each point is what the alert evaluates, so that it can be compared with the thresholds.
-    "system": Chart("Errors over the past {window}, page", "per h", "line", rule="errors"),
+    "system": Chart("Errors over the past {window}, app page", "per h", "line", rule="errors"),
 }
 # The highest value of a chart above its thresholds, as multiples of the part of the axis that holds them.
 TOPS = (2, 5, 10, 20, 50, 100, 1000)
@@ -404,6 +406,8 @@ def works_sentence(things: list[impact.Thing]) -> str:
         found["fails"].remove("massive")
     parts = (("Still works", "works"), ("Does not work", "fails"), ("Unknown", "unknown"))
     listed = {state: ", ".join(dict.fromkeys(NAMES[about] for about in found[state])) for _, state in parts}
+    if "greeks" in found["fails"]:
+        listed["works"] = re.sub("option data from [A-Z][a-z]+", r"\g<0> (except Greeks)", listed["works"])
     return served + " ".join(f"{words}: {listed[state]}." for words, state in parts if listed[state])
 
 
@@ -599,8 +603,11 @@ def _bands(view: Status, panel: str, changes: list[SeverityChange]) -> str:
         if not held or (b is not None and b <= start_us):
             continue
         drawn = CHARTS[panel].rule
-        worst = max(held, key=lambda c: (SEVERITIES.index(c.severity), c.rule == drawn))
-        other = "" if worst.rule == drawn else f": {view.rules[worst.rule].title}"
+        worst = max(held, key=lambda c: (SEVERITIES.index(c.severity), c.rule == drawn, c.source == evaluation.PAGE))
+        other = ""  # The chart draws what the app page counts.
+        if worst.rule != drawn or worst.source != evaluation.PAGE:
+            source = "" if worst.source == evaluation.PAGE else f", {source_name(worst.source)}"
+            other = f": {view.rules[worst.rule].title}{source}"
         words = f"{formatting.SIGNS[worst.severity]} {worst.severity}{other}"
         if spans and spans[-1][1:3] == (a, worst.severity):
             spans[-1] = (spans[-1][0], b, worst.severity, max(spans[-1][3], words, key=len))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from opslib.alerting import evaluation, probe_conditions
-from opslib.alerting.verdicts import SOURCES, TOO_FEW, VERDICTS, Finding, describe_verdict, worst_severity
+from opslib.alerting.alert_ids import source_name
+from opslib.alerting.verdicts import TOO_FEW, VERDICTS, Finding, describe_verdict, worst_severity
 from opslib.dashboard.probe_summary import ProbeSummary
 from opslib.foundation import formatting, templates
 from opslib.foundation.clock import Window
@@ -68,8 +69,8 @@ class Panel:
 
     @property
     def heading(self) -> str:
-        """The title, the length of the window and the verdict."""
-        return f"{self.title}, {formatting.duration(self.window.seconds)}: {self.verdict_text}"
+        """The title, the verdict and the length of the window."""
+        return f"{self.title}: {self.verdict_text}, over {formatting.duration(self.window.seconds)}"
 
     @property
     def sentences(self) -> list[str]:
@@ -154,14 +155,9 @@ class Panel:
         )
 
 
-def source_name(source: str) -> str:
-    """Return the name of an alert's source, such as ``probes``; that of another system stays as it is."""
-    return SOURCES.get(source, source)
-
-
 def _of_what(finding: Finding) -> str:
     """Say what a share of usable responses is a share of; empty for other figures."""
-    return ", of the responses received" if finding.rule.name == "answers" and not finding.why else ""
+    return ", failed requests not counted" if finding.rule.name == "answers" and not finding.why else ""
 
 
 def _own_window(finding: Finding) -> str:
@@ -172,4 +168,4 @@ def _own_window(finding: Finding) -> str:
 
 def _source_prefix(finding: Finding) -> str:
     """Return the source of a finding as the beginning of a sentence; empty for the app's page."""
-    return "" if finding.source == evaluation.PAGE else f"{SOURCES[finding.source]}: "
+    return "" if finding.source == evaluation.PAGE else f"{source_name(finding.source)}: "

@@ -209,7 +209,7 @@ class ProbeDetails:
                     f"{formatting.number(ours.count)} attempts",
                 ]
             )
-        return table(f"Availability by source, {self._window}", ["provider", "page", "probes"], rows)
+        return table(f"Availability by source, {self._window}", ["provider", "app page", "probes"], rows)
 
     @property
     def chains(self) -> TextBlock:

@@ -21,7 +21,7 @@ from opslib.alerting.notifications.planner import NotificationState, Silence
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import EXIT_CODES, VERDICT_OF, Finding, describe_verdict, worst
-from opslib.dashboard.panels import MOST_TYPES, Panel, source_name
+from opslib.dashboard.panels import MOST_TYPES, Panel
 from opslib.dashboard.probe_summary import ProbeSummaries, ProbeSummary, Problem, lately
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.clock import Window
@@ -316,10 +316,10 @@ class Status:
         seen = self.counters.pages_in(self.window)
         loaded_us = seen[-1][0].loaded_at_us if seen else None
         if loaded_us is None:
-            return "shown on the newest page"
+            return "newest page only"
         loaded, end = (t.astimezone(formatting.NEW_YORK) for t in (clock.instant(loaded_us), self.window.end))
         day = "" if loaded.date() == end.date() else f"{loaded:%m-%d} "
-        return f"shown on the newest page, since {day}{loaded:%H:%M}"
+        return f"newest page only, since {day}{loaded:%H:%M}"
 
     def _provider_rows(self) -> list[tuple[str, str, str]]:
         rows = []
@@ -446,7 +446,8 @@ class Status:
             ("errors by type", _by_type(f["errors_by_type"], f["errors"]), ""),
             (
                 "WebSocket",
-                f"{connected}, down {formatting.UNKNOWN if down is None else formatting.duration(down)}",
+                f"{connected}; down for {formatting.UNKNOWN if down is None else formatting.duration(down)} in "
+                f"this window",
                 self._guide(
                     lambda k: {True: "✓ Connected", False: "✗ Disconnected", None: "no data"}[k.websocket_connected]
                 ),
@@ -598,8 +599,8 @@ def _of_fills(fills_pnl: Pnl) -> dict[str, Any]:
 
 def _also(alert: dict[str, Any], titles: Mapping[str, str]) -> str:
     """Describe an alert's source, what inhibits it, who acknowledged it and what silences it."""
-    fired = "" if alert["state"] == "pending" else ", value when it fired"
-    remarks = [f"{source_name(alert['source'])}{fired}"]
+    then = "" if alert["state"] == "pending" else f", value when it became {alert['severity']}"
+    remarks = [f"{alert_ids.source_name(alert['source'])}{then}"]
     if alert["inhibited_by"]:
         remarks.append(f"inhibited by {alert_ids.describe(alert['inhibited_by'], titles)}")
     for key, words in (("acked_by", "acknowledged by"), ("silenced_by", "silenced by")):
@@ -627,7 +628,9 @@ def _fallbacks(count: int | None, provider: str) -> str:
     if not count:
         return formatting.number(count)
     other = next(name for name in PROVIDERS if name != provider)
-    return f"{count:,} request{'' if count == 1 else 's'} to {provider} served by {other} instead"
+    return (
+        f"{count:,} request{'' if count == 1 else 's'} to {provider} served by {other} instead, each after its retries"
+    )
 
 
 def _page_uptime(provider: str, snapshot: SnapshotRow) -> str:

@@ -56,8 +56,8 @@ def dollars(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds for people: ``45 s``, ``2 min``, ``2 min 5 s``, ``6 h 30 min``."""
-    whole = round(seconds)
+    """Format seconds for people: ``45 s``, ``2 min``, ``2 min 5 s``; from one hour on in minutes: ``6 h 30 min``."""
+    whole = round(seconds) if seconds < 3600 else 60 * round(seconds / 60)
     hours, rest = divmod(whole, 3600)
     minutes, secs = divmod(rest, 60)
     parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count]

@@ -1,5 +1,5 @@
 """
-Measure how long an incident lasted: by the minute, until its alert ended, and until it was resolved.
+Measure how long an incident lasted: by the minute, until its alert was over, and until it was resolved.
 
 The three differ, and each is right: an alert looks back over its window, so it may end after the problem, and a person
 resolves the incident at yet another time. All are computed from the record alone.
@@ -77,6 +77,15 @@ def span(incident: Incident) -> tuple[int | None, int | None]:
     ]
     ended = max(over) if over and not set(mine) & set(incident.firing) else incident.times["resolved"].at_us
     return began, ended if began is None or ended is None or ended > began else began
+
+
+def end(incident: Incident) -> str:
+    """Return what the end of `span` is: ``the alert was resolved``, without alerts of its own the incident."""
+    mine = _own_alerts(incident)
+    if not mine:
+        return "the incident was resolved"
+    over = [e.body["kind"] for e in incident.of_kind("alert") if e.body["alert"] in mine]
+    return "the alert ended" if over[-1] == "ended" else "the alert was resolved"
 
 
 def _own_alerts(incident: Incident) -> list[str]:
@@ -180,7 +189,7 @@ def _until_alert_ended(incident: Incident) -> list[Duration]:
     back = f"; they look back over {window}, so they may end after the problem" if window else ""
     return [
         Duration(
-            "until the alert ended",
+            f"until {end(incident)}",
             None if began is None or until is None else (until - began) / clock.SECOND,
             began,
             until,
@@ -197,7 +206,7 @@ def _until_resolved(incident: Incident) -> Duration:
     began, resolved = incident.times["began"], incident.times["resolved"]
     known = began.at_us is not None and resolved.at_us is not None
     return Duration(
-        "until resolved",
+        "until the incident was resolved",
         (resolved.at_us - began.at_us) / clock.SECOND if known else None,  # type: ignore[operator]
         began.at_us,
         resolved.at_us,

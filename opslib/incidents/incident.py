@@ -6,12 +6,12 @@ incident.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.causes import HEADLINES, NO_FAULT, UNDETERMINED, headline
-from opslib.alerting.verdicts import SOURCES
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.rules import SENT, SEVERITIES
 from opslib.foundation.errors import IncidentError
@@ -206,9 +206,15 @@ class Incident:
         fired_us = min((e.at_us for e in self.of_kind("alert") if e.body["kind"] in ("fired", "rose")), default=None)
         made: dict[tuple[Any, ...], Event] = {}
         first: dict[tuple[Any, ...], Entry] = {}
+        reached: dict[str, list[str]] = {}  # The severities that each alert has at that point.
         for e in self.timeline:
             body, key = e.body, tuple[Any, ...]((e.seq,))
             if e.kind == "alert":
+                held = reached.setdefault(body["alert"], [])
+                if body["kind"] in ("fired", "rose"):
+                    held.append(body["severity"])
+                elif body["kind"] == "fell" and body["severity"] in held:
+                    held.remove(body["severity"])
                 key = (body["alert"], e.at_us, "fired" if body["kind"] == "rose" else body["kind"])
             elif e.kind == "step" and body["state"] in ENDED and ("intended", body.get("id")) in made:
                 key = ("intended", body["id"])
@@ -217,7 +223,7 @@ class Incident:
             at_us = max(e.at_us, fired_us) if e.kind == "opened" and fired_us is not None else e.at_us
             same = made.get(key)
             kept = same.entry if same and e.kind == "alert" and _rank(same.entry) > _rank(e) else e
-            text = _words_of(kept, first.setdefault(key, e))
+            text = _words_of(kept, first.setdefault(key, e), reached.get(body.get("alert", ""), []))
             made[key] = Event(at_us, e.kind, e.by, text, (*(same.evidence if same else ()), e.id), kept)
         return sorted(made.values(), key=lambda found: (found.at_us, found.kind == "opened"))
 
@@ -303,23 +309,25 @@ def _rank(entry: Entry) -> int:
     return SEVERITIES.index(entry.body["severity"])
 
 
-def _words_of(entry: Entry, first: Entry) -> str:
+def _words_of(entry: Entry, first: Entry, held: Sequence[str]) -> str:
     """
     Return the text of an event for people: an alert with its source, without digests.
 
     Args:
         first: The first entry of the event.
+        held: The severities that the alert still has after it.
     """
     body, text = entry.body, words(entry)
     if entry.kind != "alert":
         return text.partition("; previous entry E")[0] if entry.kind == "resolved" else text
+    lower = f" to {max(held, key=SEVERITIES.index)}" if held else ""
     what = {
         "fired": "alert fired ({})",
-        "fell": "severity lowered from {}",
+        "fell": f"severity lowered from {{}}{lower}",
         "resolved": "alert resolved",
         "ended": "alert ended",
     }.get(first.body["kind"], str(body["words"]).removesuffix(f": {body['sentence']}"))
-    source = SOURCES.get(body["source"], body["source"])
+    source = source_name(body["source"])
     return formatting.single_line(f"{what.format(body['severity'])}, {source}: {body['sentence']}", 300)
 
 

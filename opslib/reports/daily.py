@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from opslib.alerting import alert_ids, history, replay
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.history import AlertEpisode
 from opslib.alerting.verdicts import VERDICT_OF, named
 from opslib.dashboard import panels, status
 from opslib.dashboard.daily_figures import SECTIONS, WORDS, DailyFigures, Day, usual
 from opslib.dashboard.daily_figures import figures as figures_of
-from opslib.dashboard.panels import source_name
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, folded, one_after_another, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -34,7 +34,7 @@ from opslib.foundation.storage.database import Database
 from opslib.foundation.version import VERSION
 from opslib.jobs.record import RunRecord
 from opslib.reports import places
-from opslib.reports.overview import Overview, new_york, when
+from opslib.reports.overview import Overview, Problem, new_york, when
 from opslib.trading.pnl.pnl import Pnl
 
 NAME = "daily"
@@ -48,7 +48,7 @@ EVIDENCE_LABELS = {
     "opslib": "opslib",
 }
 # The version of the sentences. `ops verify` compares sentences only with a report of the same version.
-WORDING = 6
+WORDING = 7
 
 
 def _why_unknown(view: Status, figure: str) -> str:
@@ -226,6 +226,17 @@ class Daily:
             for a in self.alerts
         ]
 
+    def _action_item(self, problem: Problem) -> str:
+        """Return what to do about a problem: of one that was resolved, review its incident."""
+        name, first = named(problem.rule, problem.subject), self._overview.first_action(problem)
+        if problem.over_us is None:
+            return f"{name}: {first.with_runbook}"
+        over = f"{name} ({problem.how.split()[-1]} {new_york(problem.over_us)})"
+        incident = self.view.incidents.get(str(problem.worst.worst.alert))
+        if problem.how == "ended" or incident is None:
+            return f"{over}: {first.with_runbook}"
+        return f"{over}: Review incident {incident} and write its postmortem. ({first.who})"
+
     @cached_property
     def action_items(self) -> list[str]:
         """
@@ -233,11 +244,7 @@ class Daily:
 
         What is still active comes first, then what was most severe.
         """
-        items = [
-            f"{named(p.rule, p.subject)}{'' if p.over_us is None else f' (ended {new_york(p.over_us)})'}: "
-            f"{self._overview.first_action(p).with_runbook}"
-            for p in sorted(self._overview.problems, key=lambda p: p.order)
-        ]
+        items = [self._action_item(p) for p in sorted(self._overview.problems, key=lambda p: p.order)]
         if self.incomplete:
             items.append(f"Find out why snapshots are missing: {self.incomplete}. (DevOps; runbook monitor_down)")
         return items

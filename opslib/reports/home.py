@@ -335,9 +335,11 @@ def _of_incident(
 ) -> Answer:
     name, now = incident.id, view.window.end
     folder = lifecycle.of(workspace).folder(name)
-    copies = [e.body["notebook"] for e in incident.of_kind("runbook")]
+    runs = incident.of_kind("runbook")
+    copies = [e.body["notebook"] for e in runs]
     titles = _titles()
-    book = incident.runbook if incident.runbook in titles else OTHER
+    named = runs[-1].body["runbook"] if runs else incident.runbook
+    book = named if named in titles else OTHER
     title = titles.get(book, book)
     opened = [place for n in reversed(copies) for place in (folder / str(n), (folder / str(n)).with_suffix(".html"))]
     runbook = first(address, opened)

@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from opslib.alerting import causes, effects
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.effects import FirstAction
 from opslib.alerting.evaluation import is_no_provider_rule
 from opslib.alerting.history import AlertEpisode, SeverityChange, seconds_at, segments
 from opslib.alerting.verdicts import compared_value, describe_verdict, named, over_window, subject_title
 from opslib.dashboard import impact
-from opslib.dashboard.panels import source_name
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import KeyFigure, TextBlock, answer, key_figures, links
 from opslib.dashboard.timeline import Bar, TimelineRow, timeline
@@ -114,6 +114,7 @@ class Problem(NamedTuple):
     Attributes:
         worst: The episode with the highest severity; the first if there are several.
         over_us: When the last one was over; None while one lasts.
+        how: How that one was over: ``was resolved``, or ``ended``, which is no recovery.
         found: The diagnosis at the moment when it was worst.
         works: What still worked then.
     """
@@ -123,6 +124,7 @@ class Problem(NamedTuple):
     worst: AlertEpisode
     began_us: int
     over_us: int | None
+    how: str
     found: Diagnosis
     works: tuple[str, ...]
 
@@ -217,6 +219,7 @@ class Overview:
         worst = max(found, key=lambda a: (SEVERITIES.index(a.worst.severity), -a.worst.fired_us))
         view = self.report.status_over(Window.before(clock.instant(worst.worst.fired_us), DIAGNOSED))
         over = [a.over_us for a in found]
+        last = max(found, key=lambda a: a.over_us or 0)
         works = (words.partition(" (")[0] for state, words in impact.working_and_failing(view) if state == "works")
         return Problem(
             rule,
@@ -224,6 +227,7 @@ class Overview:
             worst,
             min(a.began_us for a in found),
             None if None in over else max(us for us in over if us is not None),
+            "ended" if last.state == "ended" else "was resolved",
             diagnose(view),
             tuple(works),
         )
@@ -262,8 +266,8 @@ class Overview:
         if problem.over_us is None:
             return f"{began}; still active at the end of the data, after {lasted}."
         length = formatting.duration(over.total_seconds()) if over else ""
-        window = f" (it looks back over {length}, so it ends up to {length} after the problem)" if over else ""
-        return f"{began}; the alert ended at {new_york(problem.over_us)}, after {lasted}{window}."
+        window = f" (it looks back over {length}, so it is resolved late)" if over else ""
+        return f"{began}; the alert {problem.how} at {new_york(problem.over_us)}, after {lasted}{window}."
 
     @property
     def answer(self) -> TextBlock:
@@ -285,8 +289,9 @@ class Overview:
             lines += [
                 ("Cause", f"{worst.found.headline} Fault: {worst.whose} (confidence {sure})."),
                 (
-                    f"Still worked at {new_york(worst.worst.worst.fired_us)}",
-                    f"{', '.join(worst.works) or 'nothing that was measured'}.",
+                    "Still worked",
+                    f"{', '.join(worst.works) or 'nothing that was measured'} "
+                    f"(at {new_york(worst.worst.worst.fired_us)}, when it was worst).",
                 ),
             ]
             others = [f"{p.name} {when(p.began_us, p.over_us)} ({p.whose})" for p in self.problems if p is not worst]
@@ -305,7 +310,7 @@ class Overview:
 
     @property
     def figures(self) -> TextBlock:
-        """Six figures of the session, each with its threshold and its change against the usual."""
+        """Six figures of the whole session, each with its threshold and its change against the usual."""
         return key_figures([*(self._figure(*row) for row in FIGURES), self._socket])
 
     def _figure(self, label: str, rule: str, subject: str, name: str, unit: str) -> KeyFigure:
@@ -320,9 +325,10 @@ class Overview:
         if value is None or found is None or found.verdict == "unknown":
             why = self.report.unknown.get(name, "")
             return KeyFigure(label, shown, "unknown", (why,) if why else ())
-        return KeyFigure(
-            label, shown, found.severity or found.verdict, (_threshold(found.rule, found.severity), self._usual(name))
-        )
+        threshold = _threshold(found.rule, found.severity)
+        if name == "system_errors" and found.figure.value is not None:  # Its thresholds are per hour.
+            threshold = f"{found.rule.format_value(found.figure.value)}, {threshold}"
+        return KeyFigure(label, shown, found.severity or found.verdict, (threshold, self._usual(name)))
 
     def _usual(self, name: str) -> str:
         """Return the usual range of a figure, or without one its change since the previous trading day."""
@@ -343,7 +349,7 @@ class Overview:
         spans = view.counters.websocket_down_spans(view.window)
         longest = max(((b - a) / clock.SECOND for a, b in spans), default=0.0)
         reached = [s for s, limit in rule.thresholds if not isinstance(limit, str) and rule.crosses(longest, limit)]
-        count = f"{len(spans)} time{'' if len(spans) == 1 else 's'} in the session, by snapshots"
+        count = f"{len(spans)} time{'' if len(spans) == 1 else 's'} in the session, measured by the app page"
         return KeyFigure(
             label,
             formatting.duration(longest),

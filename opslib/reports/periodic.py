@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting import effects, history, replay
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.effects import FirstAction
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, describe_verdict, named
 from opslib.dashboard import alert_log, daily_figures, status
 from opslib.dashboard.alert_log import AlertLog
 from opslib.dashboard.daily_figures import WORDS, DailyFigures, Day, percent
-from opslib.dashboard.panels import source_name
 from opslib.dashboard.text_blocks import TextBlock, answer, bullet_list, folded, table
 from opslib.dashboard.trends import Trend, trends
 from opslib.foundation import clock, formatting, time_parsing
@@ -685,7 +685,7 @@ class PeriodicReport:
                 "time to detect",
                 "time to acknowledge",
                 "time to mitigate",
-                "until resolved",
+                "until it was resolved",
                 "what was broken",
             ],
             rows,

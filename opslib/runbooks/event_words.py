@@ -11,7 +11,7 @@ from typing import Any
 
 from opslib.alerting.alert_ids import describe
 from opslib.alerting.causes import HEADLINES, UNDETERMINED, headline
-from opslib.alerting.verdicts import SOURCES, subject_title
+from opslib.alerting.verdicts import subject_title
 from opslib.foundation import clock, formatting
 from opslib.incidents.incident import Event, Time
 from opslib.runbooks.steps import purpose
@@ -78,9 +78,9 @@ def source(text: str) -> str:
 
 
 def _alert(name: str) -> str:
-    """Return ``availability of massive (page)`` for the ID of an alert."""
+    """Return ``availability of massive (app page)`` for the ID of an alert."""
     figure, _, source = describe(name).replace("_", " ").rpartition(", ")
-    return f"{figure} ({SOURCES.get(source, source)})" if figure else name
+    return f"{figure} ({source})" if figure else name
 
 
 def _meaning(outcome: str) -> str:

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from opslib.alerting import evaluation, history
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.history import SeverityChange
 from opslib.alerting.store import AlertStore
-from opslib.alerting.verdicts import SOURCES, named
+from opslib.alerting.verdicts import named
 from opslib.dashboard.text_blocks import markdown_to_html
 from opslib.foundation import clock, formatting, templates
 from opslib.foundation.clock import Window
@@ -198,7 +199,7 @@ class _Drawing:
         first, y = changes[0], self.y
         rule = self.workspace.rules.rules.get(first.rule)
         name = named(rule, first.subject) if rule else first.rule
-        source = SOURCES.get(first.source, first.source)
+        source = source_name(first.source)
         room = int((LEFT - 10) / CHARACTER) - len(source) - 2
         self._text(LEFT - 10, y + 13, f"{name if len(name) <= room else name[: room - 1] + '…'}, {source}", "", "end")
         pending, end_us = self.x(first.pending_us), self.window.end_us
@@ -253,7 +254,7 @@ class _Drawing:
             lengths = ", ".join(formatting.duration(span.total_seconds()) for span in sorted(spans))
             head = f"{name[:1].upper()}{name[1:]}, highest of its long windows ({lengths})"
         extreme = "lowest" if rule.better == "higher" else "highest"
-        text = f"{extreme} {rule.format_value(worst)}{window} at {_clock(at_us)} ({SOURCES.get(source, source)})"
+        text = f"{extreme} {rule.format_value(worst)}{window} at {_clock(at_us)} ({source_name(source)})"
         self._text(0, self.y + 12, head, "head")
         self._text(RIGHT, self.y + 12, text, "strong", "end")
         bottom = self.y + LINE + 10 + 14 * max(0, len(series) - 2) + FIGURE_HEIGHT
@@ -279,7 +280,7 @@ class _Drawing:
         for n, (source, points) in enumerate(series.items()):
             self.shapes.append(Shape("path", {"class": f"series s{n % 3}", "d": self._path(points, y)}))
             line = ("——", "– –", "· · ·")[n % 3]
-            self._text(RIGHT + 8, self.y - 2 + 14 * n, f"{line} {SOURCES.get(source, source)}", f"key s{n % 3}")
+            self._text(RIGHT + 8, self.y - 2 + 14 * n, f"{line} {source_name(source)}", f"key s{n % 3}")
         self.shapes.append(Shape("circle", {"class": "worst", "cx": self.x(at_us), "cy": y(worst), "r": 4}))
         self.y = bottom + 8
 

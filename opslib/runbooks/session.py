@@ -407,7 +407,10 @@ class RunbookSession:
         rule = next((rules[name] for name in (self.incident.rule, *active, self.name) if name in rules), None) or next(
             (r for r in rules.values() if self.name in r.runbooks.values()), None
         )
-        lines = [f"for traders: {effects.for_traders(rule, self.incident.subject)}"] if rule else []
+        # An incident that a person opened is about the app; its runbook may be about one provider.
+        of_runbook = [s for s, name in rule.runbooks.items() if name == self.name] if rule else []
+        subject = of_runbook[0] if len(of_runbook) == 1 else self.incident.subject
+        lines = [f"for traders: {effects.for_traders(rule, subject)}"] if rule else []
         lines += [
             f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'unknown'}[state] }: {words}"
             for state, words in impact.working_and_failing(view)
@@ -421,7 +424,8 @@ class RunbookSession:
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
         lines = [
-            f"{view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']} (at its last change)"
+            f"{view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']} "
+            f"(value when it became {a['severity']})"
             for a in alerts
         ]
         panels = dict.fromkeys(r.panel for r in self.workspace.rules.rules.values() if self.name in r.runbooks.values())
@@ -506,8 +510,8 @@ class RunbookSession:
             f"{incident.id}, {incident.status}, {severity}: {about}",
             *(f"{label.lower()}: {words}" for label, words in facts),
             f"next step: {following}",
-            f"role: {who}; owner: {incident.owner or 'none'}; operator: "
-            f"{self.operator or 'none (give a name to run actions)'}",
+            f"acts first: {who}; incident owner: {incident.owner or 'none'}; this runbook is run by: "
+            f"{self.operator or 'nobody (give a name to run actions)'}",
             # Its checks run after this header is shown, so the numbers of steps done are only below them.
             f"as of {formatting.moment(self.now())}; {self.time_words(incident)}",
             "actions: "

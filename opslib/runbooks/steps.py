@@ -64,7 +64,10 @@ class Step:
     @property
     def aim(self) -> str:
         """What is expected, or of an action what it leads to, with a word that says which."""
-        return f"{'When done' if self.kind == ACTION else 'Expected'}: {self.expect}"
+        if self.kind == ACTION:
+            return f"When done: {self.expect}"
+        # During an incident its symptoms are expected to fail.
+        return f"{'When healthy' if self.symptom else 'Expected'}: {self.expect}"
 
     @property
     def recorded_kind(self) -> str:

@@ -142,7 +142,7 @@ def test_what_to_do_first_fits_each_cause() -> None:
             "massive",
             (),
             ("availability", "massive"),
-            "Check Massive's status page. Then check that Tradier is available. (Tech Lead)",
+            "Check Massive's status page. Make sure that Tradier is available. (Tech Lead)",
         ),
         # The alert's own rule points at the cause: its text and its role.
         ("error_storm", "app", (), ("errors", "app"), f"{advice('error_storm', 'app').action} (Tech Lead)"),

@@ -70,9 +70,9 @@ def test_time_that_two_alerts_share_counts_once() -> None:
     ("upto", "minute", "words"),
     [
         (1, 0.5, "warning pending since 11:00 New York"),
-        (3, 2, "critical since 11:02, began 11:00 New York"),
-        (4, 10, "escalate since 11:10, began 11:00 New York"),
-        (5, 2, "critical since 11:02, began 11:00 New York"),
+        (3, 2, "critical since 11:02, problem began 11:00 New York"),
+        (4, 10, "escalate since 11:10, problem began 11:00 New York"),
+        (5, 2, "critical since 11:02, problem began 11:00 New York"),
     ],
 )
 def test_since_belongs_to_the_current_severity(upto: int, minute: float, words: str) -> None:
@@ -95,8 +95,8 @@ def test_an_alert_that_is_over_has_no_since() -> None:
 @pytest.mark.parametrize(
     ("changed", "reached", "words"),
     [
-        ({"state": "unknown"}, us(2), "critical since 11:02, began 11:00 New York; unknown now"),
-        ({}, None, "critical, began 11:00 New York"),
+        ({"state": "unknown"}, us(2), "critical since 11:02, problem began 11:00 New York; unknown now"),
+        ({}, None, "critical, problem began 11:00 New York"),
         ({}, us(0.9), "critical since 11:00 New York"),
     ],
 )
@@ -115,5 +115,5 @@ def test_a_time_of_another_day_has_its_date() -> None:
     """A time of a day other than the current one is given with its date."""
     (row,) = history.active_alerts(RAISED[:3], RULES)
     assert history.describe_since(row, us(2), clock.instant(us(24 * 60))) == (
-        "critical since 03-10 11:02, began 03-10 11:00 New York"
+        "critical since 03-10 11:02, problem began 03-10 11:00 New York"
     )

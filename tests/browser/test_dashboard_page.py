@@ -222,7 +222,7 @@ def test_it_can_be_used_without_a_mouse(page: Any, feed: Feed) -> None:
         "valid Greeks",
         "errors",
         "backtest variance",
-        "Errors over the past 1 h, page, per h: value at a moment",
+        "Errors over the past 1 h, app page, per h: value at a moment",
         "moment that is shown",
         "Missed data",
         "Data Provider Health",
@@ -351,7 +351,7 @@ def test_a_read_only_page_shows_no_control_that_would_be_refused(page: Any, feed
 @pytest.mark.parametrize("width", [1440, 1280, 420])
 def test_a_reason_is_never_truncated(page: Any, feed: Feed, width: int) -> None:
     """A long reason beside a panel's title is shown whole, and nothing is wider than the page."""
-    reason = "chains: share with delta outside -1 to 1 (12.34 %) > 2.0 % for 15 min"
+    reason = "chains: Greeks with delta outside -1 to 1 (12.34 %) > 2.0 % for 15 min"
     values = [""] * len(feed.state_of(feed.view(AT)).places)
     values[len(live_state.HEAD) + 1] = reason
     page.set_viewport_size({"width": width, "height": 900})

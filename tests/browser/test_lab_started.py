@@ -101,7 +101,7 @@ def test_the_lab_opens_home(home: Path) -> None:
             page.screenshot(path=f"{folder}/lab_home.png")
         page.locator(".ops-home a").get_by_text(catalog.runbook("massive_down").title, exact=True).first.focus()
         page.keyboard.press("Enter")
-        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive does not respond").first.wait_for()
+        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive's API is down").first.wait_for()
         assert (
             not page.get_by_text("Would you like to get notified about official Jupyter news").count()
             and problems == []
@@ -138,7 +138,7 @@ def test_a_runbook_runs_in_the_lab(home: Path) -> None:
     """
     needs("chromium")
     for act in (
-        ["incident", "open", "Massive does not respond"],
+        ["incident", "open", "Massive's API is down"],
         ["runbook", "open", "massive_down", "--incident", "2026-03-10-5", "--as-of", "2026-03-10T11:27"],
     ):
         assert main.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0

@@ -146,7 +146,7 @@ def test_the_first_screen(page: Any) -> None:
         "book.scrollToItem(0, 'start') }"
     )
     # There is no likely cause, because time goes on while no collector runs.
-    for words in ("Massive does not respond", "Next step", "Massive's status page", "option data from", " to do · "):
+    for words in ("Massive's API is down", "Next step", "Massive's status page", "option data from", " to do · "):
         page.locator(".jp-Notebook").get_by_text(words).first.wait_for(state="attached")
     screenshot(page, "1_first_screen")
 

@@ -93,7 +93,7 @@ def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
         drawn = page.evaluate("() => [...document.querySelectorAll('img')].map((img) => img.naturalWidth)")
         assert len(drawn) == 5 and min(drawn) > 300 and max(drawn) >= 1200
         assert (
-            page.get_by_text("Data Provider Health, 1 h: critical").count()
+            page.get_by_text("Data Provider Health: critical, over 1 h").count()
             and page.get_by_text("11:27:00 New York").count()
         )
         printed = executed.with_suffix(".pdf")

@@ -102,7 +102,7 @@ def test_text_starts_with_the_cause(home: Path, capsys: pytest.CaptureFixture[st
         and lines[3] == "  runbook: ops runbook open massive_down"
     )
     assert lines[4] == "  supports it:" and lines[5].startswith("    Does massive respond to our probes? No: ")
-    assert lines[5].endswith("[probe, 0 s old]")
+    assert lines[5].endswith("[probes, 0 s old]")
     assert [line for line in lines[6:] if not line.startswith("    ")] == [
         "  unknown, or without data:",
         "  rules out other causes:",

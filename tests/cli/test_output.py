@@ -58,7 +58,7 @@ def test_states_are_coloured_unless_colour_is_off() -> None:
     ("line", "words"),
     [
         ("demo: warning (worst severity: notify)", ["warning", "notify"]),
-        ("notify since 15:13, began 13:50 New York: backtest variance", ["notify"]),
+        ("notify since 15:13, problem began 13:50 New York: backtest variance", ["notify"]),
         ("warning pending since 15:13 New York: a warning of critical things", ["warning"]),
     ],
 )

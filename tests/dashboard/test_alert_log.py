@@ -51,11 +51,11 @@ def test_a_firing_alert_is_listed_with_its_runbook(desk):
     first, second, *rest = said.splitlines()
     assert (
         first.endswith("1 alert to act on; 2 others are active, and nobody is notified of them")
-        and "  - critical since 11:23, began 11:22 New York: availability" in second
+        and "  - critical since 11:23, problem began 11:22 New York: availability" in second
         and "runbook massive_down" in second
         and "< 95.0 %" in second
     )
-    assert any("errors" in line and "inhibited by availability of massive, page" in line for line in rest)
+    assert any("errors" in line and "inhibited by availability of massive, app page" in line for line in rest)
     assert repr(desk.alerts(time_parsing.parse(f"{days.DAY}T09:50"), "20m").summary).endswith("no alert to act on")
 
 
@@ -63,10 +63,13 @@ def test_the_title_names_the_length_and_the_exact_window(desk: Desk) -> None:
     """The table of alerts begins with its length in days, and has both ends of it."""
     titles = [repr(desk.alerts(CLOSES, window).fired).splitlines()[0] for window in ("7d", "6h30m")]
     assert titles[0] == (
-        "Alerts fired in the last 7 days: 2026-03-03 20:00:00 UTC (15:00:00 New York) to 2026-03-10 20:00:00 UTC "
+        "Alerts fired in the last 7 days, a row for each severity that an alert reached: "
+        "2026-03-03 20:00:00 UTC (15:00:00 New York) to 2026-03-10 20:00:00 UTC "
         "(16:00:00 New York); New York's clocks changed in between"
     )
-    assert titles[1].startswith("Alerts fired in the last 6 h 30 min: 2026-03-10 13:30:00 UTC (09:30:00 New York) to ")
+    assert titles[1].startswith(
+        "Alerts fired in the last 6 h 30 min, a row for each severity that an alert reached: 2026-03-10 13:30:00 UTC "
+    )
     assert titles[1].endswith(" New York)")
 
 

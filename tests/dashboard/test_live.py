@@ -174,12 +174,12 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
     The values of the page and of the probes are side by side.
     """
     found = feed.state_of(feed.view(AT + timedelta(minutes=2)))
-    assert head(found, "since") == "since 11:23, began 11:22 New York, 5 min ago"
+    assert head(found, "since") == "since 11:23, problem began 11:22 New York, 5 min ago"
     assert re.fullmatch(
         r"Massive returns HTTP 50\d since 11:22\. Fault: Massive \(confidence 9\d\s%\)\.", head(found, "cause")
     )
     assert head(found, "first") == (
-        "Do first: Check Massive's status page. Then check that Tradier is available. (Tech Lead)"
+        "Do first: Check Massive's status page. Make sure that Tradier is available. (Tech Lead)"
     )
     assert head(found, "works") == (
         "Tradier serves in Massive's place. Still works: live prices, Greeks, the app's server."
@@ -187,7 +187,7 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
     assert head(found, "owner").startswith("Acknowledged by Tech Lead.")
     keys = found.shape["panels"][0]["keys"][0]
     slots = panel_slots(found, "providers")
-    assert (keys["label"], keys["values"]) == ("Availability of Massive", ["page", "probes"])
+    assert (keys["label"], keys["values"]) == ("Availability of Massive", ["app page", "probes"])
     assert slots["values"][0] == f"◆ {slots['figures'][0]}" and slots["values"][1].startswith("◆ 8")
     assert slots["limits"][0] == "critical < 95.0 %"
     # The active alert has two severities: notify, then critical.
@@ -195,7 +195,9 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
     assert [span[2] for span in spans] == ["notify", "critical"] and spans[-1][1] == "" and spans[0][1] == spans[1][0]
     # An alert of a value that the chart does not draw has its name.
     greeks = [row.split("\t") for row in panel_slots(found, "greeks")["bands"][0].splitlines()]
-    assert spans[-1][3] == "◆ critical" and "◆ critical: share with gamma zero or missing" in [row[3] for row in greeks]
+    assert spans[-1][3] == "◆ critical" and "◆ critical: Greeks with gamma zero or missing" in [
+        row[3] for row in greeks
+    ]
 
 
 def test_the_first_action_is_that_of_the_notification(feed: Feed, desk: Desk) -> None:
@@ -223,7 +225,7 @@ def test_errors_are_drawn_as_they_are_evaluated(feed: Feed, desk: Desk) -> None:
     view = feed.view(at)
     chart = feed.state_of(view).shape["panels"][3]["chart"]
     rule = desk.rules["errors"]
-    assert (chart["label"], chart["unit"]) == ("Errors over the past 1 h, page", "per h")
+    assert (chart["label"], chart["unit"]) == ("Errors over the past 1 h, app page", "per h")
     assert [(limit["severity"], limit["at"]) for limit in chart["limits"]] == list(rule.thresholds)
     for scale in chart["scales"]:
         (low, *_, (top, height)) = scale["knots"]

@@ -282,7 +282,7 @@ def test_a_verdict_has_the_worst_severity_beside_it(full: Desk) -> None:
     view = full.status(days.at("15:30"))
     assert view.verdict == "warning" and any(a["severity"] == "notify" for a in view.alerts)
     assert repr(view).splitlines()[0] == "desk: warning (worst severity: notify)"
-    assert view.panel("pnl").heading == "P&L Accuracy, 1 h: warning (worst severity: notify)"
+    assert view.panel("pnl").heading == "P&L Accuracy: warning (worst severity: notify), over 1 h"
     assert view.as_json()["verdict"] == view.as_json()["panels"]["pnl"]["verdict"] == "warning"
     assert view.panel("pnl").sentences[0].startswith("notify: ")
 
@@ -295,7 +295,7 @@ def test_an_active_alert_shows_when_its_severity_began(full: Desk) -> None:
     began = time_parsing.parse(alert["since"])
     assert began < reached - timedelta(minutes=5)
     since, start = (f"{t.astimezone(formatting.NEW_YORK):%H:%M}" for t in (reached, began))
-    assert f"notify since {since}, began {start} New York: backtest variance" in repr(view)
+    assert f"notify since {since}, problem began {start} New York: backtest variance" in repr(view)
 
 
 def test_both_figures_of_a_row_have_one_unit(full: Desk) -> None:
@@ -310,10 +310,8 @@ def test_a_panel_folds_what_is_ok(full: Desk) -> None:
     html = panel._repr_mimebundle_()["text/html"]
     seen_at_once, _, folded = html.partition("<details")
     assert "◆ critical</span> availability of massive" in seen_at_once and "ok: availability of tradier" in folded
-    assert [severity for _, severity, _ in panel.breaches] == [
-        "critical"
-    ] and "shown on the newest page, since " in html
-    assert "requests to massive served by tradier instead" in html
+    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "newest page only, since " in html
+    assert "requests to massive served by tradier instead, each after its retries" in html
 
 
 def test_invalid_greeks_are_explained(full: Desk) -> None:
@@ -338,7 +336,7 @@ def test_the_cause_of_a_breach_is_labelled_as_cause(at_outage: Status) -> None:
     assert "  cause: massive " in repr(panel) and "warning: massive " not in repr(panel)
     assert ("", "cause") in [found[:2] for found in panel.breaches]
     usable = next(s for s in panel.good if "usable data" in s)
-    assert usable.endswith(", of the responses received")
+    assert usable.endswith(", failed requests not counted")
 
 
 @pytest.mark.parametrize(("rule", "own"), [("app_response_time", " over 5 min"), ("response_time", "")])

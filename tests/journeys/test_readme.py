@@ -117,7 +117,7 @@ SHOWS = {  # What the output has to contain.
     "status": "critical: availability of massive",
     "notify": "availability-massive",
     "incident list": "2026-03-10-2  resolved",
-    "incident open": "Massive does not respond",
+    "incident open": "Massive's API is down",
     "ack": "2026-03-10-5 acknowledged by Ann",
     "runbook open": "likely: provider_5xx of massive, confidence 9",
     "runbook resume": "0 done · 25 to do · 6 not needed",

@@ -149,12 +149,12 @@ def test_the_first_screen_has_the_answers(whole: desk_module.Desk) -> None:
     assert re.match(
         rf"◆ {DAY}: critical \(worst severity: escalate\). Availability of Massive down to 0.00 %\n"
         r"  Since when: 11:22 New York \(15:22 UTC\); "
-        r"the alert ended at 11:4\d, after 2\d min "
-        r"\(it looks back over 10 min, so it ends up to 10 min after the problem\)\.\n",
+        r"the alert was resolved at 11:4\d, after 2\d min "
+        r"\(it looks back over 10 min, so it is resolved late\)\.\n",
         found,
     )
-    assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked at 11:" in found
-    assert "share with gamma zero or missing 10:" in found and "WebSocket down 14:31–14:3" in found
+    assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked: " in found
+    assert "Greeks with gamma zero or missing 10:" in found and "WebSocket down 14:31–14:3" in found
     assert re.search(r"\n  Do first: \w", found)
     screen = daily.first_screen.html
     assert screen.count('class="ops-figure ') == 6 and "below 95.0 %" in screen
@@ -207,7 +207,7 @@ def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) 
     lasted, minutes = formatting.duration(seconds), in_minutes(seconds)
     weekly = whole.review("weekly", f"{DAY[:4]}-W11")
     assert f"{DAY[:4]}-W11: critical (worst severity: escalate). " in weekly.headline.plain
-    assert f", peak escalate without any success, for {minutes} (page)" in weekly.headline.plain
+    assert f", peak escalate without any success, for {minutes} (app page)" in weekly.headline.plain
     assert f"(peak escalate, for {minutes})" in daily.first_screen.plain
     (row,) = (line for line in repr(weekly.alerts_table).splitlines() if "escalate" in line)
     assert f"  {lasted}  " in row
@@ -219,7 +219,7 @@ def test_active_problems_come_first(whole: desk_module.Desk) -> None:
     active = [p for p in daily._overview.problems if p.over_us is None]
     assert active and daily.action_items[0].startswith(f"{active[0].rule.title}: ")
     over = next(item for item in daily.action_items if item.startswith("availability of massive"))
-    assert re.match(r"availability of massive \(ended 11:4\d\): \w", over)
+    assert re.match(r"availability of massive \(resolved 11:4\d\): \w", over)
     assert f"({active[0].name}, still active at the close)." in daily.headline.plain
 
 

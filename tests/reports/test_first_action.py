@@ -18,7 +18,7 @@ def test_the_cause_decides_what_to_do_first_everywhere(at: Callable[[str], Desk]
     now, evening = at(BLOCKED), at("2026-03-10T17:00")
     of_rule = now.rules["websocket_down"].action
     wanted = effects.ADVICE["socket_blocked"].action
-    daily = evening.daily_report("2026-03-10")
+    daily = now.daily_report("2026-03-10", BLOCKED)
     sent = [
         alert["action"]
         for _, body in NotificationStore(now.store, "demo").deliveries()
@@ -38,6 +38,8 @@ def test_the_cause_decides_what_to_do_first_everywhere(at: Callable[[str], Desk]
     assert {place for place, words in said.items() if of_rule in words} == set()
     (item,) = (item for item in daily.action_items if item.startswith("WebSocket down"))
     assert item.endswith("(Tech Lead; runbook websocket_down)")
+    (item,) = (i for i in evening.daily_report("2026-03-10").action_items if i.startswith("WebSocket down"))
+    assert item == "WebSocket down (resolved 14:35): Review incident 2026-03-10-3 and write its postmortem. (Tech Lead)"
 
 
 def test_a_rule_acts_where_no_cause_is_sure(at: Callable[[str], Desk]) -> None:

@@ -68,7 +68,7 @@ def test_words(event: dict[str, Any], words: str) -> None:
         ),
         ("first failed probe of app: removed", "first failed probe of app: it ended with removed"),
         ("step tradier_only was done", 'the action "Switch the app to Tradier only" was done'),
-        ("alert availability-massive-page-20260310T152215Z", "alert availability of massive (page)"),
+        ("alert availability-massive-page-20260310T152215Z", "alert availability of massive (app page)"),
         ("alert clock_skew-monitor-probe-20260310T152215Z", "alert clock skew of the collector's machine (probes)"),
         ("acknowledged by Ann", "acknowledged by Ann"),
     ],

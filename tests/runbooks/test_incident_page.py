@@ -62,8 +62,8 @@ def test_the_command_writes_the_page_and_prints_its_path(home: Path, capsys: pyt
         "nothing: Notify the trading team",
         "Did not work ✗ option data from Massive",
         "How long: 12 min below 95 % availability (counted per minute by the app's page); "
-        "23 min until the alert ended (the alert looks back over 10 min); "
-        "30 min until resolved (a responder ends the incident)",
+        "23 min until the alert was resolved (the alert looks back over 10 min); "
+        "30 min until the incident was resolved (a responder ends the incident)",
         "Peak severity ■ escalate",
         "Severity now ✓ none",
         "Owner Tech Lead",
@@ -95,7 +95,7 @@ def test_the_command_shows_few_rows(home: Path, capsys: pytest.CaptureFixture[st
     assert not [name for name in steps.table() if "_" in name and re.search(rf"\b{name}\b", said)]
     assert not re.search(r"-\d{8}T\d{6}Z", said)
     count = shown["entries"]
-    assert lines[-1].startswith(f"Entries of the record: {count}; the last one is E{count} (")
+    assert lines[-1].startswith(f"The record has {count} entries, E{count} (")
     assert " -o json" in lines[-1]
     assert len(shown["timeline"]) == shown["entries"] == len({e["evidence"] for e in shown["timeline"]})
     assert any(e["words"].startswith("not_ours: ") for e in shown["timeline"])  # The sentences of the record.

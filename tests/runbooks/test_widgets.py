@@ -56,7 +56,7 @@ def test_a_check(opened: RunbookSession) -> None:
     found = pad(opened, "massive_answers")
     assert "not done" in found._text.value
     press(found, "Check again")
-    assert "△ symptom confirmed" in found._text.value and "HTTP 502" in found._text.value
+    assert "△ symptom confirmed" in found._text.value and "HTTP 503" in found._text.value
     done = strip._text.value.partition("Done: 1")[2]
     assert "Massive now" in done and "symptom confirmed" in done
 
@@ -172,7 +172,7 @@ def test_the_progress_shows_the_situation_first(opened: RunbookSession) -> None:
     for fact in ("option data from Massive", "11:22:00 New York", "Massive, confidence 9", "option data from Tradier"):
         assert fact in strip._facts.value
     detected = opened.detection.plain  # What an alert said is not the value now.
-    assert " (at its last change)\n" in detected and "Data Provider Health now: critical" in detected
+    assert " (value when it became critical)\n" in detected and "Data Provider Health now: critical" in detected
     assert "0 done" not in opened.header.plain and "; now due: steps of minutes 0–5" in opened.header.plain
     clock = "0 done · 25 to do · 6 not needed; detected less than a minute ago; now due: steps of minutes 0–5"
     assert clock in strip._text.value and "Not needed: 6." in strip._text.value

@@ -49,8 +49,8 @@ HEADS = {
 DO_FIRST, SINCE, FAULT, MEASURED, OWNER, NEXT = "Do first", "Since", "Whose fault", "Measured", "Owner", "Next"
 SHORT = (SINCE, FAULT, "Does not work", "Still works", "Works now", "Works again", "Unknown", MEASURED, OWNER, NEXT)
 # How an alert that is over ended, see `NotificationState.how`.
-_END_OF_HOW = {"resolved": "resolved", "fell": "below notify", "ended": "ended"}
-_LEFT = {"warning": "still broken", "unknown": "unknown"}
+_END_OF_HOW = {"resolved": "resolved", "fell": "lowered to warning", "ended": "ended"}
+_LEFT = {"warning": "still broken", "unknown": "not confirmed yet"}
 IN_TERMINAL = "In a terminal"
 ACKNOWLEDGE, RUNBOOK, DASHBOARD, INCIDENT = "Acknowledge", "Runbook", "Dashboard", "Incident"  # The buttons.
 # Who measured an alert, by its source.
@@ -119,7 +119,7 @@ class Working(NamedTuple):
         """The same as unknown, with what was observed last."""
         ago, then = formatting.duration(self.age_s or 0.0), "working" if self.state == "works" else "not working"
         return self._replace(
-            state="unknown", words=f"{self.name}: last checked {ago} ago, then {then} ({self.source})", age_s=None
+            state="unknown", words=f"{self.name}: {then} when last checked {ago} ago ({self.source})", age_s=None
         )
 
 
@@ -544,7 +544,7 @@ def _do_afterwards(
 ) -> list[tuple[str, str]]:
     """Return what is left to do after a resolution; of what is still broken or unknown first."""
     if left:
-        return [(DO_FIRST, f"Check {', '.join(left)} on the dashboard.")]
+        return [(DO_FIRST, f"Check on the dashboard whether it works again: {', '.join(left)}.")]
     if _has_ended(alerts):
         return []
     incident = situation.incident(alert["alert"]) if situation else None
@@ -725,12 +725,14 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
             until = _until(alert["over_us"], _active_us(alert))
             words += {
                 "resolved": f"; resolved at {until}",
-                "fell": f"; below notify since {until}",
+                "fell": f"; lowered to warning at {until}",
                 "ended": f"; ended at {until}: the market, the page or the sender is gone, which is no recovery",
             }[alert["how"]]
         what = _describe_end(alert, rules) if kind == RESOLVED else alert["sentence"]
         source = _SOURCES.get(alert["source"], alert["source"])
-        found.append((alert["severity"], f"{what}, by {source}, since {words}") if several else (SINCE, words))
+        found.append(
+            (f"Peak {alert['severity']}", f"{what}, by {source}, since {words}") if several else (SINCE, words)
+        )
     return (
         [*found, (f"{len(alerts) - SHOWN} more alerts; list all", command("notify", "-o", "json", where=where))]
         if len(alerts) > SHOWN
@@ -744,7 +746,8 @@ def _active_us(alert: dict[str, Any]) -> int:
 
 
 def _until(over_us: int, since_us: int) -> str:
-    return f"{_new_york(over_us)}, after {formatting.duration((over_us - since_us) / 1e6)}"
+    minutes = max(1, round((over_us - since_us) / MINUTE_US))
+    return f"{_new_york(over_us)}, after {formatting.duration(60 * minutes)}"
 
 
 def _new_york(us: int) -> str:

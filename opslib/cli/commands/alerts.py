@@ -146,7 +146,9 @@ def notify(desk: "Desk", options: argparse.Namespace) -> Reply:
     table = [
         [
             f"{clock.instant(d.made_us).astimezone(formatting.NEW_YORK):%Y-%m-%d %H:%M:%S}",
-            f"{KIND_NAMES.get(r['kind'], r['kind'])} {r['severity']} {', '.join(r['alerts'])}",
+            KIND_NAMES.get(r["kind"], r["kind"]),
+            r["severity"],
+            ", ".join(r["alerts"]),
             r["channel"],
             ", ".join(r["roles"]),
             r["state"],
@@ -157,7 +159,20 @@ def notify(desk: "Desk", options: argparse.Namespace) -> Reply:
     ]
     return Reply(
         rows,
-        formatting.table(["created, New York", "what", "channel", "to", "state", "attempts", "response"], table)
+        formatting.table(
+            [
+                "created, New York",
+                "notification",
+                "severity",
+                "alerts",
+                "channel",
+                "to",
+                "state",
+                "attempts",
+                "response",
+            ],
+            table,
+        )
         if rows
         else "no notifications yet; people are notified while ops collect or ops serve runs",
     )

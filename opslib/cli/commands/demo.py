@@ -109,11 +109,11 @@ def _results(
         if s.startswith(("critical", "escalate"))
     ]
     words = [
-        f"Simulated trading day {replay.DAY}, seed {seed}. Two pages posted snapshots to the receiver. Home directory: "
+        f"Simulated trading day {replay.DAY}, seed {seed}. Two pages posted snapshots to the receiver. Files: "
         f"{settings.home}",
         f"\nStatus at {formatting.moment(worst)}: {view.verdict_text}",
         *(f"  {s}" for s in findings),
-        f"\n{count - len(wrong)} of {count} figures equal those computed from the simulated events alone.",
+        f"\n{count - len(wrong)} of {count} figures are as expected from the simulated events alone.",
         *wrong,
         f"\ndaily report   {made['report']}",
         f"dashboard      {made['dashboard']}",

@@ -535,7 +535,7 @@ class View {
     this.list.hidden = !worst;
     this.acts.hidden = !worst || this.fixed;
     this.ack.hidden = !!worst?.[5];  // The line with the owner says who acknowledged it.
-    this.count.textContent = `${found.length} alert${found.length === 1 ? "" : "s"} firing`;
+    this.count.textContent = `${found.length} alert${found.length === 1 ? "" : "s"} to act on`;
     this.worst = worst?.[0];
     this.runbook.disabled = !worst?.[4];
     this.runbook.title = worst ? `${worst[4]}, for the worst alert: ${worst[3]}` : "";

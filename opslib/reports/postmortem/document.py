@@ -195,14 +195,18 @@ class Postmortem:
 
     @property
     def _since(self) -> str:
-        """When it began, in both time zones and as exactly as it is known, and when the alert ended."""
+        """When it began, in both time zones and as exactly as it is known, and when its alert was over."""
         began, ended = durations.span(self.incident)
         if began is None:
             return f"unknown ({self.incident.times['began'].source})"
         precision_s = self.incident.times["began"].precision_s
         about = "" if precision_s is not None and precision_s <= GRID_S else "about "
         day = f"{clock.instant(began).astimezone(formatting.NEW_YORK):%Y-%m-%d}"
-        until = f"; the alert ended at {_local(ended)}" if ended is not None and len(self._durations) > 1 else ""
+        until = (
+            f"; {durations.end(self.incident)} at {_local(ended)}"
+            if ended is not None and len(self._durations) > 1
+            else ""
+        )
         return f"{day}, {about}{_local(began)} New York ({durations.to_the_minute(began):%H:%M} UTC){until}"
 
     @property
@@ -307,7 +311,7 @@ class Postmortem:
             return [f"acknowledged {durations.rounded(took)} later"] if took is not None else []
         ends = [did for did in self.incident.steps.values() if _ends_impact(did)]
         if self.incident.times["mitigated"].at_us is not None and ends and all(d.state == "rehearsed" for d in ends):
-            return ["a person mitigated it, as recorded; the action of the runbook was only a dry run"]
+            return ["by a person; the runbook's action was only a dry run"]
         return []
 
     def _counted(self, figure: Figure, label: str) -> KeyFigure:
@@ -339,13 +343,13 @@ class Postmortem:
 
     @property
     def impact(self) -> TextBlock:
-        """The impact from the beginning of the incident until its alert ended: each number with total and evidence."""
+        """The impact from the beginning until the alert was over: each number with total and evidence."""
         rows = [
             [f.words, f.text, ", ".join(f.evidence) or "none"]
             for f in figures.figures(self.incident)
             if f.id != "lasted"  # It is among the durations.
         ]
-        return table("From the beginning until the alert ended", ["measure", "value", "evidence"], rows)
+        return table(f"From the beginning until {durations.end(self.incident)}", ["measure", "value", "evidence"], rows)
 
     @property
     def outage(self) -> TextBlock | None:

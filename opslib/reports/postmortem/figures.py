@@ -273,7 +273,7 @@ _DEFINITIONS = (
         (f"{p}_looks_failed", f"failed probes of {p.title()}", "ratio", ("share", f"{p}_looks_failed/{p}_looks"))
         for p in PROVIDERS
     ),
-    ("fallbacks", "requests served by the fallback", "", ("total", "massive_fallbacks")),
+    ("fallbacks", "requests served by the fallback, each after its retries", "", ("total", "massive_fallbacks")),
     ("greeks_invalid", "invalid Greeks", "ratio", ("share", "invalid/validations")),
     ("errors", "errors counted by the app", "", ("total", "errors")),
     ("trades", "trades closed during the incident", "", ("total", "trades")),

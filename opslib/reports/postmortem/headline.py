@@ -93,7 +93,7 @@ def title(incident: Incident) -> str:
     Return what was broken, for how long and on which day (New York), as one sentence without a period.
 
     How long is the shortest of the durations of the incident: the time below its critical threshold if it was measured,
-    else the time until its alert ended.
+    else the time until its alert was over.
     """
     found = cause_of(incident)
     if found.cause in PAST:

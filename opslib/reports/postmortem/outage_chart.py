@@ -131,7 +131,7 @@ def draw(ax: "Axes", incident: Incident, outage: Outage) -> "Axes":
         ax.text(
             _at(b),
             0.03,
-            f"until the alert ended: {durations.rounded((b - a).total_seconds())} ",
+            f"until {durations.end(incident)}: {durations.rounded((b - a).total_seconds())} ",
             transform=ax.get_xaxis_transform(),
             ha="right",
             va="bottom",

@@ -9,7 +9,7 @@ happened.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from opslib.alerting.verdicts import SOURCES
+from opslib.alerting.alert_ids import source_name
 from opslib.foundation import clock, formatting
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import OVER, Event, Incident, from_entries
@@ -103,7 +103,7 @@ def _without_consequences(incident: Incident, found: list[Row]) -> list[Row]:
     sources: dict[str, list[str]] = {}
     for e in entries:
         what = e.body["sentence"].partition(" (")[0]
-        source = SOURCES.get(e.body["source"], e.body["source"])
+        source = source_name(e.body["source"])
         if source not in sources.setdefault(what, []):
             sources[what].append(source)
     names = " and ".join(f"{what} ({', '.join(several)})" for what, several in sources.items())
@@ -111,8 +111,10 @@ def _without_consequences(incident: Incident, found: list[Row]) -> list[Row]:
         (row.at_us for row in consequences if row.last.body["kind"] in ("fired", "rose")), consequences[0].at_us
     )
     until = clock.instant(max(row.at_us for row in consequences)).astimezone(formatting.NEW_YORK)
-    changes = plural(len(consequences), "change")
-    words = f"alerts inhibited as consequences: {names}; {changes} until {until:%H:%M:%S} New York"
+    words = (
+        f"alerts inhibited as consequences: {names}; their states changed {len(consequences)} times "
+        f"until {until:%H:%M:%S} New York"
+    )
     return _in_order([*(row for row in found if row not in consequences), Row(fired, words, entries=entries)])
 
 
@@ -160,10 +162,10 @@ def _one_row_for_each_change(found: list[Row]) -> list[Row]:
         if row.last.body["kind"] in OVER:  # What counts is when the last one ends.
             source = same.last.body["source"]
             same.at_us, same.words, earlier = row.at_us, row.words, f"{when} earlier" if when else ""
-            same.words += f"; {SOURCES.get(source, source)}{earlier}"
+            same.words += f"; {source_name(source)}{earlier}"
             same.entries += row.entries
         else:
-            same.words += f"; {SOURCES.get(source, source)} too{f',{when} later' if when else ''}"
+            same.words += f"; {source_name(source)} too{f',{when} later' if when else ''}"
             same.entries[:0] = row.entries
     return _in_order(kept)
 
@@ -227,7 +229,7 @@ def _run_words(incident: Incident, entries: list[Entry]) -> str:
     counts = ", ".join(f"{len(names)} {result}" for result, names in found.items() if names)
     named = [f"{result}: {'; '.join(map(purpose, found[result]))}" for result in (SYMPTOM, FAILED) if found[result]]
     which = f" ({'. '.join(named)})" if named else ""
-    return f"runbook {runbook}: {plural(count, 'check')}, {counts}{which}"
+    return f"runbook {runbook}: {plural(count, 'check')} run: {counts}{which}"
 
 
 def _result(incident: Incident, entry: Entry) -> str:

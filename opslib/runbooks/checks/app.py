@@ -129,7 +129,7 @@ def socket(context: CheckContext) -> CheckResult:
     if last is None:
         return CheckResult(
             None if connected is None else connected,
-            f"page: {page}; our probes do not test the WebSocket",
+            f"app page: {page}; our probes do not test the WebSocket",
             {"page": connected},
             "page",
             query,
@@ -152,7 +152,7 @@ def socket(context: CheckContext) -> CheckResult:
     hint = "; only the page is disconnected: refresh it" if outcome.usable and connected is False else ""
     return CheckResult(
         good,
-        f"{ours}; page: {page}{hint}",
+        f"{ours}; app page: {page}{hint}",
         {"ours": sample_as_json(last), "page": connected},
         "probe",
         query,

@@ -75,7 +75,7 @@ def _measured(context: CheckContext, name: str, subject: str, window: Window) ->
         case "availability":
             page = f["providers"][subject]
             if page["availability"] is not None:
-                yield "page", page["availability"], f"{page['successes']:,} of {page['requests']:,}"
+                yield "app page", page["availability"], f"{page['successes']:,} of {page['requests']:,}"
             part, count = probed.answered(subject, window)
             if count:
                 yield "probes", part / count, f"{part:,} of {count:,}"
@@ -86,7 +86,7 @@ def _measured(context: CheckContext, name: str, subject: str, window: Window) ->
         case "greeks_valid":
             if f["greeks"]["valid_rate"] is not None:
                 yield (
-                    "page",
+                    "app page",
                     f["greeks"]["valid_rate"],
                     f"{f['greeks']['valid']:,} of {f['greeks']['validations']:,}",
                 )
@@ -96,7 +96,7 @@ def _measured(context: CheckContext, name: str, subject: str, window: Window) ->
         case "errors":
             hours = window.seconds / 3600
             if f["system"]["errors"] is not None:
-                yield "page", f["system"]["errors"] / hours, f"{f['system']['errors']:,}"
+                yield "app page", f["system"]["errors"] / hours, f"{f['system']['errors']:,}"
             logged = probed.errors(window)
             if logged is not None:
                 yield "log", logged / hours, f"{logged:,}"

@@ -130,7 +130,7 @@ class CheckContext:
 def source_prefix(source: str) -> str:
     """Return the prefix that names a source."""
     return {
-        "page": "page: ",
+        "page": "app page: ",
         "probe": "probes: ",
         "chain": "chains: ",
         "logs": "log: ",

@@ -308,16 +308,15 @@ def panels(context: CheckContext) -> CheckResult:
     }
     evaluated = [p for p in found if p.evaluated]
     wrong = [p for p in evaluated if p.verdict != "ok"]
+    over = formatting.duration(context.view.window.seconds)
     if not evaluated:
         return CheckResult(None, "no panel has data to evaluate", content, "panels", "the four panels")
     words = (
         "; ".join(f"{p.title}: {p.sentences[0] if p.sentences else p.verdict_text}" for p in wrong)
-        or f"{len(evaluated)} of {len(found)} panels have data, and all of them are ok"
+        or f"{len(evaluated)} of {len(found)} panels have data, and all of them are ok over the last {over}"
     )
     good = None if wrong and all(p.verdict == "unknown" for p in wrong) else not wrong
-    return CheckResult(
-        good, words, content, "panels", f"the four panels over {formatting.duration(context.view.window.seconds)}"
-    )
+    return CheckResult(good, words, content, "panels", f"the four panels over {over}")
 
 
 # Greeks.

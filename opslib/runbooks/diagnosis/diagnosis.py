@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib.alerting import fill_figures
+from opslib.alerting.alert_ids import source_name
 from opslib.alerting.causes import (
     MASSIVE_OUT,
     NO_FAULT,
@@ -70,7 +71,7 @@ class Evidence(NamedTuple):
     def origin(self) -> str:
         """Its source with the age of the newest data; empty without a source."""
         age = f", {formatting.duration(self.age_s)} old" if self.age_s is not None else ""
-        return f"{self.source}{age}" if self.source else ""
+        return f"{source_name(self.source)}{age}" if self.source else ""
 
     def __str__(self) -> str:
         return f"{self.question} {self.answer}" + (f" [{self.origin}]" if self.origin else "")

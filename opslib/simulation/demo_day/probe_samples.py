@@ -138,7 +138,7 @@ def _request(
         seconds = round(max(0.03, rng.gauss(usual_s, usual_s / 4)), 4)
         at += timedelta(seconds=round(seconds + 0.3 * (attempt - 1), 3))
         detail = (
-            {"bytes": 512, "first_byte_s": round(seconds * 0.9, 4), "status": 502, "said": ""}
+            {"bytes": 512, "first_byte_s": round(seconds * 0.9, 4), "status": 503, "said": ""}
             if down
             else {"bytes": 690, "first_byte_s": round(seconds * 0.9, 4), "status": 200} | more
         )
@@ -181,7 +181,7 @@ def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) 
     kinds, newest = {"access": rng.randint(20, 40)}, dict[str, str]()
     if down:
         kinds |= {"provider_5xx": errors}
-        newest = {"provider_5xx": "[v0] Massive proxy error (502): External API error"}
+        newest = {"provider_5xx": "[v0] Massive proxy error (502): HTTP 503 from /v3/snapshot/options/SPY"}
     elif errors:
         kinds |= {"other_error": errors}
         newest = {"other_error": "[Trades API] Error: update was refused"}
@@ -202,7 +202,7 @@ def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Gene
         ended = at + timedelta(seconds=seconds)
         if down:
             yield GeneratedSample(
-                ended, "chain", symbol, "server_5xx", seconds, 0.0, detail={"pages": 0, "said": "", "status": 502}
+                ended, "chain", symbol, "server_5xx", seconds, 0.0, detail={"pages": 0, "said": "", "status": 503}
             )
             continue
         zero = round(core * GAMMA_ZERO_SHARE) + rng.randint(-4, 4) if burst else 0

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LEAD, MANAGER = "Tech Lead", "Trading Manager"  # Roles, not people.
 RUNBOOK, GREEKS, SOCKET, VARIANCE = "massive_down", "greeks_quality", "websocket_down", "backtest_variance"
 # When people are notified after a fault has begun; then as often, while a notification is or may become due.
-NOTIFIED_AFTER = tuple(timedelta(minutes=m) for m in (1.25, 2.5, 3.75, 32, 35))
+NOTIFIED_AFTER = tuple(timedelta(minutes=m) for m in (1.25, 2.5, 3.75, 10.5, 32, 35))
 NOTIFIED_EVERY = timedelta(minutes=5)
 COSTS, COSTS_NOTIFIED_AFTER = "costs_rise", timedelta(hours=2)  # The variance grows all afternoon, trade by trade.
 LAST_ACTION = timedelta(minutes=2)  # Before the close.

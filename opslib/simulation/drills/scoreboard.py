@@ -123,8 +123,7 @@ def line(rows: list[Row]) -> str:
         f"accepted alternative and {s['faults_wrong']} a wrong cause; {s['faults_none']} found no fault, because too "
         f"few responses were affected.",
         f"Of {s['controls']} runs with nothing to find, {s['false_alarms']} had a false alarm.",
-        f"{s['undetermined']} run{'' if s['undetermined'] == 1 else 's'} found a fault whose cause could not be "
-        f"determined.",
+        f"{s['undetermined']} run{'' if s['undetermined'] == 1 else 's'} found a fault, but not its cause.",
     ]
     if s["notified_after_s"] is not None:
         sentences.append(

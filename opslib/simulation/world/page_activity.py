@@ -258,7 +258,7 @@ class _Second:
             at_s += (ms / 1000 if thrown_after_s is None else thrown_after_s) + 0.1 * 2**attempt
         if is_reported:
             self._load.add(at_s, "fallback", provider="massive")
-            self._load.add(at_s, "error", type="API_ERROR", message="Massive answered HTTP 502 three times")
+            self._load.add(at_s, "error", type="API_ERROR", message="Massive answered HTTP 503 three times")
         self._ask_tradier(at_s)
 
     def _thrown_after_s(self, ms: int) -> float | None:

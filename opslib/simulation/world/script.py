@@ -288,7 +288,7 @@ class _PageDay:
                 return
             at_s += 0.1 * 2**attempt
         self._add(at_s, "fallback", provider="massive")
-        self._add(at_s, "error", type="API_ERROR", message="Massive answered HTTP 502 three times")
+        self._add(at_s, "error", type="API_ERROR", message="Massive answered HTTP 503 three times")
         self._ask_tradier(at_s)
 
     def _ask_tradier(self, start_s: float) -> None:

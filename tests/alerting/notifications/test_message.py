@@ -536,20 +536,20 @@ DATA = Working("works", "option data from Massive (our probes, 0 s ago)", "massi
         (
             Working("fails", "Greeks (chains: 58.8 % valid, 22 min ago)", "greeks", "chains: 58.8 % valid", 1320.0),
             "unknown",
-            "? Resolved, Greeks unknown: ",
-            "[unknown] Greeks unknown; resolved: ",
+            "? Resolved, Greeks not confirmed yet: ",
+            "[unknown] Greeks not confirmed yet; resolved: ",
         ),
         (
             Working("works", "Greeks (chains: 99.0 % valid, 22 min ago)", "greeks", "chains: 99.0 % valid", 1320.0),
             "unknown",
-            "? Resolved, Greeks unknown: ",
-            "[unknown] Greeks unknown; resolved: ",
+            "? Resolved, Greeks not confirmed yet: ",
+            "[unknown] Greeks not confirmed yet; resolved: ",
         ),
         (
             Working("unknown", "Greeks: the app's page counted no validation in the last 3 min", "greeks"),
             "unknown",
-            "? Resolved, Greeks unknown: ",
-            "[unknown] Greeks unknown; resolved: ",
+            "? Resolved, Greeks not confirmed yet: ",
+            "[unknown] Greeks not confirmed yet; resolved: ",
         ),
     ],
     ids=["works", "broken", "last seen broken", "last seen working", "unknown"],
@@ -559,12 +559,14 @@ def test_a_resolution_is_all_clear_only_if_it_is(greeks: Working, state: str, he
     said = resolution([DATA, greeks])
     assert (said.state, said.heading.startswith(heading), said.title.startswith(title)) == (state, True, True), said
     assert said.do_first == (
-        "Check that traders see it work again." if state == "ok" else "Check Greeks on the dashboard."
+        "Check that traders see it work again."
+        if state == "ok"
+        else "Check on the dashboard whether it works again: Greeks."
     )
     assert f"is-{state}" in said.article() and slack.blocks(said)[0]["text"]["text"].startswith(heading)
     if greeks.is_old:
         then = "working" if greeks.state == "works" else "not working"
-        assert lines(said.plain)["Unknown"] == f"Greeks: last checked 22 min ago, then {then} ({greeks.source})"
+        assert lines(said.plain)["Unknown"] == f"Greeks: {then} when last checked 22 min ago ({greeks.source})"
         assert "Greeks" not in lines(said.plain)["Works now"] and "Does not work" not in lines(said.plain)
 
 
@@ -572,13 +574,13 @@ def test_a_resolution_is_all_clear_only_if_it_is(greeks: Working, state: str, he
     ("how", "word", "since"),
     [
         ("resolved", "Resolved", "resolved at "),
-        ("fell", "Below notify", "below notify since "),
+        ("fell", "Lowered to warning", "lowered to warning at "),
         ("ended", "Ended", "ended at "),
     ],
 )
 def test_an_alert_is_over_in_three_ways(how: str, word: str, since: str) -> None:
-    """Resolved, below notify (it still fires as a warning) and ended (market or page closed) are three words."""
-    for things, left in (([DATA], ""), ([DATA, Working("unknown", "Greeks", "greeks")], ", Greeks unknown")):
+    """Resolved, lowered to warning (it still fires as a warning) and ended (market or page closed) are three words."""
+    for things, left in (([DATA], ""), ([DATA, Working("unknown", "Greeks", "greeks")], ", Greeks not confirmed yet")):
         said = resolution(things, how=how)
         assert said.heading.partition(" ")[2].startswith(f"{word}{left}: "), said.heading
         assert f"{'; ' if left else '] '}{word.lower()}: " in said.title
@@ -620,7 +622,7 @@ def test_two_sources_of_one_outage_are_told_apart() -> None:
     (page,) = (a | {"cause": "provider_5xx of massive"} for a in made["alerts"])
     probe = page | {"alert": "p", "source": "probe", "pending_us": page["pending_us"] - 7_000_000}
     text = compose(made | {"alerts": [page, probe]}, RULES, Contacts(), None).plain
-    first, second = (line for line in text.splitlines() if line.startswith("critical: "))
+    first, second = (line for line in text.splitlines() if line.startswith("Peak critical: "))
     assert "by the app's page, since 11:22 New" in first and "by our probes, since 11:22 New" in second
     assert text.startswith("[ok] resolved: availability of Massive (") and " more)" not in text
     assert "Whose fault: Massive" in text.splitlines()

@@ -239,7 +239,7 @@ def test_the_page_begins_with_the_answer(home: Path) -> None:
     first = page[: page.index("<h2>")]
     assert ID in first and re.search(r"<strong>Whose fault:</strong> Massive \(confidence", first)
     for answered in (
-        "<strong>Since when:</strong> 2026-03-10, about 11:22 New York (15:22 UTC); the alert ended at 11:45",
+        "<strong>Since when:</strong> 2026-03-10, about 11:22 New York (15:22 UTC); the alert was resolved at 11:45",
         "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded; it served 493 requests in place of",
         "<strong>Done:</strong> 11:29 mitigated: asked the traders by phone",
         "<strong>Dry runs, nothing was changed:</strong> Notify the trading team in #trading-alerts; Switch the app to",
@@ -262,8 +262,8 @@ def test_each_duration_has_its_label_and_definition(home: Path) -> None:
     shown = re.findall(r'ops-label">([^<]+)</span><strong class="ops-value">([^<]+)<', first)
     assert shown[:3] == [
         ("Below 95 % availability", "12 min"),
-        ("Until the alert ended", "23 min"),
-        ("Until resolved", "30 min"),
+        ("Until the alert was resolved", "23 min"),
+        ("Until the incident was resolved", "30 min"),
     ]
     made = Postmortem(opened(home).incidents.read(ID))
     rows = made.durations.values["rows"]

@@ -97,17 +97,19 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
     given = [row.words for row in rows]
     assert 15 <= len(rows) <= 20 < len(every) and [r.at_us for r in rows] == sorted(r.at_us for r in rows)
     assert [text for text in given if "burn rate" in text or "errors (page" in text] == [
-        "alerts inhibited as consequences: errors (page, log) and availability burn rate of massive (page); "
-        "14 changes until 13:37:05 New York"
+        "alerts inhibited as consequences: errors (app page, log) and availability burn rate of massive (app page); "
+        "their states changed 14 times until 13:37:05 New York"
     ]
     opened_row = next(text for text in given if text.startswith("runbook massive_down opened"))
-    assert "16 checks, " in opened_row and opened_row.endswith("; 8 questions not answered yet")
+    assert "16 checks run: " in opened_row and opened_row.endswith("; 8 questions not answered yet")
     assert any("massive_down; 7 of 8 questions had no answer at the end" in i.what for i in actions.suggested(incident))
     assert (
         "(symptom confirmed: Compare Massive's availability as counted by the app with our probes; Request "
         in opened_row
     )
-    assert [text.partition(":")[0] for text in given if "; incident opened" in text] == ["alert fired (notify), page"]
+    assert [text.partition(":")[0] for text in given if "; incident opened" in text] == [
+        "alert fired (notify), app page"
+    ]
     ends = [row for row in rows if "alert resolved" in row.words]
     assert len(ends) == 1 and ends[0].words.endswith(" s earlier") and "; probes " in ends[0].words
     assert all("SHA-256" not in text for text in given) and given[0] == (
@@ -131,7 +133,9 @@ def test_only_consequences_are_grouped() -> None:
         more = (other(1, "fired", "b", by), other(9, "resolved", "b", by))
         return [row.words for row in timeline.rows(recorded(opened("x", "errors"), mine, *more))]
 
-    assert words(ALERT)[-1].startswith("alerts inhibited as consequences: response time (page); 2 changes until ")
+    assert words(ALERT)[-1].startswith(
+        "alerts inhibited as consequences: response time (app page); their states changed 2 times until "
+    )
     assert [text.partition(",")[0] for text in words(None)[-2:]] == ["alert fired (critical)", "alert resolved"]
 
 

@@ -45,7 +45,7 @@ PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "requests_counted": ({}, {"massive_requests": 7, "massive_successes": 7}, "massive requests +0"),
     "greeks_counted": ({}, {"validations": 7, "greeks_valid": 7}, "validations +0"),
     "trades_counted": ({}, {"commission_total_usd": 0}, "trades without commission"),
-    "night_serious": ({}, {"gamma_zero": lambda i: i}, "share with gamma zero or missing"),
+    "night_serious": ({}, {"gamma_zero": lambda i: i}, "Greeks with gamma zero or missing"),
     "variance_in_bounds": (
         {"backtest_variance_pp": 3.0},
         {"backtest_variance_pp": 18.0},
@@ -56,13 +56,13 @@ PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"memory_bytes": 120_000_000},
         "memory of the page (120 MB) > 100 MB",
     ),
-    "greeks_on_target": ({}, {"greeks_valid": lambda i: 9 * i}, "page: 90.00 %"),
+    "greeks_on_target": ({}, {"greeks_valid": lambda i: 9 * i}, "app page: 90.00 %"),
     "massive_on_target": (
         {},
         {"massive_successes": lambda i: 9 * i, "massive_failures": lambda i: i},
-        "page: 90.00 %",
+        "app page: 90.00 %",
     ),
-    "errors_on_target": ({}, {"errors": lambda i: i}, "page: 720 per h"),
+    "errors_on_target": ({}, {"errors": lambda i: i}, "app page: 720 per h"),
 }
 
 

@@ -582,7 +582,7 @@ def test_page_and_probes_are_both_shown(tmp_path: Path) -> None:
     found = asked(desk, "massive_availability")
     assert (
         found.good is False
-        and "page: availability of massive (50.00 % over 10 min)" in found.words
+        and "app page: availability of massive (50.00 % over 10 min)" in found.words
         and "probes: availability of massive (100.00 % over 10 min)" in found.words
     )
 

@@ -156,14 +156,14 @@ TABLE: dict[str, Shown] = {
     "ws_port_blocked": Shown(
         "system", "critical", ("the app's WebSocket cannot be reached: the port is blocked", "WebSocket down")
     ),
-    "gamma_zero": Shown("greeks", "critical", ("chains: share with gamma zero or missing (",), share=0.2),
+    "gamma_zero": Shown("greeks", "critical", ("chains: Greeks with gamma zero or missing (",), share=0.2),
     "greeks_missing": Shown("greeks", "", ("chains: valid Greeks (", " missing"), {}, (), share=0.3),
     "delta_out_of_bounds": Shown(
         "greeks",
         "critical",
-        ("chains: share with delta outside -1 to 1 (",),
+        ("chains: Greeks with delta outside -1 to 1 (",),
         {},
-        ("critical: chains: share with gamma",),
+        ("critical: chains: Greeks with gamma",),
         share=0.2,
     ),
     "unit_drift": Shown("greeks", "critical", ("the units of SPY's Greeks may have changed", "its IV did not change")),
