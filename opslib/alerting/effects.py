@@ -230,8 +230,15 @@ def other_serves(failed: str, serving: str) -> str:
     )
 
 
-def for_traders(rule: Rule, subject: str | None) -> str:
-    """Return what an alert of a rule means for traders, with the name of its provider."""
+def for_traders(rule: Rule, subject: str | None, serving: str | None) -> str:
+    """
+    Return what an alert of a rule means for traders, with the name of its provider.
+
+    Args:
+        serving: The provider in use; None if it is unknown.
+    """
+    if subject in PROVIDERS and serving in PROVIDERS and serving != subject:
+        return other_serves(subject, serving)
     return rule.traders.replace("this provider", subject.title()) if subject in PROVIDERS else rule.traders
 
 

@@ -29,6 +29,7 @@ class SeverityChange:
         over_us: When it was over; None while it lasts.
         peak: The worst value, in the rule's unit; None if none was known.
         inhibited_by: The alert that inhibited it all the time, so that no one was notified.
+        released_us: Until when another alert inhibited it; None if that was never or all the time.
     """
 
     alert: str
@@ -45,6 +46,7 @@ class SeverityChange:
     inhibited_by: str | None
     sentence: str
     rules_hash: str
+    released_us: int | None = None
 
     @property
     def sent(self) -> bool:
@@ -151,7 +153,7 @@ def severity_changes(
             change = held.pop(key)
             change.state, change.over_us, change.peak = t.kind, t.at_us, t.peak
         elif t.kind == "released" and key in held:
-            held[key].inhibited_by = None
+            held[key].inhibited_by, held[key].released_us = None, t.at_us
         elif t.kind in ("unknown", "known"):
             for change in mine:
                 change.state = "unknown" if t.kind == "unknown" else "firing"

@@ -305,6 +305,8 @@ def _state(change: SeverityChange, titles: Mapping[str, str]) -> str:
     state = STATES.get(change.state, change.state)
     if change.over_us is not None:
         state += f" {formatting.duration((change.over_us - change.fired_us) / 1e6)} after it fired"
+    if change.released_us is not None:
+        state += f" (inhibited until {_local(formatting.iso(clock.instant(change.released_us)))})"
     return state + _inhibited(change.inhibited_by, titles)
 
 

@@ -261,12 +261,16 @@ def _share(view: "Status", name: str) -> str:
     return f"{formatting.ratio(figures['availability'], 1)} of {requests} requests over {_span(view)}, "
 
 
+def serving(view: "Status") -> str | None:
+    """Return the provider in use at the end of a status' window by our probes, or "nobody"; None if it is unknown."""
+    return view.probed.serving(view.window.end_us) if view.probed else None
+
+
 def _served(view: "Status") -> list[Thing]:
     """Return which provider can serve option data, from our probes and the page's counts."""
-    serving = view.probed.serving(view.window.end_us) if view.probed else None
-    if view.probed is None or serving is None:
+    if view.probed is None or (which := serving(view)) is None:
         return [_by_page(view, name) for name in view.figures["providers"]]
-    if serving == "nobody":
+    if which == "nobody":
         ours = (
             [Thing("fails", "our network: no provider can be reached", "data")]
             if view.probed.network_gone(view.window.end_us)
@@ -274,7 +278,7 @@ def _served(view: "Status") -> list[Thing]:
         )
         return [*ours, Thing("fails", "option data: no provider can serve", "data")]
     massive = _provider(view, "massive", "option data from Massive")
-    if serving == "tradier":
+    if which == "tradier":
         return [_provider(view, "tradier", "option data from Tradier instead of Massive"), massive]
     # Where the page's requests to Massive fail although our probes do not, the page's counts of Tradier show whether
     # the page is served.

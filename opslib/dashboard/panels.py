@@ -89,7 +89,7 @@ class Panel:
         )
         breaching, healthy = (
             [
-                f"{f.severity or f.verdict}: {_source_prefix(f)}{f.sentence}{_of_what(f)}"
+                f"{f.severity or f.verdict}: {_source_prefix(f)}{f.sentence}{_of_what(f)}{_not_significant(f)}"
                 for f in evaluated
                 if (f.verdict == "ok") is ok
             ]
@@ -158,6 +158,22 @@ class Panel:
 def _of_what(finding: Finding) -> str:
     """Say what a share of usable responses is a share of; empty for other figures."""
     return ", failed requests not counted" if finding.rule.name == "answers" and not finding.why else ""
+
+
+def _not_significant(finding: Finding) -> str:
+    """Name the worst threshold that the value is beyond without being significantly beyond; empty if there is none."""
+    rule, figure, severity = finding.rule, finding.figure, finding.severity
+    if severity is None or figure.value is None or not figure.count or figure.spent:
+        return ""
+    beyond = [
+        limit
+        for name, limit in rule.thresholds
+        if SEVERITIES.index(name) > SEVERITIES.index(severity)
+        and not isinstance(limit, str)
+        and rule.crosses(figure.value, limit)
+    ]
+    sign = "<" if rule.better == "higher" else ">"
+    return f"; {sign} {rule.format_limit(beyond[-1])} is not significant, n={figure.count:,}" if beyond else ""
 
 
 def _own_window(finding: Finding) -> str:

@@ -370,8 +370,8 @@ class Overview:
         rows += self._gaps
         hollow = any(bar.hollow for row in rows for bar in row.bars)
         notes = [
-            "A bar is an alert, from the beginning of its problem to its end: grey until it fired, then the more "
-            "severe, the thicker: "
+            "The figures above are over the whole session. A bar is an alert, from the beginning of its problem to "
+            "its end: grey until it fired, then the more severe, the thicker: "
             + ", ".join(f"{formatting.SIGNS[s]} {s}" for s in SEVERITIES)
             + (". An outline is a consequence of another alert: nobody was notified of it." if hollow else ".")
         ]

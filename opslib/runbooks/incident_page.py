@@ -126,7 +126,7 @@ def render(workspace: "Workspace", incident: Incident) -> str:
         cause=cause,
         fault=cause.fault.replace(": ", ", ") if cause else "",
         cause_at=f"{cause.at.astimezone(formatting.NEW_YORK):%H:%M}" if cause else "",
-        traders=effects.for_traders(rule, incident.subject) if rule and ended_us is None else "",
+        traders=effects.for_traders(rule, incident.subject, impact.serving(view)) if rule and ended_us is None else "",
         works=[_parts(words) for s, words in works if s == "works"],
         fails=[_parts(words) for s, words in works if s == "fails"],
         works_at=f"{at.astimezone(formatting.NEW_YORK):%H:%M}",

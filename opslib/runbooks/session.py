@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from opslib.alerting import effects
 from opslib.alerting.causes import whose
+from opslib.alerting.notifications.message import command
 from opslib.alerting.verdicts import named
 from opslib.dashboard import cost_details, impact, status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
@@ -258,10 +259,22 @@ class RunbookSession:
             return f"it will do: {hook.words}"
         if self.practice:
             return f"practice: a dry run, nothing is changed; the action is to {hooks.HOOKS[step.hook]}"
+        incident, by_hand = self.incident, ""
+        if step.hook == "silence" and incident.rule:
+            what = ("--rule", incident.rule, "--subject", incident.subject, "--for", "1h", "--reason", incident.id)
+            by_hand = f": {command('silence', 'add', *what, where=self.workspace.settings.where)}"
         return (
             f"not connected: no command to {hooks.HOOKS[step.hook]} is set ({step.hook} in [hooks] of settings.toml). "
-            f"Do it by hand; here it is only a dry run that changes nothing."
+            f"Here it is only a dry run that changes nothing; do it by hand{by_hand or '.'}"
         )
+
+    def message_preview(self, step: Step) -> str:
+        """Return the message that an action would send now; an all-clear is not shown while something does not work."""
+        if step.says.startswith("Resolved:"):
+            failing = [words for state, words in impact.working_and_failing(self.last_status()) if state == "fails"]
+            if failing:
+                return f"do not send it yet, something does not work: {', '.join(failing)}"
+        return f"message, if it is sent now: {self.message_of(step)}"
 
     def message_of(self, step: Step) -> str:
         """Return the message of an action, filled in with the current status."""
@@ -410,7 +423,7 @@ class RunbookSession:
         # An incident that a person opened is about the app; its runbook may be about one provider.
         of_runbook = [s for s, name in rule.runbooks.items() if name == self.name] if rule else []
         subject = of_runbook[0] if len(of_runbook) == 1 else self.incident.subject
-        lines = [f"for traders: {effects.for_traders(rule, subject)}"] if rule else []
+        lines = [f"for traders: {effects.for_traders(rule, subject, impact.serving(view))}"] if rule else []
         lines += [
             f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'unknown'}[state] }: {words}"
             for state, words in impact.working_and_failing(view)
@@ -617,9 +630,7 @@ class StepCard:
             result = f'{NOT_NEEDED}: for another cause ("{branch}"). The likely cause is: {session.cause.headline}'
         lines = [step.aim]
         if step.kind == ACTION and step_status.state not in ("done",):
-            lines += [session.describe_action(step)] + (
-                [f"message, if it is sent now: {session.message_of(step)}"] if step.says else []
-            )
+            lines += [session.describe_action(step)] + ([session.message_preview(step)] if step.says else [])
         if step_status.state == "unsure":
             lines.append(session.execution._unsure(step, step_status))
         if following := (step_status.entry.body.get("next") if step_status.entry else None):

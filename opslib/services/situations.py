@@ -15,7 +15,7 @@ from opslib.alerting.notifications.message import IncidentPage, Situation, Worki
 from opslib.alerting.notifications.planner import Cause, NotificationState, unknown_cause
 from opslib.alerting.notifications.sender import Complaints
 from opslib.dashboard import status
-from opslib.dashboard.impact import things
+from opslib.dashboard.impact import serving, things
 from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import Rules
@@ -62,7 +62,7 @@ class Situations:
         return Situation(
             [Working(*thing) for thing in things(view)],
             view.probed.fallback if view.probed else "",
-            (view.probed.serving(view.window.end_us) or "") if view.probed else "",
+            serving(view) or "",
             picture,
             self._incident,
         )

@@ -217,5 +217,9 @@ def test_no_text_of_a_known_provider_hides_its_name(provider: str) -> None:
 
 def test_traders_read_the_name_of_the_provider() -> None:
     """The impact of a provider's alert names the provider; a text about the app stays as it is."""
-    assert for_traders(RULES["availability"], "massive").startswith("Option data of Massive may be ")
-    assert for_traders(RULES["errors"], "app") == RULES["errors"].traders
+    assert for_traders(RULES["availability"], "massive", None).startswith("Option data of Massive may be ")
+    assert for_traders(RULES["availability"], "massive", "tradier") == (
+        "Tradier serves option data. Its Greeks are up to 1 h old. Data of Massive may be missing or old: do not trade "
+        "on it."
+    )
+    assert for_traders(RULES["errors"], "app", "massive") == RULES["errors"].traders

@@ -57,7 +57,7 @@ def shown() -> Iterator[Any]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["daily", "weekly"])
 def test_accessible_at_every_size(pages: dict[str, Path], shown: Any, name: str, theme: str) -> None:
-    """Axe finds nothing, and the page is never wider than its window."""
+    """Axe finds nothing, the page is never wider than its window, and no row of the chart is cut off."""
     shown.emulate_media(color_scheme=theme)
     for width, height in SIZES:
         shown.set_viewport_size({"width": width, "height": height})
@@ -65,6 +65,11 @@ def test_accessible_at_every_size(pages: dict[str, Path], shown: Any, name: str,
         wide = shown.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         found = [(v["id"], v["nodes"][0]["html"][:120]) for v in Axe().run(shown).response["violations"]]
         assert (wide, found) == (0, []), (name, theme, width)
+        cut = shown.evaluate(
+            "() => [...document.querySelectorAll('.ops-timeline')].filter(f => f.scrollWidth > f.clientWidth + 1)"
+            ".length"
+        )
+        assert cut == 0, (name, theme, width)
 
 
 def test_the_first_screen_of_the_daily_report(pages: dict[str, Path], shown: Any) -> None:

@@ -317,7 +317,9 @@ class Postmortem:
     def _counted(self, figure: Figure, label: str) -> KeyFigure:
         """Return one figure of the impact, with its verdict by the thresholds of the rules."""
         value, part, count, _ = figure.result
-        notes = () if count is None else (f"{formatting.number(part)} of {formatting.number(count)}",)
+        began, ended = durations.span(self.incident)
+        between = f", {_local(began)}–{_local(ended)}" if began is not None and ended is not None else ""
+        notes = () if count is None else (f"{formatting.number(part)} of {formatting.number(count)}{between}",)
         if value is None:
             return KeyFigure(label, formatting.UNKNOWN, "unknown")
         text = formatting.ratio(value, 1) if figure.unit == "ratio" else figure.text
