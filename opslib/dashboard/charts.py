@@ -162,6 +162,12 @@ def _step_minutes(window: Window) -> int:
     return max(1, round(window.seconds / 60 / 60))
 
 
+def _each(window: Window) -> str:
+    """Return what each point of a chart covers, such as ``per 6 min``."""
+    minutes = _step_minutes(window)
+    return f"per {minutes} min" if minutes > 1 else "per minute"
+
+
 def _steps(window: Window) -> list[Window]:
     """
     Divide the window into about sixty steps that begin at full minutes of the clock.
@@ -339,7 +345,7 @@ def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str
 def providers(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Draw the availability of each provider over time, %."""
     steps = _steps(window)
-    _frame(ax, counters, window, "availability each minute, %")
+    _frame(ax, counters, window, f"availability {_each(window)}, %")
     lowest = 100.0
     for i, name in enumerate(n for n in rules["availability"].subjects if n in counters.wired):
         points = _rates(counters, steps, f"{name}_successes", f"{name}_requests")
@@ -353,7 +359,7 @@ def providers(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules
 def greeks(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Draw the share of valid Greeks, and of those whose gamma is zero or missing, over time, %."""
     steps = _steps(window)
-    _frame(ax, counters, window, "share of validations, %")
+    _frame(ax, counters, window, f"share of validations {_each(window)}, %")
     _line(ax, _rates(counters, steps, "greeks_valid", "validations"), 0, "valid")
     _line(ax, _rates(counters, steps, "gamma_zero", "validations"), 1, OF_GREEKS["gamma_zero"])
     ax.set_ylim(-3, 103)
@@ -363,7 +369,7 @@ def greeks(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -
 
 def invalid_greeks(ax: "Axes", counters: CounterHistory, window: Window, rule: Rule) -> "Axes":
     """Draw the share of Greeks with one error over time, %, with the thresholds of its rule, one of `OF_GREEKS`."""
-    _frame(ax, counters, window, "share of validations, %")
+    _frame(ax, counters, window, f"share of validations {_each(window)}, %")
     points = _rates(counters, _steps(window), rule.name, "validations")
     _line(ax, points, 1, OF_GREEKS[rule.name])
     highest = max([v for _, v in points] + [limit * 100 for _, limit in rule.thresholds if not isinstance(limit, str)])
@@ -402,8 +408,8 @@ def pnl(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "
 
 def system(ax: "Axes", counters: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Draw the errors of each step, and when a WebSocket was down."""
-    steps, minutes = _steps(window), _step_minutes(window)
-    _frame(ax, counters, window, f"errors per {minutes} min" if minutes > 1 else "errors per minute")
+    steps = _steps(window)
+    _frame(ax, counters, window, f"errors {_each(window)}")
     for step in steps:
         errors = counters.increase("errors", step)
         if errors:

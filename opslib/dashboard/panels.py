@@ -173,7 +173,9 @@ def _not_significant(finding: Finding) -> str:
         and rule.crosses(figure.value, limit)
     ]
     sign = "<" if rule.better == "higher" else ">"
-    return f"; {sign} {rule.format_limit(beyond[-1])} is not significant, n={figure.count:,}" if beyond else ""
+    return (
+        f"; also {sign} {rule.format_limit(beyond[-1])}, but not significantly (n={figure.count:,})" if beyond else ""
+    )
 
 
 def _own_window(finding: Finding) -> str:

@@ -290,11 +290,15 @@ class Overview:
                 ("Cause", f"{worst.found.headline} Fault: {worst.whose} (confidence {sure})."),
                 (
                     "Still worked",
-                    f"{', '.join(worst.works) or 'nothing that was measured'} "
-                    f"(at {new_york(worst.worst.worst.fired_us)}, when it was worst).",
+                    f"at {new_york(worst.worst.worst.fired_us)}, when it was worst: "
+                    f"{', '.join(worst.works) or 'nothing that was measured'}.",
                 ),
             ]
-            others = [f"{p.name} {when(p.began_us, p.over_us)} ({p.whose})" for p in self.problems if p is not worst]
+            others = [
+                f"{p.name} {when(p.began_us, p.over_us)} (fault: {p.whose.replace(': ', ', ')})"
+                for p in self.problems
+                if p is not worst
+            ]
             lines += [("Also broken", f"{'; '.join(others)}.")] if others else []
             first = min(self.problems, key=lambda p: p.order)
             still = ", still active at the close" if first.over_us is None else ""
@@ -370,10 +374,10 @@ class Overview:
         rows += self._gaps
         hollow = any(bar.hollow for row in rows for bar in row.bars)
         notes = [
-            "The figures above are over the whole session. A bar is an alert, from the beginning of its problem to "
-            "its end: grey until it fired, then the more severe, the thicker: "
+            "The figures above are over the whole session. Each bar is an alert: thin and grey from the beginning of "
+            "its problem until it fired, then thicker with its severity ("
             + ", ".join(f"{formatting.SIGNS[s]} {s}" for s in SEVERITIES)
-            + (". An outline is a consequence of another alert: nobody was notified of it." if hollow else ".")
+            + ("). An outline is a consequence of another alert: nobody was notified of it." if hollow else ").")
         ]
         title = f"Alerts of the {self.report.words}" if rows else f"No alert fired: {self.report.words}."
         return timeline(title, window, rows, notes)

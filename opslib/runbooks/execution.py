@@ -42,7 +42,7 @@ LABELS = {
     "rehearsed": "dry run",
 }
 # A failed check that is no fault: what the incident is about, or checked before the action that it follows.
-SYMPTOM, NOT_YET = "symptom confirmed", "not yet"
+SYMPTOM, NOT_YET = "symptom confirmed", "not due yet"
 MARKS_INSTEAD = {SYMPTOM: formatting.SIGNS["warning"], NOT_YET: "·"}
 # The states of a step as verdicts, for their colours; the others are `unknown`.
 VERDICT_OF = {

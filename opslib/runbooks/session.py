@@ -437,7 +437,7 @@ class RunbookSession:
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
         lines = [
-            f"{view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']} "
+            f"alert, {view.describe_since(a)}: {source_prefix(a['source'])}{a['sentence']} "
             f"(value when it became {a['severity']})"
             for a in alerts
         ]
@@ -625,7 +625,7 @@ class StepCard:
         branch = session.ruled_out.get(step.name)
         seen = result_words(step, step_status)
         result = f"{step_status.mark} {step_status.label}{': ' + seen if seen else ''}"
-        result += f" ({step_status.by})" if step_status.by else ""
+        result += f" (by {step_status.by})" if step_status.by else ""
         if branch is not None:
             result = f'{NOT_NEEDED}: for another cause ("{branch}"). The likely cause is: {session.cause.headline}'
         lines = [step.aim]

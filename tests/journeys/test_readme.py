@@ -213,7 +213,7 @@ def test_the_demo_is_right_with_another_seed(demo: tuple[Path, subprocess.Comple
     """`ops demo` with another seed succeeds, with every figure equal to that seed's expected figures."""
     home, ended = demo
     assert ended.returncode == 0, ended.stderr
-    assert re.search(r"^(\d+) of \1 figures are as expected", ended.stdout, re.MULTILINE)
+    assert re.search(r"^(\d+) of \1 figures equal", ended.stdout, re.MULTILINE)
     for line in re.findall(r"^(?:daily report|dashboard) +(.+\.html)$", ended.stdout, re.MULTILINE):
         assert Path(line).stat().st_size > 50_000
     assert settings.load(home, "demo", {}).home == home / "demo"

@@ -26,7 +26,7 @@ from opslib.alerting.notifications.planner import (
     RESOLVED,
     SCHEDULE,
 )
-from opslib.alerting.verdicts import named, subject_title
+from opslib.alerting.verdicts import named, over_window, subject_title
 from opslib.foundation import clock, formatting, templates
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
@@ -441,6 +441,7 @@ def compose(
         lines += [("For traders", traders)] if traders else []
         lines += _unbacked(situation, alerts)
         lines += _confidence(alerts)
+        lines = _with_confidence(lines)
         lines += _ownership(body, first, contacts)
         lines += [
             ("Run by hand", command(*a["again"], where=where))
@@ -514,6 +515,17 @@ def _confidence(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
+def _with_confidence(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Put a confidence of one cause behind whose fault it is."""
+    sure = next((words for head, words in lines if head == "Confidence"), "")
+    found = re.fullmatch(r"(\d+ %)\.?(?: Also: (.+))?", sure)
+    if found is None or not any(head == FAULT for head, _ in lines):
+        return lines
+    also = [("Also broken", found[2])] if found[2] else []
+    kept = [line for line in lines if line[0] != "Confidence"]
+    return [(h, f"{w} (confidence {found[1]})" if h == FAULT else w) for h, w in kept] + also
+
+
 def _as_of_now(situation: Situation | None) -> Situation | None:
     """Return a situation in which what was observed too long ago is unknown."""
     if situation is None:
@@ -544,7 +556,7 @@ def _do_afterwards(
 ) -> list[tuple[str, str]]:
     """Return what is left to do after a resolution; of what is still broken or unknown first."""
     if left:
-        return [(DO_FIRST, f"Check on the dashboard whether it works again: {', '.join(left)}.")]
+        return [(DO_FIRST, f"Check on the dashboard what works again: {', '.join(left)}.")]
     if _has_ended(alerts):
         return []
     incident = situation.incident(alert["alert"]) if situation else None
@@ -703,6 +715,8 @@ def _describe_end(alert: dict[str, Any], rules: Rules) -> str:
         parts.append(f"now {rule.format_value(alert['value'])}")
     if alert["peak"] is not None:
         parts.append(f"worst {rule.format_value(alert['peak'])}")
+    if parts and (over := over_window(rule, alert["source"])):
+        parts.append(f"over {formatting.duration(over.total_seconds())}")
     subject = subject_title(alert["subject"])
     return named(rule, subject) + (f" ({', '.join(parts)})" if parts else "")
 

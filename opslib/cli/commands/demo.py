@@ -113,7 +113,7 @@ def _results(
         f"{settings.home}",
         f"\nStatus at {formatting.moment(worst)}: {view.verdict_text}",
         *(f"  {s}" for s in findings),
-        f"\n{count - len(wrong)} of {count} figures are as expected from the simulated events alone.",
+        f"\n{count - len(wrong)} of {count} figures equal those computed separately from the simulated events.",
         *wrong,
         f"\ndaily report   {made['report']}",
         f"dashboard      {made['dashboard']}",

@@ -227,7 +227,7 @@ def _run_words(incident: Incident, entries: list[Entry]) -> str:
     results = [(_result(incident, e), str(e.body["step"])) for e in entries]
     found = {result: [step for of, step in results if of == result] for result in RESULTS}
     counts = ", ".join(f"{len(names)} {result}" for result, names in found.items() if names)
-    named = [f"{result}: {'; '.join(map(purpose, found[result]))}" for result in (SYMPTOM, FAILED) if found[result]]
+    named = [f"{result} by: {'; '.join(map(purpose, found[result]))}" for result in (SYMPTOM, FAILED) if found[result]]
     which = f" ({'. '.join(named)})" if named else ""
     return f"runbook {runbook}: {plural(count, 'check')} run: {counts}{which}"
 

@@ -120,10 +120,9 @@ def line(rows: list[Row]) -> str:
     sentences = [
         f"{runs} run{'' if runs == 1 else 's'} ({kinds(rows)}).",
         f"Of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause, {s['faults_accepted']} an "
-        f"accepted alternative and {s['faults_wrong']} a wrong cause; {s['faults_none']} found no fault, because too "
-        f"few responses were affected.",
+        f"accepted alternative and {s['faults_wrong']} a wrong cause or none; "
+        f"{s['faults_none']} found no fault, because too few responses were affected.",
         f"Of {s['controls']} runs with nothing to find, {s['false_alarms']} had a false alarm.",
-        f"{s['undetermined']} run{'' if s['undetermined'] == 1 else 's'} found a fault, but not its cause.",
     ]
     if s["notified_after_s"] is not None:
         sentences.append(
