@@ -386,7 +386,7 @@ def test_an_action_without_a_command_is_done_by_hand(home: Path) -> None:
     found.hooks["tradier_only"] = Hook("tradier_only")
     words = repr(found.step("tradier_only"))
     assert "not connected: no command to switch the app to Tradier only is set (tradier_only in [hooks]" in words
-    assert "Do it by hand" in words and "it will do" not in words
+    assert "do it by hand" in words and "it will do" not in words
 
 
 def test_hooks_are_read_strictly(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_symptom_and_a_fault(opened: RunbookSession) -> None:
     assert {name: (s.mark, s.label, s.verdict, s.finished) for name, s in found.items()} == {
         "massive_answers": ("△", "symptom confirmed", "warning", True),
         "tradier_answers": ("✗", "failed", "critical", True),
-        "requests_moved": ("·", "not yet", "unknown", False),
+        "requests_moved": ("·", "not due yet", "unknown", False),
         "not_ours": ("✗", "failed", "critical", True),
     }
     assert {s.state for s in found.values()} == {"not as expected"}

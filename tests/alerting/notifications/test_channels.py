@@ -313,7 +313,7 @@ def test_mail_content_and_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     assert (
         first["message-id"] == again["message-id"]
-        and last["subject"] == "[ok] resolved: availability of Massive (now 99.80 %, worst 0.00 %)"
+        and last["subject"] == "[ok] resolved: availability of Massive (now 99.80 %, worst 0.00 %, over 10 min)"
     )
     kinds = [part.get_content_type() for part in first.walk()]
     assert (

@@ -499,9 +499,10 @@ def test_a_provider_cause_comes_first_while_our_machine_is_busy(tmp_path: Path) 
     assert diagnosis.diagnose(view(desk)).cause == "provider_rate_limited"
     # The headline is the cause, so only its confidence follows.
     assert text.splitlines()[0].startswith("[notify] Massive rate-limits our requests") and "Cause" not in lines(text)
-    assert re.match(r"\d+ %\. Also: Our collector is running but", lines(text)["Confidence"]) and lines(text)[
-        "Do first"
-    ].startswith("Send fewer requests to Massive")
+    said = lines(text)
+    assert re.search(r" \(confidence \d+ %\)$", said["Whose fault"]) and "Confidence" not in said
+    assert said["Also broken"].startswith("Our collector is running but")
+    assert said["Do first"].startswith("Send fewer requests to Massive")
 
 
 def resolution(things: list[Working], **changed: Any) -> Message:
@@ -559,9 +560,7 @@ def test_a_resolution_is_all_clear_only_if_it_is(greeks: Working, state: str, he
     said = resolution([DATA, greeks])
     assert (said.state, said.heading.startswith(heading), said.title.startswith(title)) == (state, True, True), said
     assert said.do_first == (
-        "Check that traders see it work again."
-        if state == "ok"
-        else "Check on the dashboard whether it works again: Greeks."
+        "Check that traders see it work again." if state == "ok" else "Check on the dashboard what works again: Greeks."
     )
     assert f"is-{state}" in said.article() and slack.blocks(said)[0]["text"]["text"].startswith(heading)
     if greeks.is_old:

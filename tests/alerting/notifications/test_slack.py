@@ -99,7 +99,7 @@ def test_five_questions_are_answered_first() -> None:
     answers = fields(blocks[2:3])
     assert list(answers) == ["Since", "Whose fault", "Does not work", "Still works", "Measured", "Owner", "Next"]
     assert answers["Measured"] == "availability of massive (0.00 %) &lt; 95.0 % for 1 min"
-    assert answers["Since"].startswith("11:22 New York") and answers["Whose fault"] == "Massive"
+    assert answers["Since"].startswith("11:22 New York") and answers["Whose fault"] == "Massive (confidence 97 %)"
     assert answers["Still works"].split("\n") == [
         "• option data from Tradier instead of Massive (our probes, 0 s ago)",
         "• live prices (fails: the app's page; works: our probes)",
@@ -178,7 +178,10 @@ def test_resolved_and_ended_have_different_signs() -> None:
     """A resolved alert and one that ended without being resolved have different signs and words."""
     works = replace(WORKS, things=[thing._replace(state="works") for thing in WORKS.things])
     over = message.compose(body("over"), RULES, STAFF, works)
-    assert slack.blocks(over)[0]["text"]["text"] == "✓ Resolved: availability of Massive (now 99.80 %, worst 0.00 %)"
+    assert (
+        slack.blocks(over)[0]["text"]["text"]
+        == "✓ Resolved: availability of Massive (now 99.80 %, worst 0.00 %, over 10 min)"
+    )
     assert fields(slack.blocks(over))["Since"].split("\n")[1].startswith("resolved at 11:24 New York")
     made = body("over")
     made["alerts"][0] |= {"how": "ended"}

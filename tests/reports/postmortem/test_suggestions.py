@@ -104,7 +104,7 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
     assert "16 checks run: " in opened_row and opened_row.endswith("; 8 questions not answered yet")
     assert any("massive_down; 7 of 8 questions had no answer at the end" in i.what for i in actions.suggested(incident))
     assert (
-        "(symptom confirmed: Compare Massive's availability as counted by the app with our probes; Request "
+        "(symptom confirmed by: Compare Massive's availability as counted by the app with our probes; Request "
         in opened_row
     )
     assert [text.partition(":")[0] for text in given if "; incident opened" in text] == [

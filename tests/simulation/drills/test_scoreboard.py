@@ -123,7 +123,7 @@ def test_a_drill_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypat
         == f"before\n{scoreboard_view.OPENS}\n{made.line}\n{scoreboard_view.CLOSES}\nafter\n"
         and made.line.startswith(
             "2026-03-10: 2 runs (2 single faults). Of 2 runs with a fault, 1 found the exact cause, 0 an accepted "
-            "alternative and 1 a wrong cause; 0 found no fault, because too few responses were affected. "
+            "alternative and 1 a wrong cause or none; 0 found no fault, because too few responses were affected. "
         )
     )
     assert "cause none" in repr(made.wrong) and "found none: 1 run" in repr(made.confusion)
