@@ -99,7 +99,7 @@ def things(view: "Status") -> list[Thing]:
             for t in found
         ]
     elif serving(view) == "tradier" and greeks.state == "works":  # Tradier updates its Greeks every hour.
-        greeks = greeks._replace(words=greeks.words.replace("Greeks", "Greeks from Tradier, up to 1 h old", 1))
+        greeks = greeks._replace(words=greeks.words.replace("Greeks", "Greeks from Tradier up to 1 h old", 1))
     return [*found, prices, greeks, *_server(view)]
 
 
