@@ -94,21 +94,21 @@ def _by_sources(rule: str, subject: str, **names: str) -> tuple[Value, ...]:
 # The key figures of each panel: the label, and its values side by side.
 KEYS: dict[str, tuple[tuple[str, tuple[Value, ...]], ...]] = {
     "providers": (
-        ("Availability of Massive", _by_sources("availability", "massive", page="app page", probe="probes")),
-        ("Availability of Tradier", _by_sources("availability", "tradier", page="app page", probe="probes")),
+        ("Availability of Massive", _by_sources("availability", "massive", page="app", probe="probes")),
+        ("Availability of Tradier", _by_sources("availability", "tradier", page="app", probe="probes")),
         (
             "Response p95, probes",
             tuple(Value(name.title(), "response_time", name, "probe") for name in PROVIDERS),
         ),
     ),
     "greeks": (
-        ("Valid Greeks", _by_sources("greeks_valid", "app", page="app page", chain="chains")),
-        ("Gamma zero or missing", _by_sources("gamma_zero", "app", page="app page", chain="chains")),
-        ("Delta outside −1 to 1", _by_sources("delta_out_of_bounds", "app", page="app page", chain="chains")),
+        ("Valid Greeks", _by_sources("greeks_valid", "app", page="app", chain="chains")),
+        ("Gamma zero or missing", _by_sources("gamma_zero", "app", page="app", chain="chains")),
+        ("Delta outside −1 to 1", _by_sources("delta_out_of_bounds", "app", page="app", chain="chains")),
     ),
     "pnl": (
         ("Mean trade result", (Value("net", row="mean net result"), Value("gross", row="mean gross result"))),
-        ("Backtest variance", _by_sources("backtest_variance", "app", page="app page", fills="fills")),
+        ("Backtest variance", _by_sources("backtest_variance", "app", page="app", fills="fills")),
         ("Trades", (Value("closed", row="trades"),)),
         (
             "Costs",
@@ -119,8 +119,8 @@ KEYS: dict[str, tuple[tuple[str, tuple[Value, ...]], ...]] = {
         ),
     ),
     "system": (
-        ("Errors", _by_sources("errors", "app", page="app page", logs="log")),
-        ("WebSocket down", _by_sources("websocket_down", "app", page="app page", probe="probes")),
+        ("Errors", _by_sources("errors", "app", page="app", logs="log")),
+        ("WebSocket down", _by_sources("websocket_down", "app", page="app", probe="probes")),
         ("Memory", (Value("largest page", "memory"),)),
         ("Response p95", (Value("app, probes", "app_response_time", source="probe"),)),
     ),

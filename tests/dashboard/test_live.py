@@ -187,7 +187,7 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
     assert head(found, "owner").startswith("Acknowledged by Tech Lead.")
     keys = found.shape["panels"][0]["keys"][0]
     slots = panel_slots(found, "providers")
-    assert (keys["label"], keys["values"]) == ("Availability of Massive", ["app page", "probes"])
+    assert (keys["label"], keys["values"]) == ("Availability of Massive", ["app", "probes"])
     assert slots["values"][0] == f"◆ {slots['figures'][0]}" and slots["values"][1].startswith("◆ 8")
     assert slots["limits"][0] == "critical < 95.0 %"
     # The active alert has two severities: notify, then critical.
