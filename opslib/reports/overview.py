@@ -232,6 +232,11 @@ class Overview:
             tuple(works),
         )
 
+    @staticmethod
+    def _in_short(problem: Problem) -> str:
+        fault = problem.whose.replace(": ", ", ")
+        return f"{problem.name} {when(problem.began_us, problem.over_us)} (fault: {fault})"
+
     def first_action(self, problem: Problem) -> FirstAction:
         """Return what to do first about a problem."""
         return effects.first_action(problem.cause, problem.rule.name, problem.subject, self.rules)
@@ -294,17 +299,14 @@ class Overview:
                     f"{', '.join(worst.works) or 'nothing that was measured'}.",
                 ),
             ]
-            others = [
-                f"{p.name} {when(p.began_us, p.over_us)} (fault: {p.whose.replace(': ', ', ')})"
-                for p in self.problems
-                if p is not worst
-            ]
-            lines += [("Also broken", f"{'; '.join(others)}.")] if others else []
+            over = [self._in_short(p) for p in self.problems if p is not worst and p.over_us is not None]
+            lines += [("Also broken", f"{'; '.join(over)}.")] if over else []
+            active = [self._in_short(p) for p in self.problems if p.over_us is None]
+            lines.append(("Still broken at the end", f"{'; '.join(active) or 'nothing, no such alert is active'}."))
             first = min(self.problems, key=lambda p: p.order)
-            still = ", still active at the close" if first.over_us is None else ""
             todo = self.first_action(first)
             action = todo.action.rstrip(".")
-            lines.append(("Do first", f"{todo.who}: {action[0].lower()}{action[1:]} ({first.name}{still})."))
+            lines.append(("Do first", f"{todo.who}: {action[0].lower()}{action[1:]} ({first.name})."))
         elif not report.session:
             lines.append("No data was expected.")
         else:

@@ -220,7 +220,11 @@ def test_active_problems_come_first(whole: desk_module.Desk) -> None:
     assert active and daily.action_items[0].startswith(f"{active[0].rule.title}: ")
     over = next(item for item in daily.action_items if item.startswith("availability of massive"))
     assert re.match(r"availability of massive \(resolved 11:4\d\): \w", over)
-    assert f"({active[0].name}, still active at the close)." in daily.headline.plain
+    assert (
+        f"\n  Still broken at the end: {active[0].name} 13:50–close (fault: ours, trading costs)."
+        in daily.headline.plain
+    )
+    assert daily.headline.plain.rstrip().endswith(f"({active[0].name}).")
 
 
 def test_an_error_message_from_outside_is_quoted(whole: desk_module.Desk) -> None:
