@@ -123,7 +123,7 @@ def test_each_fault_has_its_incident_and_notifications(tmp_path: Path) -> None:
     assert page.count("<article") == page.count("<img") == len(sent)
     gamma, outage = page.split("<article")[1], page.split("<article")[3]
     assert "Massive's data" in gamma and "Greeks (the app's page" in gamma.partition("Still works")[0]
-    assert "Massive</td>" in outage and "option data from Tradier" in outage.partition("Still works")[2]
+    assert "Massive (confidence " in outage and "option data from Tradier" in outage.partition("Still works")[2]
 
 
 def test_the_home_of_a_running_demo_is_not_replaced(tmp_path: Path) -> None:
