@@ -5,6 +5,7 @@ It covers missed messages, a kernel that stops sending, text from outside, and d
 """
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -237,6 +238,9 @@ def test_details_stay_open(page: Any, feed: Feed) -> None:
     An unfolded section requests its details with every update, and stays unfolded, also if everything is sent again.
     """
     page.locator("[data-panel=greeks] summary").click()
+    until = time.monotonic() + 30
+    while page.evaluate("() => window.asked.at(-1).do") != "sentences" and time.monotonic() < until:
+        page.wait_for_timeout(50)  # The browser reports an unfolded section a moment after the click.
     assert page.evaluate("() => window.asked.at(-1)") | {"view": ""} == {
         "do": "sentences",
         "panel": "greeks",
