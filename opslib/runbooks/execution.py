@@ -404,7 +404,7 @@ def no_fault(step: Step, runbook: str, incident: Incident, entry: Entry, symptom
     """
     if step.after:
         did = incident.steps.get((runbook, step.after))
-        return "" if did and did.entry.at_us < entry.at_us and did.state == "done" else NOT_YET
+        return "" if did and did.entry.at_us < entry.at_us and did.state in ("done", "rehearsed") else NOT_YET
     resolved = incident.times["resolved"].at_us
     about = incident.subject if incident.subject in PROVIDERS else PROVIDERS[0]
     if not step.symptom or not symptoms or (resolved is not None and entry.at_us > resolved):

@@ -211,11 +211,9 @@ def _mitigated(incident: Incident) -> str:
 
 def _lasted_label(incident: Incident) -> str:
     """Return what the duration of the incident ends with."""
-    return {
-        "resolved": "Until resolved",
-        "dismissed": "Until dismissed",
-        "merged": "Until merged",
-    }.get(incident.status, "Duration so far")
+    return {"resolved": "Until resolved", "dismissed": "Until dismissed", "merged": "Until merged"}.get(
+        incident.status, "Duration so far"
+    )
 
 
 def _status_words(incident: Incident, began_us: int, until: datetime) -> str:

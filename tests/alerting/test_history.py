@@ -49,6 +49,17 @@ def test_an_alert_is_divided_by_severity() -> None:
     assert stretches([], us(60)) == []
 
 
+def test_an_alert_that_was_inhibited_for_some_time_says_until_when() -> None:
+    """After its release an alert is no longer inhibited; one that always was, or never was, has no such time."""
+    raised = moved(2, "fired", "warning")._replace(inhibited_by="two")
+    (released,) = history.severity_changes([raised, moved(10, "released", "warning")], RULES)
+    assert (released.inhibited_by, released.released_us) == (None, us(10))
+    (inhibited,) = history.severity_changes([raised], RULES)
+    assert (inhibited.inhibited_by, inhibited.released_us) == ("two", None)
+    (never,) = history.severity_changes([moved(2, "fired", "warning")], RULES)
+    assert (never.inhibited_by, never.released_us) == (None, None)
+
+
 def test_time_at_a_severity_includes_higher_ones() -> None:
     """Time at the peak severity counts only its own period; time at a lower severity includes the higher ones."""
     (episode,) = history.episodes(history.severity_changes(ENDED, RULES))

@@ -339,6 +339,23 @@ def test_the_cause_of_a_breach_is_labelled_as_cause(at_outage: Status) -> None:
     assert usable.endswith(", failed requests not counted")
 
 
+def test_a_threshold_that_is_not_exceeded_significantly_is_named(full: Desk) -> None:
+    """
+    757 of 803 probes are 94.27 %, but Wilson's interval ends at 95.68 %: below 98 %, and below 95 % only perhaps.
+
+    700 of them are 87.17 %, and the interval ends at 89.31 %.
+    """
+    rule = full.rules["availability"]
+
+    def said(part: int) -> str:
+        found = evaluate_figure(rule, "massive", "probe", Figure(part / 803, count=803, part=part))
+        panel = replace(full.status(days.at("11:30")).panel("providers"), findings=(found,), summaries=())
+        return panel.sentences[0]
+
+    assert said(757).endswith(" < 98.0 %; also < 95.0 %, but not significantly (n=803)")
+    assert said(700).endswith(" < 95.0 %")
+
+
 @pytest.mark.parametrize(("rule", "own"), [("app_response_time", " over 5 min"), ("response_time", "")])
 def test_too_few_samples_have_their_window(full: Desk, rule: str, own: str) -> None:
     """A condition is evaluated over its rule's window, other figures over that of the panel."""

@@ -79,6 +79,22 @@ def test_each_change_is_shown_once_with_its_source(tmp_path: Path) -> None:
     assert found.timeline[0].at_us == us(0)  # The record itself is unchanged.
 
 
+def test_a_lowered_severity_names_the_one_that_is_left(tmp_path: Path) -> None:
+    """Of several severities that are left at the same time, one event names the worst before and the worst after."""
+    found = incident(
+        tmp_path,
+        change(60, "fired", "warning", "alert fired (warning)"),
+        change(60, "rose", "critical", "severity raised to critical"),
+        change(90, "rose", "escalate", "severity raised to escalate"),
+        change(100, "fell", "escalate", "severity no longer escalate"),
+        change(110, "fell", "critical", "severity no longer critical"),
+    )
+    assert [words for _, words, _ in events_of(found)][-2:] == [
+        f"severity lowered from escalate to critical, probes: {SENTENCE}",
+        f"severity lowered from critical to warning, probes: {SENTENCE}",
+    ]
+
+
 def test_an_action_is_one_event(tmp_path: Path) -> None:
     """The intent and the outcome of an action are one event. An intent without an outcome is shown; digests are not."""
     step = {"runbook": "massive_down", "step": "tradier_only"}

@@ -16,7 +16,7 @@ from opslib.incidents import Incidents
 from opslib.jobs import jupyterlab
 from opslib.reports import home, index_page
 from opslib.reports.home_view import AcknowledgeWidget, HomeView
-from opslib.runbooks import catalog, due_checklists
+from opslib.runbooks import catalog, due_checklists, opening
 from opslib.runbooks.checklist_session import ChecklistSession
 from opslib.services import start_page
 from opslib.telemetry import Markers
@@ -93,6 +93,16 @@ def test_open_incidents_come_first(at: Callable[[str], Desk]) -> None:
     found.incidents.resolve(name, "it is back", by="Ben")
     later = home.home_of(found, nowhere)
     assert [a.words for a in later.others] == ["Something small"] and later.closed[0].id == name
+
+
+@pytest.mark.parametrize("runbook", ["massive_down", "error_rate"])
+def test_the_button_names_the_runbook_that_it_opens(at: Callable[[str], Desk], runbook: str) -> None:
+    """An incident that was opened for one runbook and worked through with another has a button for the latter."""
+    found = at(OUTAGE)
+    name = opened(found, "Something", "escalate", "incident")
+    place = opening.open_for(found, runbook, found.incidents.read(name), "Ann")
+    (link, *_) = home.home_of(found, lambda path: path.name if path == place else "").answer.links
+    assert link.words == f"Continue the runbook: {catalog.titles()[runbook]}"
 
 
 @pytest.mark.parametrize("place", ["index.html", "/"])

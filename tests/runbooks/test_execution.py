@@ -16,7 +16,7 @@ import pytest
 from jupyter_client import KernelManager
 from nbformat import from_dict
 
-from opslib.dashboard import status
+from opslib.dashboard import impact, status
 from opslib.desk import Desk
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import settings
@@ -387,6 +387,19 @@ def test_an_action_without_a_command_is_done_by_hand(home: Path) -> None:
     words = repr(found.step("tradier_only"))
     assert "not connected: no command to switch the app to Tradier only is set (tradier_only in [hooks]" in words
     assert "do it by hand" in words and "it will do" not in words
+
+
+def test_no_all_clear_is_drafted_while_something_fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of the recovery is shown only once everything works; that of the outage at any time."""
+    found = book(home, "massive_down", desk(home).incidents.open("x", by="Ann", runbook="massive_down").id)
+    outage, over = (next(s for s in found.steps if s.name == name) for name in ("tell_channel", "tell_channel_over"))
+    monkeypatch.setattr(impact, "working_and_failing", lambda view: [("fails", "Greeks"), ("works", "prices")])
+    assert found.message_preview(over) == "do not send it yet, something does not work: Greeks"
+    sent_now = "message, if it is sent now: "
+    assert found.message_preview(outage) == f"{sent_now}{found.message_of(outage)}"
+    monkeypatch.setattr(impact, "working_and_failing", lambda view: [("works", "prices")])
+    assert found.message_preview(over) == f"{sent_now}{found.message_of(over)}"
+    assert found.message_of(over).startswith("Resolved: ") and found.message_of(over).endswith(". Works: prices.")
 
 
 def test_hooks_are_read_strictly(tmp_path: Path) -> None:

@@ -516,12 +516,13 @@ def _confidence(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _with_confidence(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Put a confidence of one cause behind whose fault it is."""
+    """Put the confidence in a cause behind whose fault it is, where that is one party's."""
     sure = next((words for head, words in lines if head == "Confidence"), "")
     found = re.fullmatch(r"(\d+ %)\.?(?: Also: (.+))?", sure)
-    if found is None or not any(head == FAULT for head, _ in lines):
+    fault = next((words for head, words in lines if head == FAULT), "")
+    if found is None or not fault or "; " in fault:
         return lines
-    also = [("Also broken", found[2])] if found[2] else []
+    also = [("Also", found[2])] if found[2] else []
     kept = [line for line in lines if line[0] != "Confidence"]
     return [(h, f"{w} (confidence {found[1]})" if h == FAULT else w) for h, w in kept] + also
 

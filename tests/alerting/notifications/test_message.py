@@ -501,7 +501,7 @@ def test_a_provider_cause_comes_first_while_our_machine_is_busy(tmp_path: Path) 
     assert text.splitlines()[0].startswith("[notify] Massive rate-limits our requests") and "Cause" not in lines(text)
     said = lines(text)
     assert re.search(r" \(confidence \d+ %\)$", said["Whose fault"]) and "Confidence" not in said
-    assert said["Also broken"].startswith("Our collector is running but")
+    assert said["Also"].startswith("Our collector is running but")
     assert said["Do first"].startswith("Send fewer requests to Massive")
 
 
