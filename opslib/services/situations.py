@@ -130,7 +130,7 @@ class Situations:
         if name is None:
             return None
         page = incidents.folder(name) / incident_page.NAME
-        return IncidentPage(str(page.relative_to(self._settings.base)), incidents.read(name).owner)
+        return IncidentPage(name, str(page.relative_to(self._settings.base)), incidents.read(name).owner)
 
     def _view(self, at: datetime, length: timedelta = STATUS_WINDOW) -> Status | None:
         try:

@@ -92,12 +92,17 @@ def receive(place: str) -> None:
     server.serve_forever()
 
 
-def fires(store: Database, app: str, seconds: float, edge: str, severity: str = "critical") -> None:
-    """Make each alert fire or resolve, in one transaction, as a collector stores it."""
+def fires(store: Database, app: str, seconds: float, edge: str, severity: str = "critical", kind: str = "") -> None:
+    """
+    Make each alert fire or resolve, in one transaction, as a collector stores it.
+
+    Args:
+        edge: firing or resolved; empty for a transition that needs no notification.
+    """
     record = AlertStore(store, app)
     turn = record.acquire_lease("judge")
     assert turn
-    kind = "fired" if edge == "firing" else "resolved"
+    kind = kind or ("fired" if edge == "firing" else "resolved")
     rows = [
         Transition(
             us(seconds),
@@ -123,7 +128,7 @@ def fires(store: Database, app: str, seconds: float, edge: str, severity: str = 
         us(seconds),
         rows,
         [],
-        dict.fromkeys(range(len(rows)), edge),
+        dict.fromkeys(range(len(rows)), edge) if edge else {},
     )
     record.leave("judge")
 

@@ -95,7 +95,8 @@ class Working(NamedTuple):
         state: works, fails or unknown.
         words: Its name, the source of the state, and the age of the observation.
         about: massive, tradier, prices, greeks, server or data.
-        source, age_s: Of the observation; empty and None if several sources decide.
+        source, age_s: Of the observation; empty and None if several sources decide. After ``; `` stands what was
+            counted since then and is too little for a verdict.
     """
 
     state: str
@@ -118,9 +119,9 @@ class Working(NamedTuple):
     def as_unknown(self) -> "Working":
         """The same as unknown, with what was observed last."""
         ago, then = formatting.duration(self.age_s or 0.0), "working" if self.state == "works" else "not working"
-        return self._replace(
-            state="unknown", words=f"{self.name}: {then} when last checked {ago} ago ({self.source})", age_s=None
-        )
+        source, *newer = self.source.split("; ")
+        words = f"{self.name}: {then} when last checked {ago} ago ({source})"
+        return self._replace(state="unknown", words=". Newer: ".join([words, *newer]), age_s=None)
 
 
 class IncidentPage(NamedTuple):
@@ -128,10 +129,12 @@ class IncidentPage(NamedTuple):
     The incident of an alert.
 
     Attributes:
+        id: Such as 2026-03-10-2.
         path: Its page, below the home directory.
         owner: Empty if nobody owns it.
     """
 
+    id: str
     path: str
     owner: str
 
@@ -250,7 +253,7 @@ class Message:
             FIRING: f"severity {self.severity}",
             ESCALATED_SEVERITY: f"severity raised to {self.severity}",
             REPEAT: f"still firing, severity {self.severity}",
-            ESCALATED_ROLE: f"{self.severity}, not acknowledged",
+            ESCALATED_ROLE: f"severity {self.severity}, not acknowledged",
             RESOLVED: f"{_end(self.facts['alerts'], self.state)}{f', {self.left}' if self.left else ''}",
             MISSED_SUMMARY: "resolved before anyone was notified",
         }[self.kind]
@@ -448,7 +451,7 @@ def compose(
             for a in alerts[:SHOWN]
             if a["source"] == SCHEDULE and a.get("again")
         ]
-        lines += _answers(first, where)
+        lines += _answers(first, situation.incident(first["alert"]) if situation else None, where)
         link = (
             f"{contacts.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb"
             if contacts.lab_url and first["runbook"]
@@ -680,9 +683,14 @@ def describe_problem(alert: dict[str, Any]) -> str:
     return f"{headline}: {alert['sentence']}" if headline else str(alert["sentence"])
 
 
-def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return the commands that acknowledge an alert and open its runbook; an id may begin with a hyphen."""
-    name, hyphen = alert["alert"], alert["alert"].startswith("-")
+def _answers(alert: dict[str, Any], incident: IncidentPage | None, where: tuple[str, ...]) -> list[tuple[str, str]]:
+    """
+    Return the commands that open the runbook and acknowledge, of the incident if there is one yet, else of the alert.
+
+    The id of an alert may begin with a hyphen.
+    """
+    name = incident.id if incident else alert["alert"]
+    hyphen = name.startswith("-")
     of_incident = (f"--incident={name}",) if hyphen else ("--incident", name)
     runbook = (
         [("Runbook", command("runbook", "open", alert["runbook"], *of_incident, where=where))]
@@ -729,13 +737,13 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
     if several and kind != MISSED_SUMMARY:
         words, over = _moment(min(map(_active_us, alerts))), [a["over_us"] for a in alerts]
         if is_over and None not in over:
-            words += f"; over at {_until(max(over), min(map(_active_us, alerts)))}"
+            words += f"; {_end(alerts, '')} at {_until(max(over), min(map(_active_us, alerts)))}"
         found.append((SINCE, words))
     for alert in alerts[:SHOWN]:
         words = _moment(_active_us(alert))
         level_us = alert.get("level_us") or alert["pending_us"]
         if not is_over and level_us // MINUTE_US > _active_us(alert) // MINUTE_US:
-            words += f"; {alert['severity']} since {_new_york(level_us)}"
+            words += f"; severity {alert['severity']} since {_new_york(level_us)}"
         if is_over and alert["over_us"] is not None:
             until = _until(alert["over_us"], _active_us(alert))
             words += {

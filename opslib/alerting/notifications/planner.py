@@ -354,7 +354,10 @@ def due_notifications(
     } | {n.group for n in audible if n.notified and _rank(n.level) > _rank(n.notified)}
     goes_on = {n.group for n in audible if n.notified and n.levels}
     ended = {
-        n.group for n in audible if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)
+        n.group
+        for n in audible
+        if n.over_us is not None
+        and (at_us - n.over_us >= wait_us or (n.group not in goes_on and n.how != "fell"))  # It may resolve soon.
     }
     found = list[Notification]()
     for state in audible:

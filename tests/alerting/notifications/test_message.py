@@ -10,7 +10,7 @@ import pytest
 
 from opslib.alerting import effects, onset
 from opslib.alerting.notifications import slack
-from opslib.alerting.notifications.message import Message, Situation, Working, compose
+from opslib.alerting.notifications.message import IncidentPage, Message, Situation, Working, compose
 from opslib.alerting.notifications.planner import NotificationState
 from opslib.alerting.notifications.sender import Complaints
 from opslib.cli.commands import incidents
@@ -625,7 +625,7 @@ def test_two_sources_of_one_outage_are_told_apart() -> None:
     assert "by the app's page, since 11:22 New" in first and "by our probes, since 11:22 New" in second
     assert text.startswith("[ok] resolved: availability of Massive (") and " more)" not in text
     assert "Whose fault: Massive" in text.splitlines()
-    assert lines(text)["Since"].startswith("11:22 New York") and "; over at 11:24 New York, after " in text
+    assert lines(text)["Since"].startswith("11:22 New York") and "; resolved at 11:24 New York, after " in text
     other = page | {"rule": "errors", "subject": "app"}
     assert "(and 1 more)" in compose(made | {"alerts": [page, other]}, RULES, Contacts(), None).title
 
@@ -636,12 +636,23 @@ def test_since_when_it_is_active_and_since_when_so_severe() -> None:
     (alert,) = made["alerts"]
     later = [alert | {"active_us": alert["pending_us"] - 3_600_000_000, "level_us": alert["pending_us"]}]
     first = lines(compose(made | {"alerts": later}, RULES, Contacts(), None).plain)["Since"]
-    assert first == "10:22 New York (2026-03-10 14:22 UTC); critical since 11:22 New York"
+    assert first == "10:22 New York (2026-03-10 14:22 UTC); severity critical since 11:22 New York"
     same = [alert | {"active_us": alert["pending_us"], "level_us": alert["pending_us"]}]
     assert "; " not in lines(compose(made | {"alerts": same}, RULES, Contacts(), None).plain)["Since"]
     over = body("over")
     over["alerts"] = [a | {"active_us": a["pending_us"] - 3_600_000_000} for a in over["alerts"]]
     assert lines(compose(over, RULES, Contacts(), None).plain)["Since"].startswith("10:22 New York")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_commands_name_the_incident_if_there_is_one(known: bool) -> None:
+    """Runbook and acknowledgement are of the incident; before it is opened, of the alert."""
+    made = body("firing")
+    page = IncidentPage("2026-03-10-2", "desk/incidents/2026-03-10-2/incident.html", "") if known else None
+    situation = Situation([DATA], "", "", lambda panel, rule, us: b"", lambda alert: page)
+    found = lines(compose(made, RULES, Contacts(), situation).plain)
+    name = "2026-03-10-2" if known else made["alerts"][0]["alert"]
+    assert found["Runbook"].endswith(f" --incident {name}") and found["Acknowledge"] == f"ops ack {name}"
 
 
 def grows_worse(world: World) -> None:
@@ -655,7 +666,9 @@ def test_a_warning_counts_as_the_beginning(tmp_path: Path) -> None:
     (sent,), text = desk.sent, desk.texts[0]
     (active,) = [a for a in view(desk).alerts if a["id"] == sent["alerts"][0]["alert"]]
     since = time_parsing.parse(active["since"]).astimezone(formatting.NEW_YORK)
-    assert lines(text)["Since"].startswith(f"{since:%H:%M} New York") and f"; {active['severity']} since" in text
+    assert (
+        lines(text)["Since"].startswith(f"{since:%H:%M} New York") and f"; severity {active['severity']} since" in text
+    )
 
 
 def test_a_likely_cause_is_named_as_likely(tmp_path: Path) -> None:

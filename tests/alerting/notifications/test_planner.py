@@ -198,7 +198,7 @@ def test_acknowledgement_ends_with_the_episode() -> None:
     desk.acks["a"] = ("Ann", 20 * S)
     desk.at(30)
     desk.happens("fell", 100, "critical")
-    desk.at(100)
+    desk.at(100 + WAIT)
     desk.happens("rose", 5000, "critical")
     assert desk.at(5000 + WAIT) == [("firing", "a")] and desk.at(5000 + WAIT + AFTER) == [("unheard", "a")]
 
@@ -240,7 +240,7 @@ def test_another_episode_is_another_notification() -> None:
     desk = Desk().happens("fired", 0, "notify")
     desk.at(WAIT)
     desk.happens("fell", 100, "notify")
-    assert desk.at(100) == [("over", "a")]
+    assert desk.at(100 + WAIT) == [("over", "a")]
     desk.happens("rose", 200, "critical")
     assert desk.at(200 + WAIT) == [("firing", "a")]
 

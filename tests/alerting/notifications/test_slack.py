@@ -32,7 +32,7 @@ WORKS = Situation(
     "tradier",
     "tradier",
     lambda panel, rule, since_us: b"",
-    lambda alert: IncidentPage("desk/incidents/2026-03-10-1/incident.html", ""),
+    lambda alert: IncidentPage("2026-03-10-1", "desk/incidents/2026-03-10-1/incident.html", ""),
 )
 
 
@@ -121,10 +121,10 @@ def test_five_questions_are_answered_first() -> None:
 @pytest.mark.parametrize(
     ("incident", "acked_by", "expected"),
     [
-        (IncidentPage("i.html", ""), "", "https://lab.example/lab/tree/home.ipynb"),
-        (IncidentPage("i.html", "Ann"), "", "https://lab.example/lab/tree/notebooks/dashboard.ipynb"),
+        (IncidentPage("2026-03-10-1", "i.html", ""), "", "https://lab.example/lab/tree/home.ipynb"),
+        (IncidentPage("2026-03-10-1", "i.html", "Ann"), "", "https://lab.example/lab/tree/notebooks/dashboard.ipynb"),
         (None, "", "https://lab.example/lab/tree/notebooks/dashboard.ipynb"),
-        (IncidentPage("i.html", "Ann"), "Ann", None),
+        (IncidentPage("2026-03-10-1", "i.html", "Ann"), "Ann", None),
     ],
     ids=["nobody owns the incident", "it has an owner", "no incident", "acknowledged"],
 )

@@ -72,6 +72,24 @@ def test_a_notification_is_planned_once(desk: Desk) -> None:
     assert {m["kind"] for m in desk.plan(200)} == {"over"} and desk.notifications.open_states() == []
 
 
+@pytest.mark.parametrize(("resolved_s", "how", "over_s"), [(206, "resolved", 206), (None, "fell", 200)])
+def test_an_alert_that_resolves_soon_is_not_notified_as_lowered(
+    desk: Desk, resolved_s: float | None, how: str, over_s: float
+) -> None:
+    """
+    An alert below its last notified severity is notified after the group wait; if it resolved by then, as resolved.
+    """
+    fires(desk.store, "desk", 100, "firing")
+    desk.plan(115)
+    fires(desk.store, "desk", 200, "resolved", kind="fell")
+    assert desk.plan(205) == []
+    if resolved_s is not None:
+        fires(desk.store, "desk", resolved_s, "", severity="warning", kind="resolved")
+    made = desk.plan(215)
+    assert {(m["kind"], a["how"], a["over_us"]) for m in made for a in m["alerts"]} == {("over", how, us(over_s))}
+    assert desk.plan(300) == [] and desk.notifications.open_states() == []
+
+
 def test_a_claim_is_exclusive_until_it_expires(desk: Desk) -> None:
     """A claimed delivery is not given to another sender until the claim expires; a sent one never again."""
     fires(desk.store, "desk", 100, "firing")
