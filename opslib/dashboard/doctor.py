@@ -433,7 +433,7 @@ def _skews(last: dict[tuple[str, str], Sample], rules: Rules) -> list[Check]:
     if not skews:
         return []
     clocks = compare(skews, rules.skew_told_s)
-    offsets = ", ".join(f"{s} {k:+.1f} s" for s, k in skews.items())
+    offsets = ", ".join(f"{s} {k:+z.1f} s" for s, k in skews.items())
     return [
         Check(
             "clock offsets from this machine",

@@ -84,9 +84,6 @@ class Panel:
             (f for f in self.findings if f.counted),
             key=lambda f: (VERDICTS.index(f.verdict), -SEVERITIES.index(f.severity) if f.severity else 1),
         )
-        skipped = list(
-            dict.fromkeys(_source_prefix(f) + f.sentence + _own_window(f) for f in self.findings if not f.counted)
-        )
         breaching, healthy = (
             [
                 f"{f.severity or f.verdict}: {_source_prefix(f)}{f.sentence}{_of_what(f)}{_not_significant(f)}"
@@ -99,7 +96,14 @@ class Panel:
             f"{'cause' if breaching and s.verdict and FAULT in s.words else s.verdict or 'info'}: {s.words}"
             for s in sorted(self.summaries, key=lambda s: VERDICTS.index(s.verdict or "ok"))
         ]
-        return breaching + probed + healthy + ([f"not evaluated: {'; '.join(skipped)}"] if skipped else [])
+        return breaching + probed + healthy + ([f"not evaluated: {'; '.join(self.skipped)}"] if self.skipped else [])
+
+    @property
+    def skipped(self) -> list[str]:
+        """The sentences of what was not evaluated."""
+        return list(
+            dict.fromkeys(_source_prefix(f) + f.sentence + _own_window(f) for f in self.findings if not f.counted)
+        )
 
     @property
     def sign(self) -> str:
@@ -121,10 +125,7 @@ class Panel:
     def good_words(self) -> str:
         """How many sentences of each kind are shown only on demand."""
         counts = [(sum(s.startswith(f"{kind}:") for s in self.good), kind) for kind in ("ok", "info")]
-        parts = [f"{n} {kind}" for n, kind in counts if n]
-        return ", ".join(
-            [*parts, *(["what was not evaluated"] if any(s.startswith(GOOD[2]) for s in self.good) else [])]
-        )
+        return ", ".join(f"{n} {kind}" for n, kind in [*counts, (len(self.skipped), "not evaluated")] if n)
 
     def __repr__(self) -> str:
         table = formatting.table(["figure", "value", self.guide], [list(r) for r in self.rows])
@@ -151,7 +152,7 @@ class Panel:
             self._repr_mimebundle_(),
             self.draw,
             f"{self.title} over time",
-            f"{self.title} over time; {self.verdict_text}: {'; '.join(self.sentences[:1])}",
+            f"{self.title} over time; {self.verdict_text}: {''.join(self.sentences[:1]).partition(': ')[2]}",
         )
 
 

@@ -280,7 +280,7 @@ class ProbeDetails:
             grows = process.get("growth_mb_per_h")
             lines.append(
                 f"process: {process['outcome']}, {formatting.number(process['value'], 'MB', 1)}, growth "
-                f"{formatting.UNKNOWN if grows is None else f'{grows:+.1f} MB per h'}"
+                f"{formatting.UNKNOWN if grows is None else f'{grows:+z.1f} MB per h'}"
             )
         lines += [f"restarted at {_local(at)} New York" for at in self._probed.restarts(self._window)]
         return bullet_list("The app's server", lines or [NO_PROBES])
@@ -309,7 +309,7 @@ class ProbeDetails:
         """The offset of each clock from this machine's."""
         skews = [(s, self._probed.skew_s(s, self._window.end_us)) for s in (*PROVIDERS, "app")]
         return bullet_list(
-            "Clock offsets from this machine", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NO_PROBES]
+            "Clock offsets from this machine", [f"{s}: {k:+z.1f} s" for s, k in skews if k is not None] or [NO_PROBES]
         )
 
     @property

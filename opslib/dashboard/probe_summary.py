@@ -608,7 +608,7 @@ class ProbeSummaries:
                 "system",
                 "",
                 f"the app's process uses {formatting.number(last.value, 'MB', 0)} of memory"
-                + (f", {grows[0]:+,.0f} MB per h." if grows else "."),
+                + (f", {grows[0]:+z,.0f} MB per h." if grows else "."),
             ),
         ]
 

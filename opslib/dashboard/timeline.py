@@ -20,7 +20,7 @@ class Bar:
         verdict: Its state, a key of `formatting.SIGNS`.
         thickness: From 1 to 4: a severity is thicker than a lower one.
         hollow: Whether it is drawn as an outline.
-        lane: The line of its row, from 0; bars that overlap need different ones, but for severities of one alert.
+        lane: The line of its row, from 0; bars of different sources need different ones.
         words: What a reader sees who points at it.
     """
 
@@ -43,6 +43,7 @@ class TimelineRow:
         verdict: Its state, a key of `formatting.SIGNS`.
         when: When, and for how long.
         peak: How long of that time it had this state, such as ``for 3 min``; empty if that is all of it.
+        sources: The source of each lane, written beside its last bar; empty if there is only one.
     """
 
     label: str
@@ -50,6 +51,7 @@ class TimelineRow:
     when: str
     bars: tuple[Bar, ...]
     peak: str = ""
+    sources: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -79,6 +81,11 @@ def timeline(title: str, window: Window, rows: list[TimelineRow], notes: list[st
         (
             row,
             [(bar, at(bar.begins), round(max(at(bar.ends) - at(bar.begins), 0.3), 2)) for bar in row.bars],
+            [
+                (source, lane, at(min(b.begins for b in mine)), at(max(b.ends for b in mine)))
+                for lane, source in enumerate(row.sources)
+                if (mine := [b for b in row.bars if b.lane == lane])
+            ],
         )
         for row in rows
     ]

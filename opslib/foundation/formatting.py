@@ -32,7 +32,7 @@ SIGNS = {"ok": "✓", "warning": "△", "notify": "▲", "critical": "◆", "esc
 
 def ratio(value: float | None, digits: int = 2) -> str:
     """Format a ratio in [0, 1] as percent: 0.9972 is ``99.72 %``; None is ``unknown``."""
-    return UNKNOWN if value is None else f"{value * 100:.{digits}f} %"
+    return UNKNOWN if value is None else f"{value * 100:z.{digits}f} %"
 
 
 def number(value: float | None, unit: str = "", digits: int | None = None) -> str:
@@ -45,14 +45,14 @@ def number(value: float | None, unit: str = "", digits: int | None = None) -> st
         return UNKNOWN
     if digits is None:
         digits = 0 if float(value).is_integer() else 2
-    return f"{value:,.{digits}f} {unit}".rstrip()
+    return f"{value:z,.{digits}f} {unit}".rstrip()
 
 
 def dollars(value: float | None) -> str:
     """Format money to the cent: ``$1,234.50``, ``-$3.45``; None is ``unknown``."""
     if value is None:
         return UNKNOWN
-    return f"{'-' if value < 0 else ''}${abs(value):,.2f}"
+    return f"{'-' if round(value, 2) < 0 else ''}${abs(value):,.2f}"
 
 
 def duration(seconds: float) -> str:

@@ -48,7 +48,7 @@ EVIDENCE_LABELS = {
     "opslib": "opslib",
 }
 # The version of the sentences. `ops verify` compares sentences only with a report of the same version.
-WORDING = 7
+WORDING = 8
 
 
 def _why_unknown(view: Status, figure: str) -> str:
@@ -545,7 +545,7 @@ class Daily:
                 return (
                     formatting.UNKNOWN
                     if a is None or b is None
-                    else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()
+                    else f"{b - a:+z,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()
                 )
 
             if found["usual_low"] is not None:

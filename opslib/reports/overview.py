@@ -294,8 +294,7 @@ class Overview:
             lines += [
                 ("Cause", f"{worst.found.headline} Fault: {worst.whose} (confidence {sure})."),
                 (
-                    "Still worked",
-                    f"at {new_york(worst.worst.worst.fired_us)}, when it was worst: "
+                    f"Still worked at {new_york(worst.worst.worst.fired_us)}, when it was worst",
                     f"{', '.join(worst.works) or 'nothing that was measured'}.",
                 ),
             ]
@@ -343,7 +342,7 @@ class Overview:
             return f"usual {found['usual_low']:,.{digits}f} to {found['usual_high']:,.{digits}f}"
         if found["previous"] is None or found["value"] is None:
             return "usual range unknown"
-        return f"day before {found['previous']:,.{digits}f} ({found['value'] - found['previous']:+,.{digits}f})"
+        return f"day before {found['previous']:,.{digits}f} ({found['value'] - found['previous']:+z,.{digits}f})"
 
     @property
     def _socket(self) -> KeyFigure:
@@ -389,19 +388,16 @@ class Overview:
         worst = max(mine, key=lambda a: SEVERITIES.index(a.worst.severity)).worst.severity
         began = min(a.began_us for a in found)
         over = None if any(a.over_us is None for a in found) else max(a.over_us or 0 for a in found)
-        bars, ends = list[Bar](), list[int]()
-        for a in found:
-            end_us = self.report.view.window.end_us if a.over_us is None else a.over_us
-            lane = next((i for i, e in enumerate(ends) if e <= a.began_us), len(ends))
-            ends[lane : lane + 1] = [end_us]
-            bars += self._bars(a, lane)
+        sources = list(dict.fromkeys(source_name(a.worst.source) for a in found))
+        bars = [bar for a in found for bar in self._bars(a, sources.index(source_name(a.worst.source)))]
         if problem := next((p for p in self.problems if (p.rule.name, p.subject) == (rule, subject)), None):
             began, over = problem.began_us, problem.over_us  # The same times as in the answer above it.
         whole = self.lasted(began, over)
         at_peak = in_minutes(seconds_at(worst, mine, self.report.view.window.end_us))
         label = titled(self.rules[rule], subject) if rule in self.rules.rules else rule
         peak = "" if at_peak == whole else f"for {at_peak}"
-        return TimelineRow(label, worst, f"{when(began, over)}, {whole}", tuple(bars), peak)
+        beside = tuple(sources) if len(sources) > 1 else ()
+        return TimelineRow(label, worst, f"{when(began, over)}, {whole}", tuple(bars), peak, beside)
 
     def _bars(self, episode: AlertEpisode, lane: int) -> list[Bar]:
         """Return the bars of an alert: the time before it fired, then each stretch with its severity there."""

@@ -295,7 +295,7 @@ class PeriodicReport:
             return (
                 formatting.UNKNOWN
                 if a is None or b is None
-                else f"{b - a:+,.{0 if WORDS[name][1] == '' else 2}f} {unit(name)}".rstrip()
+                else f"{b - a:+z,.{0 if WORDS[name][1] == '' else 2}f} {unit(name)}".rstrip()
             )
 
         return [

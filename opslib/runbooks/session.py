@@ -513,31 +513,21 @@ class RunbookSession:
         )
         severity = self._severity or incident.severity
         about = (
-            f"{named(rule, incident.subject)}, limit {self.limit}"
+            f"{named(rule, incident.subject)}, threshold {self.limit}"
             if rule and self.limit
             else self._subject or incident.subject
         )
         facts, step = self.facts(incident), self.next_step(incident)
         following = f"{self.title_of(step)}. {step.do}" if step else "none: every step is done"
         lines = [
-            f"{incident.id}, {incident.status}, {severity}: {about}",
+            f"incident {incident.id}: {incident.status}, {severity}; {about}",
             *(f"{label.lower()}: {words}" for label, words in facts),
             f"next step: {following}",
             f"acts first: {who}; incident owner: {incident.owner or 'none'}; this runbook is run by: "
             f"{self.operator or 'nobody (give a name to run actions)'}",
             # Its checks run after this header is shown, so the numbers of steps done are only below them.
             f"as of {formatting.moment(self.now())}; {self.time_words(incident)}",
-            "actions: "
-            + (
-                "all are dry runs (practice)"
-                if self.practice
-                else ", ".join(
-                    f"{self.title_of(s)} ({'real' if self.hooks[s.hook].real else 'dry run'})"
-                    for s in self.steps
-                    if s.kind == ACTION
-                )
-                or "none"
-            ),
+            self._which_actions_are_real(),
         ]
         title = f"{self.template.title} (practice)" if self.practice else f"{self.template.title}: {incident.title}"
         text = bullet_list(title, lines)
@@ -551,6 +541,20 @@ class RunbookSession:
             "lines": [lines[0], *lines[-3:]],
         }
         return TextBlock(text.plain, "runbooks/templates/header.html", values, text.markdown)
+
+    def _which_actions_are_real(self) -> str:
+        """Say which actions change something, and which are dry runs because no command is set for them."""
+        if self.practice:
+            return "actions: all are dry runs (practice)"
+        actions = [s for s in self.steps if s.kind == ACTION]
+        real = [self.title_of(s) for s in actions if self.hooks[s.hook].real]
+        dry = [self.title_of(s) for s in actions if not self.hooks[s.hook].real]
+        why = "because no command is set for them in [hooks] of settings.toml"
+        if not actions:
+            return "actions: none"
+        if not real:
+            return f"actions: all are dry runs, {why}"
+        return f"real actions: {', '.join(real)}" + (f"; dry runs, {why}: {', '.join(dry)}" if dry else "")
 
     def headline(self, incident: Incident) -> str:
         """Return the state of the incident in one sentence: the likely cause, or its title if none is known."""

@@ -153,7 +153,7 @@ def test_the_first_screen_has_the_answers(whole: desk_module.Desk) -> None:
         r"\(it looks back over 10 min, so it is resolved late\)\.\n",
         found,
     )
-    assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked: " in found
+    assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked at 11:32, when it was worst: " in found
     assert "Greeks with gamma zero or missing 10:" in found and "WebSocket down 14:31–14:3" in found
     assert re.search(r"\n  Do first: \w", found)
     screen = daily.first_screen.html

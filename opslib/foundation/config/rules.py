@@ -127,6 +127,8 @@ class Rule:
         if self.unit == "s" and value is not None and value >= 60 and (digits is None or float(value).is_integer()):
             return formatting.duration(value)
         unit = {"per_hour": "per h", "pp": "points", "MB_per_h": "MB per h"}.get(self.unit, self.unit)
+        if value == 1 and unit == "intervals":
+            unit = "interval"
         return formatting.number(value, unit, 1 if self.unit == "times" and digits is None else digits)
 
     def format_limit(self, limit: float | str) -> str:

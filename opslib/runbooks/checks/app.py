@@ -452,7 +452,7 @@ def clocks(context: CheckContext) -> CheckResult:
     most = context.view.rules.skew_told_s
     clocks = compare(skews, most)
     offsets = ", ".join(
-        f"{s} {k:+.1f} s" for s, k in ({s: k for s, k in skews.items() if abs(k) > most} or skews).items()
+        f"{s} {k:+z.1f} s" for s, k in ({s: k for s, k in skews.items() if abs(k) > most} or skews).items()
     )
     whose = (
         f". {' '.join(words[0].upper() + words[1:] for words in clocks.sentences)}".removesuffix(".")

@@ -747,7 +747,7 @@ def own_growth(context: CheckContext) -> CheckResult:
     limit = float(rule.thresholds[0][1])
     return CheckResult(
         not rule.crosses(growth, limit),
-        f"from {first:.0f} MB to {last:.0f} MB: {growth:+.1f} MB per h over {formatting.duration(hours * 3600)}; "
+        f"from {first:.0f} MB to {last:.0f} MB: {growth:+z.1f} MB per h over {formatting.duration(hours * 3600)}; "
         f"warning from {rule.format_limit(limit)}",
         {"first_mb": first, "last_mb": last, "hours": hours, "beats": len(heartbeats)},
         "probe",

@@ -271,7 +271,7 @@ def cost_cause_of_page(counters: CounterHistory, at: datetime, rule: Rule, chang
     fell = before["gross_pct"] - now["gross_pct"]
     words = (
         f"commission per trade is {times['commission_usd']:.1f} times its earlier value, slippage "
-        f"{times['slippage_usd']:.1f} times, gross result {-fell:+.1f} points ({now['trades']} trades, "
+        f"{times['slippage_usd']:.1f} times, gross result {-fell:+z.1f} points ({now['trades']} trades, "
         f"{before['trades']} earlier ones)"
     )
     more = {OF_COST[k]: new - old for k, (new, old) in each.items() if times[k] > changed_by}

@@ -453,7 +453,7 @@ def _mark_moved(case: Case, suspect: Array, checked: Array) -> bool:
     case.faults.mark(
         checked & (alike & significant | suspect),
         "stale",
-        lambda i: f"its figures belong to a price of the underlying {middle:+.1%} from that of the others",
+        lambda i: f"its figures belong to a price of the underlying {middle:+z.1%} from that of the others",
     )
     return True
 

@@ -42,7 +42,7 @@ class Crosscheck:
         if self.moved_usd is None:
             return f"too few contracts in common to compare ({self.shared} of {LEAST_SHARED} required)"
         return (
-            f"{self.shared:,} contracts in common; the underlying moved {self.moved_usd:+.2f} USD between them; "
+            f"{self.shared:,} contracts in common; the underlying moved {self.moved_usd:+z.2f} USD between them; "
             f"delta differs in {self.delta_off:,}, volatility in {self.iv_off:,}"
         )
 
