@@ -33,7 +33,7 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     Connect to an app.
 
     Args:
-        app: Name of the app (default: the only one in the home directory, else ``desk``). ``demo`` is a recorded day;
+        app: Name of the app (default: the one in settings.toml, else ``desk``). ``demo`` is a recorded day;
             it is created if it does not exist, and its clock stands at its last snapshot.
         home: Home directory (default: ``OPS_HOME``, else the project's ``outputs/``).
         new: Whether `app` may be a new one, without data.

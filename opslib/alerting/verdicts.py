@@ -132,7 +132,7 @@ class Finding(NamedTuple):
             )
         missed = figure.value is not None and rule.crosses(figure.value, rule.objective)
         return f"{name} ({value}) {better} {rule.format_limit(first)}" + (
-            f", but the objective of {rule.format_limit(rule.objective)} is not met" if missed else ""
+            f", no alert (objective {rule.format_limit(rule.objective)} not met)" if missed else ""
         )
 
 

@@ -80,8 +80,8 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     common.add_argument(
         "--app",
         metavar="NAME",
-        help="name of the app (default: the only one in the home directory, else 'desk'). The app 'demo' always "
-        "exists. import, serve, collect and run create a new one",
+        help="name of the app (default: the one in settings.toml, else 'desk'; 'demo' always exists). Only import, "
+        "serve, collect and run accept a new name",
     )
     common.add_argument(
         "--as-of",
@@ -151,7 +151,7 @@ def _get_started(command: Add) -> None:
         "doctor",
         "check that everything configured can be reached",
         "ops doctor",
-        "The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
+        "The exit code is the worst result: 0 ok, 1 warning, 2 critical, 3 unknown.",
     )
     for name, summary, details, example in (
         (
@@ -272,7 +272,7 @@ def _respond(command: Add) -> None:
         "Respond",
         "ack",
         "acknowledge an alert or an incident",
-        "ops ack availability-massive-page-20260310T152115Z --by Ann",
+        "ops ack 2026-03-10-2 --by Ann",
         "You are notified again only if it gets worse or is resolved. Escalation to the next role stops.",
     )
     ack.add_argument("id", metavar="ID", help="ID of the alert or incident, as in its message and in ops status")
@@ -335,7 +335,7 @@ def _respond(command: Add) -> None:
     runbook = command(
         "Respond",
         "runbook",
-        "list, read or open a runbook; resume one",
+        "list, read, open or resume a runbook",
         "ops runbook open massive_down --by Ann",
     )
     runbook.add_argument(
@@ -528,12 +528,14 @@ def _verify(command: Add) -> None:
         "verify",
         "recompute a report, incident or postmortem from evidence",
         "ops verify outputs/desk/incidents/2026-03-10-1",
-        "It names everything that differs. The exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.",
+        "It names everything that differs. The exit code is 0 if everything was reproduced, 2 if something differs, "
+        "3 if nothing could be verified.",
     )
     verify.add_argument(
         "path",
         metavar="PATH|ID",
-        help="the folder of an incident or a copy of it, the ID of an incident, or a published report",
+        help="an incident (its ID, its folder or a copy of that), the record of a checklist "
+        "(such as morning-2026-03-10), or a published report",
     )
     drill = command(
         "Verify",
@@ -604,7 +606,8 @@ def _administer(command: Add) -> None:
     imported.add_argument(
         "--known-at-ts",
         action="store_true",
-        help="treat each row as stored at its own time, so that --known-at works on old data",
+        help="use the time of each row, not that of the import, as the time when it was stored, "
+        "so that --known-at works",
     )
     imported.add_argument("--rejects", action="store_true", help="list every rejected row with its reason")
     export = command(

@@ -32,8 +32,6 @@ from opslib.telemetry.probes import history as probes_history
 from opslib.telemetry.probes.store import SampleStore
 
 DIAGNOSED = timedelta(minutes=10)  # The window of the diagnosis of active alerts.
-# How a recorded state of a severity change is shown.
-STATES = {"fell": "severity lowered"}
 
 
 @dataclass(frozen=True)
@@ -176,13 +174,12 @@ class AlertLog:
         days = self.window.seconds / 86_400
         length = f"{days:g} days" if days > 1 and days.is_integer() else formatting.duration(self.window.seconds)
         return table(
-            f"Alerts fired in the last {length}, a row for each severity that an alert reached: "
-            f"{formatting.moment(self.window.start)} to "
-            f"{formatting.moment(self.window.end)}{_clock_change(self.window)}",
+            f"Alerts fired from {formatting.moment(self.window.start)} to {formatting.moment(self.window.end)} "
+            f"({length}{_clock_change(self.window)}). Each row is a severity that an alert reached.",
             [
                 "fired (New York)",
                 "severity",
-                "condition, with its worst value while it lasted (burn rate: when it fired)",
+                "condition, with the worst value until the severity ended (burn rate: value when it fired)",
                 "source",
                 "state",
             ],
@@ -302,9 +299,9 @@ def _local(iso: str) -> str:
 
 def _state(change: SeverityChange, titles: Mapping[str, str]) -> str:
     """Return the state of a severity change, how long it lasted, and what inhibited it."""
-    state = STATES.get(change.state, change.state)
+    state = f"no longer {change.severity}" if change.state == "fell" else change.state
     if change.over_us is not None:
-        state += f" {formatting.duration((change.over_us - change.fired_us) / 1e6)} after it fired"
+        state += f" after {formatting.duration((change.over_us - change.fired_us) / 1e6)}"
     if change.released_us is not None:
         state += f" (inhibited until {_local(formatting.iso(clock.instant(change.released_us)))})"
     return state + _inhibited(change.inhibited_by, titles)

@@ -146,10 +146,11 @@ class ChainView:
         nothing_held = "positions unknown: import fills" if self.held is None else "no positions in this chain"
         rows = [
             [
-                "core",
+                "tradable",
                 formatting.ratio(_rate(valid, q.core_count)),
                 f"{valid:,} of {q.core_count:,}",
-                f"quoted, unexpired, tradable: used for the verdict (95 % interval: {formatting.ratio(low, 1)} to "
+                f"quoted, unexpired, delta not near 0 or 1: used for the verdict "
+                f"(95 % interval: {formatting.ratio(low, 1)} to "
                 f"{formatting.ratio(high, 1)})"
                 if q.core_count
                 else why_none(q),
@@ -170,13 +171,13 @@ class ChainView:
                 "by open interest",
                 formatting.ratio(w["open_interest"]),
                 "",
-                "the core, weighted by open interest",
+                "tradable contracts, weighted by open interest",
             ],
             [
                 "by our positions",
                 formatting.ratio(w["positions"]),
                 "",
-                "the core, weighted by our positions" if self.held else nothing_held,
+                "tradable contracts, weighted by our positions" if self.held else nothing_held,
             ],
         ]
         return table("Valid share", ["counted", "valid", "contracts", "description"], rows)
@@ -254,7 +255,7 @@ class Smile:
 
     def __repr__(self) -> str:
         q = self.view.quality
-        return f"volatilities of {q.core_count:,} core contracts by strike, {q.flagged:,} with a fault"
+        return f"volatilities of {q.core_count:,} tradable contracts by strike, {q.flagged:,} with a fault"
 
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
@@ -432,7 +433,7 @@ class ChainViews:
         more = f" (the worst {MOST_SHOWN} of {len(self.views):,})" if len(self.views) > MOST_SHOWN else ""
         return table(
             f"Valid share by underlying{more}",
-            ["underlying", "verdict", "core valid", "contracts", "guide's method", "coverage"],
+            ["underlying", "verdict", "tradable valid", "contracts", "guide's method", "coverage"],
             rows,
         )
 

@@ -164,7 +164,7 @@ class Chart(NamedTuple):
 
 CHARTS = {
     "providers": Chart(
-        "Availability of Massive, app page",
+        "Availability of Massive per {step}, app page",
         "%",
         "line",
         # Thresholds are between 95 and 99 %, an outage is at 0: the lower part of the axis is compressed.
@@ -173,7 +173,7 @@ CHARTS = {
         100.0,
     ),
     "greeks": Chart(
-        "Valid Greeks, app page",
+        "Valid Greeks per {step}, app page",
         "%",
         "line",
         (Scale(((0, 0.0), (100, 1.0)), ((0, "0 %"), (50, "50 %"), (100, "100 %"))),),
@@ -406,6 +406,8 @@ def works_sentence(things: list[impact.Thing]) -> str:
         found["fails"].remove("massive")
     parts = (("Still works", "works"), ("Does not work", "fails"), ("Unknown", "unknown"))
     listed = {state: ", ".join(dict.fromkeys(NAMES[about] for about in found[state])) for _, state in parts}
+    if served:
+        listed["works"] = listed["works"].replace(NAMES["greeks"], f"{NAMES['greeks']} (from Tradier, up to 1 h old)")
     if "greeks" in found["fails"]:
         listed["works"] = re.sub("option data from [A-Z][a-z]+", r"\g<0> (except Greeks)", listed["works"])
     return served + " ".join(f"{words}: {listed[state]}." for words, state in parts if listed[state])
@@ -519,7 +521,9 @@ def _chart(chart: Chart, rules: Rules) -> dict[str, Any]:
     rule = rules.rules.get(chart.rule)
     scales = chart.scales or _scales_of(rules[chart.rule])
     return {
-        "label": chart.label.format(window=formatting.duration(rule.window.total_seconds()) if rule else ""),
+        "label": chart.label.format(
+            window=formatting.duration(rule.window.total_seconds()) if rule else "", step=formatting.duration(STEP_S)
+        ),
         "unit": chart.unit,
         "kind": chart.kind,
         "wide": chart.bar_px,
@@ -607,7 +611,7 @@ def _bands(view: Status, panel: str, changes: list[SeverityChange]) -> str:
         other = ""  # The chart draws what the app page counts.
         if worst.rule != drawn or worst.source != evaluation.PAGE:
             source = "" if worst.source == evaluation.PAGE else f", {source_name(worst.source)}"
-            other = f": {view.rules[worst.rule].title}{source}"
+            other = f": {view.rules[worst.rule].title}{source} (not drawn)"
         words = f"{formatting.SIGNS[worst.severity]} {worst.severity}{other}"
         if spans and spans[-1][1:3] == (a, worst.severity):
             spans[-1] = (spans[-1][0], b, worst.severity, max(spans[-1][3], words, key=len))

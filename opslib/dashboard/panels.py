@@ -158,7 +158,7 @@ class Panel:
 
 def _of_what(finding: Finding) -> str:
     """Say what a share of usable responses is a share of; empty for other figures."""
-    return ", failed requests not counted" if finding.rule.name == "answers" and not finding.why else ""
+    return ", of the responses that arrived" if finding.rule.name == "answers" and not finding.why else ""
 
 
 def _not_significant(finding: Finding) -> str:

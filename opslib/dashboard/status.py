@@ -316,10 +316,10 @@ class Status:
         seen = self.counters.pages_in(self.window)
         loaded_us = seen[-1][0].loaded_at_us if seen else None
         if loaded_us is None:
-            return "newest page only"
+            return "guide's method: newest page"
         loaded, end = (t.astimezone(formatting.NEW_YORK) for t in (clock.instant(loaded_us), self.window.end))
         day = "" if loaded.date() == end.date() else f"{loaded:%m-%d} "
-        return f"newest page only, since {day}{loaded:%H:%M}"
+        return f"guide's method: newest page, since {day}{loaded:%H:%M}"
 
     def _provider_rows(self) -> list[tuple[str, str, str]]:
         rows = []
@@ -341,8 +341,8 @@ class Status:
                 rows += [
                     (
                         f"{name}, probes",
-                        f"{formatting.ratio(ours['availability'])} available ({up.part:,} of {up.count:,} availability "
-                        f"probes); {ours['usable']:,} of all {ours['total']:,} probes got usable data",
+                        f"{formatting.ratio(ours['availability'])} available ({up.part:,} of {up.count:,} probes that "
+                        f"count); {ours['total'] - ours['usable']:,} of all {ours['total']:,} got no usable data",
                         "",
                     ),
                     (
@@ -599,8 +599,8 @@ def _of_fills(fills_pnl: Pnl) -> dict[str, Any]:
 
 def _also(alert: dict[str, Any], titles: Mapping[str, str]) -> str:
     """Describe an alert's source, what inhibits it, who acknowledged it and what silences it."""
-    then = "" if alert["state"] == "pending" else f", value when it became {alert['severity']}"
-    remarks = [f"{alert_ids.source_name(alert['source'])}{then}"]
+    remarks = [] if alert["state"] == "pending" else [f"value when it became {alert['severity']}"]
+    remarks.append(f"source: {alert_ids.source_name(alert['source'])}")
     if alert["inhibited_by"]:
         remarks.append(f"inhibited by {alert_ids.describe(alert['inhibited_by'], titles)}")
     for key, words in (("acked_by", "acknowledged by"), ("silenced_by", "silenced by")):

@@ -328,7 +328,15 @@ def _words_of(entry: Entry, first: Entry, held: Sequence[str]) -> str:
         "ended": "alert ended",
     }.get(first.body["kind"], str(body["words"]).removesuffix(f": {body['sentence']}"))
     source = source_name(body["source"])
-    return formatting.single_line(f"{what.format(body['severity'])}, {source}: {body['sentence']}", 300)
+    return formatting.single_line(
+        f"{what.format(body['severity'])}, {source}: {_with_value_first(body['sentence'])}", 300
+    )
+
+
+def _with_value_first(sentence: str) -> str:
+    """Put the value at which a severity was left before the one that had reached it; other sentences are unchanged."""
+    found = re.fullmatch(r"(.+?) \((.+)\) ([<>=] .+?); now (.+)", sentence)
+    return f"{found[1]} now {found[4]} (was {found[2]}, {found[3]})" if found else sentence
 
 
 def words(entry: Entry) -> str:

@@ -395,7 +395,7 @@ class Overview:
         whole = self.lasted(began, over)
         at_peak = in_minutes(seconds_at(worst, mine, self.report.view.window.end_us))
         label = titled(self.rules[rule], subject) if rule in self.rules.rules else rule
-        peak = "" if at_peak == whole else f"for {at_peak}"
+        peak = "" if at_peak == whole else f"{at_peak} of it"
         beside = tuple(sources) if len(sources) > 1 else ()
         return TimelineRow(label, worst, f"{when(began, over)}, {whole}", tuple(bars), peak, beside)
 

@@ -586,7 +586,7 @@ class RunbookSession:
         cause = self.cause
         return [
             ("Broken", those("fails")),
-            ("Since", f"{began.astimezone(formatting.NEW_YORK):%H:%M:%S} New York, for {lasts}"),
+            ("Since", f"{began.astimezone(formatting.NEW_YORK):%H:%M} New York, for {lasts}"),
             (
                 "Fault",
                 f"{whose(cause.cause, cause.subject)}, confidence {formatting.ratio(cause.confidence, 0)}"

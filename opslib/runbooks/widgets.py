@@ -107,11 +107,8 @@ class StepWidget:
         elif self._step.kind == CHECK:
             self._row.children = (self._button("Check again", lambda: self._session.check(self._step.name)),)
         elif self._step.kind == ASK:
-            answers = (
-                ("As expected", True, "success"),
-                ("Not as expected", False, "danger"),
-                ("Unknown", None, ""),
-            )
+            yes, no = ("Healthy", "Not healthy") if self._step.symptom else ("As expected", "Not as expected")
+            answers = ((yes, True, "success"), (no, False, "danger"), ("Unknown", None, ""))
             self._row.children = (
                 self._who,
                 self._note,

@@ -156,7 +156,7 @@ SENTENCES = [
         "errors",
         "app",
         Figure(6.0, coverage=1.0),
-        "errors (6 per h) ≤ 20 per h, but the objective of 5 per h is not met",
+        "errors (6 per h) ≤ 20 per h, no alert (objective 5 per h not met)",
     ),
     ("errors", "app", Figure(None, coverage=0.0, absent="no snapshot received"), "errors: no snapshot received"),
     (

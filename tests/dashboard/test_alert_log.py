@@ -63,14 +63,11 @@ def test_the_title_names_the_length_and_the_exact_window(desk: Desk) -> None:
     """The table of alerts begins with its length in days, and has both ends of it."""
     titles = [repr(desk.alerts(CLOSES, window).fired).splitlines()[0] for window in ("7d", "6h30m")]
     assert titles[0] == (
-        "Alerts fired in the last 7 days, a row for each severity that an alert reached: "
-        "2026-03-03 20:00:00 UTC (15:00:00 New York) to 2026-03-10 20:00:00 UTC "
-        "(16:00:00 New York); New York's clocks changed in between"
+        "Alerts fired from 2026-03-03 20:00:00 UTC (15:00:00 New York) to 2026-03-10 20:00:00 UTC (16:00:00 New York) "
+        "(7 days; New York's clocks changed in between). Each row is a severity that an alert reached."
     )
-    assert titles[1].startswith(
-        "Alerts fired in the last 6 h 30 min, a row for each severity that an alert reached: 2026-03-10 13:30:00 UTC "
-    )
-    assert titles[1].endswith(" New York)")
+    assert titles[1].startswith("Alerts fired from 2026-03-10 13:30:00 UTC (09:30:00 New York) to ")
+    assert titles[1].endswith(" (6 h 30 min). Each row is a severity that an alert reached.")
 
 
 def test_a_firing_alert_has_its_value_then_and_now(desk: Desk) -> None:

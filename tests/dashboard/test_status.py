@@ -310,7 +310,7 @@ def test_a_panel_folds_what_is_ok(full: Desk) -> None:
     html = panel._repr_mimebundle_()["text/html"]
     seen_at_once, _, folded = html.partition("<details")
     assert "◆ critical</span> availability of massive" in seen_at_once and "ok: availability of tradier" in folded
-    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "newest page only, since " in html
+    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "method: newest page, since " in html
     assert "requests to massive served by tradier instead, each after its retries" in html
 
 
@@ -336,7 +336,7 @@ def test_the_cause_of_a_breach_is_labelled_as_cause(at_outage: Status) -> None:
     assert "  cause: massive " in repr(panel) and "warning: massive " not in repr(panel)
     assert ("", "cause") in [found[:2] for found in panel.breaches]
     usable = next(s for s in panel.good if "usable data" in s)
-    assert usable.endswith(", failed requests not counted")
+    assert usable.endswith(", of the responses that arrived")
 
 
 def test_a_threshold_that_is_not_exceeded_significantly_is_named(full: Desk) -> None:

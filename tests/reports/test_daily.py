@@ -175,7 +175,7 @@ def test_the_time_at_each_severity_is_shown(whole: desk_module.Desk) -> None:
     lines = [line for line in log if "availability of massive (" in line]
     for severity, lasted in parts.items():
         (line,) = (line for line in lines if f"  {severity} " in line)
-        assert f" {lasted} after it fired" in line
+        assert f" after {lasted}" in line
     assert parts["escalate"].startswith("2 min")
     assert text in daily.markdown() and text in daily.issues_list.plain
 
@@ -194,9 +194,9 @@ def test_the_bar_of_an_alert_shows_its_severity_over_time(whole: desk_module.Des
     ]
     assert sum((b.ends - b.begins).total_seconds() for b in bars) == (alert.over_us - alert.began_us) / 1e6
     minutes = formatting.duration(round((peak.over_us - peak.fired_us) / 60e6) * 60)
-    row = f"availability of Massive (peak escalate, for {minutes})"
+    row = f"availability of Massive (peak escalate, {minutes} of it)"
     assert row in daily.first_screen.plain and row in daily.markdown()
-    assert f'■ peak escalate<span class="ops-note">, for {minutes}</span></td>' in daily.first_screen.html
+    assert f'■ peak escalate<span class="ops-note">, {minutes} of it</span></td>' in daily.first_screen.html
 
 
 def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) -> None:
@@ -208,7 +208,7 @@ def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) 
     weekly = whole.review("weekly", f"{DAY[:4]}-W11")
     assert f"{DAY[:4]}-W11: critical (worst severity: escalate). " in weekly.headline.plain
     assert f", peak escalate without any success, for {minutes} (app page)" in weekly.headline.plain
-    assert f"(peak escalate, for {minutes})" in daily.first_screen.plain
+    assert f"(peak escalate, {minutes} of it)" in daily.first_screen.plain
     (row,) = (line for line in repr(weekly.alerts_table).splitlines() if "escalate" in line)
     assert f"  {lasted}  " in row
 

@@ -144,7 +144,7 @@ def test_two_people(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     theirs._read.value = True
     press(theirs, "Run it")
     refresh(opened)
-    assert "(Bob)" in mine._text.value and mine._row.children == ()
+    assert "(by Bob)" in mine._text.value and mine._row.children == ()
 
 
 def test_a_step_with_unknown_outcome(opened: RunbookSession, home: Path) -> None:  # noqa: F811
@@ -182,7 +182,7 @@ def test_the_progress_shows_the_situation_first(opened: RunbookSession) -> None:
     waits._who.value = "Bob"
     refresh(opened)
     assert strip._waits[1] is waits and waits._who.value == "Bob"
-    press(waits, "As expected")
+    press(waits, "Healthy")
     assert strip._waits[0] == "tell_channel" and "Notify the trading team" in strip._next.children[0].value
     assert "1 done · 24 to do · 6 not needed" in strip._text.value
 

@@ -81,7 +81,7 @@ def _read(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
     text = [
         _head(desk, found),
         f"Events from {timeline.day_of(rows)}\n{events}",
-        f"The record has {len(found.entries)} entries, {last.id} ({last.kind_name}) is the newest. Show all: {every}",
+        f"The record has {len(found.entries)} entries, the newest is {last.id} ({last.kind_name}). Show all: {every}",
     ]
     return Reply(found.as_json() | {"timeline": entries}, "\n\n".join(text))
 

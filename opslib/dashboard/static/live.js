@@ -491,7 +491,7 @@ class View {
       this.cells[at.figures + i] = (text) => { value.textContent = text; };
       body.append(made("tr", {}, made("th", { scope: "row", textContent: figure.label }), value));
     });
-    const fold = made("details", { className: "ops-fold", open: this.open.has(panel.name) }, made("summary", { textContent: `All ${panel.figures.length} figures and their sentences` }), made("table", {}, body), list);
+    const fold = made("details", { className: "ops-fold", open: this.open.has(panel.name) }, made("summary", { textContent: `All ${panel.figures.length} figures, and what was evaluated` }), made("table", {}, body), list);
     fold.ontoggle = () => {
       if (!fold.open) return this.open.delete(panel.name);
       this.open.add(panel.name);

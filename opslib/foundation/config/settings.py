@@ -375,8 +375,8 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
 
     Args:
         home: Home directory given by the caller; else ``OPS_HOME``; else the project's ``outputs/``.
-        app: App given by the caller; else the only one configured; else ``desk``. ``demo`` has a home directory of its
-            own inside.
+        app: App given by the caller; else ``OPS_APP``; else that of settings.toml; else ``desk``. ``demo`` has
+            a home directory of its own inside.
         environ: The environment; the process's own by default.
 
     Raises:

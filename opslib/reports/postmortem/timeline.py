@@ -229,7 +229,7 @@ def _run_words(incident: Incident, entries: list[Entry]) -> str:
     counts = ", ".join(f"{len(names)} {result}" for result, names in found.items() if names)
     named = [f"{result} by: {'; '.join(map(purpose, found[result]))}" for result in (SYMPTOM, FAILED) if found[result]]
     which = f" ({'. '.join(named)})" if named else ""
-    return f"runbook {runbook}: {plural(count, 'check')} run: {counts}{which}"
+    return f"runbook {runbook}: {plural(count, 'check')}: {counts}{which}"
 
 
 def _result(incident: Incident, entry: Entry) -> str:

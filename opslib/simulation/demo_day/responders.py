@@ -171,7 +171,7 @@ def _resolve(workspace: Workspace, run: Run) -> None:
     for step in session.steps:
         if step.kind == CHECK:
             session.step(step.name)
-    lifecycle.of(workspace).resolve(name, "Massive responds again: our requests to it succeed", LEAD)
+    lifecycle.of(workspace).resolve(name, "Massive responds again, our requests to it succeed", LEAD)
     figures.capture_metrics(workspace, lifecycle.of(workspace).read(name))
 
 

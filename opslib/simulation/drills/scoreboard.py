@@ -119,9 +119,9 @@ def line(rows: list[Row]) -> str:
     runs = sum(s["kinds"].values())
     sentences = [
         f"{runs} run{'' if runs == 1 else 's'} ({kinds(rows)}).",
-        f"Of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause, {s['faults_accepted']} an "
-        f"accepted alternative and {s['faults_wrong']} a wrong cause or none; "
-        f"{s['faults_none']} found no fault, because too few responses were affected.",
+        f"Of {s['faults']} runs with a fault, {s['faults_exact']} found the exact cause and "
+        f"{s['faults_accepted']} another cause that is accepted as right; {s['faults_wrong']} failed (a wrong cause or "
+        f"none); in {s['faults_none']}, too few responses were affected for a diagnosis.",
         f"Of {s['controls']} runs with nothing to find, {s['false_alarms']} had a false alarm.",
     ]
     if s["notified_after_s"] is not None:
@@ -131,8 +131,8 @@ def line(rows: list[Row]) -> str:
         )
     if s["calibration_error"] is not None:
         sentences.append(
-            f"On average, the confidence of diagnoses and the share of them that are right differ by "
-            f"{s['calibration_error'] * 100:.0f} percentage points."
+            f"Calibration error: the stated confidence is on average {s['calibration_error'] * 100:.0f} percentage "
+            f"points off the share of right diagnoses."
         )
     return " ".join(sentences)
 

@@ -101,7 +101,7 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
         "their states changed 14 times until 13:37:05 New York"
     ]
     opened_row = next(text for text in given if text.startswith("runbook massive_down opened"))
-    assert "16 checks run: " in opened_row and opened_row.endswith("; 8 questions not answered yet")
+    assert "16 checks: " in opened_row and opened_row.endswith("; 8 questions not answered yet")
     assert any("massive_down; 7 of 8 questions had no answer at the end" in i.what for i in actions.suggested(incident))
     assert (
         "(symptom confirmed by: Compare Massive's availability as counted by the app with our probes; Request "

@@ -242,8 +242,9 @@ def test_the_scoreboard() -> None:
     assert (found["notified_after_s"], found["found_after_s"], found["calibration_error"]) == (80.0, 160.0, None)
     assert scoreboard.line(rows) == (
         "7 runs (4 single faults, 1 pair of faults, 1 harmless look-alike, 1 run without a fault). "
-        "Of 5 runs with a fault, 2 found the exact cause, 1 an accepted alternative and 1 a wrong cause or none; 1 "
-        "found no fault, because too few responses were affected. Of 2 runs with nothing to find, 1 had a false alarm. "
+        "Of 5 runs with a fault, 2 found the exact cause and 1 another cause that is accepted as right; 1 failed "
+        "(a wrong cause or none); in 1, too few responses were affected for a diagnosis. Of 2 runs with nothing to "
+        "find, 1 had a false alarm. "
         "Median time to the first notification: 80 s, to the diagnosis: 160 s."
     )
     report = scoreboard.report(rows)
