@@ -342,7 +342,8 @@ class Status:
                     (
                         f"{name}, probes",
                         f"{formatting.ratio(ours['availability'])} available ({up.part:,} of {up.count:,} probes that "
-                        f"count); {ours['total'] - ours['usable']:,} of all {ours['total']:,} got no usable data",
+                        f"count for it); {ours['total'] - ours['usable']:,} of all {ours['total']:,} probes got no "
+                        "usable data",
                         "",
                     ),
                     (

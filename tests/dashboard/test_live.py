@@ -182,7 +182,8 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
         "Do first: Check Massive's status page. Make sure that Tradier is available. (Tech Lead)"
     )
     assert head(found, "works") == (
-        "Tradier serves in Massive's place. Still works: live prices, Greeks, the app's server."
+        "Tradier serves in Massive's place. Still works: live prices, Greeks (from Tradier, up to 1 h old), "
+        "the app's server."
     )
     assert head(found, "owner").startswith("Acknowledged by Tech Lead.")
     keys = found.shape["panels"][0]["keys"][0]
@@ -195,7 +196,7 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
     assert [span[2] for span in spans] == ["notify", "critical"] and spans[-1][1] == "" and spans[0][1] == spans[1][0]
     # An alert of a value that the chart does not draw has its name.
     greeks = [row.split("\t") for row in panel_slots(found, "greeks")["bands"][0].splitlines()]
-    assert spans[-1][3] == "◆ critical" and "◆ critical: Greeks with gamma zero or missing" in [
+    assert spans[-1][3] == "◆ critical" and "◆ critical: Greeks with gamma zero or missing (not drawn)" in [
         row[3] for row in greeks
     ]
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -48,6 +49,18 @@ def test_bars_of_several_lanes_and_kinds() -> None:
     )
     html = timeline("Alerts", DAY, [row], []).html
     assert "height:28px" in html and "ops-bar is-critical is-hollow" in html and "ops-bar is-warning" in html
+
+
+def test_each_lane_names_its_source_beside_its_last_bar() -> None:
+    """On the right of the bars, or on the left of them where they end too near to the right edge."""
+    early, late = (Bar(at("10:00"), at("11:00"), "critical"), Bar(at("11:00"), at("15:45"), "notify", lane=1))
+    row = TimelineRow("errors", "critical", "10:00–15:45", (early, late), sources=("app page", "probes"))
+    html = timeline("Alerts", DAY, [row], []).html
+    assert re.findall(r'class="ops-source" style="([^"]+)">([^<]+)<', html) == [
+        ("top:0px;left:23.08%", "app page"),
+        ("top:14px;right:76.92%", "probes"),
+    ]
+    assert "ops-source" not in timeline("Alerts", DAY, [replace(row, sources=())], []).html
 
 
 @pytest.mark.parametrize(

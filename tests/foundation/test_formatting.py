@@ -27,6 +27,13 @@ ANY = st.text(
 )
 
 
+def test_zero_has_no_sign() -> None:
+    """A value that is rounded to zero is shown without a minus."""
+    assert formatting.number(-0.001, "MB", 2) == "0.00 MB" and formatting.number(-0.01, "MB", 2) == "-0.01 MB"
+    assert formatting.ratio(-0.00001) == "0.00 %" and formatting.number(-1234.5) == "-1,234.50"
+    assert formatting.dollars(-0.004) == "$0.00" and formatting.dollars(-0.01) == "-$0.01"
+
+
 def test_every_control_character_is_removed() -> None:
     """
     Of all Unicode characters, control, format, surrogate and separator characters are removed, but not newline and tab.

@@ -387,6 +387,15 @@ def test_an_action_without_a_command_is_done_by_hand(home: Path) -> None:
     words = repr(found.step("tradier_only"))
     assert "not connected: no command to switch the app to Tradier only is set (tradier_only in [hooks]" in words
     assert "do it by hand" in words and "it will do" not in words
+    last = found.header.plain.splitlines()[-1]
+    assert last.startswith("  - real actions: Notify the trading team, Silence the alerts, Update our status page, ")
+    assert last.endswith(
+        "; dry runs, because no command is set for them in [hooks] of settings.toml: Switch to Tradier only"
+    )
+    found.hooks.update((name, Hook(name)) for name in found.hooks)
+    assert found.header.plain.splitlines()[-1] == (
+        "  - actions: all are dry runs, because no command is set for them in [hooks] of settings.toml"
+    )
 
 
 def test_no_all_clear_is_drafted_while_something_fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

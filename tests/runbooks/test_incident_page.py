@@ -95,7 +95,7 @@ def test_the_command_shows_few_rows(home: Path, capsys: pytest.CaptureFixture[st
     assert not [name for name in steps.table() if "_" in name and re.search(rf"\b{name}\b", said)]
     assert not re.search(r"-\d{8}T\d{6}Z", said)
     count = shown["entries"]
-    assert lines[-1].startswith(f"The record has {count} entries, E{count} (")
+    assert lines[-1].startswith(f"The record has {count} entries, the newest is E{count} (")
     assert " -o json" in lines[-1]
     assert len(shown["timeline"]) == shown["entries"] == len({e["evidence"] for e in shown["timeline"]})
     assert any(e["words"].startswith("not_ours: ") for e in shown["timeline"])  # The sentences of the record.

@@ -122,10 +122,10 @@ def test_an_answer_and_a_note(opened: RunbookSession) -> None:
     """An answer and a note need a name; both are recorded."""
     strip, found = ProgressWidget(opened), pad(opened, "massive_status_page")
     opened.shown_widgets.append(strip)
-    press(found, "Not as expected")
+    press(found, "Not healthy")
     assert "give your name" in found._message.value
     found._who.value, found._note.value = "Bob", "<b>it names an outage</b>"
-    press(found, "Not as expected")
+    press(found, "Not healthy")
     assert "symptom confirmed</span> <code>&lt;b&gt;</code>it names" in found._text.value
     strip._note.value = "the vendor called"
     strip._add()
@@ -169,7 +169,7 @@ def test_the_progress_shows_the_situation_first(opened: RunbookSession) -> None:
     strip = ProgressWidget(opened)
     opened.shown_widgets.append(strip)
     assert "Massive returns server errors (5xx)." in strip._head.value
-    for fact in ("option data from Massive", "11:22:00 New York", "Massive, confidence 9", "option data from Tradier"):
+    for fact in ("option data from Massive", "11:22 New York", "Massive, confidence 9", "option data from Tradier"):
         assert fact in strip._facts.value
     detected = opened.detection.plain  # What an alert said is not the value now.
     assert " (value when it became critical)\n" in detected and "Data Provider Health now: critical" in detected

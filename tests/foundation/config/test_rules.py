@@ -274,3 +274,9 @@ def test_a_span_for_each_severity(laid_over):
         timedelta(hours=1),
         timedelta(hours=6),
     )
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "0 intervals"), (1.0, "1 interval"), (3.0, "3 intervals")])
+def test_one_interval_is_singular(value: float, shown: str) -> None:
+    """The unit of missed heartbeats agrees with the number."""
+    assert rules.load()["heartbeat"].format_value(value) == shown

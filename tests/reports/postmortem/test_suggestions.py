@@ -1,5 +1,6 @@
 """Test what a postmortem derives from a record: its title, its timeline and the suggested action items."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -112,6 +113,10 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
     ]
     ends = [row for row in rows if "alert resolved" in row.words]
     assert len(ends) == 1 and ends[0].words.endswith(" s earlier") and "; probes " in ends[0].words
+    assert re.match(
+        r"alert resolved, app page: availability of massive now 100\.00 % \(was [\d.]+ % over 10 min, < 99\.0 %\); ",
+        ends[0].words,
+    ), ends[0].words
     assert all("SHA-256" not in text for text in given) and given[0] == (
         "began: first failed probe of Massive: it returns server errors (5xx)"
     )

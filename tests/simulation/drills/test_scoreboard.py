@@ -122,8 +122,9 @@ def test_a_drill_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypat
         (tmp_path / "README.md").read_text()
         == f"before\n{scoreboard_view.OPENS}\n{made.line}\n{scoreboard_view.CLOSES}\nafter\n"
         and made.line.startswith(
-            "2026-03-10: 2 runs (2 single faults). Of 2 runs with a fault, 1 found the exact cause, 0 an accepted "
-            "alternative and 1 a wrong cause or none; 0 found no fault, because too few responses were affected. "
+            "2026-03-10: 2 runs (2 single faults). Of 2 runs with a fault, 1 found the exact cause and 0 another "
+            "cause that is accepted as right; 1 failed (a wrong cause or none); in 0, too few responses were affected "
+            "for a diagnosis. "
         )
     )
     assert "cause none" in repr(made.wrong) and "found none: 1 run" in repr(made.confusion)
