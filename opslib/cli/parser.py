@@ -425,7 +425,7 @@ def _report(command: Add) -> None:
     report.add_argument(
         "name",
         choices=("daily", "weekly", "monthly", "quarterly", "annual", "success"),
-        help="which report; success: the guide's success metrics over seven days",
+        help="which report; success: the operations guide's success metrics over seven days",
     )
     report.add_argument(
         "--day",
@@ -461,8 +461,8 @@ def _report(command: Add) -> None:
     postmortem.add_argument(
         "--freeze",
         action="store_true",
-        help="save the state at one moment of the incident as a regression case for ops drill, without secrets or "
-        "names (--as-of; default: the last check of its runbook before it was mitigated)",
+        help="save the incident's state at --as-of (default: at the last check of its runbook before it was mitigated) "
+        "as a regression case for ops drill, without secrets and names",
     )
     postmortem.add_argument(
         "--cause",

@@ -121,8 +121,8 @@ KEYS: dict[str, tuple[tuple[str, tuple[Value, ...]], ...]] = {
     "system": (
         ("Errors", _by_sources("errors", "app", page="app", logs="log")),
         ("WebSocket down", _by_sources("websocket_down", "app", page="app", probe="probes")),
-        ("Memory", (Value("largest page", "memory"),)),
-        ("Response p95", (Value("app, probes", "app_response_time", source="probe"),)),
+        ("Memory", (Value("largest app page", "memory"),)),
+        ("Response p95", (Value("probes", "app_response_time", source="probe"),)),
     ),
 }
 
@@ -610,8 +610,8 @@ def _bands(view: Status, panel: str, changes: list[SeverityChange]) -> str:
         worst = max(held, key=lambda c: (SEVERITIES.index(c.severity), c.rule == drawn, c.source == evaluation.PAGE))
         other = ""  # The chart draws what the app page counts.
         if worst.rule != drawn or worst.source != evaluation.PAGE:
-            source = "" if worst.source == evaluation.PAGE else f", {source_name(worst.source)}"
-            other = f": {view.rules[worst.rule].title}{source} (not drawn)"
+            source = "" if worst.source == evaluation.PAGE else f" by {source_name(worst.source)}"
+            other = f": {view.rules[worst.rule].title}{source}, not this line"
         words = f"{formatting.SIGNS[worst.severity]} {worst.severity}{other}"
         if spans and spans[-1][1:3] == (a, worst.severity):
             spans[-1] = (spans[-1][0], b, worst.severity, max(spans[-1][3], words, key=len))

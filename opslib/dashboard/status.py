@@ -316,10 +316,10 @@ class Status:
         seen = self.counters.pages_in(self.window)
         loaded_us = seen[-1][0].loaded_at_us if seen else None
         if loaded_us is None:
-            return "guide's method: newest page"
+            return "newest page load only"
         loaded, end = (t.astimezone(formatting.NEW_YORK) for t in (clock.instant(loaded_us), self.window.end))
         day = "" if loaded.date() == end.date() else f"{loaded:%m-%d} "
-        return f"guide's method: newest page, since {day}{loaded:%H:%M}"
+        return f"newest page load only, since {day}{loaded:%H:%M}"
 
     def _provider_rows(self) -> list[tuple[str, str, str]]:
         rows = []
@@ -341,9 +341,9 @@ class Status:
                 rows += [
                     (
                         f"{name}, probes",
-                        f"{formatting.ratio(ours['availability'])} available ({up.part:,} of {up.count:,} probes that "
-                        f"count for it); {ours['total'] - ours['usable']:,} of all {ours['total']:,} probes got no "
-                        "usable data",
+                        f"{formatting.ratio(ours['availability'])} available ({up.part:,} of {up.count:,} availability "
+                        f"probes); of all {ours['total']:,} probes, of every kind, "
+                        f"{ours['total'] - ours['usable']:,} got no usable data",
                         "",
                     ),
                     (

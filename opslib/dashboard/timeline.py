@@ -42,7 +42,7 @@ class TimelineRow:
         label: What it is, in words.
         verdict: Its state, a key of `formatting.SIGNS`.
         when: When, and for how long.
-        peak: How long of that time it had this state, such as ``3 min of it``; empty if that is all of it.
+        peak: How long of that time it had this state, such as ``for 3 min``; empty if that is all of it.
         sources: The source of each lane, written beside its last bar; empty if there is only one.
     """
 
@@ -55,8 +55,8 @@ class TimelineRow:
 
     @property
     def state(self) -> str:
-        """Its state in words: ``peak escalate, 3 min of it``."""
-        return f"peak {self.verdict}, {self.peak}" if self.peak else self.verdict
+        """Its state in words: ``peak escalate for 3 min``."""
+        return f"peak {self.verdict} {self.peak}" if self.peak else self.verdict
 
     @property
     def lanes(self) -> int:

@@ -167,7 +167,7 @@ def _below(incident: Incident) -> list[Duration]:
             last,
             f"the first {each} in which fewer than {limit} of the requests to {name.title()} succeeded, counted by the "
             f"app's page",
-            f"the last such {each}; only such {each}s are counted",
+            f"the last such {each}; {each}s above it in between are not counted",
             (entry.id,),
             f"counted per {each} by the app's page",
         )
@@ -211,9 +211,9 @@ def _until_resolved(incident: Incident) -> Duration:
         began.at_us,
         resolved.at_us,
         _beginning(incident),
-        f"a responder ends the incident{'' if known else f'; {resolved.source}'}",
+        "a responder resolved it" if known else resolved.source,
         tuple(filter(None, (began.evidence, resolved.evidence))),
-        "a responder ends the incident",
+        "a responder resolved it",
     )
 
 

@@ -235,7 +235,7 @@ class Daily:
         incident = self.view.incidents.get(str(problem.worst.worst.alert))
         if problem.how == "ended" or incident is None:
             return f"{over}: {first.with_runbook}"
-        return f"{over}: Review incident {incident} and write its postmortem. ({first.who})"
+        return f"{over}: Review incident {incident} and complete its postmortem. ({first.who})"
 
     @cached_property
     def action_items(self) -> list[str]:

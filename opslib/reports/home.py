@@ -259,7 +259,7 @@ class Home:
         return Link(
             incident.headline,
             self._first(folder / incident_page.NAME, folder / "postmortem.html"),
-            f"{incident.id} · {incident.status} · peak {incident.peak} · {_clock(start, start)}{end}",
+            f"{incident.id} · {incident.status} · peak {incident.peak} · open {_clock(start, start)}{end}",
         )
 
     def command(self, *words: str) -> str:

@@ -234,8 +234,9 @@ class Overview:
 
     @staticmethod
     def _in_short(problem: Problem) -> str:
-        fault = problem.whose.replace(": ", ", ")
-        return f"{problem.name} {when(problem.began_us, problem.over_us)} (fault: {fault})"
+        ours = problem.whose.removeprefix("ours: ")
+        fault = f"fault: {problem.whose}" if ours == problem.whose else f"fault on our side: {ours}"
+        return f"{problem.name} {when(problem.began_us, problem.over_us)} ({fault})"
 
     def first_action(self, problem: Problem) -> FirstAction:
         """Return what to do first about a problem."""
@@ -271,8 +272,10 @@ class Overview:
         if problem.over_us is None:
             return f"{began}; still active at the end of the data, after {lasted}."
         length = formatting.duration(over.total_seconds()) if over else ""
-        window = f" (it looks back over {length}, so it is resolved late)" if over else ""
-        return f"{began}; the alert {problem.how} at {new_york(problem.over_us)}, after {lasted}{window}."
+        window = (
+            f" (the alert looks back over {length}, so it resolves up to {length} after the problem)" if over else ""
+        )
+        return f"{began}; the alert {problem.how} at {new_york(problem.over_us)}, after {lasted}{late}."
 
     @property
     def answer(self) -> TextBlock:
@@ -378,7 +381,11 @@ class Overview:
             "The figures above are over the whole session. Each bar is an alert: thin and grey from the beginning of "
             "its problem until it fired, then thicker with its severity ("
             + ", ".join(f"{formatting.SIGNS[s]} {s}" for s in SEVERITIES)
-            + ("). An outline is a consequence of another alert: nobody was notified of it." if hollow else ").")
+            + (
+                "). Bars that are not filled are consequences of another alert; nobody was notified of them."
+                if hollow
+                else ")."
+            )
         ]
         title = f"Alerts of the {self.report.words}" if rows else f"No alert fired: {self.report.words}."
         return timeline(title, window, rows, notes)
@@ -395,7 +402,7 @@ class Overview:
         whole = self.lasted(began, over)
         at_peak = in_minutes(seconds_at(worst, mine, self.report.view.window.end_us))
         label = titled(self.rules[rule], subject) if rule in self.rules.rules else rule
-        peak = "" if at_peak == whole else f"{at_peak} of it"
+        peak = "" if at_peak == whole else f"for {at_peak}"
         beside = tuple(sources) if len(sources) > 1 else ()
         return TimelineRow(label, worst, f"{when(began, over)}, {whole}", tuple(bars), peak, beside)
 

@@ -196,7 +196,7 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
     assert [span[2] for span in spans] == ["notify", "critical"] and spans[-1][1] == "" and spans[0][1] == spans[1][0]
     # An alert of a value that the chart does not draw has its name.
     greeks = [row.split("\t") for row in panel_slots(found, "greeks")["bands"][0].splitlines()]
-    assert spans[-1][3] == "◆ critical" and "◆ critical: Greeks with gamma zero or missing (not drawn)" in [
+    assert spans[-1][3] == "◆ critical" and "◆ critical: Greeks with gamma zero or missing, not this line" in [
         row[3] for row in greeks
     ]
 

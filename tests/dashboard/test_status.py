@@ -310,7 +310,7 @@ def test_a_panel_folds_what_is_ok(full: Desk) -> None:
     html = panel._repr_mimebundle_()["text/html"]
     seen_at_once, _, folded = html.partition("<details")
     assert "◆ critical</span> availability of massive" in seen_at_once and "ok: availability of tradier" in folded
-    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "method: newest page, since " in html
+    assert [severity for _, severity, _ in panel.breaches] == ["critical"] and "newest page load only, since " in html
     assert "requests to massive served by tradier instead, each after its retries" in html
 
 

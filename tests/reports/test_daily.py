@@ -150,7 +150,7 @@ def test_the_first_screen_has_the_answers(whole: desk_module.Desk) -> None:
         rf"◆ {DAY}: critical \(worst severity: escalate\). Availability of Massive down to 0.00 %\n"
         r"  Since when: 11:22 New York \(15:22 UTC\); "
         r"the alert was resolved at 11:4\d, after 2\d min "
-        r"\(it looks back over 10 min, so it is resolved late\)\.\n",
+        r"\(the alert looks back over 10 min, so it resolves up to 10 min after the problem\)\.\n",
         found,
     )
     assert "\n  Cause: " in found and "Fault: " in found and "\n  Still worked at 11:32, when it was worst: " in found
@@ -194,9 +194,9 @@ def test_the_bar_of_an_alert_shows_its_severity_over_time(whole: desk_module.Des
     ]
     assert sum((b.ends - b.begins).total_seconds() for b in bars) == (alert.over_us - alert.began_us) / 1e6
     minutes = formatting.duration(round((peak.over_us - peak.fired_us) / 60e6) * 60)
-    row = f"availability of Massive (peak escalate, {minutes} of it)"
+    row = f"availability of Massive (peak escalate for {minutes})"
     assert row in daily.first_screen.plain and row in daily.markdown()
-    assert f'■ peak escalate<span class="ops-note">, {minutes} of it</span></td>' in daily.first_screen.html
+    assert f'■ peak escalate<span class="ops-note"> for {minutes}</span></td>' in daily.first_screen.html
 
 
 def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) -> None:
@@ -208,7 +208,7 @@ def test_a_longer_report_has_the_same_time_at_the_peak(whole: desk_module.Desk) 
     weekly = whole.review("weekly", f"{DAY[:4]}-W11")
     assert f"{DAY[:4]}-W11: critical (worst severity: escalate). " in weekly.headline.plain
     assert f", peak escalate without any success, for {minutes} (app page)" in weekly.headline.plain
-    assert f"(peak escalate, {minutes} of it)" in daily.first_screen.plain
+    assert f"(peak escalate for {minutes})" in daily.first_screen.plain
     (row,) = (line for line in repr(weekly.alerts_table).splitlines() if "escalate" in line)
     assert f"  {lasted}  " in row
 

@@ -39,7 +39,9 @@ def test_the_cause_decides_what_to_do_first_everywhere(at: Callable[[str], Desk]
     (item,) = (item for item in daily.action_items if item.startswith("WebSocket down"))
     assert item.endswith("(Tech Lead; runbook websocket_down)")
     (item,) = (i for i in evening.daily_report("2026-03-10").action_items if i.startswith("WebSocket down"))
-    assert item == "WebSocket down (resolved 14:35): Review incident 2026-03-10-3 and write its postmortem. (Tech Lead)"
+    assert (
+        item == "WebSocket down (resolved 14:35): Review incident 2026-03-10-3 and complete its postmortem. (Tech Lead)"
+    )
 
 
 def test_a_rule_acts_where_no_cause_is_sure(at: Callable[[str], Desk]) -> None:

@@ -128,7 +128,7 @@ def test_a_closed_incident_has_its_time_span(at: Callable[[str], Desk]) -> None:
     """A closed incident is listed with when it was detected and resolved."""
     shown = home.home_of(at(OUTAGE), nowhere)
     notes = {incident.id: shown.past(incident).note for incident in shown.closed}
-    assert notes["2026-03-10-2"] == "2026-03-10-2 · resolved · peak escalate · 11:22–11:52"
+    assert notes["2026-03-10-2"] == "2026-03-10-2 · resolved · peak escalate · open 11:22–11:52"
 
 
 def test_an_alert_of_an_open_incident_is_shown_once(at: Callable[[str], Desk]) -> None:

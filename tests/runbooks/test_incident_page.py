@@ -63,7 +63,7 @@ def test_the_command_writes_the_page_and_prints_its_path(home: Path, capsys: pyt
         "Did not work ✗ option data from Massive",
         "How long: 12 min below 95 % availability (counted per minute by the app's page); "
         "23 min until the alert was resolved (the alert looks back over 10 min); "
-        "30 min until the incident was resolved (a responder ends the incident)",
+        "30 min until the incident was resolved (a responder resolved it)",
         "Peak severity ■ escalate",
         "Severity now ✓ none",
         "Owner Tech Lead",

@@ -51,6 +51,7 @@ SHORT = (SINCE, FAULT, "Does not work", "Still works", "Works now", "Works again
 # How an alert that is over ended, see `NotificationState.how`.
 _END_OF_HOW = {"resolved": "resolved", "fell": "lowered to warning", "ended": "ended"}
 _LEFT = {"warning": "still broken", "unknown": "not confirmed yet"}
+EXCEPT_GREEKS = ", except Greeks"  # What `impact.things` adds to option data while Greeks do not work.
 IN_TERMINAL = "In a terminal"
 ACKNOWLEDGE, RUNBOOK, DASHBOARD, INCIDENT = "Acknowledge", "Runbook", "Dashboard", "Incident"  # The buttons.
 # Who measured an alert, by its source.
@@ -121,7 +122,7 @@ class Working(NamedTuple):
         ago, then = formatting.duration(self.age_s or 0.0), "working" if self.state == "works" else "not working"
         source, *newer = self.source.split("; ")
         words = f"{self.name}: {then} when last checked {ago} ago ({source})"
-        return self._replace(state="unknown", words=". Newer: ".join([words, *newer]), age_s=None)
+        return self._replace(state="unknown", words=". Since then: ".join([words, *newer]), age_s=None)
 
 
 class IncidentPage(NamedTuple):
@@ -534,7 +535,10 @@ def _as_of_now(situation: Situation | None) -> Situation | None:
     """Return a situation in which what was observed too long ago is unknown."""
     if situation is None:
         return None
-    return replace(situation, things=[t.as_unknown if t.is_old else t for t in situation.things])
+    found = [t.as_unknown if t.is_old else t for t in situation.things]
+    if not any(t.about == "greeks" and t.state == "fails" for t in found):
+        found = [t._replace(words=t.words.replace(EXCEPT_GREEKS, "", 1)) for t in found]
+    return replace(situation, things=found)
 
 
 def _left(situation: Situation | None, now: Situation | None, blamed: Set[str]) -> tuple[list[str], str]:
@@ -560,7 +564,7 @@ def _do_afterwards(
 ) -> list[tuple[str, str]]:
     """Return what is left to do after a resolution; of what is still broken or unknown first."""
     if left:
-        return [(DO_FIRST, f"Check on the dashboard what works again: {', '.join(left)}.")]
+        return [(DO_FIRST, f"Check on the dashboard whether this works again: {', '.join(left)}.")]
     if _has_ended(alerts):
         return []
     incident = situation.incident(alert["alert"]) if situation else None

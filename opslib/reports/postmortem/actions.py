@@ -127,7 +127,7 @@ def _of_runbooks(incident: Incident) -> list[Item]:
         return []
     skipped = sum(did.state == "skipped" for did in incident.steps.values())
     asked = skipped + sum(did.state == "judged" for did in incident.steps.values())
-    left = f"; {skipped} of {plural(asked, 'question')} had no answer at the end" if skipped else ""
+    left = f"; nobody answered {skipped} of its {plural(asked, 'question')}" if skipped else ""
     what = f"Add what was learned to {' and '.join(f'runbook {name}' for name in opened)}{left}"
     return [Item(what, "process", ", ".join(opened.values()))]
 

@@ -183,7 +183,7 @@ class Postmortem:
             ("Whose fault", self._fault),
             *(("Still worked", works) for works in filter(None, [", ".join(self._still_worked)])),
             *(("Done", done) for done in filter(None, [self._done])),
-            *(("Dry runs, nothing was changed", dry) for dry in filter(None, [self._dry_runs])),
+            *(("Only dry runs, nothing was changed", dry) for dry in filter(None, [self._dry_runs])),
         ]
         first = actions.items(self.written("actions"))
         if first and "what" in first[0]:
@@ -228,7 +228,9 @@ class Postmortem:
     @property
     def _dry_runs(self) -> str:
         """The actions that were only dry runs."""
-        return "; ".join(purpose(step) for (_, step), did in self.incident.steps.items() if did.state == "rehearsed")
+        return "; ".join(
+            f'"{purpose(step)}"' for (_, step), did in self.incident.steps.items() if did.state == "rehearsed"
+        )
 
     def _said_of(self, kind: str) -> str:
         """Return what a responder wrote when the incident was mitigated or resolved the last time."""
@@ -264,7 +266,7 @@ class Postmortem:
                 served = formatting.number((failed.count or 0) - (failed.part or 0))
                 words = f"{name.title()} ({served} of {count} requests succeeded"
                 if self.incident.subject == "massive" and found["fallbacks"].value:
-                    words += f"; it served {formatting.number(found['fallbacks'].value)} requests in place of Massive"
+                    words += f"; it served {formatting.number(found['fallbacks'].value)} requests that Massive failed"
                 works.append(f"{words})")
         if not rule.startswith("websocket") and found["websocket_down"].value == 0:
             works.append("live prices over the WebSocket (never down)")

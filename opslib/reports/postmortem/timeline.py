@@ -26,6 +26,7 @@ SAME_US = 60_000_000
 MOST_STRETCHES = 5
 FAILED = "failed"
 RESULTS = ("passed", SYMPTOM, FAILED, NOT_YET, "unknown")
+CONFIRMED = {SYMPTOM: "confirmed the symptom"}
 
 
 @dataclass
@@ -165,7 +166,7 @@ def _one_row_for_each_change(found: list[Row]) -> list[Row]:
             same.words += f"; {source_name(source)}{earlier}"
             same.entries += row.entries
         else:
-            same.words += f"; {source_name(source)} too{f',{when} later' if when else ''}"
+            same.words += f"; the alert by {source_name(source)} too{f',{when} later' if when else ''}"
             same.entries[:0] = row.entries
     return _in_order(kept)
 
@@ -226,10 +227,18 @@ def _run_words(incident: Incident, entries: list[Entry]) -> str:
         return f"runbook {runbook}: {plural(count, 'question')} not answered yet"
     results = [(_result(incident, e), str(e.body["step"])) for e in entries]
     found = {result: [step for of, step in results if of == result] for result in RESULTS}
-    counts = ", ".join(f"{len(names)} {result}" for result, names in found.items() if names)
-    named = [f"{result} by: {'; '.join(map(purpose, found[result]))}" for result in (SYMPTOM, FAILED) if found[result]]
+    counts = ", ".join(f"{len(names)} {CONFIRMED.get(result, result)}" for result, names in found.items() if names)
+    named = [
+        f"{result} by: {'; '.join(_quoted(step) for step in found[result])}"
+        for result in (SYMPTOM, FAILED)
+        if found[result]
+    ]
     which = f" ({'. '.join(named)})" if named else ""
     return f"runbook {runbook}: {plural(count, 'check')}: {counts}{which}"
+
+
+def _quoted(step: str) -> str:
+    return f'"{purpose(step)}"'
 
 
 def _result(incident: Incident, entry: Entry) -> str:

@@ -560,7 +560,9 @@ def test_a_resolution_is_all_clear_only_if_it_is(greeks: Working, state: str, he
     said = resolution([DATA, greeks])
     assert (said.state, said.heading.startswith(heading), said.title.startswith(title)) == (state, True, True), said
     assert said.do_first == (
-        "Check that traders see it work again." if state == "ok" else "Check on the dashboard what works again: Greeks."
+        "Check that traders see it work again."
+        if state == "ok"
+        else "Check on the dashboard whether this works again: Greeks."
     )
     assert f"is-{state}" in said.article() and slack.blocks(said)[0]["text"]["text"].startswith(heading)
     if greeks.is_old:

@@ -241,9 +241,9 @@ def test_the_page_begins_with_the_answer(home: Path) -> None:
     assert ID in first and re.search(r"<strong>Whose fault:</strong> Massive \(confidence", first)
     for answered in (
         "<strong>Since when:</strong> 2026-03-10, about 11:22 New York (15:22 UTC); the alert was resolved at 11:45",
-        "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded; it served 493 requests in place of",
+        "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded; it served 493 requests that Massive",
         "<strong>Done:</strong> 11:29 mitigated: asked the traders by phone",
-        "<strong>Dry runs, nothing was changed:</strong> Notify the trading team in #trading-alerts; Switch the app to",
+        "<strong>Only dry runs, nothing was changed:</strong> &quot;Notify the trading team in #trading-alerts&quot;; ",
         "<strong>First action item:</strong> ",
     ):
         assert answered in first, answered
@@ -270,7 +270,7 @@ def test_each_duration_has_its_label_and_definition(home: Path) -> None:
     rows = made.durations.values["rows"]
     assert [row[0] for row in rows[:3]] == [label[:1].lower() + label[1:] for label, _ in shown[:3]]
     assert all(starts and ends for _, _, starts, ends, _ in rows)
-    assert "they look back over 10 min" in rows[1][3] and "a responder ends the incident" in rows[2][3]
+    assert "they look back over 10 min" in rows[1][3] and "a responder resolved it" in rows[2][3]
     assert (durations.exact(85.0), durations.exact(3895.0)) == ("1 min 25 s", "1 h 5 min")
     minutes = {f.id: f.result.value for f in made.figures}["massive_minutes_critical"]
     assert rows[0][1] == f"{minutes:g} min", "it is the figure that ops verify recomputes"

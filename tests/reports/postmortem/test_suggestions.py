@@ -103,9 +103,9 @@ def test_the_timeline_is_short_and_in_order(incident: Incident) -> None:
     ]
     opened_row = next(text for text in given if text.startswith("runbook massive_down opened"))
     assert "16 checks: " in opened_row and opened_row.endswith("; 8 questions not answered yet")
-    assert any("massive_down; 7 of 8 questions had no answer at the end" in i.what for i in actions.suggested(incident))
+    assert any("massive_down; nobody answered 7 of its 8 questions" in i.what for i in actions.suggested(incident))
     assert (
-        "(symptom confirmed by: Compare Massive's availability as counted by the app with our probes; Request "
+        '(symptom confirmed by: "Compare Massive\'s availability as counted by the app with our probes"; "Request '
         in opened_row
     )
     assert [text.partition(":")[0] for text in given if "; incident opened" in text] == [
@@ -155,7 +155,7 @@ def test_actions_and_dry_runs_are_distinguished() -> None:
     """The first screen distinguishes actions from dry runs."""
     begun, done = step(1, "a", "intended", asked={"id": "1"}, mitigates=True), step(2, "a", "done", id="1")
     drafted = Postmortem(recorded(opened("x", "errors"), alert(0, "fired"), begun, done, step(3, "b", "rehearsed")))
-    assert "  Done: 09:32 a\n  Dry runs, nothing was changed: b\n" in drafted.header.plain
+    assert '  Done: 09:32 a\n  Only dry runs, nothing was changed: "b"\n' in drafted.header.plain
     assert "dry run" not in drafted.key_figures.plain
 
 
