@@ -275,7 +275,7 @@ class Overview:
         window = (
             f" (the alert looks back over {length}, so it resolves up to {length} after the problem)" if over else ""
         )
-        return f"{began}; the alert {problem.how} at {new_york(problem.over_us)}, after {lasted}{late}."
+        return f"{began}; the alert {problem.how} at {new_york(problem.over_us)}, after {lasted}{window}."
 
     @property
     def answer(self) -> TextBlock:
