@@ -221,7 +221,7 @@ def test_active_problems_come_first(whole: desk_module.Desk) -> None:
     over = next(item for item in daily.action_items if item.startswith("availability of massive"))
     assert re.match(r"availability of massive \(resolved 11:4\d\): \w", over)
     assert (
-        f"\n  Still broken at the end: {active[0].name} 13:50–close (fault: ours, trading costs)."
+        f"\n  Still broken at the end: {active[0].name} 13:50–close (fault on our side: trading costs)."
         in daily.headline.plain
     )
     assert daily.headline.plain.rstrip().endswith(f"({active[0].name}).")
