@@ -320,13 +320,12 @@ class FirstAction(NamedTuple):
     runbook: str = ""
 
     def __str__(self) -> str:
-        return f"{self.action} ({self.who})" if self.action and self.who else self.action
+        return f"{self.action} Responsible: {self.who}." if self.action and self.who else self.action
 
     @property
     def with_runbook(self) -> str:
         """The action, the role and the runbook."""
-        behind = "; ".join([*([self.who] if self.who else []), *([f"runbook {self.runbook}"] if self.runbook else [])])
-        return f"{self.action} ({behind})" if behind else self.action
+        return f"{self} Runbook: {self.runbook}." if self.runbook else str(self)
 
 
 def first_action(found: Found | None, alert_rule: str, alert_subject: str, rules: Rules) -> FirstAction:

@@ -235,7 +235,7 @@ class Daily:
         incident = self.view.incidents.get(str(problem.worst.worst.alert))
         if problem.how == "ended" or incident is None:
             return f"{over}: {first.with_runbook}"
-        return f"{over}: Review incident {incident} and complete its postmortem. ({first.who})"
+        return f"{over}: Review incident {incident} and complete its postmortem. Responsible: {first.who}."
 
     @cached_property
     def action_items(self) -> list[str]:
@@ -246,7 +246,9 @@ class Daily:
         """
         items = [self._action_item(p) for p in sorted(self._overview.problems, key=lambda p: p.order)]
         if self.incomplete:
-            items.append(f"Find out why snapshots are missing: {self.incomplete}. (DevOps; runbook monitor_down)")
+            items.append(
+                f"Find out why snapshots are missing: {self.incomplete}. Responsible: DevOps. Runbook: monitor_down."
+            )
         return items
 
     @cached_property

@@ -320,7 +320,7 @@ class PeriodicReport:
             if i.status in ("open", "mitigated")
         ]
         items += (
-            [f"Find out why snapshots are missing: {self.incomplete} (DevOps; runbook monitor_down)"]
+            [f"Find out why snapshots are missing: {self.incomplete}. Responsible: DevOps. Runbook: monitor_down."]
             if self.incomplete
             else []
         )

@@ -264,8 +264,8 @@ class RunbookSession:
             what = ("--rule", incident.rule, "--subject", incident.subject, "--for", "1h", "--reason", incident.id)
             by_hand = f": {command('silence', 'add', *what, where=self.workspace.settings.where)}"
         return (
-            f"not connected: no command to {hooks.HOOKS[step.hook]} is set ({step.hook} in [hooks] of settings.toml). "
-            f"Here it is only a dry run that changes nothing; do it by hand{by_hand or '.'}"
+            f"not connected: {step.hook} is not set in [hooks] of settings.toml. The action to "
+            f"{hooks.HOOKS[step.hook]} is only a dry run that changes nothing; do it by hand{by_hand or '.'}"
         )
 
     def message_preview(self, step: Step) -> str:

@@ -142,10 +142,10 @@ def test_what_to_do_first_fits_each_cause() -> None:
             "massive",
             (),
             ("availability", "massive"),
-            "Check Massive's status page. Make sure that Tradier is available. (Tech Lead)",
+            "Check Massive's status page. Make sure that Tradier is available. Responsible: Tech Lead.",
         ),
         # The alert's own rule points at the cause: its text and its role.
-        ("error_storm", "app", (), ("errors", "app"), f"{advice('error_storm', 'app').action} (Tech Lead)"),
+        ("error_storm", "app", (), ("errors", "app"), f"{advice('error_storm', 'app').action} Responsible: "),
         # Both providers are down for different causes: one action for each.
         (
             "both_providers_down",
@@ -153,9 +153,15 @@ def test_what_to_do_first_fits_each_cause() -> None:
             (Other("provider_auth", "massive"), Other("provider_5xx", "tradier")),
             ("availability", "app"),
             "Massive: Check our API key for Massive: expired, revoked or mistyped. Renew it. Tradier: Check Tradier's "
-            "status page. (Tech Lead)",
+            "status page. Responsible: Tech Lead.",
         ),
-        ("both_providers_down", None, (), ("availability", "app"), f"{advice('both_providers_down', None).action} ("),
+        (
+            "both_providers_down",
+            None,
+            (),
+            ("availability", "app"),
+            f"{advice('both_providers_down', None).action} Responsible: ",
+        ),
         ("app_down", "app", (), ("", ""), RULES["app_down"].action),  # No alert is active yet.
         ("none", None, (), ("", ""), ""),
         ("market_closed", None, (), ("", ""), ""),
@@ -168,14 +174,14 @@ def test_the_first_action_names_who_acts(
     found = Diagnosis(None, cause, about, 0.97, also=also)
     said = str(first_action(found, *alert, RULES))
     assert said.startswith(expected) and bool(said) == bool(expected)
-    assert not said or said.endswith(")")
+    assert not said or said.endswith(".")
 
 
 def test_without_a_cause_the_rule_says_what_to_do() -> None:
     """No diagnosis: the action, the role and the runbook of the rule; of no provider at all, that of both providers."""
     rule = RULES["websocket_down"]
     assert first_action(None, rule.name, "app", RULES).with_runbook == (
-        f"{rule.action} (Tech Lead; runbook websocket_down)"
+        f"{rule.action} Responsible: Tech Lead. Runbook: websocket_down."
     )
     assert first_action(None, "availability", "app", RULES).action == advice("both_providers_down", None).action
     assert first_action(None, "gone", "app", RULES).action == ""

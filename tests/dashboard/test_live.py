@@ -179,7 +179,7 @@ def test_the_first_row_has_cause_action_and_owner(feed: Feed, desk: Desk) -> Non
         r"Massive returns HTTP 50\d since 11:22\. Fault: Massive \(confidence 9\d\s%\)\.", head(found, "cause")
     )
     assert head(found, "first") == (
-        "Do first: Check Massive's status page. Make sure that Tradier is available. (Tech Lead)"
+        "Do first: Check Massive's status page. Make sure that Tradier is available. Responsible: Tech Lead."
     )
     assert head(found, "works") == (
         "Tradier serves in Massive's place. Still works: live prices, Greeks (from Tradier, up to 1 h old), "
@@ -212,7 +212,7 @@ def test_the_first_action_is_that_of_the_notification(feed: Feed, desk: Desk) ->
         notice = NotificationState(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
         cause = situations.cause_at(clock.micros(at))(notice)
         action = (cause.action or desk.rules[cause.rule].action) if cause and certain else ""
-        wanted = f"Do first: {action} ({cause.who})" if cause and certain else ""
+        wanted = f"Do first: {action} Responsible: {cause.who}." if cause and certain else ""
         assert head(feed.state_of(feed.view(at)), "first") == wanted and bool(action) == certain
 
 

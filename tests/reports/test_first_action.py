@@ -37,11 +37,10 @@ def test_the_cause_decides_what_to_do_first_everywhere(at: Callable[[str], Desk]
     assert {place for place, words in said.items() if wanted not in words} == set()
     assert {place for place, words in said.items() if of_rule in words} == set()
     (item,) = (item for item in daily.action_items if item.startswith("WebSocket down"))
-    assert item.endswith("(Tech Lead; runbook websocket_down)")
+    assert item.endswith(" Responsible: Tech Lead. Runbook: websocket_down.")
     (item,) = (i for i in evening.daily_report("2026-03-10").action_items if i.startswith("WebSocket down"))
-    assert (
-        item == "WebSocket down (resolved 14:35): Review incident 2026-03-10-3 and complete its postmortem. (Tech Lead)"
-    )
+    todo = "Review incident 2026-03-10-3 and complete its postmortem. Responsible: Tech Lead."
+    assert item == f"WebSocket down (resolved 14:35): {todo}"
 
 
 def test_a_rule_acts_where_no_cause_is_sure(at: Callable[[str], Desk]) -> None:

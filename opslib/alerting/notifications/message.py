@@ -609,7 +609,7 @@ def _pages(
 
 def _do_first(alert: dict[str, Any], rule: Rule | None, action: str) -> list[tuple[str, str]]:
     """Return what to do first, and who does it; without a rule by the source of the alert."""
-    words = f"{action} ({rule.who})" if rule else _ADVICE_OF_SOURCE.get(alert["source"], "")
+    words = str(effects.FirstAction(action, rule.who)) if rule else _ADVICE_OF_SOURCE.get(alert["source"], "")
     return [(DO_FIRST, words)] if words else []
 
 
