@@ -461,8 +461,8 @@ def _report(command: Add) -> None:
     postmortem.add_argument(
         "--freeze",
         action="store_true",
-        help="save the incident's state at --as-of (default: at the last check of its runbook before it was mitigated) "
-        "as a regression case for ops drill, without secrets and names",
+        help="save the incident's state, without secrets and names, as a regression case for ops drill. The time is "
+        "--as-of, else that of the last check of its runbook before the incident was mitigated",
     )
     postmortem.add_argument(
         "--cause",

@@ -109,7 +109,7 @@ def _results(
         if s.startswith(("critical", "escalate"))
     ]
     words = [
-        f"Simulated trading day {replay.DAY}, seed {seed}. Two pages posted snapshots to the receiver. Files: "
+        f"Simulated trading day {replay.DAY}, seed {seed}. Two simulated app pages posted snapshots. Files: "
         f"{settings.home}",
         f"\nStatus at {formatting.moment(worst)}: {view.verdict_text}",
         *(f"  {s}" for s in findings),
@@ -123,7 +123,7 @@ def _results(
         f"verify         ops --app demo verify {incident}",
         "alerts         ops --app demo alerts",
         f"any time       ops --app demo status --as-of {worst.astimezone(formatting.NEW_YORK):%Y-%m-%dT%H:%M}",
-        "JupyterLab     ops --app demo lab (dashboard without code: ops --app demo dashboard)",
+        "JupyterLab     ops --app demo lab (the dashboard alone: ops --app demo dashboard)",
     ]
     values = {
         "seed": seed,

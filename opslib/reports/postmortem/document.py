@@ -266,7 +266,8 @@ class Postmortem:
                 served = formatting.number((failed.count or 0) - (failed.part or 0))
                 words = f"{name.title()} ({served} of {count} requests succeeded"
                 if self.incident.subject == "massive" and found["fallbacks"].value:
-                    words += f"; it served {formatting.number(found['fallbacks'].value)} requests that Massive failed"
+                    fallbacks = formatting.number(found["fallbacks"].value)
+                    words += f"; it served {fallbacks} requests after Massive and all retries failed"
                 works.append(f"{words})")
         if not rule.startswith("websocket") and found["websocket_down"].value == 0:
             works.append("live prices over the WebSocket (never down)")

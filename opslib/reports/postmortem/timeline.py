@@ -166,7 +166,7 @@ def _one_row_for_each_change(found: list[Row]) -> list[Row]:
             same.words += f"; {source_name(source)}{earlier}"
             same.entries += row.entries
         else:
-            same.words += f"; the alert by {source_name(source)} too{f',{when} later' if when else ''}"
+            same.words += f"; likewise the alert by {source_name(source)}{f',{when} later' if when else ''}"
             same.entries[:0] = row.entries
     return _in_order(kept)
 
