@@ -241,7 +241,7 @@ def test_the_page_begins_with_the_answer(home: Path) -> None:
     assert ID in first and re.search(r"<strong>Whose fault:</strong> Massive \(confidence", first)
     for answered in (
         "<strong>Since when:</strong> 2026-03-10, about 11:22 New York (15:22 UTC); the alert was resolved at 11:45",
-        "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded; it served 493 requests after Massive and",
+        "<strong>Still worked:</strong> Tradier (638 of 639 requests succeeded; it served 493 requests after Massive",
         "<strong>Done:</strong> 11:29 mitigated: asked the traders by phone",
         "<strong>Only dry runs, nothing was changed:</strong> &quot;Notify the trading team in #trading-alerts&quot;; ",
         "<strong>First action item:</strong> ",
