@@ -52,7 +52,7 @@ def test_a_firing_alert_is_listed_with_its_runbook(desk):
     assert (
         first.endswith("1 alert to act on; 2 others are active, and nobody is notified of them")
         and "  - critical since 11:23, problem began 11:22 New York: availability" in second
-        and "runbook massive_down" in second
+        and "Runbook: massive_down." in second
         and "< 95.0 %" in second
     )
     assert any("errors" in line and "inhibited by availability of massive, app page" in line for line in rest)
