@@ -117,6 +117,7 @@ NOBODY_SERVES = (
     "them."
 )
 _NO_REFRESH = "Live prices have stopped, and refreshing the page does not restore them yet."
+EXCEPT_GREEKS = ", except Greeks"  # Behind option data of a provider while Greeks do not work.
 OTHER = " Make sure that the other provider is available."
 # Causes whose rule already has a fitting text are not listed. {} is the provider.
 ADVICE: dict[str, Advice] = {

@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from opslib.alerting import effects
 from opslib.alerting.probe_figures import CHAIN_LASTS_US
 from opslib.foundation import formatting, market_calendar
 from opslib.foundation.clock import SECOND
@@ -93,7 +94,7 @@ def things(view: "Status") -> list[Thing]:
     greeks = _greeks(view)
     if greeks.state == "fails":  # The providers' data includes Greeks.
         found = [
-            t._replace(words=re.sub(r"^option data from [^(:]*?(?= \(|:|$)", r"\g<0>, except Greeks", t.words))
+            t._replace(words=re.sub(r"^option data from [^(:]*?(?= \(|:|$)", rf"\g<0>{effects.EXCEPT_GREEKS}", t.words))
             if t.state == "works"
             else t
             for t in found

@@ -167,7 +167,7 @@ def _below(incident: Incident) -> list[Duration]:
             last,
             f"the first {each} in which fewer than {limit} of the requests to {name.title()} succeeded, counted by the "
             f"app's page",
-            f"the last such {each}; {each}s above it in between are not counted",
+            f"the last such {each}; only {each}s below {limit} are counted",
             (entry.id,),
             f"counted per {each} by the app's page",
         )

@@ -51,7 +51,6 @@ SHORT = (SINCE, FAULT, "Does not work", "Still works", "Works now", "Works again
 # How an alert that is over ended, see `NotificationState.how`.
 _END_OF_HOW = {"resolved": "resolved", "fell": "lowered to warning", "ended": "ended"}
 _LEFT = {"warning": "still broken", "unknown": "not confirmed yet"}
-EXCEPT_GREEKS = ", except Greeks"  # What `impact.things` adds to option data while Greeks do not work.
 IN_TERMINAL = "In a terminal"
 ACKNOWLEDGE, RUNBOOK, DASHBOARD, INCIDENT = "Acknowledge", "Runbook", "Dashboard", "Incident"  # The buttons.
 # Who measured an alert, by its source.
@@ -537,7 +536,7 @@ def _as_of_now(situation: Situation | None) -> Situation | None:
         return None
     found = [t.as_unknown if t.is_old else t for t in situation.things]
     if not any(t.about == "greeks" and t.state == "fails" for t in found):
-        found = [t._replace(words=t.words.replace(EXCEPT_GREEKS, "", 1)) for t in found]
+        found = [t._replace(words=t.words.replace(effects.EXCEPT_GREEKS, "", 1)) for t in found]
     return replace(situation, things=found)
 
 

@@ -328,7 +328,7 @@ class NotificationStore:
         for state in found.values():
             if state.how == "fell" and state.over_us is not None:
                 last = self._last_transition(connection, state.alert)
-                if last.kind in ("resolved", "ended") and last.at_us >= state.over_us:
+                if last and last.kind in ("resolved", "ended") and last.at_us >= state.over_us:
                     state.over_us, state.how = last.at_us, last.kind
         if upto:
             self.store.put(connection, f"planned:{self.app}", str(upto))
@@ -341,15 +341,15 @@ class NotificationStore:
         )
         return int(connection.execute(query).scalar_one())
 
-    def _last_transition(self, connection: sa.Connection, alert: str) -> ResultRow:
-        """Return the time and the kind of an alert's last transition, also of one that needs no notification."""
+    def _last_transition(self, connection: sa.Connection, alert: str) -> ResultRow | None:
+        """Return the time and kind of an alert's last transition, also of one without notification; None if none."""
         query = (
             sa.select(TRANSITIONS.c.at_us, TRANSITIONS.c.kind)
             .where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert == alert)
             .order_by(TRANSITIONS.c.seq.desc())
             .limit(1)
         )
-        return connection.execute(query).one()
+        return connection.execute(query).first()
 
     def _state(
         self, connection: sa.Connection, found: dict[str, NotificationState], edge: AlertChange, rules: Rules

@@ -588,6 +588,18 @@ def test_an_alert_is_over_in_three_ways(how: str, word: str, since: str) -> None
         assert f"; {since}11:23 New York, after " in f"; {lines(said.plain)['Since']}"
 
 
+def test_what_is_unknown_is_not_excepted_from_what_works() -> None:
+    """Greeks that were last seen broken long ago are unknown, so option data is not said to work without them."""
+    data = DATA._replace(words="option data from Massive, except Greeks (our probes, 0 s ago)")
+    source = "chains: 61.4 % valid; the app's page: 98.9 % valid over 5 min, 5 s ago, too few validations for a verdict"
+    greeks = Working("fails", "Greeks (chains: 61.4 % valid)", "greeks", source, 1230.0)
+    found = lines(resolution([data, greeks]).plain)
+    assert found["Works now"] == "option data from Massive (our probes, 0 s ago)"
+    assert found["Unknown"].startswith("Greeks: not working when last checked 20 min 30 s ago (chains: 61.4 % valid). ")
+    assert ". Since then: the app's page: 98.9 % valid over 5 min, 5 s ago, " in found["Unknown"]
+    assert ", except Greeks" in lines(resolution([data, greeks._replace(age_s=3.0)]).plain)["Works now"]
+
+
 def test_something_else_that_is_broken_is_named_too() -> None:
     """A resolution is no all-clear while anything that trading depends on does not work."""
     greeks = Working("works", "Greeks (chains: 99.0 % valid, 3 s ago)", "greeks", "chains: 99.0 % valid", 3.0)
